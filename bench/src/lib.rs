@@ -1,0 +1,2 @@
+//! The measuring harness: load generators, roofs, reports.
+#![forbid(unsafe_code)]

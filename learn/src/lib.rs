@@ -1,0 +1,2 @@
+//! Learners, jobs, data sources and metrics.
+#![forbid(unsafe_code)]

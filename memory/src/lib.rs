@@ -1,0 +1,1 @@
+//! Regions, arenas and slots of aligned memory.

@@ -1,0 +1,2 @@
+//! Real processes, killed and disturbed.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! One suite over every transport.
+#![forbid(unsafe_code)]

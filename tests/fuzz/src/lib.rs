@@ -1,0 +1,2 @@
+//! Decoders and readers fed with bad bytes.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The `gradwire` binary.
+#![forbid(unsafe_code)]
+
+fn main() {}

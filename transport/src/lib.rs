@@ -1,0 +1,1 @@
+//! Moves bytes between cores and hosts; knows no key and no row.

@@ -1,0 +1,4 @@
+//! Repository chores: `cargo xtask tidy`.
+#![forbid(unsafe_code)]
+
+fn main() {}
