@@ -1,2 +1,35 @@
-//! Names and bytes: newtypes, the fixed header, messages as views over bytes.
+//! Names and bytes: identifiers, the fixed header, and every message as a view over bytes.
+//!
+//! Owns the layout that peers agree on (`docs/wire.md` draws it) and the checks of it: magic,
+//! version, lengths, ranges and order are verified here, once, and held by the types from then on.
+//! Leaves moving the bytes to `transport` and the meaning of a refusal to `shard` and `worker`.
+//!
+//! Invariant: no function here allocates by, or indexes with, a length that it has not bounded.
 #![forbid(unsafe_code)]
+
+mod define;
+mod frame;
+mod header;
+mod ids;
+mod join;
+mod message;
+mod routing;
+mod rows;
+mod status;
+mod time;
+
+pub use define::{
+    DEFINE_BODY_BYTES, Define, PARAMETERS_MAX, TABLE_NAME_BYTES_MAX, TableSpec, TableSpecError,
+};
+pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
+pub use header::{Flags, Header, Kind, MAGIC, VERSION};
+pub use ids::{Clock, Epoch, Incarnation, JobId, Key, Sequence, ShardId, TableId, WorkerId};
+pub use join::{JOIN_BODY_BYTES, Join, Staleness};
+pub use message::{Keyed, Keys, Message, Seal, open, read_header, seal};
+pub use routing::{PARTITIONS, Routing, RoutingError, VIRTUAL_NODES};
+pub use rows::{RowsView, ScanCursor};
+pub use status::{Refusal, Status};
+pub use time::Time;
+
+#[cfg(target_endian = "big")]
+compile_error!("the wire is little-endian and read in place: big-endian hosts are not supported");

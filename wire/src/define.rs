@@ -1,0 +1,136 @@
+//! The body of a table's definition: name, rule, shape, parameters.
+//!
+//! Owns the layout, the bounds of the names, and [`TableSpec`]. What a rule makes of its
+//! parameters is left to `shard`.
+
+use std::fmt;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The longest name of a table or rule, in bytes of UTF-8.
+pub const TABLE_NAME_BYTES_MAX: usize = 48;
+
+/// How many parameters a rule may have.
+pub const PARAMETERS_MAX: usize = 8;
+
+/// Size of a definition's body in bytes.
+pub const DEFINE_BODY_BYTES: usize = 144;
+
+/// What a table is. Two servers that agree on it hold the same bytes for the same pushes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableSpec {
+    /// The table's name, 1 to [`TABLE_NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// The rule's name, 1 to [`TABLE_NAME_BYTES_MAX`] bytes.
+    pub rule: String,
+    /// Values a key, at least 1.
+    pub dim: u32,
+    /// The rule's parameters in its own order; what it does not use is zero.
+    pub parameters: [f32; PARAMETERS_MAX],
+    /// Hash of the row's layout, so that a row is never read as another shape.
+    pub layout: u64,
+}
+
+/// Why a table cannot be named so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableSpecError {
+    /// A name is empty or longer than [`TABLE_NAME_BYTES_MAX`].
+    NameLength {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The dim is zero.
+    NoDim,
+}
+
+impl fmt::Display for TableSpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TableSpecError::NameLength { bytes } => write!(
+                f,
+                "a name of {bytes} bytes; a table's or rule's name has 1 to {TABLE_NAME_BYTES_MAX}"
+            ),
+            TableSpecError::NoDim => write!(f, "a table of dim 0; at least 1 is needed"),
+        }
+    }
+}
+
+impl std::error::Error for TableSpecError {}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Layout {
+    name: [u8; TABLE_NAME_BYTES_MAX],
+    rule: [u8; TABLE_NAME_BYTES_MAX],
+    parameters: [f32; PARAMETERS_MAX],
+    layout: u64,
+    dim: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<Layout>() == DEFINE_BODY_BYTES);
+
+/// A table's definition as a message body.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Define {
+    bytes: [u8; DEFINE_BODY_BYTES],
+}
+
+impl Define {
+    /// The body that defines a table so.
+    ///
+    /// - Errors: a name is empty or too long, or the dim is zero.
+    pub fn new(spec: &TableSpec) -> Result<Define, TableSpecError> {
+        if spec.dim == 0 {
+            return Err(TableSpecError::NoDim);
+        }
+        let layout = Layout {
+            name: pad(&spec.name)?,
+            rule: pad(&spec.rule)?,
+            parameters: spec.parameters,
+            layout: spec.layout,
+            dim: spec.dim,
+            reserved: 0,
+        };
+        Ok(Define { bytes: zerocopy::transmute!(layout) })
+    }
+
+    /// The body's bytes.
+    pub fn as_bytes(&self) -> &[u8; DEFINE_BODY_BYTES] {
+        &self.bytes
+    }
+}
+
+impl TableSpec {
+    /// Reads a definition's body; the error names the field that is out of range.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<TableSpec, &'static str> {
+        let layout = Layout::read_from_bytes(bytes).map_err(|_| "define")?;
+        if layout.dim == 0 {
+            return Err("dim");
+        }
+        Ok(TableSpec {
+            name: unpad(&layout.name).ok_or("name")?,
+            rule: unpad(&layout.rule).ok_or("rule")?,
+            dim: layout.dim,
+            parameters: layout.parameters,
+            layout: layout.layout,
+        })
+    }
+}
+
+fn pad(name: &str) -> Result<[u8; TABLE_NAME_BYTES_MAX], TableSpecError> {
+    let bytes = name.len();
+    if bytes == 0 || bytes > TABLE_NAME_BYTES_MAX {
+        return Err(TableSpecError::NameLength { bytes });
+    }
+    let mut padded = [0; TABLE_NAME_BYTES_MAX];
+    padded[..bytes].copy_from_slice(name.as_bytes());
+    Ok(padded)
+}
+
+fn unpad(padded: &[u8; TABLE_NAME_BYTES_MAX]) -> Option<String> {
+    let bytes = padded.iter().position(|&b| b == 0).unwrap_or(TABLE_NAME_BYTES_MAX);
+    let rest_is_zero = padded[bytes..].iter().all(|&b| b == 0);
+    let name = std::str::from_utf8(&padded[..bytes]).ok()?;
+    (bytes > 0 && rest_is_zero).then(|| name.to_owned())
+}

@@ -1,0 +1,76 @@
+//! The body of a join: the job, how many workers it has, and its clock bound.
+//!
+//! Owns the layout and [`Staleness`]. All workers of a job say the same; a shard refuses one that
+//! does not.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::ids::JobId;
+
+/// How far a worker may be ahead of the slowest one, in clocks. BSP is 0; ASP has no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staleness(u64);
+
+impl Staleness {
+    /// Bulk-synchronous: a step begins when every worker has finished the one before.
+    pub const BSP: Staleness = Staleness(0);
+    /// Asynchronous: nobody waits.
+    pub const ASP: Staleness = Staleness(u64::MAX);
+
+    /// Stale-synchronous: at most `clocks` ahead of the slowest worker.
+    pub const fn ssp(clocks: u64) -> Staleness {
+        Staleness(clocks)
+    }
+
+    /// The bound in clocks; `u64::MAX` where there is none.
+    pub const fn clocks_max(self) -> u64 {
+        self.0
+    }
+}
+
+/// Size of a join's body in bytes.
+pub const JOIN_BODY_BYTES: usize = 24;
+
+/// A worker takes part in a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// The job.
+    pub job: JobId,
+    /// How many workers take part. A clock is finished when each of them has ticked it.
+    pub workers: u32,
+    /// The bound.
+    pub staleness: Staleness,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Layout {
+    job: u64,
+    workers: u32,
+    reserved: u32,
+    staleness: u64,
+}
+
+const _: () = assert!(size_of::<Layout>() == JOIN_BODY_BYTES);
+
+impl Join {
+    /// The body's bytes.
+    pub fn to_bytes(self) -> [u8; JOIN_BODY_BYTES] {
+        zerocopy::transmute!(Layout {
+            job: self.job.get(),
+            workers: self.workers,
+            reserved: 0,
+            staleness: self.staleness.0,
+        })
+    }
+
+    /// Reads what [`Join::to_bytes`] wrote; `None` if the length or a field is out of range.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Join> {
+        let layout = Layout::read_from_bytes(bytes).ok()?;
+        (layout.workers > 0).then_some(Join {
+            job: JobId::new(layout.job),
+            workers: layout.workers,
+            staleness: Staleness(layout.staleness),
+        })
+    }
+}

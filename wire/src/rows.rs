@@ -1,0 +1,33 @@
+//! Whole rows on the wire: what a scan answers and a load writes.
+//!
+//! Owns the cursor and the view. Rows come in the shard's own order, so their keys are not sorted.
+
+/// Where a scan goes on. Opaque to everyone but the shard that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanCursor(u64);
+
+impl ScanCursor {
+    /// The beginning of the table.
+    pub const START: ScanCursor = ScanCursor(0);
+    /// No row is left.
+    pub const END: ScanCursor = ScanCursor(u64::MAX);
+
+    /// The cursor with this number.
+    pub const fn new(raw: u64) -> ScanCursor {
+        ScanCursor(raw)
+    }
+
+    /// The number, as it stands in the header's `sequence`.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Keys and their whole rows: value and state columns as the shard holds them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowsView<'a> {
+    /// Distinct keys, in no order.
+    pub keys: &'a [u64],
+    /// `[keys.len() * width]` f32: row after row.
+    pub rows: &'a [f32],
+}
