@@ -1,1 +1,16 @@
-//! Moves bytes between cores and hosts; knows no key and no row.
+//! Moves messages between cores and hosts; knows no key and no row.
+//!
+//! Owns the poll-driven [`Transport`] and its back ends: shared memory, TCP by io_uring or by
+//! epoll, and the simulated one. Leaves the meaning of a message to `wire` and everything above.
+//!
+//! Invariant: a slot's bytes have one owner at a time, and the types say who it is.
+
+mod api;
+mod pool;
+pub mod shm;
+mod slot;
+
+pub use api::{
+    AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
+};
+pub use slot::{RecvSlot, SendSlot};

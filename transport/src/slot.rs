@@ -1,0 +1,90 @@
+//! Slots: a message's bytes with one owner, wherever they lie.
+//!
+//! Owns the two types that go through [`crate::Transport`]. The memory behind them is left to
+//! `shm` and `pool`.
+//!
+//! Invariant: a slot's bytes are 64-byte aligned and nobody else's while the slot lives.
+
+use crate::api::PeerId;
+use crate::pool::PoolSlot;
+use crate::shm::{RecvRecord, SendRecord};
+
+/// Bytes to fill and to post towards one peer.
+#[derive(Debug)]
+#[must_use = "a slot that is dropped is not sent"]
+pub struct SendSlot {
+    pub(crate) peer: PeerId,
+    pub(crate) bytes: usize,
+    pub(crate) memory: SendMemory,
+}
+
+/// Bytes that a peer sent.
+#[derive(Debug)]
+#[must_use = "a slot that is dropped keeps its sender waiting until it is"]
+pub struct RecvSlot {
+    pub(crate) peer: PeerId,
+    pub(crate) bytes: usize,
+    pub(crate) memory: RecvMemory,
+}
+
+#[derive(Debug)]
+pub(crate) enum SendMemory {
+    Ring(SendRecord),
+    Pool(PoolSlot),
+}
+
+#[derive(Debug)]
+pub(crate) enum RecvMemory {
+    Ring(RecvRecord),
+    Pool(PoolSlot),
+}
+
+impl SendSlot {
+    /// Towards whom.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// The message to be, as long as it was acquired or cut.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let bytes = match &mut self.memory {
+            SendMemory::Ring(record) => record.bytes_mut(),
+            SendMemory::Pool(slot) => slot.bytes_mut(),
+        };
+        &mut bytes[..self.bytes]
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Cuts the message to its first `bytes` bytes.
+    ///
+    /// Panics: if it is shorter.
+    pub fn truncate(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes, "cut {} bytes to {bytes}", self.bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl RecvSlot {
+    /// From whom.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// The whole message.
+    pub fn bytes(&self) -> &[u8] {
+        let bytes = match &self.memory {
+            RecvMemory::Ring(record) => record.bytes(),
+            RecvMemory::Pool(slot) => slot.bytes(),
+        };
+        &bytes[..self.bytes]
+    }
+}
