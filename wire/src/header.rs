@@ -34,9 +34,9 @@ pub struct Header {
     pub worker: u32,
     /// The asking worker's incarnation.
     pub incarnation: u32,
-    /// The request's number; an answer repeats it. In a scan, the cursor.
+    /// The request's number; an answer repeats it.
     pub sequence: u64,
-    /// Request: the worker's clock. Answer: the slowest worker's.
+    /// Request: the worker's clock. Answer: the slowest worker's. In a scan, the cursor.
     pub clock: u64,
     /// The table; in a hello, the shard wanted.
     pub table: u16,
@@ -89,6 +89,10 @@ pub enum Kind {
     Rows = 11,
     /// Writes whole rows. Body: keys, then whole rows.
     Load = 12,
+    /// Asks how large a table is. No body.
+    Measure = 13,
+    /// Answers a measure. Body: [`crate::TableSize`].
+    Size = 14,
 }
 
 impl Kind {
@@ -107,6 +111,8 @@ impl Kind {
             10 => Kind::Scan,
             11 => Kind::Rows,
             12 => Kind::Load,
+            13 => Kind::Measure,
+            14 => Kind::Size,
             _ => return None,
         })
     }

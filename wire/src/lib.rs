@@ -27,7 +27,7 @@ pub use ids::{Clock, Epoch, Incarnation, JobId, Key, Sequence, ShardId, TableId,
 pub use join::{JOIN_BODY_BYTES, Join, Staleness};
 pub use message::{Keyed, Keys, Message, Seal, open, read_header, seal};
 pub use routing::{PARTITIONS, Routing, RoutingError, VIRTUAL_NODES};
-pub use rows::{RowsView, ScanCursor};
+pub use rows::{RowsView, SIZE_BODY_BYTES, ScanCursor, TableSize};
 pub use status::{Refusal, Status};
 pub use time::Time;
 

@@ -12,7 +12,7 @@ use crate::frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 use crate::header::{Flags, Header, Kind};
 use crate::ids::Key;
 use crate::join::Join;
-use crate::rows::RowsView;
+use crate::rows::{RowsView, TableSize};
 
 /// Strictly ascending keys without the reserved one: what a pull asks for and a push carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,10 @@ pub enum Message<'a> {
     Rows(RowsView<'a>),
     /// See [`Kind::Load`].
     Load(RowsView<'a>),
+    /// See [`Kind::Measure`].
+    Measure,
+    /// See [`Kind::Size`].
+    Size(TableSize),
 }
 
 /// Whether a message's body travels with a checksum.
@@ -146,6 +150,8 @@ pub fn open(
         }
         Kind::Rows => Message::Rows(rows(&header, body)?),
         Kind::Load => Message::Load(rows(&header, body)?),
+        Kind::Measure => empty(&header, Message::Measure)?,
+        Kind::Size => Message::Size(TableSize::read_from_bytes(body).map_err(|_| shape(&header))?),
     };
     Ok((header, message))
 }
@@ -321,7 +327,7 @@ mod tests {
 
         #[test]
         fn a_random_header_over_a_random_body_never_panics(
-            kind in 0_u8..14, keys in any::<u32>(), width in any::<u16>(),
+            kind in 0_u8..16, keys in any::<u32>(), width in any::<u16>(),
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let bytes = HEADER_BYTES + body.len();

@@ -1,6 +1,25 @@
-//! Whole rows on the wire: what a scan answers and a load writes.
+//! Whole rows on the wire: what a scan answers and a load writes, and how much of them there is.
 //!
-//! Owns the cursor and the view. Rows come in the shard's own order, so their keys are not sorted.
+//! Owns the cursor, the view and the size. Rows come in the shard's own order, so their keys are not sorted.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Size of a [`TableSize`] in bytes.
+pub const SIZE_BODY_BYTES: usize = 16;
+
+/// How large one shard's part of a table is.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct TableSize {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes that rows and index take, growth room included.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<TableSize>() == SIZE_BODY_BYTES);
 
 /// Where a scan goes on. Opaque to everyone but the shard that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +36,7 @@ impl ScanCursor {
         ScanCursor(raw)
     }
 
-    /// The number, as it stands in the header's `sequence`.
+    /// The number, as it stands in the header's `clock`.
     pub const fn get(self) -> u64 {
         self.0
     }
