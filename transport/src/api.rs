@@ -12,6 +12,7 @@ use std::sync::Arc;
 use wire::Time;
 
 use crate::shm;
+use crate::simulated;
 use crate::slot::{RecvSlot, SendSlot};
 
 /// One end of a connection, as the transport that holds it numbers it. Never used again after its
@@ -131,6 +132,8 @@ pub enum Link {
     Tcp(TcpStream),
     /// One end of a pair of rings in shared memory.
     Shm(shm::End),
+    /// One end of a simulated connection.
+    Simulated(simulated::End),
 }
 
 /// Why a transport does not take a link.

@@ -8,6 +8,7 @@
 mod api;
 mod pool;
 pub mod shm;
+pub mod simulated;
 mod slot;
 
 pub use api::{

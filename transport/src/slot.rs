@@ -1,13 +1,14 @@
 //! Slots: a message's bytes with one owner, wherever they lie.
 //!
 //! Owns the two types that go through [`crate::Transport`]. The memory behind them is left to
-//! `shm` and `pool`.
+//! `shm`, `pool` and `simulated`.
 //!
 //! Invariant: a slot's bytes are 64-byte aligned and nobody else's while the slot lives.
 
 use crate::api::PeerId;
 use crate::pool::PoolSlot;
 use crate::shm::{RecvRecord, SendRecord};
+use crate::simulated::{RecvFrame, SendFrame};
 
 /// Bytes to fill and to post towards one peer.
 #[derive(Debug)]
@@ -31,12 +32,14 @@ pub struct RecvSlot {
 pub(crate) enum SendMemory {
     Ring(SendRecord),
     Pool(PoolSlot),
+    Frame(SendFrame),
 }
 
 #[derive(Debug)]
 pub(crate) enum RecvMemory {
     Ring(RecvRecord),
     Pool(PoolSlot),
+    Frame(RecvFrame),
 }
 
 impl SendSlot {
@@ -50,6 +53,7 @@ impl SendSlot {
         let bytes = match &mut self.memory {
             SendMemory::Ring(record) => record.bytes_mut(),
             SendMemory::Pool(slot) => slot.bytes_mut(),
+            SendMemory::Frame(frame) => frame.bytes_mut(),
         };
         &mut bytes[..self.bytes]
     }
@@ -84,6 +88,7 @@ impl RecvSlot {
         let bytes = match &self.memory {
             RecvMemory::Ring(record) => record.bytes(),
             RecvMemory::Pool(slot) => slot.bytes(),
+            RecvMemory::Frame(frame) => frame.bytes(),
         };
         &bytes[..self.bytes]
     }
