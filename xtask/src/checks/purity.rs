@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn tests_comments_and_other_crates_are_free() {
-        let shard = "//! Reads no Instant.\nuse std::time::Duration;\n#[cfg(test)]\nmod tests { use \
-            std::thread; }\n";
+        let shard = "//! Reads no Instant.\nuse std::time::Duration;\n#[cfg(test)]\n\
+            mod tests { use std::thread; }\n";
         let files = [("shard/src/lib.rs", shard), ("server/src/lib.rs", "use std::thread;\n")];
         assert_eq!(findings(check, &files), [""; 0]);
     }
