@@ -2,7 +2,7 @@
 //!
 //! The page carries a hash of the lines between two markers of the header's source. Whoever
 //! changes the header changes the page, raises the version if peers could misread it, and writes
-//! the new hash, which the finding tells.
+//! the new hash, which the finding tells. Beside that, the page has a row for each kind.
 
 use super::Report;
 use crate::tree::Tree;
@@ -12,9 +12,10 @@ const PAGE_FILE: &str = "docs/wire.md";
 const BEGIN: &str = "// layout-begin\n";
 const END: &str = "// layout-end\n";
 const HASH_LINE: &str = "layout-hash: ";
+const KINDS: &str = "pub enum Kind {\n";
 
 pub(super) fn check(tree: &Tree) -> Report {
-    let mut report = Report::new("layout", "layouts");
+    let mut report = Report::new("layout", "layouts and kinds");
     let Some(source) = tree.text(SOURCE_FILE) else { return report.done() };
     let marked = source.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
     let Some((layout, _)) = marked else {
@@ -36,7 +37,21 @@ pub(super) fn check(tree: &Tree) -> Report {
         }
         None => report.find(PAGE_FILE, 1, format!("no line `{HASH_LINE}{drawn}`")),
     }
+    for (name, number) in kinds(source) {
+        report.looked_at += 1;
+        let row = format!("| {number} | {} |", name.to_lowercase());
+        if !page.contains(&row) {
+            report.find(PAGE_FILE, 1, format!("no row `{row}` for the kind `{name}`"));
+        }
+    }
     report.done()
+}
+
+/// Names and numbers of the kinds of messages.
+fn kinds(source: &str) -> Vec<(&str, &str)> {
+    let Some((_, kinds)) = source.split_once(KINDS) else { return Vec::new() };
+    let lines = kinds.lines().take_while(|line| *line != "}");
+    lines.filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = ")).collect()
 }
 
 /// FNV-1a of 64 bits. Source: Fowler, Noll, Vo, draft-eastlake-fnv.
@@ -67,6 +82,15 @@ mod tests {
         let expected = "docs/wire.md:2: drawn from the layout 0x0000000000000001, the header's is \
             0x85944171f73967e8";
         assert_eq!(findings(check, &[(SOURCE_FILE, HEADER), (PAGE_FILE, bad)]), [expected]);
+    }
+
+    #[test]
+    fn a_kind_without_a_row_is_found() {
+        let kinds = "pub enum Kind {\n    /// Asks.\n    Pull = 5,\n    Push = 7,\n}\n";
+        let source = format!("{HEADER}{kinds}");
+        let page = "layout-hash: 0x85944171f73967e8\n| 5 | pull |\n";
+        let found = findings(check, &[(SOURCE_FILE, &source), (PAGE_FILE, page)]);
+        assert_eq!(found, ["docs/wire.md:1: no row `| 7 | push |` for the kind `Push`"]);
     }
 
     #[test]
