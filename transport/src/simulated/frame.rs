@@ -41,7 +41,7 @@ pub(crate) struct SendFrame {
     /// Which place in the outbox waits for it.
     pub(super) place: u64,
     /// The outbox holds a weak one: when this is gone, so is the slot.
-    pub(super) alive: Rc<()>,
+    pub(super) _alive: Rc<()>,
 }
 
 /// A message that arrived.

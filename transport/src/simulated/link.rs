@@ -15,7 +15,7 @@ pub struct End {
     /// Which end of it.
     pub(super) side: Side,
     /// The world holds a weak one.
-    pub(super) alive: Arc<()>,
+    pub(super) _alive: Arc<()>,
 }
 
 /// One of the two ends of a connection.
