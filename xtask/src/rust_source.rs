@@ -22,6 +22,10 @@ pub(crate) struct Source<'text> {
 /// One function with a body.
 pub(crate) struct Function<'source> {
     pub(crate) name: &'source str,
+    /// From `fn` to the brace that opens the body.
+    pub(crate) signature: &'source str,
+    /// Whether other crates may see it: `pub` alone.
+    pub(crate) is_public: bool,
     /// Lines from `fn` to the brace that closes the body, both counted, 1-based.
     pub(crate) lines: Range<usize>,
 }
@@ -92,7 +96,13 @@ impl<'text> Source<'text> {
         let name = (name_end > 0).then(|| &after[..name_end])?;
         let opening = offset + opening_brace(&self.code[offset..])?;
         let closing = opening + closing_brace(&self.code[opening..])?;
-        Some(Function { name, lines: self.line_at(offset)..self.line_at(closing) + 1 })
+        let line_start = self.code[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+        Some(Function {
+            name,
+            signature: &self.code[offset..opening],
+            is_public: self.code[line_start..offset].trim_start().starts_with("pub "),
+            lines: self.line_at(offset)..self.line_at(closing) + 1,
+        })
     }
 }
 
@@ -308,7 +318,8 @@ let g = '\u{41}'; h('ü');"###;
         let source = Source::new(text);
         let functions = source.functions();
         let [one] = &functions[..] else { panic!("{} functions", functions.len()) };
-        assert_eq!((one.name, one.lines.clone()), ("one", 3..7));
+        assert_eq!((one.name, one.lines.clone(), one.is_public), ("one", 3..7, true));
+        assert!(one.signature.contains("a: [u8; 4]"));
     }
 
     #[test]

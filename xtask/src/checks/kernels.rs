@@ -1,8 +1,8 @@
-//! Kernels: a file with variants for wider instruction sets has the scalar reference beside them,
-//! and a test that holds the variants against it on every level the machine has.
+//! Kernels: whatever runs at a level that the caller chooses is tested on every level there is, and
+//! variants written by hand have the scalar reference beside them.
 
 use super::Report;
-use crate::rust_source::Source;
+use crate::rust_source::{Function, Source};
 use crate::tree::Tree;
 
 const FOLDER: &str = "kernels/src/";
@@ -10,6 +10,8 @@ const FOLDER: &str = "kernels/src/";
 const LANES: &str = "kernels/src/lanes.rs";
 /// Instruction sets that a variant's name or one of its parts is called after.
 const LEVELS: [&str; 2] = ["avx2", "avx512"];
+/// The argument that chooses a level.
+const CHOICE: &str = ": Isa";
 const REFERENCE: &str = "scalar";
 /// What a test asks for the machine's levels.
 const ORACLE: &str = "Isa::available";
@@ -23,10 +25,13 @@ pub(super) fn check(tree: &Tree) -> Report {
         let is_called = |part: &str| {
             functions.iter().find(|function| function.name.split('_').any(|own| own == part))
         };
-        let Some(variant) = LEVELS.iter().find_map(|level| is_called(level)) else { continue };
+        let chooses =
+            |function: &&Function<'_>| function.is_public && function.signature.contains(CHOICE);
+        let variant = LEVELS.iter().find_map(|level| is_called(level));
+        let Some(kernel) = variant.or(functions.iter().find(chooses)) else { continue };
         report.looked_at += 1;
-        let (name, line) = (variant.name, variant.lines.start);
-        if is_called(REFERENCE).is_none() {
+        let (name, line) = (kernel.name, kernel.lines.start);
+        if variant.is_some() && is_called(REFERENCE).is_none() {
             report.find(path, line, format!("`{name}` has no `fn {REFERENCE}` beside it"));
         }
         if !source.code_of_tests().contains(ORACLE) && !test_file_asks(tree, path, &source) {
@@ -58,6 +63,13 @@ mod tests {
             "kernels/src/sgd.rs:2: `avx2` has no test over `Isa::available()`",
         ];
         assert_eq!(findings(check, &[("kernels/src/sgd.rs", VARIANT)]), expected);
+    }
+
+    #[test]
+    fn a_public_function_of_any_level_without_a_test_over_the_levels_is_found() {
+        let text = "//! A\npub fn apply(\n    isa: Isa,\n    a: u8,\n) {\n}\nfn b(isa: Isa) {}\n";
+        let expected = "kernels/src/sgd.rs:2: `apply` has no test over `Isa::available()`";
+        assert_eq!(findings(check, &[("kernels/src/sgd.rs", text)]), [expected]);
     }
 
     #[test]
