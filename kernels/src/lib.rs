@@ -1,1 +1,26 @@
-//! Arithmetic on slices: optimizers, reductions, probing, checksums.
+//! Arithmetic on slices: optimizers, reductions, probing, hashing, checksums.
+//!
+//! Owns what happens to numbers in memory and which instructions do it. Where rows lie, who may
+//! touch them and when is left to `shard`; this crate reads no clock, file, socket or setting.
+//!
+//! Invariant: for finite input every level of [`Isa`] returns the bits of the scalar reference, so
+//! replicas on different processors agree and replay is a comparison of bytes.
+
+pub mod adagrad;
+pub mod adam;
+mod columns;
+pub mod crc32c;
+pub mod ftrl;
+pub mod hash;
+mod isa;
+mod lanes;
+pub mod logistic;
+#[cfg(test)]
+mod oracle;
+pub mod probe;
+pub mod rows;
+pub mod sgd;
+pub mod sum;
+
+pub use isa::{Isa, Level, UnknownLevel};
+pub use rows::MISSING;

@@ -1,0 +1,154 @@
+//! A rule of one coordinate, carried over columns.
+//!
+//! Owns the walk: sixteen coordinates at a time, then eight, then one. The arithmetic is left to
+//! the rule's own file, where those columns lie to `rows`.
+//!
+//! Invariant: each coordinate is stepped once and depends on no other, so the width of a block
+//! never changes a bit.
+
+use std::array;
+
+use crate::isa::{Isa, Portable};
+
+/// The arithmetic of an optimizer on one coordinate: `STATE` numbers that the row keeps, weight or
+/// what stands for it first, and `DELTA` numbers that a push carries.
+///
+/// Implementations are `#[inline(always)]` and do not branch on data (a chosen value is fine: it
+/// becomes a select), or the walk is not vectorised.
+pub(crate) trait Rule<const STATE: usize, const DELTA: usize>: Copy {
+    /// The coordinate's state after one push.
+    fn step(self, state: [f32; STATE], delta: [f32; DELTA]) -> [f32; STATE];
+}
+
+/// What a pull returns of one coordinate: `VALUE` numbers made from the `STATE` that is kept.
+pub(crate) trait View<const STATE: usize, const VALUE: usize>: Copy {
+    /// The coordinate's value.
+    fn read(self, state: [f32; STATE]) -> [f32; VALUE];
+}
+
+/// Applies `rule` to every coordinate of `state`, in place. Panics if the lengths differ.
+pub(crate) fn apply<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
+    isa: Isa,
+    state: [&mut [f32]; STATE],
+    delta: [&[f32]; DELTA],
+    rule: R,
+) {
+    let len = state[0].len();
+    let state_equal = state.iter().all(|column| column.len() == len);
+    assert!(state_equal, "state columns differ in length");
+    for column in &delta {
+        assert_eq!(column.len(), len, "delta column against state column");
+    }
+    isa.run(Apply { state, delta, rule });
+}
+
+struct Apply<'a, R, const STATE: usize, const DELTA: usize> {
+    state: [&'a mut [f32]; STATE],
+    delta: [&'a [f32]; DELTA],
+    rule: R,
+}
+
+impl<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize> Portable
+    for Apply<'_, R, STATE, DELTA>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn scalar(self) {
+        walk(self.state, self.delta, self.rule);
+    }
+}
+
+/// The walk itself, for kernels that are inside a level already.
+#[inline(always)]
+pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
+    mut state: [&mut [f32]; STATE],
+    delta: [&[f32]; DELTA],
+    rule: R,
+) {
+    let len = state[0].len();
+    let mut first = 0;
+    while first + 16 <= len {
+        block::<R, STATE, DELTA, 16>(&mut state, &delta, first, rule);
+        first += 16;
+    }
+    if first + 8 <= len {
+        block::<R, STATE, DELTA, 8>(&mut state, &delta, first, rule);
+        first += 8;
+    }
+    for index in first..len {
+        block::<R, STATE, DELTA, 1>(&mut state, &delta, index, rule);
+    }
+}
+
+#[inline(always)]
+fn block<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize, const LANES: usize>(
+    state: &mut [&mut [f32]; STATE],
+    delta: &[&[f32]; DELTA],
+    first: usize,
+    rule: R,
+) {
+    let mut lanes: [[f32; LANES]; STATE] = array::from_fn(|column| load(state[column], first));
+    let delta: [[f32; LANES]; DELTA] = array::from_fn(|column| load(delta[column], first));
+    step_lanes(&mut lanes, &delta, rule);
+    for (column, lanes) in state.iter_mut().zip(lanes) {
+        column[first..first + LANES].copy_from_slice(&lanes);
+    }
+}
+
+/// Steps `LANES` coordinates that lie in registers or on the stack.
+#[inline(always)]
+pub(crate) fn step_lanes<R, const STATE: usize, const DELTA: usize, const LANES: usize>(
+    state: &mut [[f32; LANES]; STATE],
+    delta: &[[f32; LANES]; DELTA],
+    rule: R,
+) where
+    R: Rule<STATE, DELTA>,
+{
+    for lane in 0..LANES {
+        let before = array::from_fn(|column| state[column][lane]);
+        let after = rule.step(before, array::from_fn(|column| delta[column][lane]));
+        for column in 0..STATE {
+            state[column][lane] = after[column];
+        }
+    }
+}
+
+/// Reads `LANES` coordinates that lie in registers or on the stack.
+#[inline(always)]
+pub(crate) fn read_lanes<V, const STATE: usize, const VALUE: usize, const LANES: usize>(
+    state: &[[f32; LANES]; STATE],
+    view: V,
+) -> [[f32; LANES]; VALUE]
+where
+    V: View<STATE, VALUE>,
+{
+    let mut values = [[0.0; LANES]; VALUE];
+    for lane in 0..LANES {
+        let read = view.read(array::from_fn(|column| state[column][lane]));
+        for column in 0..VALUE {
+            values[column][lane] = read[column];
+        }
+    }
+    values
+}
+
+/// `LANES` numbers of `column` from `first` on. Panics if it is shorter.
+#[inline(always)]
+pub(crate) fn load<const LANES: usize>(column: &[f32], first: usize) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes.copy_from_slice(&column[first..first + LANES]);
+    lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sum;
+
+    #[test]
+    #[should_panic(expected = "delta column against state column")]
+    fn a_delta_of_another_length_is_a_broken_promise() {
+        sum::apply(Isa::scalar(), &mut [0.0; 3], &[0.0; 2], &sum::Step);
+    }
+}

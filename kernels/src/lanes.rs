@@ -1,0 +1,74 @@
+//! Loads and stores of vector registers, and hints to the cache.
+//!
+//! Owns every pointer that this crate makes: an array of the register's size on one side, a
+//! register on the other. What the register means is left to the kernel that asked.
+//!
+//! Invariant: a load reads and a store writes exactly the array that its caller borrowed.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256i, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_loadu_si512,
+    _mm512_storeu_si512,
+};
+
+/// Bytes that one line of the cache holds on every processor that has the levels above scalar.
+pub(crate) const CACHE_LINE_BYTES: usize = 64;
+
+/// Asks for the cache line of `items[index]`, or does nothing where there is no such item.
+#[inline(always)]
+pub(crate) fn prefetch<T>(items: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let address = items.as_ptr().wrapping_add(index);
+        // SAFETY: a prefetch reads nothing that the program can see and never faults, so any
+        // address will do; `wrapping_add` makes one out of bounds without undefined behaviour.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (items, index);
+}
+
+/// The eight keys of a line, half by half.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_avx2(keys: &[u64; 8]) -> [__m256i; 2] {
+    let (halves, _) = keys.as_chunks::<4>();
+    [load_half(&halves[0]), load_half(&halves[1])]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_half(keys: &[u64; 4]) -> __m256i {
+    // SAFETY: `keys` borrows the 32 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm256_loadu_si256(keys.as_ptr().cast()) }
+}
+
+/// The eight keys of a line.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_avx512(keys: &[u64; 8]) -> __m512i {
+    // SAFETY: `keys` borrows the 64 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm512_loadu_si512(keys.as_ptr().cast()) }
+}
+
+/// Sixty-four bytes, the first in the lowest place.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_bytes_avx512(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: `bytes` borrows the 64 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Writes the register's sixty-four bytes, the lowest place first.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn store_bytes_avx512(bytes: &mut [u8; 64], register: __m512i) {
+    // SAFETY: `bytes` borrows, alone, the 64 bytes that are written; an unaligned store needs no
+    // more.
+    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), register) }
+}

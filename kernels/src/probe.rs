@@ -1,0 +1,263 @@
+//! Probing: from keys to row numbers, through lines of eight keys.
+//!
+//! Owns where a key may lie and how a batch is looked up with the cache asked ahead. Inserting,
+//! removing and growing are bookkeeping and left to `shard`.
+//!
+//! An index is two arrays of the same power of two of lines: keys, `[u64; 8]` a line, and row
+//! numbers beside them, `[u32; 8]` a line. Invariant, which `shard` keeps: a key lies in its home
+//! line or in one after it with no [`EMPTY`] lane in a line between; so a line with an empty lane
+//! ends a search.
+
+use crate::hash::mix;
+use crate::isa::{Isa, Level};
+use crate::lanes::{CACHE_LINE_BYTES, prefetch};
+use crate::rows::MISSING;
+
+/// The key of a lane that holds none. No caller's key may be this one; a search for it misses.
+pub const EMPTY: u64 = u64::MAX;
+/// Keys in a line.
+pub const LANES: usize = 8;
+
+/// Keys between the one at work and the one whose lines the cache is asked for. A power of two.
+const KEYS_AHEAD: usize = 32;
+
+/// The line that a key's search starts in: the top bits of its hash.
+///
+/// - `lines`: how many there are, a power of two.
+#[inline(always)]
+#[must_use]
+pub const fn home(key: u64, lines: usize) -> usize {
+    debug_assert!(lines.is_power_of_two());
+    // Twice, because a shift by 64 (of one line) is not a shift.
+    (mix(key) >> 1 >> (63 - lines.trailing_zeros())) as usize
+}
+
+/// Looks up a batch of keys, and asks the cache for the rows it finds.
+///
+/// - `keys`, `rows`: the index, line by line; as many lines in each, a power of two.
+/// - `wanted`: `[count]` keys. `found`: `[count]`, receives row numbers, [`MISSING`] for no row.
+/// - `data`, `stride`: the arena that the row numbers point in, and f32 from one row to the next;
+///   only for the cache: a row's first line is asked for, and the second where the stride is more
+///   than one. An empty slice will do.
+/// - Result: the same on every `isa`.
+/// - Panics: if the lengths differ or the lines are not a power of two.
+pub fn find(
+    isa: Isa,
+    keys: &[[u64; LANES]],
+    rows: &[[u32; LANES]],
+    wanted: &[u64],
+    found: &mut [u32],
+    data: &[f32],
+    stride: usize,
+) {
+    assert_eq!(keys.len(), rows.len(), "lines of keys against lines of row numbers");
+    assert!(keys.len().is_power_of_two(), "{} lines are not a power of two", keys.len());
+    assert_eq!(wanted.len(), found.len(), "wanted keys against found rows");
+    let batch = Find { keys, rows, wanted, found, data, stride };
+    match isa.level() {
+        // SAFETY: only `Isa::detect` makes an `Isa` of level `Avx512`, after CPUID reported it.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512(batch) },
+        // SAFETY: the same for `Avx2`.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2(batch) },
+        _ => scalar(batch),
+    }
+}
+
+/// The first empty lane, as line and lane, that a search for `key` comes by: where an absent key
+/// belongs.
+///
+/// - Panics: if no lane is empty. `shard` grows an index long before.
+#[must_use]
+pub fn find_empty(keys: &[[u64; LANES]], key: u64) -> (usize, usize) {
+    let first = home(key, keys.len());
+    let lines = (0..keys.len()).map(|step| (first + step) & (keys.len() - 1));
+    let mut places = lines.filter_map(|line| {
+        keys[line].iter().position(|&lane| lane == EMPTY).map(|lane| (line, lane))
+    });
+    places.next().expect("an index that is full was not grown")
+}
+
+struct Find<'a> {
+    keys: &'a [[u64; LANES]],
+    rows: &'a [[u32; LANES]],
+    wanted: &'a [u64],
+    found: &'a mut [u32],
+    data: &'a [f32],
+    stride: usize,
+}
+
+/// The lanes of one line: bit `i` for lane `i`.
+#[derive(Clone, Copy)]
+struct Lanes {
+    /// Those that hold the wanted key: one at most.
+    equal: u32,
+    /// Those that hold no key.
+    empty: u32,
+}
+
+/// The reference.
+fn scalar(batch: Find<'_>) {
+    let bits = |line: &[u64; LANES], key| {
+        let lane_bits = line.iter().enumerate().map(|(lane, &held)| u32::from(held == key) << lane);
+        lane_bits.sum()
+    };
+    pipeline(batch, |line, key| Lanes { equal: bits(line, key), empty: bits(line, EMPTY) });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2(batch: Find<'_>) {
+    use std::arch::x86_64::{
+        __m256i, _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_movemask_pd, _mm256_set1_epi64x,
+    };
+    pipeline(batch, |line, key| {
+        let [low, high] = crate::lanes::load_avx2(line);
+        let bits = |half: __m256i, key: u64| {
+            let equal = _mm256_cmpeq_epi64(half, _mm256_set1_epi64x(key.cast_signed()));
+            _mm256_movemask_pd(_mm256_castsi256_pd(equal)).cast_unsigned()
+        };
+        Lanes {
+            equal: bits(low, key) | bits(high, key) << 4,
+            empty: bits(low, EMPTY) | bits(high, EMPTY) << 4,
+        }
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
+fn avx512(batch: Find<'_>) {
+    use std::arch::x86_64::{_mm512_cmpeq_epi64_mask, _mm512_set1_epi64};
+    pipeline(batch, |line, key| {
+        let line = crate::lanes::load_avx512(line);
+        let bits = |key: u64| {
+            u32::from(_mm512_cmpeq_epi64_mask(line, _mm512_set1_epi64(key.cast_signed())))
+        };
+        Lanes { equal: bits(key), empty: bits(EMPTY) }
+    });
+}
+
+/// The batch's walk: asks for the lines of the key that is [`KEYS_AHEAD`], searches for this one,
+/// asks for its row.
+#[inline(always)]
+fn pipeline(batch: Find<'_>, compare: impl Fn(&[u64; LANES], u64) -> Lanes) {
+    let Find { keys, rows, wanted, found, data, stride } = batch;
+    let mut homes = [0; KEYS_AHEAD];
+    let ask = |homes: &mut [usize; KEYS_AHEAD], index: usize| {
+        if let Some(&key) = wanted.get(index) {
+            let line = home(key, keys.len());
+            homes[index % KEYS_AHEAD] = line;
+            prefetch(keys, line);
+            prefetch(rows, line);
+        }
+    };
+    (0..KEYS_AHEAD).for_each(|index| ask(&mut homes, index));
+    for (index, (&key, found)) in wanted.iter().zip(found).enumerate() {
+        let first = homes[index % KEYS_AHEAD];
+        ask(&mut homes, index + KEYS_AHEAD);
+        let row = search(keys, rows, key, first, &compare);
+        *found = row;
+        prefetch_data(data, row, stride);
+    }
+}
+
+#[inline(always)]
+fn search(
+    keys: &[[u64; LANES]],
+    rows: &[[u32; LANES]],
+    key: u64,
+    first: usize,
+    compare: impl Fn(&[u64; LANES], u64) -> Lanes,
+) -> u32 {
+    if key == EMPTY {
+        return MISSING;
+    }
+    for step in 0..keys.len() {
+        let line = (first + step) & (keys.len() - 1);
+        let lanes = compare(&keys[line], key);
+        if lanes.equal != 0 {
+            return rows[line][lanes.equal.trailing_zeros() as usize % LANES];
+        }
+        if lanes.empty != 0 {
+            return MISSING;
+        }
+    }
+    MISSING
+}
+
+/// Asks for a row; for one that is missing this asks for an address that no one will read.
+#[inline(always)]
+fn prefetch_data(data: &[f32], row: u32, stride: usize) {
+    const LINE: usize = CACHE_LINE_BYTES / size_of::<f32>();
+    let start = row as usize * stride;
+    prefetch(data, start);
+    if stride > LINE {
+        prefetch(data, start + LINE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Index = (Vec<[u64; LANES]>, Vec<[u32; LANES]>);
+
+    fn build(lines: usize, keys: impl IntoIterator<Item = u64>) -> Index {
+        let mut index = (vec![[EMPTY; LANES]; lines], vec![[0; LANES]; lines]);
+        for (row, key) in keys.into_iter().enumerate() {
+            let (line, lane) = find_empty(&index.0, key);
+            index.0[line][lane] = key;
+            index.1[line][lane] = row as u32;
+        }
+        index
+    }
+
+    fn found_by_each_level((keys, rows): &Index, wanted: &[u64]) -> Vec<Vec<u32>> {
+        let find = |isa| {
+            let mut found = vec![7; wanted.len()];
+            find(isa, keys, rows, wanted, &mut found, &[], 8);
+            found
+        };
+        Isa::available().into_iter().map(find).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_level_finds_each_key_that_is_there_and_misses_the_others(
+            seed: u64, lines_log2 in 0_u32..7, load_percent in 0_usize..=100, wanted in 0_usize..200,
+        ) {
+            let lines = 1 << lines_log2;
+            let count = (lines * LANES * load_percent / 100) as u64;
+            let index = build(lines, (0..count).map(|key| mix(seed ^ key)));
+            let expected = |key: u64| if key < count { key as u32 } else { MISSING };
+            let ids: Vec<u64> = (0..wanted as u64).map(|i| mix(i) % (2 * count + 1)).collect();
+            let keys: Vec<u64> = ids.iter().map(|&id| mix(seed ^ id)).collect();
+            let expected: Vec<u32> = ids.into_iter().map(expected).collect();
+            for found in found_by_each_level(&index, &keys) {
+                prop_assert_eq!(&found, &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_that_means_empty_is_never_found() {
+        for found in found_by_each_level(&build(2, 0..5), &[EMPTY, 3]) {
+            assert_eq!(found, [MISSING, 3]);
+        }
+    }
+
+    #[test]
+    fn one_line_is_the_home_of_every_key() {
+        assert!((0..1000).all(|key| home(mix(key), 1) == 0));
+        assert!((0..1000).any(|key| home(key, 1 << 40) >> 39 == 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "full")]
+    fn an_index_without_an_empty_lane_is_a_broken_promise() {
+        let _ = build(1, 0..9);
+    }
+}
