@@ -1,2 +1,24 @@
-//! The shard: a pure state machine of tables, rules, admission and clocks.
+//! The shard: tables, rules, admission and clocks as one state machine.
+//!
+//! Owns the model's rows and who may change them when. Time, randomness and bytes are arguments:
+//! there is no socket, clock or thread here, so that the same messages give the same rows, and a
+//! simulation can drive the very engine that serves. Leaves moving bytes to `transport` and the
+//! loop to `server`.
+//!
+//! Invariant: a message that is refused, or that must wait, has changed nothing.
 #![forbid(unsafe_code)]
+
+mod admission;
+mod answer;
+mod engine;
+mod index;
+mod job;
+pub mod rule;
+mod table;
+mod tables;
+
+pub use admission::WINDOW_SEQUENCES;
+pub use answer::Outbox;
+pub use engine::{Mutation, Outcome, Shard, ShardSpec};
+pub use job::WORKERS_MAX;
+pub use tables::TABLES_MAX;

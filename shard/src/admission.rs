@@ -1,0 +1,141 @@
+//! Admission: each push of a worker is applied exactly once.
+//!
+//! Owns which sequences of one incarnation have been applied, and the ticks that wait for earlier
+//! pushes. What a push does is left to `table`.
+//!
+//! Invariant: every sequence up to `applied_upto` has been applied; beyond it, those whose bit in
+//! `window` is set.
+
+use wire::{Clock, Sequence};
+
+/// How far a push may be ahead of the oldest one that is missing, in sequences.
+pub const WINDOW_SEQUENCES: u64 = 1024;
+
+const WORD_BITS: u64 = u64::BITS as u64;
+
+/// What to do with a push of some sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Apply it, then call [`Admission::applied`].
+    Fresh,
+    /// It was applied before.
+    Duplicate,
+    /// More than [`WINDOW_SEQUENCES`] ahead: nobody could remember it.
+    TooNew { newest: Sequence },
+}
+
+/// The pushes of one incarnation of one worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Admission {
+    applied_upto: u64,
+    window: [u64; (WINDOW_SEQUENCES / WORD_BITS) as usize],
+    /// Ticks whose earlier pushes are missing: their sequence, and the clock they finish.
+    ticks: Vec<(u64, Clock)>,
+}
+
+impl Admission {
+    /// What to do with this sequence; it counts from 1.
+    pub(crate) fn verdict(&self, sequence: Sequence) -> Verdict {
+        let number = sequence.get();
+        let newest = self.applied_upto + WINDOW_SEQUENCES;
+        if number <= self.applied_upto {
+            Verdict::Duplicate
+        } else if number > newest {
+            Verdict::TooNew { newest: Sequence::new(newest) }
+        } else if self.window[word(number)] & bit(number) != 0 {
+            Verdict::Duplicate
+        } else {
+            Verdict::Fresh
+        }
+    }
+
+    /// Remembers that this fresh sequence was applied, and that it finished `tick` if there is
+    /// one. Returns the newest clock that is finished now, if this finished any.
+    pub(crate) fn applied(&mut self, sequence: Sequence, tick: Option<Clock>) -> Option<Clock> {
+        let number = sequence.get();
+        debug_assert_eq!(self.verdict(sequence), Verdict::Fresh);
+        if let Some(clock) = tick {
+            self.ticks.push((number, clock));
+        }
+        if number != self.applied_upto + 1 {
+            self.window[word(number)] |= bit(number);
+            return None;
+        }
+        self.applied_upto = number;
+        while self.window[word(self.applied_upto + 1)] & bit(self.applied_upto + 1) != 0 {
+            self.applied_upto += 1;
+            self.window[word(self.applied_upto)] &= !bit(self.applied_upto);
+        }
+        self.finished()
+    }
+
+    /// The newest clock whose pushes have all been applied; forgets it and those before.
+    fn finished(&mut self) -> Option<Clock> {
+        let upto = self.applied_upto;
+        let done = |&&(number, _): &&(u64, Clock)| number <= upto;
+        let newest = self.ticks.iter().filter(done).map(|&(_, clock)| clock).max();
+        self.ticks.retain(|&(number, _)| number > upto);
+        newest
+    }
+}
+
+fn word(number: u64) -> usize {
+    (number % WINDOW_SEQUENCES / WORD_BITS) as usize
+}
+
+fn bit(number: u64) -> u64 {
+    1 << (number % WORD_BITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sequence(number: u64) -> Sequence {
+        Sequence::new(number)
+    }
+
+    #[test]
+    fn a_tick_counts_only_once_every_push_before_it_is_there() {
+        let mut admission = Admission::default();
+        assert_eq!(admission.applied(sequence(3), Some(Clock::new(1))), None);
+        assert_eq!(admission.applied(sequence(1), None), None);
+        assert_eq!(admission.applied(sequence(2), None), Some(Clock::new(1)));
+        assert_eq!(admission.applied(sequence(4), Some(Clock::new(2))), Some(Clock::new(2)));
+    }
+
+    #[test]
+    fn the_window_ends_where_it_says() {
+        let admission = Admission::default();
+        assert_eq!(admission.verdict(sequence(WINDOW_SEQUENCES)), Verdict::Fresh);
+        let newest = sequence(WINDOW_SEQUENCES);
+        assert_eq!(admission.verdict(sequence(WINDOW_SEQUENCES + 1)), Verdict::TooNew { newest });
+    }
+
+    proptest! {
+        #[test]
+        fn each_sequence_is_fresh_once_in_whatever_order_they_come(
+            picks in proptest::collection::vec(1_u64..4000, 0..6000),
+        ) {
+            let mut admission = Admission::default();
+            let mut seen = HashSet::new();
+            for (turn, pick) in picks.into_iter().enumerate() {
+                // Mostly near the front, so that the watermark moves.
+                let number = if turn % 3 == 0 { pick } else { admission.applied_upto + pick % 9 };
+                let number = sequence(number.max(1));
+                match admission.verdict(number) {
+                    Verdict::Fresh => {
+                        prop_assert!(seen.insert(number), "{number} twice");
+                        admission.applied(number, None);
+                    }
+                    Verdict::Duplicate => prop_assert!(seen.contains(&number), "{number} lost"),
+                    Verdict::TooNew { newest } => prop_assert!(number > newest),
+                }
+            }
+        }
+    }
+}

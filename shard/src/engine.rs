@@ -1,0 +1,365 @@
+//! The engine: one message in, at most one answer out.
+//!
+//! Owns the order of the checks and what each kind of message does. Tables, members and sequences
+//! are left to their own files.
+//!
+//! Invariant: the slot for an answer is taken before anything changes, so `NoSlot` and `Waiting`
+//! leave the shard as it was and the same bytes can be handled again.
+
+use kernels::Isa;
+use kernels::crc32c::crc32c;
+use wire::{
+    Clock, Epoch, Flags, HEADER_BYTES, Header, Incarnation, Join, Keyed, Keys, Kind, Malformed,
+    Message, Refusal, RowsView, ScanCursor, Status, TableSpec, WorkerId,
+};
+use zerocopy::IntoBytes;
+
+use crate::admission::Verdict;
+use crate::answer::{Outbox, REPLY_BYTES, Stamp};
+use crate::job::{Job, WORKERS_MAX};
+use crate::rule::Rules;
+use crate::tables::Tables;
+
+/// What a shard is made of.
+#[derive(Clone, Debug)]
+pub struct ShardSpec {
+    /// The instruction set of its kernels.
+    pub isa: Isa,
+    /// The generation of the routing table that it serves.
+    pub epoch: Epoch,
+    /// The rules it knows.
+    pub rules: Rules,
+    /// What the rows of one table may take, in bytes.
+    pub table_bytes_max: u64,
+    /// Requests that a worker may have in flight here.
+    pub credit: u16,
+    /// A defect put in on purpose, so that a test can show that it would be found.
+    pub mutation: Mutation,
+}
+
+/// A defect put in on purpose. No server sets one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mutation {
+    /// None.
+    #[default]
+    None,
+    /// A push that was applied before is applied again.
+    DuplicatesApplied,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered.
+    Answered,
+    /// It must wait for the clock to advance. Nothing changed; handle it again when
+    /// [`Shard::take_progress`] says so.
+    Waiting,
+    /// There is no room for the answer. Nothing changed; handle it again later.
+    NoSlot,
+    /// It is no message for a shard, and has no answer. Nothing changed.
+    Malformed(Malformed),
+}
+
+/// Why a request is not done.
+enum Stop {
+    Refused(Refusal),
+    Waiting,
+    NoSlot,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(refusal)
+    }
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    isa: Isa,
+    epoch: Epoch,
+    credit: u16,
+    mutation: Mutation,
+    job: Option<Job>,
+    tables: Tables,
+    progress: bool,
+}
+
+impl Shard {
+    /// A shard without tables that serves no job yet.
+    pub fn new(spec: ShardSpec) -> Shard {
+        let ShardSpec { isa, epoch, rules, table_bytes_max, credit, mutation } = spec;
+        let tables = Tables::new(isa, rules, table_bytes_max);
+        Shard { isa, epoch, credit, mutation, job: None, tables, progress: false }
+    }
+
+    /// Does what a message asks for.
+    ///
+    /// - `bytes`: the whole message, 8-byte aligned.
+    /// - `outbox`: the way back to its sender.
+    pub fn handle<O: Outbox>(&mut self, bytes: &[u8], outbox: &mut O) -> Outcome {
+        let isa = self.isa;
+        let (header, message) = match wire::open(bytes, |bytes| crc32c(isa, 0, bytes)) {
+            Ok(opened) => opened,
+            Err(malformed) => return Outcome::Malformed(malformed),
+        };
+        let done = match message {
+            Message::Pull(keys) => self.pull(&header, keys, outbox),
+            Message::Scan => self.scan(&header, outbox),
+            Message::Measure => self.measure(&header, outbox),
+            Message::Push(keyed) => {
+                self.replied(&header, outbox, |shard| shard.push(&header, keyed))
+            }
+            Message::Join(join) => self.replied(&header, outbox, |shard| shard.join(&header, join)),
+            Message::Define(spec) => {
+                self.replied(&header, outbox, |shard| shard.define(&header, spec))
+            }
+            Message::Load(rows) => self.replied(&header, outbox, |shard| shard.load(&header, rows)),
+            Message::Leave => self.replied(&header, outbox, |shard| shard.leave(&header)),
+            Message::Hello | Message::Welcome | Message::Values(_) | Message::Reply => {
+                return Outcome::Malformed(Malformed::Field { name: "kind" });
+            }
+            Message::Rows(_) | Message::Size(_) => {
+                return Outcome::Malformed(Malformed::Field { name: "kind" });
+            }
+        };
+        match done {
+            Ok(()) => Outcome::Answered,
+            Err(Stop::Waiting) => Outcome::Waiting,
+            Err(Stop::NoSlot) => Outcome::NoSlot,
+            Err(Stop::Refused(refusal)) => {
+                let Some(slot) = outbox.acquire(REPLY_BYTES) else { return Outcome::NoSlot };
+                self.stamp().reply(outbox, slot, &header, Status::Refused(refusal));
+                Outcome::Answered
+            }
+        }
+    }
+
+    /// A worker's connection is gone. If the worker took part in the job, the job has ended:
+    /// every member's next request, and every waiting one, is refused with its name.
+    pub fn worker_lost(&mut self, worker: WorkerId, incarnation: Incarnation) {
+        let lost = self.job.as_mut().is_some_and(|job| job.lose(worker, incarnation));
+        self.progress |= lost;
+    }
+
+    /// Whether requests that wait should be handled again, since the last time this was asked.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    fn stamp(&self) -> Stamp {
+        let slowest = self.job.as_ref().map_or(Clock::default(), Job::slowest);
+        Stamp { isa: self.isa, epoch: self.epoch, slowest, credit: self.credit }
+    }
+
+    /// Does a request that is answered by a reply: first the slot, then the work.
+    fn replied<O: Outbox>(
+        &mut self,
+        header: &Header,
+        outbox: &mut O,
+        work: impl FnOnce(&mut Shard) -> Result<Status, Refusal>,
+    ) -> Result<(), Stop> {
+        let slot = outbox.acquire(REPLY_BYTES).ok_or(Stop::NoSlot)?;
+        let status = work(self).unwrap_or_else(Status::Refused);
+        self.stamp().reply(outbox, slot, header, status);
+        Ok(())
+    }
+
+    fn check_epoch(&self, header: &Header) -> Result<(), Refusal> {
+        if header.epoch() == self.epoch {
+            Ok(())
+        } else {
+            Err(Refusal::EpochMismatch { shard: self.epoch })
+        }
+    }
+
+    /// The job, if the sender of this message may speak in it: a member, or an observer.
+    fn member_job(&mut self, header: &Header) -> Result<&mut Job, Refusal> {
+        self.check_epoch(header)?;
+        let job = self.job.as_mut().ok_or(Refusal::NotJoined)?;
+        if header.worker() != WorkerId::OBSERVER {
+            job.member(header.worker(), header.incarnation())?;
+        }
+        Ok(job)
+    }
+
+    fn join(&mut self, header: &Header, join: Join) -> Result<Status, Refusal> {
+        self.check_epoch(header)?;
+        if join.workers > WORKERS_MAX {
+            return Err(Refusal::Malformed);
+        }
+        let other = |job: &Job| job.id() != join.job;
+        if self.job.as_ref().is_some_and(|job| other(job) && job.is_active()) {
+            return Err(Refusal::JobMismatch);
+        }
+        if self.job.as_ref().is_none_or(other) {
+            self.tables.clear();
+            self.job = Some(Job::new(join));
+        }
+        let job = self.job.as_mut().expect("it was made above if there was none");
+        job.join(header.worker(), header.incarnation(), join)?;
+        Ok(Status::Done)
+    }
+
+    fn leave(&mut self, header: &Header) -> Result<Status, Refusal> {
+        self.check_epoch(header)?;
+        let job = self.job.as_mut().ok_or(Refusal::NotJoined)?;
+        self.progress |= job.leave(header.worker(), header.incarnation())?;
+        Ok(Status::Done)
+    }
+
+    fn define(&mut self, header: &Header, spec: TableSpec) -> Result<Status, Refusal> {
+        self.member_job(header)?;
+        self.tables.define(header.table(), spec)?;
+        Ok(Status::Done)
+    }
+
+    /// Applies a push exactly once. A push without keys only ticks.
+    fn push(&mut self, header: &Header, keyed: Keyed<'_>) -> Result<Status, Refusal> {
+        self.check_epoch(header)?;
+        let job = self.job.as_mut().ok_or(Refusal::NotJoined)?;
+        let member = job.member(header.worker(), header.incarnation())?;
+        match member.admission.verdict(header.sequence()) {
+            Verdict::Fresh => {}
+            Verdict::Duplicate if self.mutation == Mutation::DuplicatesApplied => {
+                self.tables.get(header.table())?.push(keyed.keys.as_slice(), keyed.values).ok();
+                return Ok(Status::Duplicate);
+            }
+            Verdict::Duplicate => return Ok(Status::Duplicate),
+            Verdict::TooNew { newest } => return Err(Refusal::SequenceTooNew { newest }),
+        }
+        if header.keys > 0 {
+            let table = self.tables.get(header.table())?;
+            check_width(header, table.widths().delta)?;
+            table
+                .push(keyed.keys.as_slice(), keyed.values)
+                .map_err(|full| Refusal::TableFull { rows: full.rows })?;
+        }
+        let tick = header.flags().has(Flags::TICK).then(|| header.clock().next());
+        if let Some(clock) = member.admission.applied(header.sequence(), tick) {
+            self.progress |= job.tick(header.worker(), clock);
+        }
+        Ok(Status::Done)
+    }
+
+    fn pull<O: Outbox>(
+        &mut self,
+        header: &Header,
+        keys: Keys<'_>,
+        outbox: &mut O,
+    ) -> Result<(), Stop> {
+        let observer = header.worker() == WorkerId::OBSERVER;
+        let job = self.member_job(header)?;
+        if !observer && !job.may_read(header.clock()) {
+            return Err(Stop::Waiting);
+        }
+        let stamp = self.stamp();
+        let table = self.tables.get(header.table())?;
+        let width = table.widths().value;
+        let body_bytes = keys.as_slice().len() * width * size_of::<f32>();
+        check_length(outbox, HEADER_BYTES + body_bytes)?;
+        let mut slot = outbox.acquire(HEADER_BYTES + body_bytes).ok_or(Stop::NoSlot)?;
+        let values = floats_mut(&mut O::bytes_mut(&mut slot)[HEADER_BYTES..]);
+        table.pull(keys.as_slice(), values);
+        let answer = stamp.header(header, Kind::Values);
+        let answer = Header { keys: header.keys, width: width as u16, ..answer };
+        stamp.send(outbox, slot, answer);
+        Ok(())
+    }
+
+    /// Answers whole rows from the cursor on, as many whole lines of the index as a message
+    /// holds. Rows that are added meanwhile may be missing.
+    fn scan<O: Outbox>(&mut self, header: &Header, outbox: &mut O) -> Result<(), Stop> {
+        self.member_job(header)?;
+        let stamp = self.stamp();
+        let table = self.tables.get(header.table())?;
+        let (width, lines) = (table.widths().row, table.lines());
+        let start = read_cursor(ScanCursor::new(header.clock), lines)?;
+        let (mut end, mut rows) = (start, 0);
+        while end < lines {
+            let more = rows + table.line(end).count();
+            if Keyed::message_bytes(more, width) > outbox.bytes_max() {
+                break;
+            }
+            (end, rows) = (end + 1, more);
+        }
+        if end == start && end < lines {
+            let bytes_max = outbox.bytes_max() as u32;
+            return Err(Stop::Refused(Refusal::TooLarge { bytes_max }));
+        }
+        let bytes = Keyed::message_bytes(rows, width);
+        let mut slot = outbox.acquire(bytes).ok_or(Stop::NoSlot)?;
+        let (keys_out, rows_out) = Keyed::body_mut(O::bytes_mut(&mut slot), rows);
+        let found = (start..end).flat_map(|line| table.line(line));
+        for ((key, row), (key_out, row_out)) in
+            found.zip(keys_out.iter_mut().zip(rows_out.chunks_exact_mut(width)))
+        {
+            *key_out = key;
+            row_out.copy_from_slice(row);
+        }
+        let answer = Header {
+            keys: rows as u32,
+            width: width as u16,
+            clock: write_cursor(end, lines).get(),
+            ..stamp.header(header, Kind::Rows)
+        };
+        stamp.send(outbox, slot, answer);
+        Ok(())
+    }
+
+    fn load(&mut self, header: &Header, rows: RowsView<'_>) -> Result<Status, Refusal> {
+        self.member_job(header)?;
+        let table = self.tables.get(header.table())?;
+        check_width(header, table.widths().row)?;
+        table.load(rows.keys, rows.rows).map_err(|full| Refusal::TableFull { rows: full.rows })?;
+        Ok(Status::Done)
+    }
+
+    fn measure<O: Outbox>(&mut self, header: &Header, outbox: &mut O) -> Result<(), Stop> {
+        self.member_job(header)?;
+        let stamp = self.stamp();
+        let size = self.tables.get(header.table())?.size();
+        let bytes = HEADER_BYTES + wire::SIZE_BODY_BYTES;
+        let mut slot = outbox.acquire(bytes).ok_or(Stop::NoSlot)?;
+        O::bytes_mut(&mut slot)[HEADER_BYTES..].copy_from_slice(size.as_bytes());
+        stamp.send(outbox, slot, stamp.header(header, Kind::Size));
+        Ok(())
+    }
+}
+
+fn check_width(header: &Header, width: usize) -> Result<(), Refusal> {
+    if usize::from(header.width) == width {
+        Ok(())
+    } else {
+        Err(Refusal::WidthMismatch { table: width as u16 })
+    }
+}
+
+fn check_length<O: Outbox>(outbox: &O, bytes: usize) -> Result<(), Refusal> {
+    let bytes_max = outbox.bytes_max();
+    if bytes <= bytes_max { Ok(()) } else { Err(Refusal::TooLarge { bytes_max: bytes_max as u32 }) }
+}
+
+fn floats_mut(bytes: &mut [u8]) -> &mut [f32] {
+    zerocopy::FromBytes::mut_from_bytes(bytes).expect("an answer's slot is 8-byte aligned")
+}
+
+/// Bits of a cursor that count lines; those above hold the logarithm of how many lines there are.
+const CURSOR_LINE_BITS: u32 = 48;
+
+fn write_cursor(line: usize, lines: usize) -> ScanCursor {
+    if line >= lines {
+        return ScanCursor::END;
+    }
+    ScanCursor::new(u64::from(lines.trailing_zeros()) << CURSOR_LINE_BITS | line as u64)
+}
+
+fn read_cursor(cursor: ScanCursor, lines: usize) -> Result<usize, Refusal> {
+    if cursor == ScanCursor::START {
+        return Ok(0);
+    }
+    let line = (cursor.get() & ((1 << CURSOR_LINE_BITS) - 1)) as usize;
+    let same_shape = cursor.get() >> CURSOR_LINE_BITS == u64::from(lines.trailing_zeros());
+    if same_shape && line < lines { Ok(line) } else { Err(Refusal::CursorStale) }
+}

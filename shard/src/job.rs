@@ -1,0 +1,229 @@
+//! The job that a shard serves: its workers, their lives and their clocks.
+//!
+//! Owns who may speak, and how far the slowest worker is. Which pushes were applied is left to
+//! `admission`.
+//!
+//! Invariant: `slowest` is the least clock of the workers that have not left; one that has not
+//! joined yet counts as clock 0.
+
+use wire::{Clock, Incarnation, JobId, Join, Refusal, WorkerId};
+
+use crate::admission::Admission;
+
+/// Most workers a job may have.
+pub const WORKERS_MAX: u32 = 4096;
+
+/// A job and its members.
+#[derive(Debug)]
+pub(crate) struct Job {
+    join: Join,
+    members: Vec<Member>,
+    lost: Option<WorkerId>,
+    slowest: Clock,
+}
+
+/// One worker of the job.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Member {
+    life: Life,
+    clock: Clock,
+    pub(crate) admission: Admission,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Life {
+    #[default]
+    NotJoined,
+    Joined(Incarnation),
+    Left(Incarnation),
+}
+
+impl Job {
+    /// A job nobody has joined yet. The shard has checked `join.workers` against
+    /// [`WORKERS_MAX`].
+    pub(crate) fn new(join: Join) -> Job {
+        let members = vec![Member::default(); join.workers as usize];
+        Job { join, members, lost: None, slowest: Clock::default() }
+    }
+
+    pub(crate) fn id(&self) -> JobId {
+        self.join.job
+    }
+
+    /// Whether somebody takes part in it now.
+    pub(crate) fn is_active(&self) -> bool {
+        let joined = |member: &Member| matches!(member.life, Life::Joined(_));
+        self.lost.is_none() && self.members.iter().any(joined)
+    }
+
+    /// A worker, or an observer, takes part.
+    pub(crate) fn join(
+        &mut self,
+        worker: WorkerId,
+        incarnation: Incarnation,
+        join: Join,
+    ) -> Result<(), Refusal> {
+        if let Some(worker) = self.lost {
+            return Err(Refusal::WorkerLost { worker });
+        }
+        if join != self.join {
+            return Err(Refusal::JobMismatch);
+        }
+        if worker == WorkerId::OBSERVER {
+            return Ok(());
+        }
+        let member = self.members.get_mut(worker.get() as usize).ok_or(Refusal::Malformed)?;
+        match member.life {
+            Life::Joined(known) | Life::Left(known) if known > incarnation => {
+                Err(Refusal::Fenced { known })
+            }
+            Life::Joined(known) | Life::Left(known) if known == incarnation => Ok(()),
+            _ => {
+                *member = Member { life: Life::Joined(incarnation), ..Member::default() };
+                self.find_slowest();
+                Ok(())
+            }
+        }
+    }
+
+    /// The member that speaks, if it may.
+    pub(crate) fn member(
+        &mut self,
+        worker: WorkerId,
+        incarnation: Incarnation,
+    ) -> Result<&mut Member, Refusal> {
+        if let Some(worker) = self.lost {
+            return Err(Refusal::WorkerLost { worker });
+        }
+        let member = self.members.get_mut(worker.get() as usize).ok_or(Refusal::NotJoined)?;
+        match member.life {
+            Life::Joined(known) if known == incarnation => Ok(member),
+            Life::Joined(known) | Life::Left(known) if known > incarnation => {
+                Err(Refusal::Fenced { known })
+            }
+            _ => Err(Refusal::NotJoined),
+        }
+    }
+
+    /// Whether a pull at this clock sees all it must see.
+    pub(crate) fn may_read(&self, clock: Clock) -> bool {
+        clock.get() <= self.slowest.get().saturating_add(self.join.staleness.clocks_max())
+    }
+
+    /// A worker has finished the steps up to `clock`. Whether somebody may go on now.
+    pub(crate) fn tick(&mut self, worker: WorkerId, clock: Clock) -> bool {
+        if let Some(member) = self.members.get_mut(worker.get() as usize) {
+            member.clock = member.clock.max(clock);
+        }
+        self.find_slowest()
+    }
+
+    /// A worker has finished: nobody waits for it any more. Done again, it stays done.
+    pub(crate) fn leave(
+        &mut self,
+        worker: WorkerId,
+        incarnation: Incarnation,
+    ) -> Result<bool, Refusal> {
+        let left = |member: &Member| member.life == Life::Left(incarnation);
+        if self.members.get(worker.get() as usize).is_some_and(left) {
+            return Ok(false);
+        }
+        self.member(worker, incarnation)?.life = Life::Left(incarnation);
+        Ok(self.find_slowest())
+    }
+
+    /// A worker's connection is gone. If it took part, the job cannot go on.
+    pub(crate) fn lose(&mut self, worker: WorkerId, incarnation: Incarnation) -> bool {
+        let joined = self.member(worker, incarnation).is_ok();
+        if joined {
+            self.lost = Some(worker);
+        }
+        joined
+    }
+
+    /// The slowest worker's clock.
+    pub(crate) fn slowest(&self) -> Clock {
+        self.slowest
+    }
+
+    /// Looks for the slowest clock again. Whether it has moved.
+    fn find_slowest(&mut self) -> bool {
+        let takes_part = |member: &&Member| !matches!(member.life, Life::Left(_));
+        let clocks = self.members.iter().filter(takes_part).map(|member| member.clock);
+        let slowest = clocks.min().unwrap_or(Clock::new(u64::MAX));
+        std::mem::replace(&mut self.slowest, slowest) != slowest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::Staleness;
+
+    use super::*;
+
+    const FIRST: Incarnation = Incarnation::new(1);
+
+    fn job(workers: u32, staleness: Staleness) -> Job {
+        let join = Join { job: JobId::new(9), workers, staleness };
+        let mut job = Job::new(join);
+        for worker in 0..workers {
+            job.join(WorkerId::new(worker), FIRST, join).expect("its own job");
+        }
+        job
+    }
+
+    #[test]
+    fn a_worker_waits_for_the_slowest_and_no_longer() {
+        let mut job = job(2, Staleness::ssp(1));
+        let (fast, slow) = (WorkerId::new(0), WorkerId::new(1));
+        job.tick(fast, Clock::new(1));
+        assert!(job.may_read(Clock::new(1)));
+        assert!(!job.may_read(Clock::new(2)));
+        assert!(job.tick(slow, Clock::new(1)));
+        assert!(job.may_read(Clock::new(2)));
+        assert!(!job.may_read(Clock::new(3)));
+        assert_eq!(job.leave(slow, FIRST), Ok(false));
+        job.tick(fast, Clock::new(5));
+        assert!(job.may_read(Clock::new(6)));
+    }
+
+    #[test]
+    fn asynchronous_workers_never_wait() {
+        let job = job(2, Staleness::ASP);
+        assert!(job.may_read(Clock::new(u64::MAX)));
+    }
+
+    #[test]
+    fn a_restarted_worker_fences_its_former_life() {
+        let mut job = job(1, Staleness::BSP);
+        let worker = WorkerId::new(0);
+        let join = Join { job: JobId::new(9), workers: 1, staleness: Staleness::BSP };
+        let second = Incarnation::new(2);
+        job.join(worker, second, join).expect("a later life");
+        let fenced = Refusal::Fenced { known: second };
+        assert_eq!(job.member(worker, FIRST).err(), Some(fenced));
+        assert_eq!(job.join(worker, FIRST, join), Err(fenced));
+        assert!(!job.lose(worker, FIRST), "the former life's connection ends late");
+        assert!(job.member(worker, second).is_ok());
+    }
+
+    #[test]
+    fn a_lost_worker_ends_the_job_for_all_by_name() {
+        let mut job = job(2, Staleness::BSP);
+        let lost = WorkerId::new(1);
+        assert!(job.lose(lost, FIRST));
+        let refusal = Refusal::WorkerLost { worker: lost };
+        assert_eq!(job.member(WorkerId::new(0), FIRST).err(), Some(refusal));
+        assert!(!job.is_active());
+    }
+
+    #[test]
+    fn who_has_left_may_leave_again_and_is_not_lost() {
+        let mut job = job(1, Staleness::BSP);
+        let worker = WorkerId::new(0);
+        assert_eq!(job.leave(worker, FIRST), Ok(true));
+        assert_eq!(job.leave(worker, FIRST), Ok(false));
+        assert!(!job.lose(worker, FIRST));
+        assert!(!job.is_active());
+    }
+}

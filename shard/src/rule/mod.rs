@@ -1,0 +1,178 @@
+//! Rules: the only code that touches a row's state.
+//!
+//! Owns the [`Rule`] trait, the registry by name, and the table specification that two processes
+//! compare. The arithmetic is left to `kernels`.
+//!
+//! Invariant: a rule is a pure function of rows and deltas; the same input gives the same bits on
+//! every instruction set.
+
+mod builtin;
+
+use std::fmt;
+use std::sync::Arc;
+
+use kernels::Isa;
+use kernels::hash::hash_bytes;
+pub use wire::{PARAMETERS_MAX, TableSpec};
+
+pub use builtin::{AdaGrad, Adam, Ftrl, Sgd, Sum};
+
+/// How many f32 a key has in each place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Widths {
+    /// What a push carries.
+    pub delta: usize,
+    /// What the shard keeps.
+    pub row: usize,
+    /// What a pull returns.
+    pub value: usize,
+}
+
+/// A table's rows as a rule sees them: row `r` starts at `floats[r * stride]`.
+#[derive(Debug)]
+pub struct Rows<F> {
+    /// The arena of the table, as `&[f32]` or `&mut [f32]`.
+    pub floats: F,
+    /// From one row to the next, in f32.
+    pub stride: usize,
+    /// Values a key.
+    pub dim: usize,
+}
+
+/// What a push does to a row, and what a pull returns of it. A row begins as zeros.
+pub trait Rule: fmt::Debug + Send + Sync {
+    /// The rule's name in a table's definition.
+    fn name(&self) -> &'static str;
+
+    /// The rule's parameters, as a table's definition carries them.
+    fn parameters(&self) -> [f32; PARAMETERS_MAX];
+
+    /// Its widths in a table of this dim.
+    fn widths(&self, dim: usize) -> Widths;
+
+    /// Applies `[at, widths.delta]` deltas to the rows of these numbers, which are distinct.
+    fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]);
+
+    /// Writes `[at, widths.value]` values of the rows of these numbers. `kernels::MISSING` reads
+    /// as a row of zeros.
+    fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]);
+}
+
+/// Makes a rule of its parameters, or says by `None` that they are out of range.
+pub type MakeRule = fn(&[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>>;
+
+/// The rules a shard knows, by name.
+#[derive(Clone)]
+pub struct Rules(Vec<(&'static str, MakeRule)>);
+
+/// Why there is no such rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRule {
+    /// No rule has this name.
+    Unknown,
+    /// The rule refuses its parameters.
+    Parameters,
+}
+
+impl Rules {
+    /// SGD, AdaGrad, Adam, FTRL-Proximal and sum.
+    pub fn builtin() -> Rules {
+        Rules(vec![
+            (Sgd::NAME, Sgd::make),
+            (AdaGrad::NAME, AdaGrad::make),
+            (Adam::NAME, Adam::make),
+            (Ftrl::NAME, Ftrl::make),
+            (Sum::NAME, Sum::make),
+        ])
+    }
+
+    /// These rules and one more. A name that was taken now means the new rule.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, make: MakeRule) -> Rules {
+        self.0.retain(|(known, _)| *known != name);
+        self.0.push((name, make));
+        self
+    }
+
+    /// The rule of this name with these parameters.
+    pub fn make(
+        &self,
+        name: &str,
+        parameters: &[f32; PARAMETERS_MAX],
+    ) -> Result<Arc<dyn Rule>, NoRule> {
+        let (_, make) = self.0.iter().find(|(known, _)| *known == name).ok_or(NoRule::Unknown)?;
+        make(parameters).ok_or(NoRule::Parameters)
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules::builtin()
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// The definition of a table under `rule`, with the layout hash of this build.
+///
+/// - `dim`: values a key, at least 1.
+pub fn table_spec(name: &str, dim: u32, rule: &dyn Rule) -> TableSpec {
+    TableSpec {
+        name: name.to_owned(),
+        rule: rule.name().to_owned(),
+        dim,
+        parameters: rule.parameters(),
+        layout: layout_hash(rule, dim),
+    }
+}
+
+/// Changes when the meaning of a row's columns changes.
+const LAYOUT_VERSION: u64 = 1;
+
+/// A hash of how `rule` lays out a row: two builds that disagree on it refuse each other.
+pub(crate) fn layout_hash(rule: &dyn Rule, dim: u32) -> u64 {
+    let Widths { delta, row, value } = rule.widths(dim as usize);
+    let text = format!("{} dim {dim} delta {delta} row {row} value {value}", rule.name());
+    hash_bytes(LAYOUT_VERSION, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_builtin_rule_is_made_again_from_its_name_and_parameters() {
+        let rules: [&dyn Rule; 5] = [
+            &Sgd { rate: 0.1 },
+            &AdaGrad { rate: 0.1, epsilon: 1e-8 },
+            &Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
+            &Ftrl { alpha: 0.2, beta: 1.0, l1: 0.0, l2: 0.0 },
+            &Sum,
+        ];
+        for rule in rules {
+            let made = Rules::builtin().make(rule.name(), &rule.parameters());
+            let made = made.expect("its own parameters are in range");
+            assert_eq!(made.parameters(), rule.parameters());
+            assert_eq!(layout_hash(&*made, 3), layout_hash(rule, 3));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_and_parameters_out_of_range_are_told_apart() {
+        let rules = Rules::builtin();
+        assert_eq!(rules.make("magic", &[0.0; 8]).err(), Some(NoRule::Unknown));
+        assert_eq!(rules.make("ftrl", &[-1.0; 8]).err(), Some(NoRule::Parameters));
+        assert_eq!(rules.make("sgd", &[f32::NAN; 8]).err(), Some(NoRule::Parameters));
+    }
+
+    #[test]
+    fn another_dim_or_rule_has_another_layout() {
+        let sgd = Sgd { rate: 0.1 };
+        assert_ne!(layout_hash(&sgd, 1), layout_hash(&sgd, 2));
+        assert_ne!(layout_hash(&sgd, 1), layout_hash(&Sum, 1));
+    }
+}

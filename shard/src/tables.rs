@@ -1,0 +1,106 @@
+//! The tables of a shard, by number.
+//!
+//! Owns their definition: a table is made once, and whoever defines it again must mean the same.
+
+use kernels::Isa;
+use wire::{Refusal, TableId, TableSpec};
+
+use crate::rule::{NoRule, Rules, layout_hash};
+use crate::table::Table;
+
+/// Most tables a job may have.
+pub const TABLES_MAX: usize = 64;
+
+/// All tables of a shard.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    tables: Vec<Table>,
+    rules: Rules,
+    bytes_max: u64,
+    isa: Isa,
+}
+
+impl Tables {
+    /// No table yet; each may take `bytes_max` bytes of rows.
+    pub(crate) fn new(isa: Isa, rules: Rules, bytes_max: u64) -> Tables {
+        Tables { tables: Vec::new(), rules, bytes_max, isa }
+    }
+
+    /// Drops all tables.
+    pub(crate) fn clear(&mut self) {
+        self.tables.clear();
+    }
+
+    /// The table of this number.
+    pub(crate) fn get(&mut self, id: TableId) -> Result<&mut Table, Refusal> {
+        let tables = self.tables.len() as u16; // TABLES_MAX fits.
+        self.tables.get_mut(usize::from(id.get())).ok_or(Refusal::NoSuchTable { tables })
+    }
+
+    /// Makes the next table, or checks that the table of this number is the same.
+    pub(crate) fn define(&mut self, id: TableId, spec: TableSpec) -> Result<(), Refusal> {
+        if let Ok(known) = self.get(id) {
+            return if *known.spec() == spec { Ok(()) } else { Err(Refusal::TableMismatch) };
+        }
+        let next = self.tables.len();
+        if usize::from(id.get()) != next || next == TABLES_MAX {
+            return Err(Refusal::NoSuchTable { tables: next as u16 });
+        }
+        let rule = self.rules.make(&spec.rule, &spec.parameters).map_err(|no| match no {
+            NoRule::Unknown => Refusal::NoSuchRule,
+            NoRule::Parameters => Refusal::BadParameters,
+        })?;
+        if spec.dim as usize > DIM_MAX {
+            return Err(Refusal::BadParameters);
+        }
+        if layout_hash(&*rule, spec.dim) != spec.layout {
+            return Err(Refusal::TableMismatch);
+        }
+        let table = Table::new(self.isa, spec, rule, self.bytes_max)
+            .map_err(|full| Refusal::TableFull { rows: full.rows })?;
+        self.tables.push(table);
+        Ok(())
+    }
+}
+
+/// Most values a key may have: the widest row must fit a message's 16-bit width.
+const DIM_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{Ftrl, Sgd, table_spec};
+
+    const FTRL: Ftrl = Ftrl { alpha: 0.2, beta: 1.0, l1: 0.0, l2: 0.0 };
+
+    fn tables() -> Tables {
+        Tables::new(Isa::detect(), Rules::builtin(), 1 << 20)
+    }
+
+    #[test]
+    fn a_table_defined_again_must_be_the_same() {
+        let mut tables = tables();
+        let first = TableId::new(0);
+        let spec = table_spec("weights", 1, &FTRL);
+        assert_eq!(tables.define(first, spec.clone()), Ok(()));
+        assert_eq!(tables.define(first, spec), Ok(()));
+        let other = table_spec("weights", 1, &Ftrl { alpha: 0.3, ..FTRL });
+        assert_eq!(tables.define(first, other), Err(Refusal::TableMismatch));
+    }
+
+    #[test]
+    fn a_definition_that_cannot_be_met_says_why() {
+        let mut tables = tables();
+        let sgd = table_spec("weights", 1, &Sgd { rate: 0.1 });
+        let define = |tables: &mut Tables, number, spec| tables.define(TableId::new(number), spec);
+        let spec = TableSpec { rule: "magic".into(), ..sgd.clone() };
+        assert_eq!(define(&mut tables, 0, spec), Err(Refusal::NoSuchRule));
+        let spec = TableSpec { parameters: [0.0; 8], ..sgd.clone() };
+        assert_eq!(define(&mut tables, 0, spec), Err(Refusal::BadParameters));
+        let spec = TableSpec { layout: 1, ..sgd.clone() };
+        assert_eq!(define(&mut tables, 0, spec), Err(Refusal::TableMismatch));
+        let spec = table_spec("weights", 1 << 20, &Sgd { rate: 0.1 });
+        assert_eq!(define(&mut tables, 0, spec), Err(Refusal::BadParameters));
+        assert_eq!(define(&mut tables, 1, sgd), Err(Refusal::NoSuchTable { tables: 0 }));
+    }
+}
