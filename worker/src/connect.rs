@@ -1,0 +1,349 @@
+//! Connecting: from the names of servers to a session with all their shards.
+//!
+//! Owns the client's side of the handshake and the choice of the transport that a place needs.
+//! The servers' side is `server::handshake`.
+//!
+//! Invariant: a session is returned only when every shard of every server has welcomed it.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use kernels::Isa;
+use kernels::crc32c::crc32c;
+use transport::shm::{self, Shm, ShmError};
+use transport::tcp::{self, TcpBackend};
+use transport::{AdoptError, Limits, Link, Transport};
+use wire::{
+    Epoch, HEADER_BYTES, Header, Incarnation, Kind, Malformed, Refusal, Routing, RoutingError,
+    Seal, Status, WorkerId, read_header, seal,
+};
+
+use crate::session::{Session, SessionSpec, Timeouts};
+
+/// The shard number of a hello that only asks how many shards there are.
+const ASK: u16 = u16::MAX;
+
+/// Begins the name of a place in the file system.
+const UNIX_PREFIX: &str = "unix:";
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `host:port`, reached by TCP.
+    Tcp(String),
+    /// `unix:PATH`, a socket in this host's file system; bytes then move by shared memory.
+    Unix(PathBuf),
+}
+
+/// Who connects to whom, and how.
+#[derive(Clone, Debug)]
+pub struct ConnectSpec {
+    /// All servers; their shards are numbered in this order. All by TCP, or all in the file
+    /// system.
+    pub places: Vec<Place>,
+    /// Who connects.
+    pub worker: WorkerId,
+    /// Which life of this worker.
+    pub incarnation: Incarnation,
+    /// The generation of the routing table.
+    pub epoch: Epoch,
+    /// How TCP is driven.
+    pub backend: TcpBackend,
+    /// Bounds of the transport.
+    pub limits: Limits,
+    /// Time-outs of the session.
+    pub timeouts: Timeouts,
+    /// How long connecting to one server, with its handshake, may take.
+    pub connect_max: Duration,
+}
+
+/// Why there is no session. Whatever was connected is closed again.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// No server is named, or servers of both kinds.
+    Places,
+    /// The server cannot be reached.
+    Unreachable {
+        /// Which one.
+        place: Place,
+        /// Why.
+        reason: String,
+    },
+    /// The handshake broke off.
+    Handshake {
+        /// With whom.
+        place: Place,
+        /// Why.
+        error: io::Error,
+    },
+    /// What answers there speaks another language or version.
+    Malformed {
+        /// Who.
+        place: Place,
+        /// What it said.
+        malformed: Malformed,
+    },
+    /// The server says no.
+    Refused {
+        /// Who.
+        place: Place,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The servers' shards make no routing table.
+    Routing(RoutingError),
+    /// The transport cannot be opened on this side.
+    Transport {
+        /// Why.
+        reason: String,
+    },
+    /// The transport does not take the connection.
+    Adopt {
+        /// To whom.
+        place: Place,
+        /// Why.
+        error: AdoptError,
+    },
+}
+
+/// What a server told about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    shards: u16,
+    message_bytes_max: usize,
+}
+
+/// Connects to every shard of every server.
+///
+/// Errors: [`ConnectError`], naming the server.
+pub fn connect(spec: &ConnectSpec) -> Result<Session, ConnectError> {
+    let by_tcp = spec.places.iter().all(|place| matches!(place, Place::Tcp(_)));
+    let by_unix = spec.places.iter().all(|place| matches!(place, Place::Unix(_)));
+    if spec.places.is_empty() || !(by_tcp || by_unix) {
+        return Err(ConnectError::Places);
+    }
+    let isa = Isa::detect();
+    let mut shards = Vec::new();
+    let mut limits = spec.limits;
+    for place in &spec.places {
+        let told = ask(isa, place, spec)?;
+        limits.message_bytes_max = limits.message_bytes_max.min(told.message_bytes_max);
+        shards.extend((0..told.shards).map(|shard| (place, shard)));
+    }
+    let routing = Routing::new(spec.epoch, shards.len()).map_err(ConnectError::Routing)?;
+    let mut transport = open(by_unix, spec.backend, limits)?;
+    let mut peers = Vec::new();
+    for &(place, shard) in &shards {
+        let link = greet(isa, place, shard, spec, limits.message_bytes_max)?;
+        let adopt = |error| ConnectError::Adopt { place: place.clone(), error };
+        peers.push(transport.adopt(link).map_err(adopt)?);
+    }
+    let servers = shards.iter().map(|(place, shard)| format!("{place} shard {shard}")).collect();
+    Ok(Session::new(SessionSpec {
+        transport,
+        peers,
+        servers,
+        routing,
+        worker: spec.worker,
+        incarnation: spec.incarnation,
+        isa,
+        timeouts: spec.timeouts,
+    }))
+}
+
+fn open(
+    by_unix: bool,
+    backend: TcpBackend,
+    limits: Limits,
+) -> Result<Box<dyn Transport>, ConnectError> {
+    if by_unix {
+        match Shm::new(limits) {
+            Ok(shm) => Ok(Box::new(shm)),
+            Err(error) => Err(ConnectError::Transport { reason: error.to_string() }),
+        }
+    } else {
+        tcp::open(backend, limits)
+            .map_err(|error| ConnectError::Transport { reason: error.to_string() })
+    }
+}
+
+/// Asks a server how many shards it has.
+fn ask(isa: Isa, place: &Place, spec: &ConnectSpec) -> Result<Told, ConnectError> {
+    let welcome = match place {
+        Place::Tcp(address) => {
+            let mut stream = tcp_stream(address, place, spec.connect_max)?;
+            introduce(isa, &mut stream, place, ASK, spec, spec.limits.message_bytes_max)?
+        }
+        Place::Unix(path) => {
+            let mut stream = unix_stream(path, place, spec.connect_max)?;
+            introduce(isa, &mut stream, place, ASK, spec, spec.limits.message_bytes_max)?
+        }
+    };
+    let none = Malformed::Field { name: "keys" };
+    let shards = u16::try_from(welcome.keys).ok().filter(|&shards| shards > 0);
+    let shards = shards
+        .ok_or_else(|| ConnectError::Malformed { place: place.clone(), malformed: none })?;
+    let message_bytes_max = usize::try_from(welcome.sequence).unwrap_or(usize::MAX);
+    Ok(Told { shards, message_bytes_max })
+}
+
+/// Connects to one shard.
+fn greet(
+    isa: Isa,
+    place: &Place,
+    shard: u16,
+    spec: &ConnectSpec,
+    message_bytes_max: usize,
+) -> Result<Link, ConnectError> {
+    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
+    match place {
+        Place::Tcp(address) => {
+            let mut stream = tcp_stream(address, place, spec.connect_max)?;
+            introduce(isa, &mut stream, place, shard, spec, message_bytes_max)?;
+            stream.set_read_timeout(None).map_err(handshake)?;
+            stream.set_write_timeout(None).map_err(handshake)?;
+            Ok(Link::Tcp(stream))
+        }
+        Place::Unix(path) => {
+            let mut stream = unix_stream(path, place, spec.connect_max)?;
+            introduce(isa, &mut stream, place, shard, spec, message_bytes_max)?;
+            let offered = |error: ShmError| handshake(io::Error::other(error.to_string()));
+            let end = shm::offer(stream, ring_bytes(&spec.limits)).map_err(offered)?;
+            Ok(Link::Shm(end))
+        }
+    }
+}
+
+/// The ring that holds what may be under way.
+pub fn ring_bytes(limits: &Limits) -> usize {
+    let wanted = limits.send_bytes_max.max(4 * limits.message_bytes_max).next_power_of_two();
+    wanted.clamp(shm::RING_BYTES_MIN, shm::RING_BYTES_MAX)
+}
+
+/// Says hello and reads the welcome.
+fn introduce(
+    isa: Isa,
+    stream: &mut (impl Read + Write),
+    place: &Place,
+    shard: u16,
+    spec: &ConnectSpec,
+    message_bytes_max: usize,
+) -> Result<Header, ConnectError> {
+    let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
+    let hello = Header {
+        worker: spec.worker.get(),
+        incarnation: spec.incarnation.get(),
+        table: shard,
+        sequence: message_bytes_max as u64,
+        ..Header::new(Kind::Hello)
+    };
+    let mut bytes = [0; HEADER_BYTES];
+    seal(&mut bytes, hello, Seal::HeaderOnly, crc);
+    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
+    stream.write_all(&bytes).map_err(handshake)?;
+    stream.read_exact(&mut bytes).map_err(handshake)?;
+    let malformed = |malformed| ConnectError::Malformed { place: place.clone(), malformed };
+    let welcome = read_header(&bytes, crc).map_err(malformed)?;
+    if welcome.kind() != Kind::Welcome {
+        return Err(malformed(Malformed::Kind { found: welcome.kind }));
+    }
+    match welcome.status().map_err(malformed)? {
+        Status::Refused(refusal) => Err(ConnectError::Refused { place: place.clone(), refusal }),
+        Status::Done | Status::Duplicate => Ok(welcome),
+    }
+}
+
+fn tcp_stream(
+    address: &str,
+    place: &Place,
+    connect_max: Duration,
+) -> Result<std::net::TcpStream, ConnectError> {
+    let stream = tcp::connect(address, connect_max).map_err(|error| {
+        ConnectError::Unreachable { place: place.clone(), reason: error.to_string() }
+    })?;
+    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
+    stream.set_nodelay(true).map_err(handshake)?;
+    stream.set_read_timeout(Some(connect_max)).map_err(handshake)?;
+    stream.set_write_timeout(Some(connect_max)).map_err(handshake)?;
+    Ok(stream)
+}
+
+fn unix_stream(
+    path: &std::path::Path,
+    place: &Place,
+    connect_max: Duration,
+) -> Result<UnixStream, ConnectError> {
+    let stream = UnixStream::connect(path).map_err(|error| ConnectError::Unreachable {
+        place: place.clone(),
+        reason: error.to_string(),
+    })?;
+    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
+    stream.set_read_timeout(Some(connect_max)).map_err(handshake)?;
+    stream.set_write_timeout(Some(connect_max)).map_err(handshake)?;
+    Ok(stream)
+}
+
+impl FromStr for Place {
+    type Err = PlaceError;
+
+    fn from_str(text: &str) -> Result<Place, PlaceError> {
+        if let Some(path) = text.strip_prefix(UNIX_PREFIX) {
+            return Ok(Place::Unix(PathBuf::from(path)));
+        }
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        match port {
+            Some(_) => Ok(Place::Tcp(text.to_owned())),
+            None => Err(PlaceError { text: text.to_owned() }),
+        }
+    }
+}
+
+/// A text that names no place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceError {
+    text: String,
+}
+
+impl fmt::Display for PlaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}' is no server: expected host:port or unix:PATH", self.text)
+    }
+}
+
+impl std::error::Error for PlaceError {}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Tcp(address) => f.write_str(address),
+            Place::Unix(path) => write!(f, "{UNIX_PREFIX}{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Places => {
+                write!(f, "expected servers by host:port only, or by {UNIX_PREFIX}PATH only")
+            }
+            ConnectError::Unreachable { place, reason } => {
+                write!(f, "no server at {place}: {reason}")
+            }
+            ConnectError::Handshake { place, error } => {
+                write!(f, "the handshake with {place} broke off: {error}")
+            }
+            ConnectError::Malformed { place, malformed } => write!(f, "{place}: {malformed}"),
+            ConnectError::Refused { place, refusal } => write!(f, "{place} refuses: {refusal}"),
+            ConnectError::Routing(error) => error.fmt(f),
+            ConnectError::Transport { reason } => write!(f, "no transport: {reason}"),
+            ConnectError::Adopt { place, error } => write!(f, "{place}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}

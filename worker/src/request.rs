@@ -1,0 +1,99 @@
+//! A request: its header and what its body is made of, kept until it is answered.
+//!
+//! Owns the body's parts and writes them into a send slot, at the first sending and at each later
+//! one. The numbers in the header are given by `link`.
+//!
+//! Invariant: encoding the same request twice gives the same bytes.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use wire::{HEADER_BYTES, Header, Keyed, Time};
+
+use crate::rows;
+use crate::split::Split;
+
+/// One message to a shard, unanswered so far.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) header: Header,
+    pub(crate) body: Body,
+    pub(crate) origin: Origin,
+    /// When it was asked.
+    pub(crate) first_at: Time,
+    /// When it is sent again.
+    pub(crate) due_at: Time,
+    /// How often it was sent; 0 waits for credit.
+    pub(crate) sends: u32,
+}
+
+/// What a request's body is made of.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// No body.
+    Nothing,
+    /// A join's or a definition's bytes.
+    Bytes(Box<[u8]>),
+    /// A pull's keys.
+    Keys { split: Rc<Split>, range: Range<usize> },
+    /// A push's keys and deltas; `deltas` is `[all keys, width]` in the caller's order.
+    Deltas { split: Rc<Split>, range: Range<usize>, deltas: Rc<Vec<f32>> },
+    /// A load's keys and whole rows.
+    Rows { keys: Rc<[u64]>, rows: Rc<[f32]> },
+}
+
+/// Who waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Whoever waits for all pushes.
+    Push,
+    /// The pull in this place.
+    Pull(usize),
+    /// The call with this number.
+    Call(u64),
+}
+
+impl Request {
+    /// Length of the message in bytes.
+    pub(crate) fn message_bytes(&self) -> usize {
+        let width = usize::from(self.header.width);
+        match &self.body {
+            Body::Nothing => HEADER_BYTES,
+            Body::Bytes(bytes) => HEADER_BYTES + bytes.len(),
+            Body::Keys { range, .. } => Keyed::message_bytes(range.len(), 0),
+            Body::Deltas { range, .. } => Keyed::message_bytes(range.len(), width),
+            Body::Rows { keys, .. } => Keyed::message_bytes(keys.len(), width),
+        }
+    }
+
+    /// Writes the body behind the header's place.
+    ///
+    /// - `message`: [`Request::message_bytes`] long, 8-byte aligned.
+    pub(crate) fn write_body(&self, message: &mut [u8]) {
+        let width = usize::from(self.header.width);
+        match &self.body {
+            Body::Nothing => {}
+            Body::Bytes(bytes) => message[HEADER_BYTES..].copy_from_slice(bytes),
+            Body::Keys { split, range } => {
+                let (to_keys, _) = Keyed::body_mut(message, range.len());
+                to_keys.copy_from_slice(split.keys_at(range.clone()));
+            }
+            Body::Deltas { split, range, deltas } => {
+                let (to_keys, to_deltas) = Keyed::body_mut(message, range.len());
+                to_keys.copy_from_slice(split.keys_at(range.clone()));
+                match split.positions_at(range.clone()) {
+                    Some(positions) => rows::gather(positions, width, deltas, to_deltas),
+                    None => {
+                        let range = range.start * width..range.end * width;
+                        to_deltas.copy_from_slice(&deltas[range]);
+                    }
+                }
+            }
+            Body::Rows { keys, rows } => {
+                let (to_keys, to_rows) = Keyed::body_mut(message, keys.len());
+                to_keys.copy_from_slice(keys);
+                to_rows.copy_from_slice(rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The session: what a worker asks of all shards together.
+//!
+//! Owns the public verbs that do not wait: split, pull, push, tick. Waiting, receiving and
+//! sending again are left to `turn`, calls with one answer to `call`.
+//!
+//! Invariant: between two verbs every admitted request is either in flight or listed as unsent,
+//! and nothing is admitted before all of its checks have passed.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use kernels::Isa;
+use transport::{Event, PeerId, Transport};
+use wire::{Clock, Flags, Header, Incarnation, Kind, Routing, ShardId, TableId, Time, WorkerId};
+
+use crate::call::Call;
+use crate::error::WorkerError;
+use crate::link::{Link, REQUESTS_MAX};
+use crate::port::Port;
+use crate::pull::{PullTicket, Pulls, Values, ValuesBody};
+use crate::request::{Body, Origin, Request};
+use crate::split::{KEYS_MAX, Split, Splitter};
+
+/// Buffers for deltas that are kept for later pushes.
+const DELTAS_POOLED_MAX: usize = 64;
+
+/// What a session is made of.
+pub struct SessionSpec {
+    /// Moves the bytes. The session is its only user.
+    pub transport: Box<dyn Transport>,
+    /// The link to each shard, by its number; handshakes are over.
+    pub peers: Vec<PeerId>,
+    /// What errors call each shard's server, by the shard's number.
+    pub servers: Vec<String>,
+    /// Which shard owns a key.
+    pub routing: Routing,
+    /// Who asks.
+    pub worker: WorkerId,
+    /// Which life of this worker.
+    pub incarnation: Incarnation,
+    /// What the processor can.
+    pub isa: Isa,
+    /// How long to wait before doing something about it.
+    pub timeouts: Timeouts,
+}
+
+/// How long a session waits before it does something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// An unanswered request is sent again after this time.
+    pub request: Duration,
+    /// A server that owes an answer and sends nothing for this time is given up. Pulls do not
+    /// count: they may wait at the shard for a slow worker.
+    pub give_up: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts { request: Duration::from_secs(1), give_up: Duration::from_secs(5) }
+    }
+}
+
+/// What follows a push in the worker's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// More pushes of the same clock.
+    More,
+    /// Nothing: the clock is finished, on every shard.
+    Tick,
+}
+
+/// What a session has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that were sent again.
+    pub resends: u64,
+    /// Pushes that the shard had applied before this copy came.
+    pub duplicates: u64,
+    /// Answers to what is answered already or no longer wanted.
+    pub answers_late: u64,
+}
+
+/// One worker's conversation with all shards. Used by one thread.
+///
+/// `pull`, `push` and `tick` only post; what they posted leaves with the next [`Session::flush`],
+/// [`Session::poll`] or wait. Times are the transport's, see [`Session::now`].
+pub struct Session {
+    pub(crate) port: Port,
+    pub(crate) links: Vec<Link>,
+    /// The shard at the other end of each peer, by the peer's number.
+    pub(crate) shard_of_peer: Vec<Option<usize>>,
+    pub(crate) pulls: Pulls,
+    pub(crate) call: Call,
+    pub(crate) counts: Counts,
+    pub(crate) timeouts: Timeouts,
+    /// The error that ended the session.
+    pub(crate) failed: Option<WorkerError>,
+    pub(crate) events: Vec<Event>,
+    /// When the next request may be due.
+    pub(crate) timer_at: Time,
+    pub(crate) timer_ran_at: Time,
+    /// When the session last listened.
+    pub(crate) polled_at: Time,
+    /// Since when the session has been polled without a long gap.
+    pub(crate) attentive_since: Time,
+    worker: WorkerId,
+    incarnation: Incarnation,
+    clock: Clock,
+    splitter: Splitter,
+    deltas_pool: Vec<Rc<Vec<f32>>>,
+}
+
+impl Session {
+    /// A session over links whose handshake is over.
+    ///
+    /// - Panics: if there is not one peer and one server name for each shard.
+    pub fn new(spec: SessionSpec) -> Session {
+        let shards = spec.routing.shards();
+        assert_eq!((spec.peers.len(), spec.servers.len()), (shards, shards), "one a shard");
+        let port = Port::new(spec.transport, spec.isa);
+        let now = port.now();
+        let links: Vec<Link> = std::iter::zip(&spec.peers, spec.servers)
+            .map(|(&peer, server)| Link::new(peer, server, now))
+            .collect();
+        let mut session = Session {
+            port,
+            links,
+            shard_of_peer: Vec::new(),
+            pulls: Pulls::default(),
+            call: Call::default(),
+            counts: Counts::default(),
+            timeouts: spec.timeouts,
+            failed: None,
+            events: Vec::new(),
+            timer_at: now,
+            timer_ran_at: now,
+            polled_at: now,
+            attentive_since: now,
+            worker: spec.worker,
+            incarnation: spec.incarnation,
+            clock: Clock::new(0),
+            splitter: Splitter::new(spec.routing),
+            deltas_pool: Vec::new(),
+        };
+        for (shard, &peer) in spec.peers.iter().enumerate() {
+            session.note_peer(peer, shard);
+        }
+        session
+    }
+
+    /// Now, on the clock of the transport, in which all deadlines are given.
+    pub fn now(&self) -> Time {
+        self.port.now()
+    }
+
+    /// How many clocks this worker has finished.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The slowest worker's clock, as far as the servers have told.
+    pub fn clock_slowest(&self) -> Clock {
+        let slowest = self.links.iter().map(|link| link.clock_slowest).min();
+        slowest.expect("a routing table has a shard")
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Which shard owns a key.
+    pub fn routing(&self) -> &Routing {
+        self.splitter.routing()
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The transport, to read its name and counters.
+    pub fn transport(&self) -> &dyn Transport {
+        &*self.port.transport
+    }
+
+    /// Moves the transport, for a driver that adopts a new link before [`Session::reconnect`].
+    pub fn transport_mut(&mut self) -> &mut dyn Transport {
+        &mut *self.port.transport
+    }
+
+    /// Groups strictly ascending keys by shard. The result serves any number of pulls and pushes;
+    /// its buffers are used again once it is dropped.
+    ///
+    /// - Errors: [`WorkerError::Keys`] with the index of the first key out of order, or
+    ///   [`WorkerError::TooMany`].
+    pub fn split(&mut self, keys: &[u64]) -> Result<Rc<Split>, WorkerError> {
+        if keys.len() > KEYS_MAX {
+            let (count, count_max) = (keys.len(), KEYS_MAX);
+            return Err(WorkerError::TooMany { what: "keys of one split", count, count_max });
+        }
+        self.splitter.split(keys).map_err(WorkerError::Keys)
+    }
+
+    /// Asks for the values of all keys of `split`, as they are when no worker is further behind
+    /// this one's clock than the job allows. Several pulls may be under way.
+    ///
+    /// - `width`: values a key that the table's rule returns.
+    /// - Errors: [`WorkerError::WidthTooLarge`], [`WorkerError::TooMany`], or the error that
+    ///   ended the session. Nothing was sent.
+    pub fn pull(
+        &mut self,
+        table: TableId,
+        split: &Rc<Split>,
+        width: u16,
+    ) -> Result<PullTicket, WorkerError> {
+        self.check()?;
+        let keys_max = self.port.pull_keys_max(usize::from(width))?;
+        let parts = self.count_parts(split, keys_max)?;
+        let place = self.pulls.begin(split, usize::from(width), parts)?;
+        let clock = self.clock;
+        for shard in 0..self.links.len() {
+            for range in cut(split.range_of(shard), keys_max) {
+                let header = self.header(Kind::Pull, table, range.len(), width);
+                let body = Body::Keys { split: Rc::clone(split), range };
+                self.admit(shard, header, body, Origin::Pull(place));
+            }
+        }
+        Ok(PullTicket { place, table, clock })
+    }
+
+    /// Adds deltas to all keys of `split`, each exactly once. The session keeps `deltas` until
+    /// every shard has answered; a buffer that nobody else holds then serves the next
+    /// [`Session::deltas_buffer`].
+    ///
+    /// - `deltas`: `[keys, width]` f32 in the order of the keys that were split.
+    /// - Errors: [`WorkerError::WidthTooLarge`], [`WorkerError::TooMany`] (wait for pushes, then
+    ///   try again), or the error that ended the session. Nothing was sent, the clock stands.
+    /// - Panics: if `deltas` has another length.
+    pub fn push(
+        &mut self,
+        table: TableId,
+        split: &Rc<Split>,
+        deltas: Rc<Vec<f32>>,
+        width: u16,
+        then: Then,
+    ) -> Result<(), WorkerError> {
+        self.check()?;
+        let keys_max = self.port.push_keys_max(usize::from(width))?;
+        let keys = split.keys_count();
+        assert_eq!(deltas.len(), keys * usize::from(width), "{keys} keys of width {width}");
+        self.count_parts(split, keys_max)?;
+        for shard in 0..self.links.len() {
+            let whole = split.range_of(shard);
+            for range in cut(whole.clone(), keys_max) {
+                let mut header = self.header(Kind::Push, table, range.len(), width);
+                if then == Then::Tick && range.end == whole.end {
+                    header.flags = Flags::TICK.get();
+                }
+                let (split, deltas) = (Rc::clone(split), Rc::clone(&deltas));
+                self.admit(shard, header, Body::Deltas { split, range, deltas }, Origin::Push);
+            }
+            if then == Then::Tick && whole.is_empty() {
+                self.admit_tick(shard);
+            }
+        }
+        if then == Then::Tick {
+            self.clock = self.clock.next();
+        }
+        self.recycle_deltas(deltas);
+        Ok(())
+    }
+
+    /// Finishes the clock on every shard, where nothing is left to push.
+    ///
+    /// - Errors: as [`Session::push`].
+    pub fn tick(&mut self) -> Result<(), WorkerError> {
+        self.check()?;
+        self.check_room(1)?;
+        for shard in 0..self.links.len() {
+            self.admit_tick(shard);
+        }
+        self.clock = self.clock.next();
+        Ok(())
+    }
+
+    /// A buffer of `len` f32 that nobody else holds, with any content, for the next push.
+    pub fn deltas_buffer(&mut self, len: usize) -> Rc<Vec<f32>> {
+        let mut buffer = self.deltas_pool.pop().unwrap_or_default();
+        Rc::get_mut(&mut buffer).expect("a pooled buffer is nobody's").resize(len, 0.0);
+        buffer
+    }
+
+    /// Whether a pull is over, so that waiting for it returns at once.
+    pub fn is_over(&self, ticket: &PullTicket) -> bool {
+        self.pulls.is_over(ticket.place)
+    }
+
+    /// Gives up a pull. An answer that still comes is dropped.
+    #[allow(clippy::needless_pass_by_value)] // A ticket is spent.
+    pub fn cancel(&mut self, ticket: PullTicket) {
+        for link in &mut self.links {
+            link.forget(Origin::Pull(ticket.place));
+        }
+        if let (Some(values), _) = self.pulls.end(ticket.place) {
+            self.recycle(values);
+        }
+    }
+
+    /// Gives the memory of values back, to the server's ring or to the session.
+    pub fn recycle(&mut self, values: Values) {
+        match values.body {
+            ValuesBody::Slot { slot, shard } => {
+                let link = &mut self.links[shard];
+                link.held_bytes = link.held_bytes.saturating_sub(slot.bytes().len());
+                self.port.transport.release(slot);
+            }
+            ValuesBody::Gathered(buffer) => self.pulls.keep_buffer(buffer),
+        }
+    }
+
+    /// Messages of pushes that are not answered yet.
+    pub fn pushes_outstanding(&self) -> usize {
+        self.links.iter().map(|link| link.pushes.open).sum()
+    }
+
+    /// Goes on over a new link to the same shard, after [`WorkerError::ServerLost`] or
+    /// [`WorkerError::Silent`]: everything unanswered is sent again under its old numbers, so
+    /// that each push counts once. The old link is closed.
+    pub fn reconnect(&mut self, shard: ShardId, peer: PeerId) {
+        let (shard, now) = (shard.index(), self.now());
+        let link = &mut self.links[shard];
+        let old = link.peer;
+        if link.lost.is_none() {
+            self.port.transport.close(old);
+        }
+        link.renew(peer, now);
+        let server = &link.server;
+        if matches!(&self.failed, Some(WorkerError::Silent { server: silent, .. }) if silent == server)
+        {
+            self.failed = None;
+        }
+        self.shard_of_peer[old.index()] = None;
+        self.note_peer(peer, shard);
+        self.timer_at = now;
+    }
+
+    /// The error that ended the session.
+    pub(crate) fn check(&self) -> Result<(), WorkerError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// A header of this session; `link` gives the number.
+    pub(crate) fn header(&self, kind: Kind, table: TableId, keys: usize, width: u16) -> Header {
+        Header {
+            epoch: self.routing().epoch().get(),
+            worker: self.worker.get(),
+            incarnation: self.incarnation.get(),
+            clock: self.clock.get(),
+            table: table.get(),
+            keys: u32::try_from(keys).expect("a message has fewer keys than `KEYS_MAX`"),
+            width,
+            ..Header::new(kind)
+        }
+    }
+
+    /// Whether an answer is to this life of this worker.
+    pub(crate) fn is_ours(&self, header: &Header) -> bool {
+        (header.worker(), header.incarnation()) == (self.worker, self.incarnation)
+    }
+
+    /// Gives a request its number and sends it, now if there is credit for it.
+    pub(crate) fn admit(&mut self, shard: usize, header: Header, body: Body, origin: Origin) {
+        let now = self.now();
+        let request = Request { header, body, origin, first_at: now, due_at: now, sends: 0 };
+        self.links[shard].admit(request);
+        self.send_unsent(shard, now);
+    }
+
+    /// Refuses what would exceed the bound on unanswered requests of any one shard.
+    pub(crate) fn check_room(&self, requests: usize) -> Result<(), WorkerError> {
+        let open = self.links.iter().map(Link::open).max().unwrap_or(0);
+        if open + requests > REQUESTS_MAX {
+            let (count, count_max) = (open + requests, REQUESTS_MAX);
+            return Err(WorkerError::TooMany { what: "requests of one shard", count, count_max });
+        }
+        Ok(())
+    }
+
+    /// Keeps a buffer of deltas that nobody holds any more.
+    pub(crate) fn recycle_deltas(&mut self, mut deltas: Rc<Vec<f32>>) {
+        if Rc::get_mut(&mut deltas).is_some() && self.deltas_pool.len() < DELTAS_POOLED_MAX {
+            self.deltas_pool.push(deltas);
+        }
+    }
+
+    fn admit_tick(&mut self, shard: usize) {
+        let mut header = self.header(Kind::Push, TableId::new(0), 0, 0);
+        header.flags = Flags::TICK.get();
+        self.admit(shard, header, Body::Nothing, Origin::Push);
+    }
+
+    /// How many messages a split makes, if there is room for them.
+    fn count_parts(&self, split: &Split, keys_max: usize) -> Result<usize, WorkerError> {
+        let parts = |shard| split.range_of(shard).len().div_ceil(keys_max);
+        let most = (0..self.links.len()).map(parts).max().unwrap_or(0);
+        self.check_room(most.max(1))?;
+        Ok((0..self.links.len()).map(parts).sum())
+    }
+
+    fn note_peer(&mut self, peer: PeerId, shard: usize) {
+        if self.shard_of_peer.len() <= peer.index() {
+            self.shard_of_peer.resize(peer.index() + 1, None);
+        }
+        self.shard_of_peer[peer.index()] = Some(shard);
+    }
+}
+
+/// Cuts `range` into as few pieces of at most `keys_max` as it takes, of nearly equal length.
+fn cut(range: Range<usize>, keys_max: usize) -> impl Iterator<Item = Range<usize>> {
+    let pieces = range.len().div_ceil(keys_max);
+    let (start, len) = (range.start, range.len());
+    (0..pieces).map(move |piece| start + len * piece / pieces..start + len * (piece + 1) / pieces)
+}

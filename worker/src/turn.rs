@@ -1,0 +1,407 @@
+//! One turn of a session: receive, send what waits for credit, send again what is overdue.
+//!
+//! Owns [`Session::poll`] and the waits on top of it. A turn never waits; a wait parks in the
+//! transport between turns and ends by its deadline.
+//!
+//! Invariant: a slot is released in the turn in which it came, or a pull or call keeps it.
+
+use transport::{Event, Fault, PeerId, RecvSlot, SendRefusal};
+use wire::{Clock, Header, Kind, Refusal, Status, Time};
+
+use crate::error::{Asked, Awaited, WorkerError};
+use crate::link::Link;
+use crate::pull::{Arrival, MayKeep, PullTicket, Values};
+use crate::request::{Body, Origin, Request};
+use crate::session::Session;
+
+/// How often the time between two sendings of a pull doubles: it may wait at the shard for long.
+const PULL_DOUBLINGS_MAX: u32 = 4;
+
+/// A push that the shard cannot remember yet is sent again after this part of the time-out.
+const TOO_NEW_PART: u32 = 64;
+
+/// A session that nobody polled for this part of the time-out was not listening.
+const GAP_PART: u32 = 8;
+
+/// While something waits for credit, a park ends at least so often, in nanoseconds.
+const CREDIT_PARK_NS: u64 = 1_000_000;
+
+impl Session {
+    /// Takes in what has come, completes what it answers, sends what is due. Does not wait.
+    ///
+    /// - Errors: a server is lost or silent, refused a push, or answered nonsense. See
+    ///   [`WorkerError`] for what can be done about each.
+    pub fn poll(&mut self) -> Result<(), WorkerError> {
+        self.check()?;
+        let now = self.now();
+        self.note_gap(now);
+        let mut events = std::mem::take(&mut self.events);
+        self.port.transport.poll(&mut events);
+        let mut outcome = Ok(());
+        for event in events.drain(..) {
+            match event {
+                Event::Received { peer, slot } => {
+                    let received = self.receive(peer, slot, now);
+                    outcome = outcome.and(received);
+                }
+                Event::Closed { peer, fault } => self.note_closed(peer, fault),
+            }
+        }
+        self.events = events;
+        for shard in 0..self.links.len() {
+            self.send_unsent(shard, now);
+        }
+        outcome = outcome.and_then(|()| self.run_timers(now));
+        self.port.transport.flush();
+        if let Err(error) = &outcome {
+            self.failed = Some(error.clone());
+        }
+        outcome.and_then(|()| self.check_links())
+    }
+
+    /// Rings the doorbell for what was posted.
+    pub fn flush(&mut self) {
+        self.port.transport.flush();
+    }
+
+    /// Waits for a pull's values.
+    ///
+    /// - Errors: [`WorkerError::Refused`] by a shard, [`WorkerError::TimedOut`] at the deadline,
+    ///   or as [`Session::poll`]. The pull is over in each case.
+    pub fn wait_pull(&mut self, ticket: PullTicket, deadline: Time) -> Result<Values, WorkerError> {
+        let place = ticket.place;
+        let waited = self.wait_until(deadline, |session| session.pulls.is_over(place));
+        match waited {
+            Ok(Waited::Done) => {}
+            Ok(Waited::Late { since }) => {
+                let (table, clock) = (ticket.table.get(), ticket.clock);
+                let clock_slowest = self.clock_slowest();
+                let awaited = Awaited::Values { table, clock, clock_slowest };
+                let error = self.timed_out(Origin::Pull(place), awaited, since);
+                self.cancel(ticket);
+                return Err(error);
+            }
+            Err(error) => {
+                self.cancel(ticket);
+                return Err(error);
+            }
+        }
+        match self.pulls.end(place) {
+            (Some(values), _) => Ok(values),
+            (None, refused) => {
+                for link in &mut self.links {
+                    link.forget(Origin::Pull(place));
+                }
+                Err(refused.expect("a pull that is over has its values or a refusal"))
+            }
+        }
+    }
+
+    /// Waits until at most `outstanding_max` messages of pushes are unanswered; 0 waits for all.
+    ///
+    /// - Errors: [`WorkerError::TimedOut`], after which the pushes are still under way, or as
+    ///   [`Session::poll`].
+    pub fn wait_pushes(
+        &mut self,
+        outstanding_max: usize,
+        deadline: Time,
+    ) -> Result<(), WorkerError> {
+        let done = |session: &Session| session.pushes_outstanding() <= outstanding_max;
+        match self.wait_until(deadline, done)? {
+            Waited::Done => Ok(()),
+            Waited::Late { since } => {
+                let outstanding = self.pushes_outstanding();
+                let awaited = Awaited::Pushes { outstanding, outstanding_max };
+                Err(self.timed_out(Origin::Push, awaited, since))
+            }
+        }
+    }
+
+    /// Parks until something may have come, or `deadline`; shorter where a request is due sooner.
+    pub fn park(&mut self, deadline: Time) {
+        self.note_gap(self.now());
+        let mut until = deadline.min(self.timer_at);
+        if self.links.iter().any(|link| !link.unsent.is_empty()) {
+            until = until.min(Time::from_nanos(self.now().nanos() + CREDIT_PARK_NS));
+        }
+        self.port.transport.park(until);
+        self.polled_at = self.now();
+    }
+
+    /// Turns and parks until `done` or the deadline.
+    pub(crate) fn wait_until(
+        &mut self,
+        deadline: Time,
+        done: impl Fn(&Session) -> bool,
+    ) -> Result<Waited, WorkerError> {
+        let since = self.now();
+        self.flush();
+        while !done(self) {
+            self.poll()?;
+            if done(self) {
+                break;
+            }
+            if self.now() >= deadline {
+                return Ok(Waited::Late { since });
+            }
+            self.park(deadline);
+        }
+        Ok(Waited::Done)
+    }
+
+    /// The error of a wait that ended by its deadline.
+    pub(crate) fn timed_out(&self, origin: Origin, awaited: Awaited, since: Time) -> WorkerError {
+        let owes = |link: &&Link| link.requests().any(|request| request.origin == origin);
+        let server = self.links.iter().find(owes).map_or("all servers", |link| &link.server);
+        let waited = self.now() - since;
+        WorkerError::TimedOut { server: server.to_owned(), awaited, waited }
+    }
+
+    /// Sends a shard's unsent requests, in order, as far as there is credit.
+    pub(crate) fn send_unsent(&mut self, shard: usize, now: Time) {
+        let link = &mut self.links[shard];
+        while link.lost.is_none()
+            && link.in_flight < link.credit
+            && let Some(&sequence) = link.unsent.front()
+        {
+            let peer = link.peer;
+            let Some(request) = link.find(sequence) else {
+                link.unsent.pop_front(); // It was cancelled before there was credit for it.
+                continue;
+            };
+            match self.port.post(peer, request) {
+                Ok(()) => {
+                    request.sends = 1;
+                    request.due_at = now + self.timeouts.request;
+                    self.timer_at = self.timer_at.min(request.due_at);
+                    link.in_flight += 1;
+                    link.unsent.pop_front();
+                }
+                Err(refusal) => {
+                    note_send_refusal(link, refusal);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A caller that computed for a while has not listened: silence counts from now on only, and
+    /// what has come meanwhile gets a moment to be found before anything is sent again.
+    fn note_gap(&mut self, now: Time) {
+        if now - self.polled_at > self.timeouts.request / GAP_PART {
+            if self.attentive_since <= self.timer_ran_at {
+                self.timer_at = self.timer_at.max(now + self.timeouts.request / GAP_PART);
+            }
+            self.attentive_since = now;
+        }
+        self.polled_at = now;
+    }
+
+    fn note_closed(&mut self, peer: PeerId, fault: Fault) {
+        if let Some(&Some(shard)) = self.shard_of_peer.get(peer.index()) {
+            self.links[shard].lost.get_or_insert(fault);
+        }
+    }
+
+    /// Fails if a server is gone that something is wanted from.
+    fn check_links(&self) -> Result<(), WorkerError> {
+        for link in &self.links {
+            if let Some(fault) = &link.lost
+                && link.open() > 0
+            {
+                let (server, fault) = (link.server.clone(), fault.clone());
+                return Err(WorkerError::ServerLost { server, fault });
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, peer: PeerId, slot: RecvSlot, now: Time) -> Result<(), WorkerError> {
+        let Some(&Some(shard)) = self.shard_of_peer.get(peer.index()) else {
+            self.port.transport.release(slot);
+            return Ok(());
+        };
+        let header = match self.port.open(&slot) {
+            Ok(header) => header,
+            Err(malformed) => {
+                // What follows on this link cannot be trusted either.
+                self.port.transport.release(slot);
+                self.port.transport.close(peer);
+                self.links[shard].lost.get_or_insert(Fault::Malformed(malformed));
+                return Ok(());
+            }
+        };
+        if !self.is_ours(&header) {
+            self.port.transport.release(slot);
+            self.counts.answers_late += 1;
+            return Ok(());
+        }
+        let kept = self.answer(shard, header, slot, now)?;
+        if let Some(slot) = kept {
+            self.port.transport.release(slot);
+        }
+        Ok(())
+    }
+
+    /// Completes what an answer answers; returns its slot unless somebody keeps it.
+    fn answer(
+        &mut self,
+        shard: usize,
+        header: Header,
+        slot: RecvSlot,
+        now: Time,
+    ) -> Result<Option<RecvSlot>, WorkerError> {
+        let link = &mut self.links[shard];
+        link.note_answer(&header, now);
+        let status = header.status().expect("`Port::open` has read it");
+        let Some(request) = link.find(header.sequence()) else {
+            self.counts.answers_late += 1;
+            return Ok(Some(slot));
+        };
+        if let Status::Refused(refusal) = status {
+            if matches!(refusal, Refusal::SequenceTooNew { .. }) {
+                request.due_at = now + self.timeouts.request / TOO_NEW_PART;
+                self.timer_at = self.timer_at.min(request.due_at);
+                return Ok(Some(slot));
+            }
+            let request = link.take(header.sequence()).expect("it was just found");
+            return self.refuse(shard, &request, refusal).map(|()| Some(slot));
+        }
+        let asked = request.header;
+        if let Err(error) = check_fits(&link.server, &asked, &header) {
+            self.port.transport.release(slot);
+            return Err(error);
+        }
+        if !matches!(header.kind(), Kind::Rows) {
+            link.clock_slowest = link.clock_slowest.max(Clock::new(header.clock));
+        }
+        if status == Status::Duplicate {
+            self.counts.duplicates += 1;
+        }
+        let request = link.take(header.sequence()).expect("it was just found");
+        Ok(self.complete(shard, request, slot))
+    }
+
+    /// Hands an answer to whoever waits for it; returns the slot unless it is kept.
+    fn complete(&mut self, shard: usize, request: Request, slot: RecvSlot) -> Option<RecvSlot> {
+        match (request.origin, request.body) {
+            (Origin::Pull(place), Body::Keys { range, .. }) => {
+                let link = &mut self.links[shard];
+                let bytes = slot.bytes().len();
+                let may_keep = match link.held_bytes + bytes <= self.port.recv_bytes_max / 2 {
+                    true => MayKeep::Yes { shard },
+                    false => MayKeep::No,
+                };
+                match self.pulls.arrive(place, range, slot, may_keep) {
+                    Arrival::Copied(slot) => Some(slot),
+                    Arrival::Kept => {
+                        link.held_bytes += bytes;
+                        None
+                    }
+                }
+            }
+            (Origin::Call(number), _) => self.call.arrive(number, slot),
+            (_, Body::Deltas { deltas, split, .. }) => {
+                drop(split);
+                self.recycle_deltas(deltas);
+                Some(slot)
+            }
+            _ => Some(slot),
+        }
+    }
+
+    /// Tells whoever waits that a shard said no. A push that is refused ends the session.
+    fn refuse(
+        &mut self,
+        shard: usize,
+        request: &Request,
+        refusal: Refusal,
+    ) -> Result<(), WorkerError> {
+        let server = self.links[shard].server.clone();
+        let asked = Asked::from_header(&request.header);
+        let error = WorkerError::Refused { server, asked, refusal };
+        match request.origin {
+            Origin::Push => return Err(error),
+            Origin::Pull(place) => self.pulls.refuse(place, error),
+            Origin::Call(number) => self.call.refuse(number, error),
+        }
+        Ok(())
+    }
+
+    /// Sends again what is overdue, and gives up servers that are silent.
+    fn run_timers(&mut self, now: Time) -> Result<(), WorkerError> {
+        if now < self.timer_at {
+            return Ok(());
+        }
+        self.timer_at = now + self.timeouts.request;
+        self.timer_ran_at = now;
+        for link in self.links.iter_mut().filter(|link| link.lost.is_none()) {
+            let heard_at = link.heard_at.max(self.attentive_since);
+            let (peer, server) = (link.peer, &link.server);
+            let windows = [&mut link.pushes, &mut link.others];
+            let requests = windows.into_iter().flat_map(|window| window.iter_mut());
+            for request in requests.filter(|request| request.sends > 0) {
+                let silence = now - heard_at.max(request.first_at);
+                let waits_for_workers = request.header.kind() == Kind::Pull;
+                if silence > self.timeouts.give_up && !waits_for_workers {
+                    let (server, asked) = (server.clone(), Asked::from_header(&request.header));
+                    return Err(WorkerError::Silent { server, asked, silence });
+                }
+                if request.due_at <= now {
+                    if self.port.post(peer, request).is_err() {
+                        break; // No credit: the next run tries again.
+                    }
+                    self.counts.resends += 1;
+                    let doublings = match waits_for_workers {
+                        true => request.sends.min(PULL_DOUBLINGS_MAX),
+                        false => 0,
+                    };
+                    request.sends += 1;
+                    request.due_at = now + self.timeouts.request * (1 << doublings);
+                }
+                self.timer_at = self.timer_at.min(request.due_at);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a wait ended.
+pub(crate) enum Waited {
+    /// What was waited for is there.
+    Done,
+    /// The deadline came first.
+    Late {
+        /// When the wait began.
+        since: Time,
+    },
+}
+
+/// What a send slot's refusal means for the link. Without credit the request just waits.
+fn note_send_refusal(link: &mut Link, refusal: SendRefusal) {
+    match refusal {
+        SendRefusal::NoCredit => {}
+        SendRefusal::NoSuchPeer => {
+            link.lost.get_or_insert(Fault::PeerClosed);
+        }
+        SendRefusal::TooLarge { bytes, bytes_max } => {
+            panic!("messages are cut to the transport's limit, but {bytes} is over {bytes_max}")
+        }
+    }
+}
+
+/// Whether an answer that is no refusal has the kind and the shape that were asked for.
+fn check_fits(server: &str, asked: &Header, answer: &Header) -> Result<(), WorkerError> {
+    let found = (answer.keys, answer.width);
+    let (kind, expected) = match asked.kind() {
+        Kind::Pull => (Kind::Values, Some((asked.keys, asked.width))),
+        Kind::Scan => (Kind::Rows, None),
+        Kind::Measure => (Kind::Size, None),
+        _ => (Kind::Reply, None),
+    };
+    if answer.kind() == kind && expected.is_none_or(|expected| expected == found) {
+        return Ok(());
+    }
+    let (server, kind) = (server.to_owned(), answer.kind());
+    Err(WorkerError::Unexpected { server, kind, found, expected })
+}
