@@ -6,10 +6,16 @@
 //! Invariant: a slot's bytes have one owner at a time, and the types say who it is.
 
 mod api;
+mod epoll;
+mod outbox;
 mod pool;
 pub mod shm;
 pub mod simulated;
 mod slot;
+mod stream;
+pub mod tcp;
+mod uring;
+mod wake;
 
 pub use api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,

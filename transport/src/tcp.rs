@@ -1,0 +1,170 @@
+//! TCP: which back end to use, and how to get a connected socket.
+//!
+//! Owns the choice between `uring` and `epoll`, and connecting with a limit of time. The handshake
+//! on the socket is left to the caller.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use memory::MapError;
+
+use crate::api::{Limits, Transport};
+use crate::epoll::{Epoll, EpollError};
+use crate::uring::{Uring, UringError};
+
+/// How TCP is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TcpBackend {
+    /// By io_uring where the kernel has it (Linux 6.1) and allows it, else by epoll.
+    #[default]
+    Auto,
+    /// By io_uring.
+    Uring,
+    /// By epoll.
+    Epoll,
+}
+
+/// Why there is no TCP transport.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The longest message that was asked for is shorter than a header or longer than the wire's
+    /// longest.
+    MessageBytes {
+        /// What was asked.
+        message_bytes_max: usize,
+    },
+    /// The kernel has no use of this back end for us.
+    Os {
+        /// The back end.
+        transport: &'static str,
+        /// What was tried.
+        call: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// There is no address space for the slots.
+    Memory(MapError),
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The name has no address, or is none.
+    Resolve {
+        /// The name.
+        address: String,
+        /// What the resolver said.
+        error: io::Error,
+    },
+    /// None of the name's addresses answered.
+    Connect {
+        /// The name.
+        address: String,
+        /// The address that was tried last; none if time was up before.
+        tried: Option<SocketAddr>,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+/// Opens a TCP transport on this thread, which must be the one that polls it.
+///
+/// Errors: [`OpenError`]. With [`TcpBackend::Auto`], why io_uring was not used is logged once.
+pub fn open(backend: TcpBackend, limits: Limits) -> Result<Box<dyn Transport>, OpenError> {
+    let message_bytes_max = limits.message_bytes_max;
+    if !(wire::HEADER_BYTES..=wire::FRAME_BYTES_MAX).contains(&message_bytes_max) {
+        return Err(OpenError::MessageBytes { message_bytes_max });
+    }
+    match backend {
+        TcpBackend::Uring => Ok(Box::new(Uring::new(limits)?)),
+        TcpBackend::Epoll => Ok(Box::new(Epoll::new(limits)?)),
+        TcpBackend::Auto => match Uring::new(limits) {
+            Ok(uring) => Ok(Box::new(uring)),
+            Err(error) => {
+                static LOGGED: Once = Once::new();
+                let error = OpenError::from(error);
+                LOGGED.call_once(|| tracing::warn!(%error, "TCP is driven by epoll"));
+                Ok(Box::new(Epoll::new(limits)?))
+            }
+        },
+    }
+}
+
+/// Connects to `address` (`host:port`), trying each address of the name until `timeout` is over.
+/// Looking the name up is the resolver's, with its own limit of time.
+///
+/// Errors: [`ConnectError`], naming the address.
+pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream, ConnectError> {
+    let deadline = Instant::now() + timeout;
+    let resolve = |error| ConnectError::Resolve { address: address.to_owned(), error };
+    let mut last = (None, io::Error::from(io::ErrorKind::TimedOut));
+    for candidate in address.to_socket_addrs().map_err(resolve)? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(&candidate, left) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = (Some(candidate), error),
+        }
+    }
+    let (tried, error) = last;
+    Err(ConnectError::Connect { address: address.to_owned(), tried, error })
+}
+
+impl From<UringError> for OpenError {
+    fn from(error: UringError) -> OpenError {
+        match error {
+            UringError::Os { call, error } => OpenError::Os { transport: "uring", call, error },
+            UringError::Memory(error) => OpenError::Memory(error),
+        }
+    }
+}
+
+impl From<EpollError> for OpenError {
+    fn from(error: EpollError) -> OpenError {
+        match error {
+            EpollError::Os { call, error } => OpenError::Os { transport: "epoll", call, error },
+            EpollError::Memory(error) => OpenError::Memory(error),
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::MessageBytes { message_bytes_max } => write!(
+                f,
+                "messages of at most {message_bytes_max} bytes: {} to {} are possible",
+                wire::HEADER_BYTES,
+                wire::FRAME_BYTES_MAX
+            ),
+            OpenError::Os { transport, call, error } => {
+                write!(f, "the {transport} transport cannot be opened: {call}: {error}")
+            }
+            OpenError::Memory(error) => write!(f, "memory for slots: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Resolve { address, error } => {
+                write!(f, "the address {address} cannot be found: {error}")
+            }
+            ConnectError::Connect { address, tried: Some(tried), error } => {
+                write!(f, "no connection to {address} (at {tried}): {error}")
+            }
+            ConnectError::Connect { address, tried: None, error } => {
+                write!(f, "no connection to {address}: {error}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+impl std::error::Error for ConnectError {}

@@ -1,0 +1,193 @@
+//! One connection on the ring: at most one receive and one send under way.
+//!
+//! Owns the socket, both halves of the stream, and all memory that the kernel was given for them.
+//!
+//! Invariant: while [`Flight::Kernel`] stands for a direction, nobody touches the memory that its
+//! operation names: a window is asked for and a slot taken off the outbox only by the functions
+//! here, which check the flight first. `uring::Uring` drops a peer only when both are over, or
+//! leaks it.
+
+use std::net::TcpStream;
+use std::ptr;
+
+use io_uring::{opcode, squeue, types};
+use libc::{iovec, msghdr};
+use rustix::io::Errno;
+
+use super::ring::{Op, Ring, Tag};
+use crate::api::PeerId;
+use crate::outbox::Outbox;
+use crate::stream::{Assembly, Reach};
+
+/// Slots that one send gathers.
+const PARTS_MAX: usize = 32;
+
+/// A connection.
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    pub(super) socket: TcpStream,
+    /// Of the socket, in the ring's table.
+    pub(super) place: u32,
+    pub(super) inbox: Assembly,
+    pub(super) outbox: Outbox,
+    pub(super) life: Life,
+    pub(super) flushing: Flushing,
+    recv: Flight,
+    send: Flight,
+    parts: Box<Parts>,
+}
+
+/// Whether the connection is to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Open,
+    /// Its `Closed` event is on its way; operations may still be in the kernel.
+    Closed,
+}
+
+/// Whether the peer is on the list of those whose outbox the next flush lets go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushing {
+    Listed,
+    Unlisted,
+}
+
+/// Where one direction's operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flight {
+    /// There is none.
+    Landed,
+    /// The kernel has its memory.
+    Kernel,
+    /// There will be none: the direction is over.
+    Over,
+}
+
+/// What a gathering send names. It is boxed, so that it stays where it is.
+struct Parts {
+    vectors: [iovec; PARTS_MAX],
+    header: msghdr,
+}
+
+impl Peer {
+    pub(super) fn new(id: PeerId, socket: TcpStream, place: u32, inbox: Assembly) -> Peer {
+        Peer {
+            id,
+            socket,
+            place,
+            inbox,
+            outbox: Outbox::default(),
+            life: Life::Open,
+            flushing: Flushing::Unlisted,
+            recv: Flight::Landed,
+            send: Flight::Landed,
+            parts: Box::new(Parts::new()),
+        }
+    }
+
+    /// Receives into the inbox's window, unless that is under way.
+    pub(super) fn start_recv(&mut self, ring: &mut Ring) -> Result<(), Errno> {
+        if self.recv != Flight::Landed {
+            return Ok(());
+        }
+        let window = self.inbox.window();
+        let flags = match window.reach {
+            Reach::Some => 0,
+            Reach::All => libc::MSG_WAITALL,
+        };
+        // A window is within one message or the staging slot, so it fits 32 bits.
+        let (first, bytes) = (window.bytes.as_mut_ptr(), window.bytes.len() as u32);
+        let entry = opcode::Recv::new(types::Fixed(self.place), first, bytes).flags(flags).build();
+        let tag = self.tag(Op::Recv);
+        // SAFETY:
+        // - Allocated: the window lies in a slot of `self.inbox`, in its pool's mapping, which the
+        //   slot keeps; `Uring::retire` and its `drop` free `self` only after `in_kernel` is over,
+        //   and leak it otherwise.
+        // - Nobody else's: the flight set below holds `window`, `filled` and `next` off until
+        //   `recv_landed`, since the parent calls the last two from there only, or when stalled,
+        //   which is when nothing is under way.
+        unsafe { ring.push(entry, tag) }?;
+        self.recv = Flight::Kernel;
+        Ok(())
+    }
+
+    /// Sends what the outbox has ready, unless a send is under way.
+    pub(super) fn start_send(&mut self, ring: &mut Ring) -> Result<(), Errno> {
+        if self.send != Flight::Landed {
+            return Ok(());
+        }
+        let count = self.parts.gather(self.outbox.ready());
+        if count == 0 {
+            return Ok(());
+        }
+        let entry = self.parts.entry(types::Fixed(self.place), count);
+        let tag = self.tag(Op::Send);
+        // SAFETY:
+        // - Allocated: the bytes lie in slots that `self.outbox` keeps until `sent`, called by
+        //   `send_landed` only; header and vectors lie in `self.parts`, a box. `Uring::retire` and
+        //   its `drop` free `self` only after `in_kernel` is over, and leak it otherwise.
+        // - Nobody else's: the kernel only reads; a posted slot is out of its writer's hands, and
+        //   the flight set below keeps `gather` off the vectors.
+        unsafe { ring.push(entry, tag) }?;
+        self.send = Flight::Kernel;
+        Ok(())
+    }
+
+    /// The receive is over: the window is ours again.
+    pub(super) fn recv_landed(&mut self) {
+        assert_eq!(self.recv, Flight::Kernel, "a receive landed that was not under way");
+        self.recv = Flight::Landed;
+    }
+
+    /// The send is over and took `bytes` bytes off the outbox.
+    pub(super) fn send_landed(&mut self, bytes: usize) {
+        assert_eq!(self.send, Flight::Kernel, "a send landed that was not under way");
+        self.send = Flight::Landed;
+        self.outbox.sent(bytes);
+    }
+
+    /// Nothing more can be sent; what the peer has sent may still be received.
+    pub(super) fn end_sends(&mut self) {
+        self.send = Flight::Over;
+    }
+
+    /// Whether the kernel has some of this peer's memory.
+    pub(super) fn in_kernel(&self) -> bool {
+        self.recv == Flight::Kernel || self.send == Flight::Kernel
+    }
+
+    fn tag(&self, op: Op) -> Tag {
+        Tag { op, peer: self.id.index() as u32 }
+    }
+}
+
+impl Parts {
+    fn new() -> Parts {
+        // SAFETY: `msghdr` is made of integers and raw pointers, for which zero bytes are values.
+        let header = unsafe { std::mem::zeroed() };
+        let vectors = [iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS_MAX];
+        Parts { vectors, header }
+    }
+
+    /// Notes where the first of `slices` lie; gives how many that are.
+    fn gather<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>) -> usize {
+        let mut count = 0;
+        for (vector, slice) in self.vectors.iter_mut().zip(slices) {
+            *vector = iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+            count += 1;
+        }
+        count
+    }
+
+    /// An operation that sends the first `count` vectors whole.
+    fn entry(&mut self, socket: types::Fixed, count: usize) -> squeue::Entry {
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        if let [vector] = &self.vectors[..count] {
+            let (first, bytes) = (vector.iov_base.cast_const().cast(), vector.iov_len as u32);
+            return opcode::Send::new(socket, first, bytes).flags(flags).build();
+        }
+        self.header.msg_iov = self.vectors.as_mut_ptr();
+        self.header.msg_iovlen = count as _;
+        opcode::SendMsg::new(socket, &raw const self.header).flags(flags as u32).build()
+    }
+}
