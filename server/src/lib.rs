@@ -1,2 +1,16 @@
 //! The server: one thread a core, each with one transport and one shard.
+//!
+//! Owns the threads, the loop that joins a transport and a shard, and the door that new
+//! connections come in by. What a message does is left to `shard`, how it travels to `transport`.
+//!
+//! Invariant: a shard is touched by one thread only; a core that has nothing to do sleeps.
 #![forbid(unsafe_code)]
+
+mod core_thread;
+mod door;
+mod handshake;
+mod turn;
+
+pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way};
+pub use door::{Door, Exposure, ListenError};
+pub use turn::{Core, Who};

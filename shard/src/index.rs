@@ -98,8 +98,11 @@ impl Index {
     }
 }
 
+/// Keys and row numbers, line by line.
+type Lines = (Arena<[u64; LANES]>, Arena<[u32; LANES]>);
+
 /// So many empty lines.
-fn lines(count: usize) -> Result<(Arena<[u64; LANES]>, Arena<[u32; LANES]>), NoMemory> {
+fn lines(count: usize) -> Result<Lines, NoMemory> {
     let mut keys = Arena::reserve(count).map_err(|_| NoMemory)?;
     let mut rows = Arena::reserve(count).map_err(|_| NoMemory)?;
     keys.grow_to(count).map_err(|_| NoMemory)?;

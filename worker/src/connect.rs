@@ -185,8 +185,8 @@ fn ask(isa: Isa, place: &Place, spec: &ConnectSpec) -> Result<Told, ConnectError
     };
     let none = Malformed::Field { name: "keys" };
     let shards = u16::try_from(welcome.keys).ok().filter(|&shards| shards > 0);
-    let shards = shards
-        .ok_or_else(|| ConnectError::Malformed { place: place.clone(), malformed: none })?;
+    let shards =
+        shards.ok_or_else(|| ConnectError::Malformed { place: place.clone(), malformed: none })?;
     let message_bytes_max = usize::try_from(welcome.sequence).unwrap_or(usize::MAX);
     Ok(Told { shards, message_bytes_max })
 }
@@ -262,8 +262,9 @@ fn tcp_stream(
     place: &Place,
     connect_max: Duration,
 ) -> Result<std::net::TcpStream, ConnectError> {
-    let stream = tcp::connect(address, connect_max).map_err(|error| {
-        ConnectError::Unreachable { place: place.clone(), reason: error.to_string() }
+    let stream = tcp::connect(address, connect_max).map_err(|error| ConnectError::Unreachable {
+        place: place.clone(),
+        reason: error.to_string(),
     })?;
     let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
     stream.set_nodelay(true).map_err(handshake)?;

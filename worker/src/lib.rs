@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod connect;
 mod error;
 mod link;
 mod merge;
@@ -20,8 +21,13 @@ mod split;
 mod turn;
 
 pub use call::ScanPage;
+pub use connect::{ConnectError, ConnectSpec, Place, PlaceError, connect, ring_bytes};
 pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;
 pub use pull::{PullTicket, Values};
 pub use session::{Counts, Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
+pub use wire::{
+    Clock, Epoch, Incarnation, JobId, Join, ScanCursor, ShardId, Staleness, TableId, TableSize,
+    TableSpec, Time, WorkerId,
+};

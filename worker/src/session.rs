@@ -215,14 +215,29 @@ impl Session {
         split: &Rc<Split>,
         width: u16,
     ) -> Result<PullTicket, WorkerError> {
+        self.pull_ahead(table, split, width, 0)
+    }
+
+    /// A pull for the clock `ahead` ticks from now: it may be asked before they are done, and is
+    /// answered when the job allows it then.
+    ///
+    /// - Errors: as [`Session::pull`].
+    pub fn pull_ahead(
+        &mut self,
+        table: TableId,
+        split: &Rc<Split>,
+        width: u16,
+        ahead: u64,
+    ) -> Result<PullTicket, WorkerError> {
         self.check()?;
         let keys_max = self.port.pull_keys_max(usize::from(width))?;
         let parts = self.count_parts(split, keys_max)?;
         let place = self.pulls.begin(split, usize::from(width), parts)?;
-        let clock = self.clock;
+        let clock = Clock::new(self.clock.get() + ahead);
         for shard in 0..self.links.len() {
             for range in cut(split.range_of(shard), keys_max) {
                 let header = self.header(Kind::Pull, table, range.len(), width);
+                let header = Header { clock: clock.get(), ..header };
                 let body = Body::Keys { split: Rc::clone(split), range };
                 self.admit(shard, header, body, Origin::Pull(place));
             }

@@ -62,7 +62,7 @@ impl FakeShard {
         for event in events {
             let Event::Received { peer, slot } = event else { continue };
             match wire::open(slot.bytes(), |bytes| crc32c(Isa::scalar(), 0, bytes)) {
-                Ok((header, message)) => self.handle(peer, header, message),
+                Ok((header, message)) => self.handle(peer, header, &message),
                 Err(_) => self.endpoint.close(peer),
             }
             self.endpoint.release(slot);
@@ -73,7 +73,7 @@ impl FakeShard {
         self.endpoint.flush();
     }
 
-    fn handle(&mut self, peer: PeerId, header: Header, message: Message<'_>) {
+    fn handle(&mut self, peer: PeerId, header: Header, message: &Message<'_>) {
         self.kinds.push(header.kind());
         match self.refuses {
             Some((kind, refusal)) if kind == header.kind() => {

@@ -1,0 +1,167 @@
+//! Child processes of this program: servers and workers of one job.
+//!
+//! Owns spawning them, reading their lines, noticing their end and ending them. What the lines
+//! mean is left to the caller.
+//!
+//! Invariant: a child's standard input stays open while its parent lives, so a child that reads
+//! to its end knows when the parent is gone; a child is killed and reaped when it is dropped.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// Longest line of a child, in bytes; more is cut off.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+
+/// One child.
+#[derive(Debug)]
+pub struct Child {
+    name: String,
+    process: std::process::Child,
+    ended: bool,
+}
+
+/// All children of a job, and what they say.
+#[derive(Debug)]
+pub struct Children {
+    children: Vec<Child>,
+    events: Receiver<(usize, ChildEvent)>,
+    sender: Sender<(usize, ChildEvent)>,
+}
+
+/// What a child did.
+#[derive(Debug)]
+pub enum ChildEvent {
+    /// It wrote a line.
+    Line(String),
+    /// It closed its output: it has ended, or is about to.
+    Ended,
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+pub struct ChildError {
+    /// Which one.
+    pub name: String,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl Children {
+    /// No child yet.
+    pub fn new() -> Children {
+        let (sender, events) = channel();
+        Children { children: Vec::new(), events, sender }
+    }
+
+    /// Starts this very program with `arguments`; `input` is written to its standard input, which
+    /// then stays open. Returns its number.
+    pub fn spawn(
+        &mut self,
+        name: &str,
+        arguments: &[String],
+        input: &str,
+    ) -> Result<usize, ChildError> {
+        let failed = |error| ChildError { name: name.to_owned(), error };
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut process = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let number = self.children.len();
+        let output = process.stdout.take().expect("it is piped");
+        if let Some(stdin) = process.stdin.as_mut() {
+            stdin.write_all(input.as_bytes()).and_then(|()| stdin.flush()).map_err(failed)?;
+        }
+        let child = Child { name: name.to_owned(), process, ended: false };
+        self.children.push(child);
+        let sender = self.sender.clone();
+        let read = move || read_lines(number, output, &sender);
+        std::thread::Builder::new().name(format!("lines-{number}")).spawn(read).map_err(failed)?;
+        Ok(number)
+    }
+
+    /// What a child says next, if one says anything in `wait`.
+    pub fn next(&mut self, wait: Duration) -> Option<(usize, ChildEvent)> {
+        self.events.recv_timeout(wait).ok()
+    }
+
+    /// The child of this number. Panics if there is none.
+    pub fn child(&mut self, number: usize) -> &mut Child {
+        &mut self.children[number]
+    }
+}
+
+impl Default for Children {
+    fn default() -> Children {
+        Children::new()
+    }
+}
+
+impl Child {
+    /// Its name with its process number.
+    pub fn name(&self) -> String {
+        format!("{} (process {})", self.name, self.process.id())
+    }
+
+    /// How it ended, waiting for it at most `wait`; none if it goes on.
+    pub fn ended(&mut self, wait: Duration) -> Option<ExitStatus> {
+        const STEP: Duration = Duration::from_millis(5);
+        let mut left = wait;
+        loop {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                self.ended = true;
+                return Some(status);
+            }
+            if left.is_zero() {
+                return None;
+            }
+            std::thread::sleep(STEP.min(left));
+            left = left.saturating_sub(STEP);
+        }
+    }
+
+    /// Closes its standard input: a child that watches it ends.
+    pub fn dismiss(&mut self) {
+        drop(self.process.stdin.take());
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}
+
+fn read_lines(number: usize, output: impl io::Read, sender: &Sender<(usize, ChildEvent)>) {
+    let mut reader = BufReader::new(output);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match io::Read::take(&mut reader, LINE_BYTES_MAX).read_line(&mut line) {
+            Ok(read) if read > 0 => {
+                let event = ChildEvent::Line(line.trim_end().to_owned());
+                if sender.send((number, event)).is_err() {
+                    return;
+                }
+            }
+            _ => break,
+        }
+    }
+    let _ = sender.send((number, ChildEvent::Ended));
+}
+
+impl fmt::Display for ChildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} does not start: {}", self.name, self.error)
+    }
+}
+
+impl std::error::Error for ChildError {}

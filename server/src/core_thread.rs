@@ -1,0 +1,247 @@
+//! Threads: one a core, each turning its own shard until it is told to stop.
+//!
+//! Owns starting and ending them, and the channel by which a connection reaches its core. The
+//! loop's content is left to `turn`.
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use shard::rule::Rules;
+use shard::{Mutation, Shard, ShardSpec};
+use transport::shm::Shm;
+use transport::tcp::{self, TcpBackend};
+use transport::{Limits, Link, Transport, Waker};
+use wire::Epoch;
+
+use crate::turn::{Core, Who, detect};
+
+/// How long a core sleeps at most before it looks around.
+const PARK_MAX: Duration = Duration::from_millis(100);
+
+/// How long a core may take to build its transport.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// Requests that a worker may have in flight on one shard.
+const CREDIT: u16 = 64;
+
+/// How a server's bytes move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Shared memory, between threads or processes of this host.
+    Shm,
+    /// TCP, by io_uring where the kernel allows it and by epoll where not.
+    Tcp(TcpBackend),
+}
+
+/// Whether each core's thread stays on one processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// The kernel moves it as it likes: other threads share the processors.
+    Free,
+    /// Shard `i` stays on the `i`-th processor that this process may use.
+    Pinned,
+}
+
+/// What a server is made of.
+#[derive(Clone, Debug)]
+pub struct ServerSpec {
+    /// Shards, one thread each.
+    pub cores: u16,
+    /// How bytes move.
+    pub way: Way,
+    /// Bounds of each core's transport.
+    pub limits: Limits,
+    /// Whether threads stay on one processor.
+    pub pinning: Pinning,
+    /// The generation of the routing table.
+    pub epoch: Epoch,
+    /// The rules that the shards know.
+    pub rules: Rules,
+    /// What the rows of one table may take on one shard, in bytes.
+    pub table_bytes_max: u64,
+}
+
+/// Why a server does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// No core, or more than there are shard numbers.
+    Cores {
+        /// Asked for.
+        cores: u16,
+    },
+    /// A core could not build its transport, or its thread.
+    Core {
+        /// Which shard.
+        shard: u16,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Running cores.
+#[derive(Debug)]
+pub struct Server {
+    cores: Vec<CoreHandle>,
+    message_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct CoreHandle {
+    commands: Sender<Command>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Adopt(Link, Who),
+    Stop,
+}
+
+impl Server {
+    /// Starts all cores and waits until each is ready.
+    pub fn start(spec: &ServerSpec) -> Result<Server, StartError> {
+        if spec.cores == 0 || spec.cores == u16::MAX {
+            return Err(StartError::Cores { cores: spec.cores });
+        }
+        let cores = (0..spec.cores).map(|shard| start_core(spec, shard));
+        let cores = cores.collect::<Result<Vec<_>, _>>()?;
+        Ok(Server { cores, message_bytes_max: spec.limits.message_bytes_max })
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> u16 {
+        self.cores.len() as u16
+    }
+
+    /// The longest message, in bytes.
+    pub fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
+    }
+
+    /// Gives a connection to a shard. One that the shard cannot take is closed.
+    ///
+    /// Panics: if there is no such shard.
+    pub fn attach(&self, shard: u16, link: Link, who: Who) {
+        let core = &self.cores[usize::from(shard)];
+        // A core that is gone drops the link, and its other end sees it closed.
+        let _ = core.commands.send(Command::Adopt(link, who));
+        core.waker.wake();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for core in &self.cores {
+            let _ = core.commands.send(Command::Stop);
+            core.waker.wake();
+        }
+        for core in &mut self.cores {
+            if core.thread.take().is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("a shard's thread ended by a panic");
+            }
+        }
+    }
+}
+
+fn start_core(spec: &ServerSpec, shard: u16) -> Result<CoreHandle, StartError> {
+    let failed = |reason: String| StartError::Core { shard, reason };
+    let (commands, inbox) = channel();
+    let (ready, started) = channel();
+    let spec = spec.clone();
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{shard}"))
+        .spawn(move || {
+            if spec.pinning == Pinning::Pinned {
+                pin(usize::from(shard));
+            }
+            match open(&spec) {
+                Ok(transport) => {
+                    let core = Core::new(transport, Shard::new(shard_spec(&spec)));
+                    let _ = ready.send(Ok(core.waker()));
+                    run(core, &inbox);
+                }
+                Err(reason) => {
+                    let _ = ready.send(Err(reason));
+                }
+            }
+        })
+        .map_err(|error| failed(format!("no thread: {error}")))?;
+    let waker = started
+        .recv_timeout(START_MAX)
+        .map_err(|_| failed(format!("not ready after {} s", START_MAX.as_secs())))?
+        .map_err(failed)?;
+    Ok(CoreHandle { commands, waker, thread: Some(thread) })
+}
+
+fn open(spec: &ServerSpec) -> Result<Box<dyn Transport>, String> {
+    match spec.way {
+        Way::Shm => match Shm::new(spec.limits) {
+            Ok(shm) => Ok(Box::new(shm)),
+            Err(error) => Err(error.to_string()),
+        },
+        Way::Tcp(backend) => tcp::open(backend, spec.limits).map_err(|error| error.to_string()),
+    }
+}
+
+fn shard_spec(spec: &ServerSpec) -> ShardSpec {
+    ShardSpec {
+        isa: detect(),
+        epoch: spec.epoch,
+        rules: spec.rules.clone(),
+        table_bytes_max: spec.table_bytes_max,
+        credit: CREDIT,
+        mutation: Mutation::None,
+    }
+}
+
+/// Turns the core until it is told to stop.
+fn run(mut core: Core, inbox: &Receiver<Command>) {
+    loop {
+        while let Ok(command) = inbox.try_recv() {
+            match command {
+                Command::Adopt(link, who) => {
+                    if let Err(error) = core.adopt(link, who) {
+                        tracing::warn!(%error, worker = %who.worker, "a connection is turned away");
+                    }
+                }
+                Command::Stop => return,
+            }
+        }
+        if !core.turn() {
+            core.park(core.now() + PARK_MAX);
+        }
+    }
+}
+
+/// Keeps this thread on the `index`-th processor that it may use. Where the kernel says no, it
+/// runs where the kernel puts it.
+fn pin(index: usize) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let mut processors = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+    let count = processors.clone().count().max(1);
+    let Some(cpu) = processors.nth(index % count) else { return };
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    if let Err(error) = sched_setaffinity(None, &one) {
+        tracing::warn!(%error, cpu, "the shard's thread is not pinned");
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Cores { cores } => {
+                write!(f, "{cores} cores; a server has 1 to {}", u16::MAX - 1)
+            }
+            StartError::Core { shard, reason } => {
+                write!(f, "shard {shard} does not start: {reason}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
