@@ -4,8 +4,8 @@
 //! number once; everything else may be asked twice and counts from the highest bit on, so that
 //! an answer's number alone says which request it answers.
 //!
-//! Invariant: a request lies in one window from its number on until its answer; `unsent` lists,
-//! in the order of asking, those that no slot was found for yet.
+//! Invariant: a request lies in its window from its number on until its answer. Those of one
+//! window are sent in the order of their numbers, so the unsent ones are its last.
 
 use std::collections::VecDeque;
 
@@ -29,11 +29,8 @@ pub(crate) struct Link {
     pub(crate) server: String,
     pub(crate) pushes: Window,
     pub(crate) others: Window,
-    pub(crate) unsent: VecDeque<Sequence>,
-    /// Requests that were sent and are unanswered.
-    pub(crate) in_flight: usize,
-    /// How many of them the shard takes.
-    pub(crate) credit: usize,
+    /// How many requests the shard takes before it answers one.
+    credit: usize,
     /// When the last readable message came.
     pub(crate) heard_at: Time,
     /// Bytes of received slots that wait for their reader.
@@ -49,8 +46,6 @@ impl Link {
             server,
             pushes: Window::new(1),
             others: Window::new(OTHERS_FIRST),
-            unsent: VecDeque::new(),
-            in_flight: 0,
             credit: CREDIT_FIRST,
             heard_at: now,
             held_bytes: 0,
@@ -69,7 +64,17 @@ impl Link {
         request.header.sequence = sequence.get();
         window.requests.push_back(Some(request));
         window.open += 1;
-        self.unsent.push_back(sequence);
+    }
+
+    /// How many requests of one window may be in flight. Each has half of the credit: pulls that
+    /// wait at the shard for this worker's own tick must not keep that tick from being sent.
+    pub(crate) fn in_flight_max(&self) -> usize {
+        (self.credit / 2).max(1)
+    }
+
+    /// Whether something waits to be sent.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.pushes.has_unsent() || self.others.has_unsent()
     }
 
     /// How many requests are unanswered.
@@ -84,11 +89,7 @@ impl Link {
 
     /// Takes the unanswered request of this number out: it is answered, or no longer wanted.
     pub(crate) fn take(&mut self, sequence: Sequence) -> Option<Request> {
-        let request = self.window(sequence).take(sequence)?;
-        if request.sends > 0 {
-            self.in_flight -= 1;
-        }
-        Some(request)
+        self.window(sequence).take(sequence)
     }
 
     /// Takes out what nobody waits for any more.
@@ -137,13 +138,17 @@ pub(crate) struct Window {
     first: u64,
     /// `None` where the answer came before that of an older one.
     requests: VecDeque<Option<Request>>,
+    /// Number of the first request that was never sent.
+    unsent: u64,
     /// Places that are not `None`.
     pub(crate) open: usize,
+    /// How many of them were sent.
+    pub(crate) in_flight: usize,
 }
 
 impl Window {
     fn new(first: u64) -> Window {
-        Window { first, requests: VecDeque::new(), open: 0 }
+        Window { first, requests: VecDeque::new(), unsent: first, open: 0, in_flight: 0 }
     }
 
     /// The number that the next request gets.
@@ -169,11 +174,31 @@ impl Window {
         let place = self.place(sequence)?;
         let request = self.requests.get_mut(place)?.take()?;
         self.open -= 1;
+        self.in_flight -= usize::from(request.sends > 0);
         while let Some(None) = self.requests.front() {
             self.requests.pop_front();
             self.first += 1;
         }
+        self.unsent = self.unsent.max(self.first);
         Some(request)
+    }
+
+    /// The first request that was never sent; those that were cancelled are passed over.
+    pub(crate) fn first_unsent(&mut self) -> Option<&mut Request> {
+        while self.has_unsent() && self.find(Sequence::new(self.unsent)).is_none() {
+            self.unsent += 1;
+        }
+        self.find(Sequence::new(self.unsent))
+    }
+
+    /// Notes that the first unsent request is sent now.
+    pub(crate) fn note_sent(&mut self) {
+        self.unsent += 1;
+        self.in_flight += 1;
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.unsent < self.next().get()
     }
 }
 
@@ -200,8 +225,27 @@ mod tests {
         for kind in [Kind::Push, Kind::Pull, Kind::Push, Kind::Join] {
             link.admit(request(kind));
         }
-        let numbers: Vec<u64> = link.unsent.iter().map(|sequence| sequence.get()).collect();
-        assert_eq!(numbers, [1, OTHERS_FIRST, 2, OTHERS_FIRST + 1]);
+        let numbers: Vec<u64> = link.requests().map(|request| request.header.sequence).collect();
+        assert_eq!(numbers, [1, 2, OTHERS_FIRST, OTHERS_FIRST + 1]);
+    }
+
+    #[test]
+    fn requests_are_sent_in_order_and_cancelled_ones_are_passed_over() {
+        let mut link = Link::new(PeerId::new(0), "a".into(), Time::default());
+        (0..5).for_each(|_| link.admit(request(Kind::Push)));
+        for cancelled in [1, 3] {
+            drop(link.take(Sequence::new(cancelled)));
+        }
+        let mut sent = Vec::new();
+        while let Some(request) = link.pushes.first_unsent() {
+            request.sends = 1;
+            sent.push(request.header.sequence);
+            link.pushes.note_sent();
+        }
+        assert_eq!(sent, [2, 4, 5]);
+        assert!(!link.has_unsent());
+        sent.into_iter().for_each(|number| drop(link.take(Sequence::new(number))));
+        assert_eq!((link.pushes.in_flight, link.open()), (0, 0));
     }
 
     #[test]

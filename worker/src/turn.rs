@@ -121,7 +121,7 @@ impl Session {
     pub fn park(&mut self, deadline: Time) {
         self.note_gap(self.now());
         let mut until = deadline.min(self.timer_at);
-        if self.links.iter().any(|link| !link.unsent.is_empty()) {
+        if self.links.iter().any(Link::has_unsent) {
             until = until.min(Time::from_nanos(self.now().nanos() + CREDIT_PARK_NS));
         }
         self.port.transport.park(until);
@@ -157,29 +157,32 @@ impl Session {
         WorkerError::TimedOut { server: server.to_owned(), awaited, waited }
     }
 
-    /// Sends a shard's unsent requests, in order, as far as there is credit.
+    /// Sends a shard's unsent requests as far as there is credit: first the pushes, so that a
+    /// pull finds on the shard whatever was pushed before it was asked.
     pub(crate) fn send_unsent(&mut self, shard: usize, now: Time) {
         let link = &mut self.links[shard];
-        while link.lost.is_none()
-            && link.in_flight < link.credit
-            && let Some(&sequence) = link.unsent.front()
-        {
-            let peer = link.peer;
-            let Some(request) = link.find(sequence) else {
-                link.unsent.pop_front(); // It was cancelled before there was credit for it.
-                continue;
-            };
-            match self.port.post(peer, request) {
-                Ok(()) => {
-                    request.sends = 1;
-                    request.due_at = now + self.timeouts.request;
-                    self.timer_at = self.timer_at.min(request.due_at);
-                    link.in_flight += 1;
-                    link.unsent.pop_front();
-                }
-                Err(refusal) => {
-                    note_send_refusal(link, refusal);
+        if link.lost.is_some() {
+            return;
+        }
+        let (peer, in_flight_max) = (link.peer, link.in_flight_max());
+        for window in [&mut link.pushes, &mut link.others] {
+            loop {
+                let has_credit = window.in_flight < in_flight_max;
+                let Some(request) = window.first_unsent() else { break };
+                if !has_credit {
                     return;
+                }
+                match self.port.post(peer, request) {
+                    Ok(()) => {
+                        request.sends = 1;
+                        request.due_at = now + self.timeouts.request;
+                        self.timer_at = self.timer_at.min(request.due_at);
+                        window.note_sent();
+                    }
+                    Err(refusal) => {
+                        link.lost = fault_of(refusal);
+                        return;
+                    }
                 }
             }
         }
@@ -378,12 +381,10 @@ pub(crate) enum Waited {
 }
 
 /// What a send slot's refusal means for the link. Without credit the request just waits.
-fn note_send_refusal(link: &mut Link, refusal: SendRefusal) {
+fn fault_of(refusal: SendRefusal) -> Option<Fault> {
     match refusal {
-        SendRefusal::NoCredit => {}
-        SendRefusal::NoSuchPeer => {
-            link.lost.get_or_insert(Fault::PeerClosed);
-        }
+        SendRefusal::NoCredit => None,
+        SendRefusal::NoSuchPeer => Some(Fault::PeerClosed),
         SendRefusal::TooLarge { bytes, bytes_max } => {
             panic!("messages are cut to the transport's limit, but {bytes} is over {bytes_max}")
         }
