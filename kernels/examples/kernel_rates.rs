@@ -5,7 +5,9 @@
 //!
 //! Run: `cargo run --release -p gradwire-kernels --example kernel_rates`.
 
+use std::alloc::{Layout, alloc};
 use std::hint::black_box;
+use std::slice;
 use std::time::Instant;
 
 use gradwire_kernels::{Isa, adagrad, adam, crc32c, ftrl, hash, logistic, probe, rows, sgd};
@@ -108,15 +110,15 @@ fn optimizers(isa: Isa, print: impl Fn(&str, &str, f64, &str)) {
 
 /// Finds among [`KEYS`] keys, and a whole push: find, then SGD on the rows found.
 fn probes(isa: Isa, print: impl Fn(&str, &str, f64, &str)) {
-    let mut keys = on_huge_pages(&vec![[probe::EMPTY; probe::LANES]; LINES]);
-    let mut numbers = on_huge_pages(&vec![[0_u32; probe::LANES]; LINES]);
+    let keys = on_huge_pages(&vec![[probe::EMPTY; probe::LANES]; LINES]);
+    let numbers = on_huge_pages(&vec![[0_u32; probe::LANES]; LINES]);
     for row in 0..KEYS as u32 {
         let key = hash::mix(u64::from(row));
-        let (line, lane) = probe::find_empty(&keys, key);
+        let (line, lane) = probe::find_empty(keys, key);
         keys[line][lane] = key;
         numbers[line][lane] = row;
     }
-    let mut data = on_huge_pages(&vec![0.1_f32; KEYS * 8]);
+    let data = on_huge_pages(&vec![0.1_f32; KEYS * 8]);
     let batches: Vec<Vec<u64>> = (0..REPEATS as u64 + 1)
         .map(|batch| {
             let draw = |index: u64| hash::mix(hash::mix((batch << 32) | index) % KEYS as u64);
@@ -134,39 +136,41 @@ fn probes(isa: Isa, print: impl Fn(&str, &str, f64, &str)) {
     let finds = rate(BATCH, || {
         let wanted = turn.next().expect("a batch a run");
         let found = &mut found[..wanted.len()];
-        probe::find(isa, &keys, &numbers, wanted, black_box(found), &data, 8);
+        probe::find(isa, keys, numbers, wanted, black_box(found), data, 8);
     });
     print("probe::find", &load, finds, "M keys/s");
     let mut turn = batches.iter();
     let pushes = rate(BATCH, || {
         let wanted = turn.next().expect("a batch a run");
         let found = &mut found[..wanted.len()];
-        probe::find(isa, &keys, &numbers, wanted, found, &data, 8);
+        probe::find(isa, keys, numbers, wanted, found, data, 8);
         let deltas = &deltas[..found.len() * 8];
-        sgd::apply_rows(isa, &mut data, 8, 8, found, deltas, &sgd::Step { rate: 0.1 });
+        sgd::apply_rows(isa, data, 8, 8, found, deltas, &sgd::Step { rate: 0.1 });
     });
     print("find + sgd dim 8", &load, pushes, "M keys/s");
 }
 
-/// The same items where `memory` would put them: on pages of 2 MiB, as far as the system has any.
-fn on_huge_pages<T: Copy>(items: &[T]) -> Vec<T> {
+/// A copy of the items where `memory` would put them: on pages of 2 MiB, as far as the system has
+/// any, the first at a page's start. Never freed: the process ends with the measurement.
+fn on_huge_pages<T: Copy>(items: &[T]) -> &'static mut [T] {
+    const PAGE_BYTES: usize = 2 << 20;
+    const MADV_HUGEPAGE: i32 = 14;
     #[cfg(target_os = "linux")]
-    {
-        const MADV_HUGEPAGE: i32 = 14;
-        const PAGE_BYTES: usize = 4096;
-        unsafe extern "C" {
-            fn madvise(address: *mut std::ffi::c_void, bytes: usize, advice: i32) -> i32;
-        }
-        let mut copy: Vec<T> = Vec::with_capacity(items.len());
-        let start = copy.as_ptr().addr().next_multiple_of(PAGE_BYTES) - copy.as_ptr().addr();
-        let address = copy.as_mut_ptr().wrapping_byte_add(start);
-        let bytes = size_of_val(items).saturating_sub(start);
-        // SAFETY: the range lies in `copy`'s allocation, from its first whole page on; this advice
-        // changes no content, and a refusal leaves the pages as they are.
-        let _refused = unsafe { madvise(address.cast(), bytes, MADV_HUGEPAGE) };
-        copy.extend_from_slice(items);
-        copy
+    unsafe extern "C" {
+        fn madvise(address: *mut std::ffi::c_void, bytes: usize, advice: i32) -> i32;
     }
-    #[cfg(not(target_os = "linux"))]
-    items.to_vec()
+    let bytes = size_of_val(items).max(1);
+    let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("a size that fits");
+    // SAFETY: `bytes` is above 0.
+    let start = unsafe { alloc(layout) };
+    assert!(!start.is_null(), "no memory for {bytes} bytes");
+    // SAFETY: the range is the allocation; this advice changes no content, and a refusal leaves
+    // the pages as they are.
+    #[cfg(target_os = "linux")]
+    let _refused = unsafe { madvise(start.cast(), bytes, MADV_HUGEPAGE) };
+    // SAFETY: the allocation is new, so it overlaps no other, and as large as `items`.
+    unsafe { start.copy_from_nonoverlapping(items.as_ptr().cast(), size_of_val(items)) };
+    // SAFETY: `items.len()` items were copied to `start`, which is aligned to a page, is never
+    // freed and is known to no one else.
+    unsafe { slice::from_raw_parts_mut(start.cast(), items.len()) }
 }

@@ -10,7 +10,7 @@
 
 use crate::hash::mix;
 use crate::isa::{Isa, Level};
-use crate::lanes::{CACHE_LINE_BYTES, prefetch};
+use crate::lanes::{CACHE_LINE_BYTES, prefetch, prefetch_for_later};
 use crate::rows::MISSING;
 
 /// The key of a lane that holds none. No caller's key may be this one; a search for it misses.
@@ -20,6 +20,8 @@ pub const LANES: usize = 8;
 
 /// Keys between the one at work and the one whose lines the cache is asked for. A power of two.
 const KEYS_AHEAD: usize = 32;
+/// Keys whose unfinished searches are noted together.
+const BLOCK_KEYS: usize = 64;
 
 /// The line that a key's search starts in: the top bits of its hash.
 ///
@@ -34,13 +36,15 @@ pub const fn home(key: u64, lines: usize) -> usize {
 
 /// Looks up a batch of keys, and asks the cache for the rows it finds.
 ///
-/// - `keys`, `rows`: the index, line by line; as many lines in each, a power of two.
+/// - `keys`, `rows`: the index, line by line; as many lines in each, a power of two. Correct
+///   anywhere, fast where a line of keys starts on a cache line and one of rows on half of one.
 /// - `wanted`: `[count]` keys. `found`: `[count]`, receives row numbers, [`MISSING`] for no row.
 /// - `data`, `stride`: the arena that the row numbers point in, and f32 from one row to the next;
 ///   only for the cache: a row's first line is asked for, and the second where the stride is more
 ///   than one. An empty slice will do.
 /// - Result: the same on every `isa`.
-/// - Panics: if the lengths differ or the lines are not a power of two.
+/// - Panics: if the lengths differ, the lines are not a power of two, or `wanted` has more than
+///   `u32::MAX` keys.
 pub fn find(
     isa: Isa,
     keys: &[[u64; LANES]],
@@ -53,6 +57,7 @@ pub fn find(
     assert_eq!(keys.len(), rows.len(), "lines of keys against lines of row numbers");
     assert!(keys.len().is_power_of_two(), "{} lines are not a power of two", keys.len());
     assert_eq!(wanted.len(), found.len(), "wanted keys against found rows");
+    assert!(u32::try_from(wanted.len()).is_ok(), "a batch of {} keys", wanted.len());
     let batch = Find { keys, rows, wanted, found, data, stride };
     match isa.level() {
         // SAFETY: only `Isa::detect` makes an `Isa` of level `Avx512`, after CPUID reported it.
@@ -91,10 +96,20 @@ struct Find<'a> {
 /// The lanes of one line: bit `i` for lane `i`.
 #[derive(Clone, Copy)]
 struct Lanes {
-    /// Those that hold the wanted key: one at most.
+    /// Those that hold the wanted key: one at most, unless that is [`EMPTY`].
     equal: u32,
     /// Those that hold no key.
     empty: u32,
+}
+
+impl Lanes {
+    /// The row number beside the wanted key, or [`MISSING`].
+    #[inline(always)]
+    fn row(self, rows: &[u32; LANES]) -> u32 {
+        let held = self.equal & !self.empty;
+        let row = rows[held.trailing_zeros() as usize % LANES];
+        if held == 0 { MISSING } else { row }
+    }
 }
 
 /// The reference.
@@ -138,8 +153,10 @@ fn avx512(batch: Find<'_>) {
     });
 }
 
-/// The batch's walk: asks for the lines of the key that is [`KEYS_AHEAD`], searches for this one,
-/// asks for its row.
+/// The batch's walk: asks for the lines of the key that is [`KEYS_AHEAD`], compares this one with
+/// its home line, asks for its row. No step branches on what is found: a key that is neither in
+/// its home line nor ruled out by it is noted, its next line asked for, and its search finished a
+/// block later.
 #[inline(always)]
 fn pipeline(batch: Find<'_>, compare: impl Fn(&[u64; LANES], u64) -> Lanes) {
     let Find { keys, rows, wanted, found, data, stride } = batch;
@@ -152,48 +169,75 @@ fn pipeline(batch: Find<'_>, compare: impl Fn(&[u64; LANES], u64) -> Lanes) {
             prefetch(rows, line);
         }
     };
+    let settle = |late: &Late, found: &mut [u32]| {
+        for &index in &late.indices[..late.count] {
+            let row = search_on(keys, rows, wanted[index as usize], &compare);
+            found[index as usize] = row;
+            prefetch_data(data, row, stride);
+        }
+    };
     (0..KEYS_AHEAD).for_each(|index| ask(&mut homes, index));
-    for (index, (&key, found)) in wanted.iter().zip(found).enumerate() {
-        let first = homes[index % KEYS_AHEAD];
-        ask(&mut homes, index + KEYS_AHEAD);
-        let row = search(keys, rows, key, first, &compare);
-        *found = row;
-        prefetch_data(data, row, stride);
+    let mut late_before = Late::NONE;
+    for start in (0..wanted.len()).step_by(BLOCK_KEYS) {
+        let mut late = Late::NONE;
+        for index in start..wanted.len().min(start + BLOCK_KEYS) {
+            let first = homes[index % KEYS_AHEAD];
+            ask(&mut homes, index + KEYS_AHEAD);
+            let lanes = compare(&keys[first], wanted[index]);
+            let row = lanes.row(&rows[first]);
+            found[index] = row;
+            prefetch_data(data, row, stride);
+            let goes_on = lanes.equal | lanes.empty == 0;
+            late.indices[late.count] = index as u32;
+            late.count += usize::from(goes_on);
+            let next = (first + usize::from(goes_on)) & (keys.len() - 1);
+            prefetch(keys, next);
+            prefetch(rows, next);
+        }
+        settle(&late_before, found);
+        late_before = late;
     }
+    settle(&late_before, found);
 }
 
+/// The keys of a block whose search goes on after their home line, by their place in the batch.
+struct Late {
+    indices: [u32; BLOCK_KEYS],
+    count: usize,
+}
+
+impl Late {
+    const NONE: Self = Self { indices: [0; BLOCK_KEYS], count: 0 };
+}
+
+/// Finishes a search whose home line was full of other keys.
 #[inline(always)]
-fn search(
+fn search_on(
     keys: &[[u64; LANES]],
     rows: &[[u32; LANES]],
     key: u64,
-    first: usize,
     compare: impl Fn(&[u64; LANES], u64) -> Lanes,
 ) -> u32 {
-    if key == EMPTY {
-        return MISSING;
-    }
-    for step in 0..keys.len() {
+    let first = home(key, keys.len());
+    for step in 1..keys.len() {
         let line = (first + step) & (keys.len() - 1);
         let lanes = compare(&keys[line], key);
-        if lanes.equal != 0 {
-            return rows[line][lanes.equal.trailing_zeros() as usize % LANES];
-        }
-        if lanes.empty != 0 {
-            return MISSING;
+        if lanes.equal | lanes.empty != 0 {
+            return lanes.row(&rows[line]);
         }
     }
     MISSING
 }
 
-/// Asks for a row; for one that is missing this asks for an address that no one will read.
+/// Asks for a row. For one that is missing this asks for row 0, since an address that no page has
+/// costs a walk through the page table each time.
 #[inline(always)]
 fn prefetch_data(data: &[f32], row: u32, stride: usize) {
     const LINE: usize = CACHE_LINE_BYTES / size_of::<f32>();
-    let start = row as usize * stride;
-    prefetch(data, start);
+    let start = if row == MISSING { 0 } else { row as usize * stride };
+    prefetch_for_later(data, start);
     if stride > LINE {
-        prefetch(data, start + LINE);
+        prefetch_for_later(data, start + LINE);
     }
 }
 
