@@ -263,6 +263,25 @@ fn values_that_are_held_never_keep_answers_to_pushes_away() {
 }
 
 #[test]
+fn pulls_ahead_that_use_up_the_credit_never_keep_the_tick_they_wait_for() {
+    let mut rig = Rig::quiet(1, 1);
+    rig.shards[0].borrow_mut().waits_for_ticks = true;
+    rig.shards[0].borrow_mut().credit = 4;
+    let deadline = rig.after_s(10);
+    rig.session.join(join(), deadline).expect("nothing speaks against it");
+    let split = rig.session.split(&[1]).expect("sorted");
+    let ahead = |rig: &mut Rig| rig.session.pull_ahead(TABLE, &split, 1, 1).expect("room");
+    let tickets: Vec<_> = (0..20).map(|_| ahead(&mut rig)).collect();
+    rig.session.tick().expect("there is room");
+    for ticket in tickets {
+        let values = rig.session.wait_pull(ticket, deadline).expect("the tick came through");
+        rig.session.recycle(values);
+    }
+    assert_eq!(rig.session.counts().resends, 0);
+    assert_eq!(rig.shards[0].borrow().waiting_most, 2, "half of the credit is the pushes'");
+}
+
+#[test]
 fn a_buffer_of_deltas_comes_back_once_every_shard_has_answered() {
     let mut rig = Rig::quiet(2, 1);
     let keys: Vec<u64> = (0..20).collect();
@@ -358,6 +377,7 @@ proptest! {
             let ticket = rig.session.pull(TABLE, &split, 2).expect("there is room");
             rig.session.push(TABLE, &split, telling(&keys, 2), 2, Then::Tick).expect("room");
             loop {
+                prop_assert!(rig.session.now() < deadline, "clock {} never ends", clock);
                 match rig.session.poll() {
                     Ok(()) if rig.session.is_over(&ticket)
                         && rig.session.pushes_outstanding() == 0 => break,

@@ -32,10 +32,16 @@ pub(crate) struct FakeShard {
     /// Width of its values, if it is not the one asked for.
     pub(crate) answers_width: Option<u16>,
     pub(crate) ticks: u64,
+    /// What its answers say of credit.
+    pub(crate) credit: u16,
+    /// Whether pulls wait for the session's own ticks.
+    pub(crate) waits_for_ticks: bool,
     pub(crate) kinds: Vec<Kind>,
     /// The clock of a worker that is not there; pulls beyond it wait.
     pub(crate) slowest: u64,
     pub(crate) applied: HashSet<(u32, u32, u64)>,
+    /// The most pulls that ever waited at once.
+    pub(crate) waiting_most: usize,
     waiting: Vec<(PeerId, Header, Vec<u64>)>,
 }
 
@@ -48,9 +54,12 @@ impl FakeShard {
             refuses: None,
             answers_width: None,
             ticks: 0,
+            credit: 0,
+            waits_for_ticks: false,
             kinds: Vec::new(),
             slowest: u64::MAX,
             applied: HashSet::new(),
+            waiting_most: 0,
             waiting: Vec::new(),
         }
     }
@@ -118,8 +127,11 @@ impl FakeShard {
     }
 
     fn pull(&mut self, peer: PeerId, header: Header, keys: Vec<u64>) {
-        if header.clock > self.slowest {
-            return self.waiting.push((peer, header, keys));
+        let slowest = if self.waits_for_ticks { self.ticks } else { self.slowest };
+        if header.clock > slowest {
+            self.waiting.push((peer, header, keys));
+            self.waiting_most = self.waiting_most.max(self.waiting.len());
+            return;
         }
         let width = self.answers_width.unwrap_or(self.width);
         let zeros = vec![0.0; usize::from(width)];
@@ -157,7 +169,7 @@ impl FakeShard {
         // A peer that is gone, or too slow, asks again.
         let Ok(mut slot) = self.endpoint.acquire(peer, HEADER_BYTES + body.len()) else { return };
         slot.bytes_mut()[HEADER_BYTES..].copy_from_slice(body);
-        let header = Header { flags: 0, body_crc: 0, ..header };
+        let header = Header { flags: 0, body_crc: 0, credit: self.credit, ..header };
         let crc = |bytes: &[u8]| crc32c(Isa::scalar(), 0, bytes);
         wire::seal(slot.bytes_mut(), header, Seal::Body, crc);
         self.endpoint.post(slot);
