@@ -10,6 +10,13 @@ use crate::hash::mix;
 /// Every tail that blocks of 64, 32, 16 and 8 lanes can leave.
 pub(crate) const LENGTHS: RangeInclusive<usize> = 0..=67;
 
+/// Dims and counts of rows that take every path: one coordinate and eight have their own, tiles of
+/// rows have every tail, and the others are tried around the widths of blocks.
+pub(crate) fn shapes() -> impl Iterator<Item = (usize, usize)> {
+    let every_count = [1, 8].into_iter().flat_map(|dim| LENGTHS.map(move |count| (dim, count)));
+    every_count.chain([2, 7, 9, 15, 16, 17, 24, 25, 67].map(|dim| (dim, 13)))
+}
+
 /// `len` finite numbers, most near 1, some zero, some large, some tiny, of both signs.
 pub(crate) fn floats(seed: u64, len: usize) -> Vec<f32> {
     let scales = [1.0, 1.0, 1.0, 0.01, 100.0, 1e-20, 1e6, 0.0];

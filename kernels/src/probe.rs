@@ -271,7 +271,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_level_finds_each_key_that_is_there_and_misses_the_others(
-            seed: u64, lines_log2 in 0_u32..7, load_percent in 0_usize..=100, wanted in 0_usize..200,
+            seed: u64,
+            lines_log2 in 0_u32..7,
+            load_percent in 0_usize..=100,
+            wanted in 0_usize..200,
         ) {
             let lines = 1 << lines_log2;
             let count = (lines * LANES * load_percent / 100) as u64;
