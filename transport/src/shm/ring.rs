@@ -134,6 +134,7 @@ pub(crate) struct RecvRecord {
     lane: Arc<Lane>,
     position: u64,
     index: usize,
+    span_bytes: usize,
     message_bytes: usize,
 }
 
@@ -265,7 +266,7 @@ impl Drop for SendRecord {
         head.lengths.store(lengths, Ordering::Relaxed);
         // Release: message and lengths come before the state that hands them over.
         head.state.store(self.position | self.kind, Ordering::Release);
-        self.lane.spans.settle(self.index);
+        self.lane.spans.settle(self.index, self.span_bytes);
     }
 }
 
@@ -296,7 +297,7 @@ impl Receiver {
         };
         let (position, index) = self.window.push(span_bytes);
         let lane = Arc::clone(&self.lane);
-        let record = RecvRecord { lane, position, index, message_bytes };
+        let record = RecvRecord { lane, position, index, span_bytes, message_bytes };
         Ok(if kind == READY { Take::Message(record) } else { Take::Passed })
     }
 
@@ -390,7 +391,7 @@ impl Drop for RecvRecord {
         let state = &self.lane.head(self.position).state;
         // Release: this end's reads come before the sender's next writes.
         state.store(self.position | FREE, Ordering::Release);
-        self.lane.spans.settle(self.index);
+        self.lane.spans.settle(self.index, self.span_bytes);
     }
 }
 

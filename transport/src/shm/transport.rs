@@ -46,6 +46,8 @@ pub struct Shm {
     live: Vec<PeerId>,
     /// Peers with posts that nobody was woken for yet.
     posted: Vec<PeerId>,
+    /// Peers that may wait for what was released; used within `ring_bells` only.
+    released: Vec<PeerId>,
     /// Peers found to be over in the midst of a walk over `live`.
     failing: Vec<(PeerId, Fault)>,
     /// Peers that are gone, and whose event is still to be told.
@@ -89,6 +91,7 @@ impl Shm {
             peers: Vec::new(),
             live: Vec::new(),
             posted: Vec::new(),
+            released: Vec::new(),
             failing: Vec::new(),
             closed: Vec::new(),
             sleeper: Sleeper::new()?,
@@ -120,16 +123,30 @@ impl Shm {
         }
     }
 
-    /// Wakes the peers that wait for records which were released since the last call.
-    fn tell_released(&mut self) {
+    /// Wakes the peers that wait for records which were released since the last call, and those
+    /// that sleep over records which were posted.
+    fn ring_bells(&mut self) {
         for &id in &self.live {
             let Some(peer) = self.peers[id.index()].as_deref_mut() else { continue };
-            if !peer.receiver.has_released() {
-                continue;
+            if peer.receiver.has_released() {
+                self.released.push(id);
             }
-            // Before the peer's flags are read, what was found released is visible to it.
-            fence(Ordering::SeqCst);
+        }
+        if self.released.is_empty() && self.posted.is_empty() {
+            return;
+        }
+        // Before the flags of sleepers are read, what was released and posted is visible to them.
+        fence(Ordering::SeqCst);
+        for id in self.released.drain(..) {
+            let Some(peer) = self.peers[id.index()].as_deref_mut() else { continue };
             if let Err(errno) = peer.doors.ring_if_starved() {
+                self.failing.push((id, bell_fault(errno)));
+            }
+        }
+        for id in self.posted.drain(..) {
+            let Some(peer) = self.peers[id.index()].as_deref_mut() else { continue };
+            peer.is_posted = false;
+            if let Err(errno) = peer.doors.ring_if_asleep() {
                 self.failing.push((id, bell_fault(errno)));
             }
         }
@@ -255,7 +272,7 @@ impl Transport for Shm {
             }
         }
         self.bury_failing();
-        self.tell_released();
+        self.ring_bells();
         let closed = self.closed.drain(..);
         events.extend(closed.map(|(peer, fault)| Event::Closed { peer, fault }));
     }
@@ -292,28 +309,15 @@ impl Transport for Shm {
     }
 
     fn flush(&mut self) {
-        self.tell_released();
-        if self.posted.is_empty() {
-            return;
-        }
-        // Before the flags of sleepers are read, what was posted is visible to them.
-        fence(Ordering::SeqCst);
-        for id in self.posted.drain(..) {
-            let Some(peer) = self.peers[id.index()].as_deref_mut() else { continue };
-            peer.is_posted = false;
-            if let Err(errno) = peer.doors.ring_if_asleep() {
-                self.failing.push((id, bell_fault(errno)));
-            }
-        }
-        self.bury_failing();
+        self.ring_bells();
     }
 
     fn release(&mut self, slot: RecvSlot) {
-        drop(slot); // `tell_released` finds it.
+        drop(slot); // `ring_bells` finds it.
     }
 
     fn park(&mut self, deadline: Time) {
-        self.tell_released();
+        self.ring_bells();
         let spin_until = match self.limits.spin_ns {
             u64::MAX => deadline,
             spin_ns => deadline.min(self.now() + Duration::from_nanos(spin_ns)),

@@ -27,9 +27,10 @@ const SETTLED: u32 = 1;
 pub(super) struct Spans(Box<[AtomicU32]>);
 
 impl Spans {
-    /// The owner of record `index` touches its bytes no more.
-    pub(super) fn settle(&self, index: usize) {
-        self.0[index].fetch_or(SETTLED, Ordering::Release);
+    /// The owner of record `index`, of `span_bytes`, touches its bytes no more.
+    pub(super) fn settle(&self, index: usize, span_bytes: usize) {
+        // A store, since the record's only owner says it: nobody else writes this entry until then.
+        self.0[index].store(span_bytes as u32 | SETTLED, Ordering::Release);
     }
 }
 
@@ -155,9 +156,9 @@ mod tests {
         let (_, one) = window.push(64);
         let (position, two) = window.push(128);
         assert_eq!(position, 64);
-        spans.settle(two);
+        spans.settle(two, 128);
         assert_eq!(window.oldest(), Oldest::InUse);
-        spans.settle(one);
+        spans.settle(one, 64);
         window.pop();
         assert_eq!((window.first(), window.oldest()), (64, Oldest::Settled));
         window.pop();
@@ -178,7 +179,7 @@ mod tests {
             window.push(64);
         }
         assert!(!window.fits(1, 64));
-        window.spans().settle(0);
+        window.spans().settle(0, 64);
         window.pop();
         assert!(window.fits(1, 64));
     }
