@@ -25,11 +25,11 @@ const MESSAGE_BYTES: usize = 400 << 10;
 
 #[expect(clippy::print_stdout, reason = "results of a program go to stdout")]
 fn main() {
-    println!("kernel              load                              level    rate_median  unit");
+    println!("kernel               load                              level    rate_median  unit");
     for isa in Isa::available() {
         let level = isa.level();
         let print = |kernel: &str, load: &str, rate: f64, unit: &str| {
-            println!("{kernel:<18}  {load:<32}  {level:<7}  {rate:>11.1}  {unit}");
+            println!("{kernel:<19}  {load:<32}  {level:<7}  {rate:>11.1}  {unit}");
         };
         checksums(isa, print);
         optimizers(isa, print);
