@@ -1,0 +1,317 @@
+//! A source: one thread that reads, several that parse, and batches in order.
+//!
+//! Owns the threads, the queues between them, and the counts of a pass. Reading is left to `feed`,
+//! parsing to `parse`.
+//!
+//! The reader makes a receipt for each block before it hands the block to the parsers, and `next`
+//! takes the receipts in their order. So order costs no search, and how far the parsers can be
+//! ahead of `next` is the length of the receipts' queue.
+//!
+//! Invariant: after an end or an error, every call of `next` gives that end or error again. No wait
+//! outlives the thread that it waits for: a thread that dies drops what it owes, and that is seen.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::csr::{Csr, Place};
+use super::error::DataError;
+use super::feed::{Feed, Opened, open};
+use super::parse::{Block, Parsed, Parser};
+use super::spec::{ColumnSpec, Labels, Part, Share, SourceSpec};
+
+/// Blocks that wait for a parser, per parser.
+const BLOCKS_WAITING_PER_PARSER: usize = 1;
+/// Batches that wait for `next`, per parser.
+const BATCHES_READY_PER_PARSER: usize = 2;
+/// Buffers of batches and of blocks that wait to be used again, each, per parser.
+const SPARES_PER_PARSER: usize = 4;
+
+/// A pass over data that is under way. Dropping it stops its threads.
+#[derive(Debug)]
+pub struct Source {
+    delivery: Mutex<Delivery>,
+    spares: Sender<Csr>,
+    counts: Arc<Counts>,
+    columns: Option<ColumnSpec>,
+    bytes_total: u64,
+    rows_total: Option<u64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How far a source has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read from disk, packed as they lie there. Runs ahead of `rows`.
+    pub bytes_read: u64,
+    /// Bytes of all files on disk; 0 for a generator.
+    pub bytes_total: u64,
+    /// Rows delivered, over all batches of this share.
+    pub rows: u64,
+    /// Of these, how many have the label 1.
+    pub rows_positive: u64,
+    /// Bad rows that were left out.
+    pub bad_rows: u64,
+    /// Rows of the whole source, over all parts and shares, if that is known.
+    pub rows_total: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    /// None once the source is being dropped.
+    receipts: Option<Receiver<Receipt>>,
+    end: Option<Result<(), DataError>>,
+    bad_rows_allowed: u64,
+    whole_train_pass: bool,
+}
+
+/// What the reader promises to `next`.
+#[derive(Debug)]
+enum Receipt {
+    /// What a parser makes of one block.
+    Batch(Receiver<Parsed>),
+    End,
+    Failed(DataError),
+}
+
+/// A block, and where what it gives is owed.
+type Job = (Block, Sender<Parsed>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    bytes_read: Arc<AtomicU64>,
+    rows: AtomicU64,
+    rows_positive: AtomicU64,
+    bad_rows: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Source {
+    /// Opens the inputs of `spec` and starts reading them. Files that are missing, empty, of an
+    /// unknown format or without the named columns are found here; all else is found by `next`.
+    pub fn open(spec: &SourceSpec) -> Result<Source, DataError> {
+        let counts = Arc::new(Counts::default());
+        let Opened { feed, rows, columns, bytes_total, rows_total } =
+            open(spec, &counts.bytes_read)?;
+        let parsers = spec.parsers;
+        let (spares, spares_taken) = bounded(parsers * SPARES_PER_PARSER);
+        let (freed, free) = bounded(parsers * SPARES_PER_PARSER);
+        let (blocks, blocks_taken) = bounded(parsers * BLOCKS_WAITING_PER_PARSER);
+        let (receipts, receipts_taken) = bounded(parsers * BATCHES_READY_PER_PARSER);
+        let mut source = Source {
+            delivery: Mutex::new(Delivery {
+                receipts: Some(receipts_taken),
+                end: None,
+                bad_rows_allowed: spec.bad_rows.allowed(),
+                whole_train_pass: spec.part == Part::Train
+                    && spec.labels == Labels::Required
+                    && spec.share.count == 1,
+            }),
+            spares,
+            counts: counts.clone(),
+            columns,
+            bytes_total,
+            rows_total,
+            threads: Vec::new(),
+        };
+        for _ in 0..parsers {
+            let thread = ParserThread {
+                parser: Parser::new(spec, rows.clone())?,
+                blocks: blocks_taken.clone(),
+                freed: freed.clone(),
+                spares: spares_taken.clone(),
+            };
+            source.start("parser", move || thread.run())?;
+        }
+        let reader = ReaderThread { feed, share: spec.share, counts, free, blocks, receipts };
+        source.start("reader", move || reader.run())?;
+        Ok(source)
+    }
+
+    /// The next batch, or none at the end of the pass. Several threads may call at once: each gets
+    /// the next batch in order. Batches without rows are passed over.
+    ///
+    /// Waits as long as the reader needs; it ends when the reader does, by whatever cause.
+    pub fn next(&self) -> Result<Option<Csr>, DataError> {
+        let mut delivery = self.delivery.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(end) = &delivery.end {
+                return end.clone().map(|()| None);
+            }
+            match delivery.take().and_then(|parsed| self.count(parsed, &delivery)) {
+                Ok(Some(csr)) if csr.rows() == 0 => self.recycle(csr),
+                Ok(Some(csr)) => return Ok(Some(csr)),
+                Ok(None) => delivery.end = Some(self.check_pass(&delivery)),
+                Err(error) => delivery.end = Some(Err(error)),
+            }
+        }
+    }
+
+    /// Gives the buffers of a batch back, so that the next ones need no memory.
+    pub fn recycle(&self, csr: Csr) {
+        // With the queue full there are spares enough: this one is freed.
+        let _ = self.spares.try_send(csr);
+    }
+
+    /// How far the pass has come. Waits for nothing.
+    pub fn progress(&self) -> Progress {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Progress {
+            bytes_read: count(&self.counts.bytes_read),
+            bytes_total: self.bytes_total,
+            rows: count(&self.counts.rows),
+            rows_positive: count(&self.counts.rows_positive),
+            bad_rows: count(&self.counts.bad_rows),
+            rows_total: self.rows_total,
+        }
+    }
+
+    /// What was decided for each column, if the inputs have columns. A source that is opened with
+    /// these reads other files alike.
+    pub fn columns(&self) -> Option<&ColumnSpec> {
+        self.columns.as_ref()
+    }
+
+    fn start(
+        &mut self,
+        thread: &'static str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), DataError> {
+        let builder = std::thread::Builder::new().name(format!("data-{thread}"));
+        let handle = builder.spawn(run).map_err(|error| {
+            let message = format!("cannot start the {thread} thread: {error}");
+            DataError::Setting { name: "parsers", message }
+        })?;
+        self.threads.push(handle);
+        Ok(())
+    }
+
+    /// Counts a batch, and decides whether its bad rows are too many.
+    fn count(&self, parsed: Option<Parsed>, delivery: &Delivery) -> Result<Option<Csr>, DataError> {
+        let Some(Parsed { csr, mut bad }) = parsed else { return Ok(None) };
+        let positive = csr.labels.iter().filter(|&&label| label == 1.0).count();
+        self.counts.rows_positive.fetch_add(positive as u64, Ordering::Relaxed);
+        self.counts.rows.fetch_add(csr.rows() as u64, Ordering::Relaxed);
+        if bad.is_empty() {
+            return Ok(Some(csr));
+        }
+        let before = self.counts.bad_rows.fetch_add(bad.len() as u64, Ordering::Relaxed);
+        let allowed = delivery.bad_rows_allowed;
+        if before + bad.len() as u64 > allowed {
+            let row = bad.swap_remove((allowed - before) as usize);
+            let strict = allowed == 0;
+            return Err(if strict {
+                DataError::Row(row)
+            } else {
+                DataError::TooManyBadRows { allowed, row }
+            });
+        }
+        if before == 0 {
+            tracing::warn!(allowed, "left out a bad row, the first: {}", bad[0]);
+        }
+        Ok(Some(csr))
+    }
+
+    /// Whether there was anything to learn from in a whole pass for training.
+    fn check_pass(&self, delivery: &Delivery) -> Result<(), DataError> {
+        let Progress { rows, rows_positive, .. } = self.progress();
+        if !delivery.whole_train_pass {
+            return Ok(());
+        }
+        match rows_positive {
+            _ if rows == 0 => Err(DataError::NoRows),
+            0 => Err(DataError::OneClass { label: 0, rows }),
+            positive if positive == rows => Err(DataError::OneClass { label: 1, rows }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Delivery {
+    /// What the next block gave; none at the end.
+    fn take(&self) -> Result<Option<Parsed>, DataError> {
+        let receipts = self.receipts.as_ref().expect("only dropping the source takes it away");
+        match receipts.recv() {
+            Ok(Receipt::Batch(parsed)) => {
+                let died = |_| DataError::ThreadDied { thread: "parser" };
+                parsed.recv().map(Some).map_err(died)
+            }
+            Ok(Receipt::End) => Ok(None),
+            Ok(Receipt::Failed(error)) => Err(error),
+            Err(_) => Err(DataError::ThreadDied { thread: "reader" }),
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.counts.stop.store(true, Ordering::Relaxed);
+        // The reader sees that nobody takes its receipts and ends, and then the parsers run dry.
+        self.delivery.get_mut().unwrap_or_else(PoisonError::into_inner).receipts = None;
+        for thread in self.threads.drain(..) {
+            // That it died was seen by `next`, if anybody asked.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread that reads, unpacks and cuts.
+struct ReaderThread {
+    feed: Feed,
+    share: Share,
+    counts: Arc<Counts>,
+    free: Receiver<Block>,
+    blocks: Sender<Job>,
+    receipts: Sender<Receipt>,
+}
+
+impl ReaderThread {
+    /// Reads to the end, or until the source is dropped.
+    fn run(mut self) {
+        let (mut batch, mut first_row) = (0, 0);
+        while !self.counts.stop.load(Ordering::Relaxed) {
+            let mut block = self.free.try_recv().unwrap_or_default();
+            let rows = match self.feed.read(&mut block.content) {
+                Ok(0) => return self.finish(Receipt::End),
+                Ok(rows) => rows,
+                Err(error) => return self.finish(Receipt::Failed(error)),
+            };
+            block.place = Place { batch, first_row, source_rows: rows as u32 };
+            if self.share.has(batch) {
+                let (owed, parsed) = bounded(1);
+                let taken = self.receipts.send(Receipt::Batch(parsed)).is_ok();
+                if !taken || self.blocks.send((block, owed)).is_err() {
+                    return;
+                }
+            }
+            (batch, first_row) = (batch + 1, first_row + rows);
+        }
+    }
+
+    fn finish(&self, last: Receipt) {
+        // Nobody to take it: the source is being dropped.
+        let _ = self.receipts.send(last);
+    }
+}
+
+/// A thread that parses.
+struct ParserThread {
+    parser: Parser,
+    blocks: Receiver<Job>,
+    freed: Sender<Block>,
+    spares: Receiver<Csr>,
+}
+
+impl ParserThread {
+    /// Parses until the reader has ended.
+    fn run(mut self) {
+        while let Ok((block, owed)) = self.blocks.recv() {
+            let spare = self.spares.try_recv().unwrap_or_default();
+            // The queue has room for the one that is owed. Nobody to take it: being dropped.
+            let _ = owed.send(self.parser.parse(&block, spare));
+            let _ = self.freed.try_send(block); // Full: there are spares enough.
+        }
+    }
+}

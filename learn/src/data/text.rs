@@ -1,0 +1,332 @@
+//! Cutting text into blocks of whole rows.
+//!
+//! Owns where a row ends, which lines are no rows, and the places of rows for messages. What a row
+//! means is left to the formats.
+//!
+//! Invariant: a block holds exactly as many rows as were asked for, unless the input ends. Every
+//! row ends with a newline that lies in the block.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::error::DataError;
+use super::input::{InputFile, Unpacked};
+
+/// Longest row.
+pub(crate) const ROW_BYTES_MAX: usize = 16 << 20;
+/// Longest block. Offsets in it fit in u32, and so does the count of its non-zeros.
+pub(crate) const BLOCK_BYTES_MAX: usize = 1 << 30;
+/// What is asked of the unpacker at a time: zstd's block, so that it need not keep a rest.
+pub(crate) const CHUNK_BYTES: usize = 128 << 10;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// How a format's lines become rows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LineRules {
+    /// Lines that start with this byte are no rows.
+    pub(crate) comment: Option<u8>,
+    /// Whether a newline between quotes belongs to the row.
+    pub(crate) quotes: Quotes,
+    /// The first line that each file must have; it is no row.
+    pub(crate) header: Option<Arc<[u8]>>,
+}
+
+/// Whether quotes mean anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Quotes {
+    #[default]
+    Plain,
+    Protect,
+}
+
+/// Rows of text, and where they come from. Buffers are reused.
+#[derive(Debug, Default)]
+pub(crate) struct TextBlock {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) rows: Vec<Span>,
+    pub(crate) segments: Vec<Segment>,
+}
+
+/// A row's bytes in its block, without its newline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+/// The bytes of a block from `first_byte` on come from `path`, from line `first_line` on.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) path: Arc<str>,
+    pub(crate) first_byte: usize,
+    pub(crate) first_line: u64,
+}
+
+impl TextBlock {
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.rows.clear();
+        self.segments.clear();
+    }
+
+    /// Tells files and lines, for bytes in ascending order.
+    pub(crate) fn places(&self) -> Places<'_> {
+        Places { block: self, segment: 0, at: 0, newlines: 0 }
+    }
+}
+
+/// Counts lines through a block: all its questions together cost one pass.
+#[derive(Debug)]
+pub(crate) struct Places<'a> {
+    block: &'a TextBlock,
+    segment: usize,
+    at: usize,
+    newlines: u64,
+}
+
+impl Places<'_> {
+    /// File and line, from 1, of the byte `at`. Not before the byte of the call before.
+    pub(crate) fn find(&mut self, at: usize) -> (Arc<str>, u64) {
+        let segments = &self.block.segments;
+        while segments.get(self.segment + 1).is_some_and(|segment| segment.first_byte <= at) {
+            self.segment += 1;
+            (self.at, self.newlines) = (segments[self.segment].first_byte, 0);
+        }
+        let between = &self.block.bytes[self.at..at];
+        self.newlines += memchr::memchr_iter(b'\n', between).count() as u64;
+        self.at = at;
+        let segment = &segments[self.segment];
+        (segment.path.clone(), segment.first_line + self.newlines)
+    }
+}
+
+/// Reads files one after the other and cuts them into blocks.
+pub(crate) struct TextReader {
+    waiting: VecDeque<InputFile>,
+    current: Option<Current>,
+    chunk: Chunk,
+    rules: LineRules,
+    rows_per_block: usize,
+}
+
+struct Current {
+    unpacked: Unpacked,
+    /// Lines that were read so far.
+    lines: u64,
+    header: Header,
+    rows: u64,
+}
+
+#[derive(PartialEq)]
+enum Header {
+    Due,
+    Done,
+}
+
+struct Chunk {
+    bytes: Box<[u8]>,
+    at: usize,
+    end: usize,
+}
+
+/// A line that is being put together at the end of a block.
+struct OpenLine {
+    start: usize,
+    newlines: u64,
+    quotes: usize,
+}
+
+impl TextReader {
+    /// Reads `first`, which is open already, and then `waiting`.
+    pub(crate) fn new(
+        first: Unpacked,
+        waiting: VecDeque<InputFile>,
+        rules: LineRules,
+        rows_per_block: usize,
+    ) -> TextReader {
+        let chunk = Chunk { bytes: vec![0; CHUNK_BYTES].into(), at: 0, end: 0 };
+        let current = Some(Current::new(first));
+        TextReader { waiting, current, chunk, rules, rows_per_block }
+    }
+
+    /// Fills `block` with the next rows. It holds fewer than asked for only at the end.
+    pub(crate) fn read(&mut self, block: &mut TextBlock) -> Result<(), DataError> {
+        block.clear();
+        while block.rows.len() < self.rows_per_block && self.open_next()? {
+            self.read_file(block)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a file is open, if there is one left.
+    fn open_next(&mut self) -> Result<bool, DataError> {
+        if self.current.is_none()
+            && let Some(file) = self.waiting.pop_front()
+        {
+            self.current = Some(Current::new(file.open()?));
+        }
+        Ok(self.current.is_some())
+    }
+
+    /// Appends rows of the open file until the block is full, or the file ends and is closed.
+    fn read_file(&mut self, block: &mut TextBlock) -> Result<(), DataError> {
+        let TextReader { current: slot, chunk, rules, rows_per_block, .. } = self;
+        let current = slot.as_mut().expect("the caller opened it");
+        let path = current.unpacked.path().clone();
+        block.segments.push(current.segment(block.bytes.len()));
+        let mut line = OpenLine::at(block.bytes.len());
+        while block.rows.len() < *rows_per_block {
+            if chunk.at == chunk.end {
+                (chunk.at, chunk.end) = (0, current.unpacked.read(&mut chunk.bytes)?);
+                if chunk.end == 0 {
+                    if block.bytes.len() > line.start {
+                        block.bytes.push(b'\n'); // The last line of a file may lack it.
+                        current.end_line(&line, 1, rules, block)?;
+                    }
+                    if current.rows == 0 {
+                        return Err(DataError::Empty { path });
+                    }
+                    *slot = None;
+                    return Ok(());
+                }
+                if current.lines == 0 && line.start == block.bytes.len() {
+                    chunk.skip_byte_order_mark();
+                }
+            }
+            if line.take(chunk, rules.quotes, &mut block.bytes) {
+                current.end_line(&line, line.newlines, rules, block)?;
+                line = OpenLine::at(block.bytes.len());
+            } else if block.bytes.len() - line.start > ROW_BYTES_MAX {
+                let line = current.lines + 1;
+                return Err(DataError::RowTooLong { path, line, bytes_max: ROW_BYTES_MAX });
+            }
+            if block.bytes.len() > BLOCK_BYTES_MAX - ROW_BYTES_MAX - CHUNK_BYTES {
+                let (line, rows) = (current.lines, *rows_per_block);
+                let bytes_max = BLOCK_BYTES_MAX;
+                return Err(DataError::BatchTooLarge { path, line, rows, bytes_max });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Current {
+    fn new(unpacked: Unpacked) -> Current {
+        Current { unpacked, lines: 0, header: Header::Due, rows: 0 }
+    }
+
+    fn segment(&self, first_byte: usize) -> Segment {
+        Segment { path: self.unpacked.path().clone(), first_byte, first_line: self.lines + 1 }
+    }
+
+    /// Counts the line that ends where the block ends, and notes it as a row if it is one.
+    #[inline]
+    fn end_line(
+        &mut self,
+        line: &OpenLine,
+        newlines: u64,
+        rules: &LineRules,
+        block: &mut TextBlock,
+    ) -> Result<(), DataError> {
+        self.lines += newlines;
+        let content = trim_carriage_return(&block.bytes[line.start..block.bytes.len() - 1]);
+        let is_row = match content.iter().find(|&&byte| byte > b' ') {
+            None => false,
+            Some(&byte) => Some(byte) != rules.comment,
+        };
+        if !is_row {
+            return Ok(()); // Its bytes stay, so that lines can be counted.
+        }
+        if self.header == Header::Due {
+            self.header = Header::Done;
+            if let Some(expected) = &rules.header {
+                self.check_header(content, expected)?;
+                block.bytes.truncate(line.start);
+                *block.segments.last_mut().expect("pushed by read_file") = self.segment(line.start);
+                return Ok(());
+            }
+        }
+        self.rows += 1;
+        let end = line.start + content.len();
+        block.rows.push(Span { start: line.start as u32, end: end as u32 });
+        Ok(())
+    }
+
+    fn check_header(&self, found: &[u8], expected: &[u8]) -> Result<(), DataError> {
+        if found == expected {
+            return Ok(());
+        }
+        let [expected, found] = [expected, found].map(|line| quote(line));
+        let message = format!("expected the first file's header {expected}, found {found}");
+        Err(DataError::Header { path: self.unpacked.path().clone(), message })
+    }
+}
+
+impl OpenLine {
+    fn at(start: usize) -> OpenLine {
+        OpenLine { start, newlines: 0, quotes: 0 }
+    }
+
+    /// Moves bytes from `chunk` to `bytes`, up to the line's end or the chunk's. Returns whether
+    /// the line ended.
+    #[inline]
+    fn take(&mut self, chunk: &mut Chunk, quotes: Quotes, bytes: &mut Vec<u8>) -> bool {
+        let rest = &chunk.bytes[chunk.at..chunk.end];
+        let newline = memchr::memchr(b'\n', rest);
+        let taken = &rest[..newline.map_or(rest.len(), |at| at + 1)];
+        bytes.extend_from_slice(taken);
+        chunk.at += taken.len();
+        self.newlines += u64::from(newline.is_some());
+        if quotes == Quotes::Protect {
+            self.quotes += memchr::memchr_iter(b'"', taken).count();
+        }
+        newline.is_some() && self.quotes.is_multiple_of(2)
+    }
+}
+
+impl Chunk {
+    fn skip_byte_order_mark(&mut self) {
+        if self.bytes[self.at..self.end].starts_with(BYTE_ORDER_MARK) {
+            self.at += BYTE_ORDER_MARK.len();
+        }
+    }
+}
+
+/// `line` without the carriage return of a DOS line end.
+#[inline]
+pub(crate) fn trim_carriage_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// The first line of `text` that is not blank, without its end and without a byte order mark, and
+/// what follows it. A row of a quoting format may span lines.
+pub(crate) fn first_line(text: &[u8], quotes: Quotes) -> (&[u8], &[u8]) {
+    let mut rest = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    while !rest.is_empty() {
+        let (mut end, mut open) = (0, 0);
+        loop {
+            let newline = memchr::memchr(b'\n', &rest[end..]).map_or(rest.len(), |at| end + at + 1);
+            open += memchr::memchr_iter(b'"', &rest[end..newline]).count();
+            end = newline;
+            if end == rest.len() || quotes == Quotes::Plain || open % 2 == 0 {
+                break;
+            }
+        }
+        let line = &rest[..end];
+        let line = trim_carriage_return(line.strip_suffix(b"\n").unwrap_or(line));
+        rest = &rest[end..];
+        if line.iter().any(|&byte| byte > b' ') {
+            return (line, rest);
+        }
+    }
+    (&[], &[])
+}
+
+/// A line for a message, not too long.
+fn quote(line: &[u8]) -> String {
+    const SHOWN_BYTES_MAX: usize = 80;
+    let shown = &line[..line.len().min(SHOWN_BYTES_MAX)];
+    let dots = if line.len() > SHOWN_BYTES_MAX { "..." } else { "" };
+    format!("'{}{dots}'", String::from_utf8_lossy(shown))
+}
