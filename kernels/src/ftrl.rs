@@ -111,7 +111,7 @@ impl View<2, 2> for Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::{LENGTHS, bits, floats, positives, shapes, shuffled, step_rows};
+    use crate::oracle::{LENGTHS, bits, floats, positives, shapes, shuffled, step_rows, view_rows};
     use crate::rows::MISSING;
     use proptest::prelude::*;
 
@@ -168,13 +168,7 @@ mod tests {
                     prop_assert_eq!(bits(&rows), bits(&expected));
                 }
                 at.push(MISSING);
-                let expected: Vec<f32> = at.iter().flat_map(|&row| {
-                    let zeros = vec![0.0; stride];
-                    let start = row as usize * stride;
-                    let row = if row == MISSING { zeros } else { rows[start..][..stride].to_vec() };
-                    let read: Vec<_> = (0..dim).map(|i| STEP.read([row[i], row[dim + i]])).collect();
-                    [0, 1].map(|column| read.iter().map(|r| r[column]).collect::<Vec<_>>()).concat()
-                }).collect();
+                let expected = view_rows(&rows, (stride, dim), &at, STEP);
                 for isa in Isa::available() {
                     let mut values = vec![f32::NAN; expected.len()];
                     read_rows(isa, &rows, stride, dim, &at, &mut values, &STEP);

@@ -4,8 +4,9 @@
 
 use std::ops::RangeInclusive;
 
-use crate::columns::Rule;
+use crate::columns::{Rule, View};
 use crate::hash::mix;
+use crate::rows::MISSING;
 
 /// Every tail that blocks of 64, 32, 16 and 8 lanes can leave.
 pub(crate) const LENGTHS: RangeInclusive<usize> = 0..=67;
@@ -64,4 +65,25 @@ pub(crate) fn step_rows<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: 
             (0..STATE).for_each(|column| rows[place(column)] = after[column]);
         }
     }
+}
+
+/// Reads rows one coordinate at a time, by the view alone; a missing row as zeros.
+pub(crate) fn view_rows<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize>(
+    rows: &[f32],
+    (stride, dim): (usize, usize),
+    at: &[u32],
+    view: V,
+) -> Vec<f32> {
+    let mut values = vec![0.0; at.len() * VALUE * dim];
+    for (index, &row) in at.iter().enumerate() {
+        for coordinate in 0..dim {
+            let place = |column: usize| row as usize * stride + column * dim + coordinate;
+            let state = |column| if row == MISSING { 0.0 } else { rows[place(column)] };
+            let read = view.read(std::array::from_fn(state));
+            for (column, value) in read.into_iter().enumerate() {
+                values[(index * VALUE + column) * dim + coordinate] = value;
+            }
+        }
+    }
+    values
 }
