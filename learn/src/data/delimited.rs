@@ -52,7 +52,7 @@ pub(crate) fn row(
             Action::Label => label = Some(labeller.text(cell.trim_ascii(), at)?),
             Action::Category { seed } => builder.one(category_key(seed, cell)),
             Action::Number { key } => {
-                builder.value(key, finite(cell.trim_ascii(), at, "a number")?)
+                builder.value(key, finite(cell.trim_ascii(), at, "a number")?);
             }
             Action::Bucket { seed } => builder.one(bucket_key(seed, whole(cell.trim_ascii(), at)?)),
         }

@@ -1,7 +1,7 @@
 //! Opening a source's inputs: what its reader thread draws blocks from.
 //!
-//! Owns the choice between text, tables and generated rows, and all that can be found wrong before the
-//! first batch. Threads are left to `source`.
+//! Owns the choice between text, tables and generated rows, and all that can be found wrong before
+//! the first batch. Threads are left to `source`.
 //!
 //! Invariant: blocks come in the order of the inputs, each with as many rows as were asked for,
 //! but for the last.

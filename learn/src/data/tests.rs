@@ -515,7 +515,8 @@ proptest! {
         ),
     ) {
         let line = |(label, cells): &(bool, BTreeMap<String, i8>)| {
-            let cells: String = cells.iter().map(|(name, value)| format!(" {name}:{value}")).collect();
+            let cell = |(name, value): (&String, &i8)| format!(" {name}:{value}");
+            let cells: String = cells.iter().map(cell).collect();
             format!("{} |ns{cells}\n", if *label { 1 } else { -1 })
         };
         let text: String = rows.iter().map(line).collect();

@@ -257,7 +257,7 @@ impl Current {
         if found == expected {
             return Ok(());
         }
-        let [expected, found] = [expected, found].map(|line| quote(line));
+        let [expected, found] = [expected, found].map(quote);
         let message = format!("expected the first file's header {expected}, found {found}");
         Err(DataError::Header { path: self.unpacked.path().clone(), message })
     }
