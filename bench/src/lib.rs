@@ -1,2 +1,30 @@
-//! The measuring harness: load generators, roofs, reports.
+//! The measuring harness: load generators, roofs and reports.
+//!
+//! Owns what is measured and how it is set against the roof of the same run. The command line and
+//! files are left to `tools`, bringing servers up to `launch`.
+//!
+//! Invariant: a figure is a median over interleaved repeats, and a report carries the roofs that
+//! were measured between them; work that was timed is checked for having been done.
 #![forbid(unsafe_code)]
+
+mod error;
+mod format;
+mod keys;
+mod machine;
+mod push_pull;
+mod random;
+mod report;
+pub mod roofs;
+mod spec;
+mod stats;
+mod verify;
+
+pub use error::{BenchError, Doing, SpecError};
+pub use machine::Machine;
+pub use push_pull::run;
+pub use report::{Latencies, PushPullReport, Roofs, Run, Shares, Spreads};
+pub use spec::{
+    Carrier, IN_FLIGHT_MAX, NoSuchName, Optimizer, PushPullSpec, REPEATS_MAX, REPEATS_MIN,
+    RESIDENT_KEYS_MAX,
+};
+pub use stats::Spread;

@@ -1,0 +1,336 @@
+//! The report of a run: medians, spreads, roofs of the same run, and the shares of them.
+//!
+//! Owns the fields' names, which are the same in JSON and in the table.
+//!
+//! Invariant: a share is the median of each repeat's own ratio, never a ratio of medians.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use wire::HEADER_BYTES;
+
+use crate::format::{columns, grouped};
+use crate::machine::Machine;
+use crate::roofs::Pings;
+use crate::spec::PushPullSpec;
+use crate::stats::Spread;
+
+/// Digits of a commit's name in the table.
+const COMMIT_DIGITS: usize = 12;
+
+/// What one repeat measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Repeat {
+    pub(crate) push_keys_per_s: f64,
+    pub(crate) pull_keys_per_s: f64,
+    /// Median and 99th percentile.
+    pub(crate) pull_rtt_us: [f64; 2],
+    /// Median and 99th percentile.
+    pub(crate) push_rtt_us: [f64; 2],
+    pub(crate) triad_gb_per_s: f64,
+    pub(crate) row_updates_per_s: f64,
+    pub(crate) row_reads_per_s: f64,
+    pub(crate) stream_gb_per_s: f64,
+    pub(crate) ping: Pings,
+}
+
+/// What a run gives. Medians stand at the top; all else is below.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PushPullReport {
+    /// Keys pushed a second, median over repeats.
+    pub push_keys_per_s: f64,
+    /// Keys pulled a second, median over repeats.
+    pub pull_keys_per_s: f64,
+    /// A pull of one key with no other request under way, in microseconds: half took no longer.
+    pub pull_rtt_us_p50: f64,
+    /// The same: all but one of a hundred took no longer.
+    pub pull_rtt_us_p99: f64,
+    /// A push of one key until its answer, in microseconds: half took no longer.
+    pub push_rtt_us_p50: f64,
+    /// The same: all but one of a hundred took no longer.
+    pub push_rtt_us_p99: f64,
+    /// How far repeats lie apart.
+    pub spreads: Spreads,
+    /// What the machine does with the bare work.
+    pub roofs: Roofs,
+    /// The figures as parts of their roofs.
+    pub shares: Shares,
+    /// How requests follow each other.
+    pub load: String,
+    /// What was run, where, and by which program.
+    pub run: Run,
+}
+
+/// Each figure over all repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spreads {
+    /// Keys a second.
+    pub push_keys_per_s: Spread,
+    /// Keys a second.
+    pub pull_keys_per_s: Spread,
+    /// Pulls of one key.
+    pub pull_rtt_us: Latencies,
+    /// Pushes of one key.
+    pub push_rtt_us: Latencies,
+}
+
+/// Percentiles, each over all repeats, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latencies {
+    /// The median of a repeat.
+    pub p50: Spread,
+    /// The 99th percentile of a repeat.
+    pub p99: Spread,
+}
+
+/// Roofs, measured between the repeats on the same processors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Roofs {
+    /// STREAM's triad on one core, plain stores, 12 bytes an element.
+    pub triad_gb_per_s: Spread,
+    /// As many rows as are resident, changed in random order, without keys or index.
+    pub row_updates_per_s: Spread,
+    /// The same, read.
+    pub row_reads_per_s: Spread,
+    /// Messages as long as a push, one way, over the same transport, without checksums.
+    pub stream_gb_per_s: Spread,
+    /// 64 bytes there and back over the same transport, busy polling.
+    pub ping_us: Latencies,
+}
+
+/// Figures as parts of roofs; 1 would be the roof itself.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Pushed keys of rows changed.
+    pub push_of_row_updates: Spread,
+    /// Bytes of pushes of the transport's stream.
+    pub push_of_stream: Spread,
+    /// Pulled keys of rows read.
+    pub pull_of_row_reads: Spread,
+    /// Bytes of pulled values of the transport's stream.
+    pub pull_of_stream: Spread,
+    /// The bare ping of a pull's round trip, medians of each.
+    pub ping_of_pull_rtt: Spread,
+    /// The bare ping of a push's round trip, medians of each.
+    pub ping_of_push_rtt: Spread,
+}
+
+/// What was run, where, and by which program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The program's commit, as the caller tells it.
+    pub commit: String,
+    /// The command line, as the caller tells it.
+    pub command: String,
+    /// The transport that moved the bytes.
+    pub transport: String,
+    /// Keys whose values were compared with their pushes, bit by bit.
+    pub checked_keys: usize,
+    /// Requests that were sent twice, since no answer came in time.
+    pub resends: u64,
+    /// The machine.
+    pub machine: Machine,
+    /// What was asked for.
+    pub spec: PushPullSpec,
+}
+
+impl PushPullReport {
+    /// Panics: if there is no repeat.
+    pub(crate) fn new(run: Run, repeats: &[Repeat]) -> PushPullReport {
+        let spread = |figure: &dyn Fn(&Repeat) -> f64| {
+            Spread::of(&repeats.iter().map(figure).collect::<Vec<f64>>())
+        };
+        let latencies = |figures: &dyn Fn(&Repeat) -> [f64; 2]| Latencies {
+            p50: spread(&|one| figures(one)[0]),
+            p99: spread(&|one| figures(one)[1]),
+        };
+        let spreads = Spreads {
+            push_keys_per_s: spread(&|one| one.push_keys_per_s),
+            pull_keys_per_s: spread(&|one| one.pull_keys_per_s),
+            pull_rtt_us: latencies(&|one| one.pull_rtt_us),
+            push_rtt_us: latencies(&|one| one.push_rtt_us),
+        };
+        let roofs = Roofs {
+            triad_gb_per_s: spread(&|one| one.triad_gb_per_s),
+            row_updates_per_s: spread(&|one| one.row_updates_per_s),
+            row_reads_per_s: spread(&|one| one.row_reads_per_s),
+            stream_gb_per_s: spread(&|one| one.stream_gb_per_s),
+            ping_us: latencies(&|one| [one.ping.us_p50, one.ping.us_p99]),
+        };
+        let keys = run.spec.keys_per_request as f64;
+        let push_key_gb = run.spec.push_bytes() as f64 / keys / 1e9;
+        let pull_key_gb = (run.spec.values_bytes() - HEADER_BYTES) as f64 / keys / 1e9;
+        let shares = Shares {
+            push_of_row_updates: spread(&|one| one.push_keys_per_s / one.row_updates_per_s),
+            push_of_stream: spread(&|one| one.push_keys_per_s * push_key_gb / one.stream_gb_per_s),
+            pull_of_row_reads: spread(&|one| one.pull_keys_per_s / one.row_reads_per_s),
+            pull_of_stream: spread(&|one| one.pull_keys_per_s * pull_key_gb / one.stream_gb_per_s),
+            ping_of_pull_rtt: spread(&|one| one.ping.us_p50 / one.pull_rtt_us[0]),
+            ping_of_push_rtt: spread(&|one| one.ping.us_p50 / one.push_rtt_us[0]),
+        };
+        PushPullReport {
+            push_keys_per_s: spreads.push_keys_per_s.median,
+            pull_keys_per_s: spreads.pull_keys_per_s.median,
+            pull_rtt_us_p50: spreads.pull_rtt_us.p50.median,
+            pull_rtt_us_p99: spreads.pull_rtt_us.p99.median,
+            push_rtt_us_p50: spreads.push_rtt_us.p50.median,
+            push_rtt_us_p99: spreads.push_rtt_us.p99.median,
+            spreads,
+            roofs,
+            shares,
+            load: format!("closed loop, window {}", run.spec.in_flight),
+            run,
+        }
+    }
+
+    /// The report as tables for people, with the names and units of the JSON.
+    pub fn render_table(&self) -> String {
+        let parts = [self.heading(), self.rates(), self.round_trips(), self.bare(), self.footing()];
+        parts.join("\n")
+    }
+
+    fn heading(&self) -> String {
+        let Run { commit, machine, spec, transport, .. } = &self.run;
+        let commit = commit.get(..COMMIT_DIGITS).unwrap_or(commit);
+        format!(
+            "gradwire bench push-pull   commit {commit}   {transport}   {}   dim {} f32   \
+             {} keys a request   {} resident   zipf {}   {} s x {} runs\n\
+             {}, {} cores, Linux {}   1 worker core, 1 server core   {}\n",
+            spec.optimizer,
+            spec.dim,
+            grouped(spec.keys_per_request as f64),
+            grouped(spec.resident_keys as f64),
+            spec.zipf_exponent,
+            spec.seconds,
+            spec.repeats,
+            machine.cpu,
+            machine.cores,
+            machine.kernel,
+            self.load,
+        )
+    }
+
+    fn rates(&self) -> String {
+        let Spreads { push_keys_per_s: push, pull_keys_per_s: pull, .. } = &self.spreads;
+        let shares = &self.shares;
+        let row = |name, rate: &Spread, of_rows: &Spread, of_stream: &Spread| {
+            let rates = [rate.median, rate.min, rate.max].map(grouped);
+            let shares = [of_rows, of_stream].map(percent);
+            [vec![String::from(name)], rates.to_vec(), shares.to_vec()].concat()
+        };
+        let head = ["", "keys_per_s", "_min", "_max", "of_random_rows", "of_stream"];
+        columns(&[
+            head.map(str::to_owned).to_vec(),
+            row("push", push, &shares.push_of_row_updates, &shares.push_of_stream),
+            row("pull", pull, &shares.pull_of_row_reads, &shares.pull_of_stream),
+        ])
+    }
+
+    fn round_trips(&self) -> String {
+        let row = |name, latencies: &Latencies, ping: Option<&Spread>| {
+            let Latencies { p50, p99 } = latencies;
+            let figures = [p50.median, p50.min, p50.max, p99.median].map(|us| format!("{us:.2}"));
+            let ping = ping.map_or_else(String::new, percent);
+            [vec![String::from(name)], figures.to_vec(), vec![ping]].concat()
+        };
+        let head = ["", "rtt_us_p50", "_min", "_max", "rtt_us_p99", "ping_of_it"];
+        let Spreads { pull_rtt_us, push_rtt_us, .. } = &self.spreads;
+        columns(&[
+            head.map(str::to_owned).to_vec(),
+            row("pull of 1 key", pull_rtt_us, Some(&self.shares.ping_of_pull_rtt)),
+            row("push of 1 key", push_rtt_us, Some(&self.shares.ping_of_push_rtt)),
+            row("roof: bare ping, 64 B", &self.roofs.ping_us, None),
+        ])
+    }
+
+    fn bare(&self) -> String {
+        let row = |name: &str, spread: &Spread, text: fn(f64) -> String| {
+            let figures = [spread.median, spread.min, spread.max].map(text);
+            [vec![name.to_owned()], figures.to_vec()].concat()
+        };
+        let gb = |gb_per_s: f64| format!("{gb_per_s:.2}");
+        let roofs = &self.roofs;
+        columns(&[
+            ["roof", "median", "_min", "_max"].map(str::to_owned).to_vec(),
+            row("random rows, update, rows_per_s", &roofs.row_updates_per_s, grouped),
+            row("random rows, read, rows_per_s", &roofs.row_reads_per_s, grouped),
+            row("bare stream, GB_per_s", &roofs.stream_gb_per_s, gb),
+            row("STREAM triad, 1 core, GB_per_s", &roofs.triad_gb_per_s, gb),
+        ])
+    }
+
+    fn footing(&self) -> String {
+        let Run { checked_keys, resends, command, .. } = &self.run;
+        format!(
+            "rows checked bit by bit: {checked_keys}   requests sent twice: {resends}   \
+             command: {command}\n"
+        )
+    }
+}
+
+fn percent(share: &Spread) -> String {
+    format!("{:.1} %", 100.0 * share.median)
+}
+
+impl fmt::Display for PushPullReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render_table())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> PushPullReport {
+        let spec = PushPullSpec { keys_per_request: 1000, ..PushPullSpec::default() };
+        let run = Run {
+            commit: "0123456789abcdef".to_owned(),
+            command: "gradwire bench push-pull".to_owned(),
+            transport: "shm".to_owned(),
+            checked_keys: 10,
+            resends: 0,
+            machine: Machine::default(),
+            spec,
+        };
+        let repeat = |scale: f64| Repeat {
+            push_keys_per_s: 10e6 * scale,
+            pull_keys_per_s: 20e6 * scale,
+            pull_rtt_us: [10.0, 20.0],
+            push_rtt_us: [8.0, 16.0],
+            triad_gb_per_s: 12.0,
+            row_updates_per_s: 40e6 * scale,
+            row_reads_per_s: 80e6,
+            stream_gb_per_s: 4.0,
+            ping: Pings { us_p50: 4.0, us_p99: 5.0 },
+        };
+        PushPullReport::new(run, &[repeat(1.0), repeat(2.0), repeat(3.0)])
+    }
+
+    #[test]
+    fn a_share_is_taken_within_each_repeat() {
+        let shares = report().shares;
+        assert_eq!(shares.push_of_row_updates, Spread { median: 0.25, min: 0.25, max: 0.25 });
+        assert_eq!(shares.pull_of_row_reads.max, 0.75);
+        assert_eq!(shares.ping_of_push_rtt.median, 0.5);
+        assert!((shares.push_of_stream.median - 20e6 * 40.064e-9 / 4.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_medians_stand_at_the_top_of_the_json_and_are_read_back() {
+        let json = serde_json::to_value(report()).expect("numbers and strings");
+        assert_eq!(json["push_keys_per_s"], 20e6);
+        assert_eq!(json["pull_keys_per_s"], 40e6);
+        assert_eq!(json["pull_rtt_us_p50"], 10.0);
+        let back: PushPullReport = serde_json::from_value(json).expect("its own fields");
+        assert_eq!(back, report());
+    }
+
+    #[test]
+    fn the_table_shows_rates_with_their_spread_and_shares() {
+        let table = report().render_table();
+        let push = "push  20 000 000  10 000 000  30 000 000          25.0 %     20.0 %";
+        assert!(table.contains(push), "{table}");
+        assert!(table.contains("closed loop, window 4"), "{table}");
+    }
+}

@@ -1,0 +1,272 @@
+//! The bare transport: a stream of messages one way, and round trips of small ones.
+//!
+//! Owns two threads with one end of a connection each, by the same back end as the run. A message
+//! is copied into its slot once and read once a cache line at the other end; nothing is looked
+//! up, nothing is checked.
+//!
+//! Invariant: the far thread answers each message of the length of a header and no other, and
+//! ends when the connection does.
+
+use std::net::{TcpListener, TcpStream};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ::wire::{HEADER_BYTES, Header, Kind, Seal, Time, seal};
+use transport::shm::{self, Shm};
+use transport::tcp;
+use transport::{Event, Limits, Link, PeerId, RecvSlot, SendRefusal, Transport};
+use worker::ring_bytes;
+
+use super::RoofError;
+use crate::machine::Places;
+use crate::spec::Carrier;
+use crate::stats::LatencyLog;
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// From one cache line to the next, in bytes.
+const LINE_BYTES: usize = 64;
+
+/// A connection between two threads of this process.
+pub struct Wire {
+    near: Side,
+    /// Copied into each message's body.
+    source: Vec<u8>,
+    far: Option<JoinHandle<()>>,
+}
+
+/// Round trips of 64 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pings {
+    /// Half of them took no longer, in microseconds.
+    pub us_p50: f64,
+    /// All but one of a hundred took no longer, in microseconds.
+    pub us_p99: f64,
+}
+
+/// One thread's transport and its only peer.
+struct Side {
+    transport: Box<dyn Transport>,
+    peer: PeerId,
+    events: Vec<Event>,
+}
+
+impl Wire {
+    /// Connects the calling thread with a new one, which stays on the server's processor.
+    ///
+    /// - `limits`: of both ends.
+    /// - Errors: no transport, or no connection.
+    pub fn new(carrier: Carrier, limits: Limits) -> Result<Wire, RoofError> {
+        Wire::between(carrier, limits, Places::find())
+    }
+
+    pub(crate) fn between(
+        carrier: Carrier,
+        limits: Limits,
+        places: Places,
+    ) -> Result<Wire, RoofError> {
+        let (ours, theirs) = pair(carrier, &limits)?;
+        let far = std::thread::Builder::new().name("roof-far-end".to_owned()).spawn(move || {
+            let _pinned = places.pin_server();
+            // The near end sees the connection closed and says so.
+            if let Ok(mut side) = Side::new(carrier, limits, theirs) {
+                let _ = side.serve();
+            }
+        });
+        let far = far.map_err(|error| RoofError::Os { call: "spawn", error })?;
+        let near = Side::new(carrier, limits, ours)?;
+        Ok(Wire { near, source: vec![1; limits.message_bytes_max], far: Some(far) })
+    }
+
+    /// Sends messages of `message_bytes` one way for `duration`, until the last was read. In GB/s.
+    ///
+    /// - Errors: the link ended, or nothing came for 10 s.
+    /// - Panics: if a message has no body, or is longer than the limits allow.
+    pub fn stream_gb_per_s(
+        &mut self,
+        message_bytes: usize,
+        duration: Duration,
+    ) -> Result<f64, RoofError> {
+        assert!(message_bytes > HEADER_BYTES, "{message_bytes} bytes are no stream's message");
+        let (start, mut bytes) = (Instant::now(), 0_usize);
+        while start.elapsed() < duration {
+            self.near.send(&self.source[..message_bytes])?;
+            bytes += message_bytes;
+        }
+        self.near.send(&self.source[..HEADER_BYTES])?;
+        self.near.wait_for_answer()?;
+        Ok(bytes as f64 / start.elapsed().as_secs_f64() / 1e9)
+    }
+
+    /// Sends 64 bytes there and back, one after another, for `duration`.
+    ///
+    /// - Errors: as [`Wire::stream_gb_per_s`].
+    pub fn pings(&mut self, duration: Duration) -> Result<Pings, RoofError> {
+        let (start, mut log) = (Instant::now(), LatencyLog::new());
+        let mut sent_at = start;
+        while sent_at - start < duration {
+            self.near.send(&self.source[..HEADER_BYTES])?;
+            self.near.wait_for_answer()?;
+            let answered_at = Instant::now();
+            log.record(answered_at - sent_at);
+            sent_at = answered_at;
+        }
+        let [us_p50, us_p99] = log.p50_p99_us();
+        Ok(Pings { us_p50, us_p99 })
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let peer = self.near.peer;
+        self.near.transport.close(peer);
+        self.near.transport.poll(&mut self.near.events);
+        self.near.transport.flush();
+        if let Some(far) = self.far.take() {
+            let _ = far.join(); // It ends at the latest when its patience does.
+        }
+    }
+}
+
+/// Two ends of one connection.
+fn pair(carrier: Carrier, limits: &Limits) -> Result<(Link, Link), RoofError> {
+    if carrier == Carrier::Shm {
+        let (one, other) = shm::pair(ring_bytes(limits)).map_err(RoofError::Shm)?;
+        return Ok((Link::Shm(one), Link::Shm(other)));
+    }
+    let failed = |call| move |error| RoofError::Os { call, error };
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("bind"))?;
+    let address = listener.local_addr().map_err(failed("getsockname"))?;
+    let one = TcpStream::connect_timeout(&address, PATIENCE).map_err(failed("connect"))?;
+    let (other, _) = listener.accept().map_err(failed("accept"))?;
+    for stream in [&one, &other] {
+        stream.set_nodelay(true).map_err(failed("TCP_NODELAY"))?;
+    }
+    Ok((Link::Tcp(one), Link::Tcp(other)))
+}
+
+impl Side {
+    fn new(carrier: Carrier, limits: Limits, link: Link) -> Result<Side, RoofError> {
+        let backend = match carrier {
+            Carrier::Shm => None,
+            Carrier::Uring => Some(tcp::TcpBackend::Uring),
+            Carrier::Epoll => Some(tcp::TcpBackend::Epoll),
+        };
+        let mut transport: Box<dyn Transport> = match backend {
+            None => Box::new(Shm::new(limits).map_err(RoofError::Shm)?),
+            Some(backend) => tcp::open(backend, limits).map_err(RoofError::Open)?,
+        };
+        let peer = transport.adopt(link).map_err(RoofError::Adopt)?;
+        Ok(Side { transport, peer, events: Vec::new() })
+    }
+
+    /// Posts one message with the body of `source`, as soon as there is room.
+    fn send(&mut self, source: &[u8]) -> Result<(), RoofError> {
+        let give_up_at = self.transport.now() + PATIENCE;
+        let mut slot = loop {
+            match self.transport.acquire(self.peer, source.len()) {
+                Ok(slot) => break slot,
+                Err(SendRefusal::NoCredit) => self.turn(give_up_at)?,
+                Err(refusal) => return Err(RoofError::Send(refusal)),
+            }
+        };
+        let bytes = slot.bytes_mut();
+        bytes[HEADER_BYTES..].copy_from_slice(&source[HEADER_BYTES..]);
+        let kind = if source.len() > HEADER_BYTES { Kind::Push } else { Kind::Reply };
+        seal(bytes, Header::new(kind), Seal::HeaderOnly, |_| 0);
+        self.transport.post(slot);
+        self.transport.flush();
+        Ok(())
+    }
+
+    /// Polls; if nothing has come yet, parks.
+    fn turn(&mut self, give_up_at: Time) -> Result<(), RoofError> {
+        let known = self.events.len();
+        self.transport.poll(&mut self.events);
+        if self.events.len() > known {
+            return Ok(());
+        }
+        if self.transport.now() >= give_up_at {
+            return Err(RoofError::Silent { seconds: PATIENCE.as_secs() });
+        }
+        self.transport.park(give_up_at);
+        Ok(())
+    }
+
+    /// Waits for one message, which is short.
+    fn wait_for_answer(&mut self) -> Result<(), RoofError> {
+        let give_up_at = self.transport.now() + PATIENCE;
+        while self.events.is_empty() {
+            self.turn(give_up_at)?;
+        }
+        for event in self.events.drain(..) {
+            match event {
+                Event::Received { slot, .. } => self.transport.release(slot),
+                Event::Closed { fault, .. } => return Err(RoofError::Closed(fault)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what comes, answers what is short, until the connection ends or nothing comes.
+    fn serve(&mut self) -> Result<(), RoofError> {
+        let short = [0; HEADER_BYTES];
+        let mut give_up_at = self.transport.now() + PATIENCE;
+        let mut events = Vec::new();
+        loop {
+            self.transport.flush(); // Tells what was released.
+            self.turn(give_up_at)?;
+            std::mem::swap(&mut events, &mut self.events);
+            if !events.is_empty() {
+                give_up_at = self.transport.now() + PATIENCE;
+            }
+            for event in events.drain(..) {
+                match event {
+                    Event::Closed { fault, .. } => return Err(RoofError::Closed(fault)),
+                    Event::Received { slot, .. } => {
+                        let is_short = read_lines(&slot) == HEADER_BYTES;
+                        self.transport.release(slot);
+                        if is_short {
+                            self.send(&short)?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads a word of each line. The message's length, in bytes.
+fn read_lines(slot: &RecvSlot) -> usize {
+    let lines = slot.bytes().chunks_exact(LINE_BYTES);
+    let words = lines.filter_map(|line| line.first_chunk()).map(|word| u64::from_le_bytes(*word));
+    std::hint::black_box(words.fold(0, u64::wrapping_add));
+    slot.bytes().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_and_pings_arrive_over_every_carrier() {
+        for carrier in Carrier::ALL {
+            let limits = Limits::default();
+            let mut wire = match Wire::new(carrier, limits) {
+                Ok(wire) => wire,
+                // A kernel without io_uring has no such roof, and no such run.
+                Err(RoofError::Open(error)) => {
+                    println!("SKIPPED {carrier}: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{carrier}: {error}"),
+            };
+            let duration = Duration::from_millis(20);
+            let rate = wire.stream_gb_per_s(100_000, duration).expect("a stream");
+            assert!(rate > 0.0, "{carrier}");
+            let pings = wire.pings(duration).expect("pings");
+            assert!(pings.us_p50 > 0.0 && pings.us_p99 >= pings.us_p50, "{carrier}: {pings:?}");
+        }
+    }
+}

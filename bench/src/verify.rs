@@ -1,0 +1,88 @@
+//! Whether the work was done: rows must hold what their pushes make of them, bit by bit.
+//!
+//! Owns the count of pushes and the expected row. An empty handler would be fast.
+//!
+//! Invariant: a push is counted where it is posted, and the session posts it exactly once.
+
+use kernels::Isa;
+use shard::rule::{Rows, Rule};
+
+use crate::keys::KeySet;
+
+/// What every push adds: the same for all keys, so that a row follows from its count alone.
+pub(crate) const GRADIENT: f32 = 1.0;
+
+/// How often each batch was pushed.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    batches: Vec<u64>,
+    singles: Vec<u64>,
+}
+
+impl Tally {
+    /// - `singles`: keys that are pushed one by one.
+    pub(crate) fn new(batches: usize, singles: usize) -> Tally {
+        Tally { batches: vec![0; batches], singles: vec![0; singles] }
+    }
+
+    pub(crate) fn batch(&mut self, number: usize) {
+        self.batches[number] += 1;
+    }
+
+    pub(crate) fn single(&mut self, number: usize) {
+        self.singles[number] += 1;
+    }
+
+    /// How often this key was pushed, since its row was created by its first push.
+    pub(crate) fn pushes_of(&self, key: u64, keys: &KeySet, singles: &[u64]) -> u64 {
+        let batches = self.batches.iter().zip(&keys.batches);
+        let in_batches = batches
+            .filter(|&(&count, batch)| count > 0 && batch.binary_search(&key).is_ok())
+            .map(|(&count, _)| count);
+        let alone = self.singles.iter().zip(singles).filter(|&(_, &one)| one == key);
+        1 + in_batches.sum::<u64>() + alone.map(|(&count, _)| count).sum::<u64>()
+    }
+}
+
+/// The values of a row after so many pushes, by the rule on a row of its own.
+pub(crate) fn expected_values(rule: &dyn Rule, dim: usize, pushes: u64) -> Vec<f32> {
+    let (isa, widths) = (Isa::detect(), rule.widths(dim));
+    let (mut row, deltas) = (vec![0.0; widths.row], vec![GRADIENT; widths.delta]);
+    let stride = widths.row;
+    for _ in 0..pushes {
+        rule.apply(isa, Rows { floats: &mut row[..], stride, dim }, &[0], &deltas);
+    }
+    let mut values = vec![0.0; widths.value];
+    rule.read(isa, Rows { floats: &row[..], stride, dim }, &[0], &mut values);
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use shard::rule::{Sgd, Sum};
+
+    use super::*;
+    use crate::spec::PushPullSpec;
+
+    #[test]
+    fn a_row_under_sgd_is_minus_rate_times_its_pushes() {
+        let values = expected_values(&Sgd { rate: 0.25 }, 3, 10);
+        assert_eq!(values, vec![-2.5; 3]);
+        assert_eq!(expected_values(&Sum, 2, 7), vec![7.0; 2]);
+    }
+
+    #[test]
+    fn a_push_counts_for_the_keys_of_its_batch_and_no_other() {
+        let spec =
+            PushPullSpec { keys_per_request: 10, resident_keys: 100, ..PushPullSpec::default() };
+        let keys = KeySet::draw(&spec);
+        let singles = [keys.batches[0][0]];
+        let mut tally = Tally::new(keys.batches.len(), singles.len());
+        tally.batch(0);
+        tally.batch(0);
+        tally.single(0);
+        assert_eq!(tally.pushes_of(keys.batches[0][0], &keys, &singles), 4);
+        assert_eq!(tally.pushes_of(keys.batches[0][1], &keys, &singles), 3);
+        assert_eq!(tally.pushes_of(keys.batches[1][0], &keys, &singles), 1);
+    }
+}
