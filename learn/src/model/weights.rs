@@ -1,0 +1,142 @@
+//! The weights in a table's rows, and names for a row's columns.
+//!
+//! Owns which f32 of a row are weights: FTRL derives them, every other rule keeps them first.
+
+use kernels::ftrl;
+
+use super::TableManifest;
+
+/// How to take the weights out of a table's rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    dim: usize,
+    row_width: usize,
+    /// Set where weights are derived of `[z[dim] | n[dim]]`.
+    ftrl: Option<ftrl::Step>,
+}
+
+impl Weights {
+    /// The weights of this table.
+    pub fn of(table: &TableManifest) -> Weights {
+        let (dim, row_width) = (table.dim as usize, table.row_width as usize);
+        let [alpha, beta, l1, l2, ..] = table.parameters;
+        let derived = table.rule == "ftrl" && row_width >= 2 * dim;
+        let ftrl = derived.then_some(ftrl::Step { alpha, beta, l1, l2 });
+        Weights { dim, row_width, ftrl }
+    }
+
+    /// Weights a key.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Writes a row's weights.
+    ///
+    /// - `row`: `[row_width]`. `weights`: `[dim]`.
+    /// - Panics: if the lengths differ.
+    pub fn read(&self, row: &[f32], weights: &mut [f32]) {
+        assert_eq!((row.len(), weights.len()), (self.row_width, self.dim));
+        let Some(step) = &self.ftrl else {
+            weights.copy_from_slice(&row[..self.dim]);
+            return;
+        };
+        let (z, n) = row.split_at(self.dim);
+        for ((weight, &z), &n) in weights.iter_mut().zip(z).zip(n) {
+            *weight = ftrl::weight(z, n, step);
+        }
+    }
+
+    /// What the row keeps besides its weights.
+    pub(super) fn state<'row>(&self, row: &'row [f32]) -> &'row [f32] {
+        if self.ftrl.is_some() { row } else { &row[self.dim..] }
+    }
+
+    /// Names of the columns of an export: weights, then state.
+    pub(super) fn columns(&self, rule: &str) -> Vec<String> {
+        let dim = self.dim;
+        let state_count = if self.ftrl.is_some() { self.row_width } else { self.row_width - dim };
+        let blocks: &[&str] = match rule {
+            "ftrl" => &["z", "n"],
+            "adagrad" => &["accum"],
+            "adam" => &["m", "v"],
+            _ => &[],
+        };
+        let singles: &[&str] = if rule == "adam" { &["beta1_power", "beta2_power"] } else { &[] };
+        let state = |index: usize| {
+            let (block, single) = (index / dim, index.wrapping_sub(blocks.len() * dim));
+            match (blocks.get(block), singles.get(single)) {
+                (Some(name), _) => format!("{name}_{}", index % dim),
+                (None, Some(name)) => (*name).to_owned(),
+                (None, None) => format!("state_{index}"),
+            }
+        };
+        let weights = (0..dim).map(|index| format!("weight_{index}"));
+        weights.chain((0..state_count).map(state)).collect()
+    }
+}
+
+/// What people call a rule's parameter.
+pub(super) fn parameter_name(rule: &str, index: usize) -> String {
+    let names: &[&str] = match rule {
+        "ftrl" => &["alpha", "beta", "l1", "l2"],
+        "sgd" => &["rate"],
+        "adagrad" => &["rate", "epsilon"],
+        "adam" => &["rate", "beta1", "beta2", "epsilon"],
+        _ => &[],
+    };
+    names.get(index).map_or_else(|| format!("parameter {index}"), |name| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::Isa;
+    use shard::rule::{AdaGrad, Adam, Ftrl, Rows, Rule, Sgd, Sum, table_spec};
+
+    fn rules() -> [Box<dyn Rule>; 5] {
+        [
+            Box::new(Sgd { rate: 0.1 }),
+            Box::new(AdaGrad { rate: 0.1, epsilon: 1e-8 }),
+            Box::new(Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }),
+            Box::new(Ftrl { alpha: 0.2, beta: 1.0, l1: 0.5, l2: 0.1 }),
+            Box::new(Sum),
+        ]
+    }
+
+    #[test]
+    fn the_weights_of_every_builtin_rule_are_the_first_values_of_its_pull() {
+        for rule in rules() {
+            for dim in [1, 3] {
+                let widths = rule.widths(dim);
+                let row: Vec<f32> = (0..widths.row).map(|i| i as f32 * 0.7 + 0.1).collect();
+                let mut pulled = vec![0.0; widths.value];
+                let rows = Rows { floats: &*row, stride: widths.row, dim };
+                rule.read(Isa::detect(), rows, &[0], &mut pulled);
+                let spec = table_spec("t", dim as u32, &*rule);
+                let table = TableManifest::of(&spec, widths.row as u32);
+                let mut weights = vec![f32::NAN; dim];
+                Weights::of(&table).read(&row, &mut weights);
+                assert_eq!(weights, pulled[..dim], "{} dim {dim}", rule.name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_columns_of_every_builtin_rule_have_names() {
+        let names = rules().map(|rule| {
+            let spec = table_spec("t", 2, &*rule);
+            let table = TableManifest::of(&spec, rule.widths(2).row as u32);
+            Weights::of(&table).columns(rule.name()).join(" ")
+        });
+        assert_eq!(
+            names,
+            [
+                "weight_0 weight_1",
+                "weight_0 weight_1 accum_0 accum_1",
+                "weight_0 weight_1 m_0 m_1 v_0 v_1 beta1_power beta2_power",
+                "weight_0 weight_1 z_0 z_1 n_0 n_1",
+                "weight_0 weight_1",
+            ]
+        );
+    }
+}
