@@ -86,7 +86,7 @@ impl fmt::Display for ModelError {
                 write!(f, "{} exists and is no gradwire model: {found}", path.display())
             }
             ModelError::NoManifest { path } => {
-                write!(f, "{} is no gradwire model: it does not exist", path.display())
+                write!(f, "no gradwire model: {} does not exist", path.display())
             }
             ModelError::ManifestTooLong { path, bytes_max } => {
                 write!(f, "{} is longer than {bytes_max} bytes", path.display())

@@ -111,7 +111,7 @@ impl PartReader {
     }
 
     /// Replaces the batch by the next rows, 1 MiB at most unless one row is longer. Returns
-    /// whether there were any; only then has the checksum of the whole part been compared.
+    /// whether there were any: once it says `false`, the checksum of the whole part was right.
     ///
     /// - Errors: the part was cut off or changed. What earlier calls gave may be wrong too.
     pub fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool, ModelError> {

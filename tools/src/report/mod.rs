@@ -157,7 +157,8 @@ mod tests {
 
     fn report() -> RunReport {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let curve = |scale: f64| (1..=3000).map(|i| (f64::from(i) * 1e3, scale / f64::from(i)));
+        let curve =
+            |scale: f64| (1..=3000).map(move |i| (f64::from(i) * 1e3, scale / f64::from(i)));
         RunReport {
             title: "gradwire train".to_owned(),
             command: "gradwire train data/*.svm".to_owned(),
