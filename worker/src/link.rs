@@ -33,6 +33,8 @@ pub(crate) struct Link {
     credit: usize,
     /// When the last readable message came.
     pub(crate) heard_at: Time,
+    /// Messages in a row that were damaged on the way.
+    pub(crate) damaged_in_a_row: u32,
     /// Bytes of received slots that wait for their reader.
     pub(crate) held_bytes: usize,
     pub(crate) clock_slowest: Clock,
@@ -48,6 +50,7 @@ impl Link {
             others: Window::new(OTHERS_FIRST),
             credit: CREDIT_FIRST,
             heard_at: now,
+            damaged_in_a_row: 0,
             held_bytes: 0,
             clock_slowest: Clock::new(0),
             lost: None,
@@ -103,15 +106,15 @@ impl Link {
         }
     }
 
-    /// Takes a new way to the same shard: everything that was sent is due again.
+    /// Takes a new way to the same shard: everything unanswered is as if it was never sent.
     pub(crate) fn renew(&mut self, peer: PeerId, now: Time) {
         self.peer = peer;
         self.lost = None;
         self.heard_at = now;
         self.held_bytes = 0;
-        for request in self.pushes.iter_mut().chain(self.others.iter_mut()) {
-            request.due_at = now;
-        }
+        self.damaged_in_a_row = 0;
+        self.pushes.unsend();
+        self.others.unsend();
     }
 
     /// Every unanswered request.
@@ -122,6 +125,7 @@ impl Link {
     /// Notes what every answer tells.
     pub(crate) fn note_answer(&mut self, header: &Header, now: Time) {
         self.heard_at = now;
+        self.damaged_in_a_row = 0;
         if header.credit > 0 {
             self.credit = usize::from(header.credit);
         }
@@ -195,6 +199,13 @@ impl Window {
     pub(crate) fn note_sent(&mut self) {
         self.unsent += 1;
         self.in_flight += 1;
+    }
+
+    /// Makes every request unsent.
+    fn unsend(&mut self) {
+        self.unsent = self.first;
+        self.in_flight = 0;
+        self.iter_mut().for_each(|request| request.sends = 0);
     }
 
     fn has_unsent(&self) -> bool {

@@ -3,6 +3,8 @@
 //! Owns the transport and turns a request into a posted slot. When a request is sent is left to
 //! `turn`.
 
+use std::time::Duration;
+
 use kernels::{Isa, crc32c::crc32c};
 use transport::{Integrity, PeerId, RecvSlot, SendRefusal, Transport};
 use wire::{FRAME_BYTES_MAX, HEADER_BYTES, Header, Malformed, Seal, Time};
@@ -15,24 +17,21 @@ pub(crate) struct Port {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) recv_bytes_max: usize,
     isa: Isa,
-    seal: Seal,
+    integrity: Integrity,
     message_bytes_max: usize,
 }
 
 impl Port {
     pub(crate) fn new(transport: Box<dyn Transport>, isa: Isa) -> Port {
         let limits = transport.limits();
-        let seal = match transport.integrity() {
-            Integrity::NeedsChecksum => Seal::Body,
-            Integrity::Memory => Seal::HeaderOnly,
-        };
+        let integrity = transport.integrity();
         // A message longer than what may be under way would never get a slot.
         let message_bytes_max = limits
             .message_bytes_max
             .min(limits.send_bytes_max)
             .min(limits.recv_bytes_max)
             .min(FRAME_BYTES_MAX);
-        Port { transport, recv_bytes_max: limits.recv_bytes_max, isa, seal, message_bytes_max }
+        Port { transport, recv_bytes_max: limits.recv_bytes_max, isa, integrity, message_bytes_max }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -57,12 +56,28 @@ impl Port {
         }
     }
 
+    /// Whether a message can be damaged on its way, so that whoever finds it so drops it and the
+    /// request is sent again. Memory loses nothing: there a request is sent once on each link, and
+    /// a server that is slow is not made slower.
+    pub(crate) fn may_damage(&self) -> bool {
+        self.integrity == Integrity::NeedsChecksum
+    }
+
+    /// When a request that is sent now is sent again.
+    pub(crate) fn due_at(&self, now: Time, patience: Duration) -> Time {
+        if self.may_damage() { now + patience } else { Time::NEVER }
+    }
+
     /// Posts `request`, the same bytes each time; it leaves with the next flush.
     pub(crate) fn post(&mut self, peer: PeerId, request: &Request) -> Result<(), SendRefusal> {
         let mut slot = self.transport.acquire(peer, request.message_bytes())?;
         let message = slot.bytes_mut();
         request.write_body(message);
-        wire::seal(message, request.header, self.seal, |bytes| crc32c(self.isa, 0, bytes));
+        let seal = match self.integrity {
+            Integrity::NeedsChecksum => Seal::Body,
+            Integrity::Memory => Seal::HeaderOnly,
+        };
+        wire::seal(message, request.header, seal, |bytes| crc32c(self.isa, 0, bytes));
         self.transport.post(slot);
         Ok(())
     }

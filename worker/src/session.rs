@@ -48,7 +48,8 @@ pub struct SessionSpec {
 /// How long a session waits before it does something about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// An unanswered request is sent again after this time.
+    /// An unanswered request is sent again after this time, over a network; a pull less and less
+    /// often. Within one host's memory nothing gets lost, and nothing is sent again.
     pub request: Duration,
     /// A server that owes an answer and sends nothing for this time is given up. Pulls do not
     /// count: they may wait at the shard for a slow worker.
@@ -79,6 +80,8 @@ pub struct Counts {
     pub duplicates: u64,
     /// Answers to what is answered already or no longer wanted.
     pub answers_late: u64,
+    /// Messages that were damaged on the way.
+    pub damaged: u64,
 }
 
 /// One worker's conversation with all shards. Used by one thread.

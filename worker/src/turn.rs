@@ -6,7 +6,7 @@
 //! Invariant: a slot is released in the turn in which it came, or a pull or call keeps it.
 
 use transport::{Event, Fault, PeerId, RecvSlot, SendRefusal};
-use wire::{Clock, Header, Kind, Refusal, Status, Time};
+use wire::{Clock, Header, Kind, Malformed, Refusal, Status, Time};
 
 use crate::error::{Asked, Awaited, WorkerError};
 use crate::link::Link;
@@ -14,8 +14,12 @@ use crate::pull::{Arrival, MayKeep, PullTicket, Values};
 use crate::request::{Body, Origin, Request};
 use crate::session::Session;
 
-/// How often the time between two sendings of a pull doubles: it may wait at the shard for long.
-const PULL_DOUBLINGS_MAX: u32 = 4;
+/// How often the time between two sendings of a pull doubles: it may wait at the shard for long,
+/// where each copy takes room.
+const PULL_DOUBLINGS_MAX: u32 = 8;
+
+/// Messages in a row that may be damaged before the link is closed: this is no chance any more.
+const DAMAGED_IN_A_ROW_MAX: u32 = 16;
 
 /// A push that the shard cannot remember yet is sent again after this part of the time-out.
 const TOO_NEW_PART: u32 = 64;
@@ -175,8 +179,8 @@ impl Session {
                 match self.port.post(peer, request) {
                     Ok(()) => {
                         request.sends = 1;
-                        request.due_at = now + self.timeouts.request;
-                        self.timer_at = self.timer_at.min(request.due_at);
+                        request.due_at = self.port.due_at(now, self.timeouts.request);
+                        self.timer_at = self.timer_at.min(now + self.timeouts.request);
                         window.note_sent();
                     }
                     Err(refusal) => {
@@ -227,10 +231,8 @@ impl Session {
         let header = match self.port.open(&slot) {
             Ok(header) => header,
             Err(malformed) => {
-                // What follows on this link cannot be trusted either.
                 self.port.transport.release(slot);
-                self.port.transport.close(peer);
-                self.links[shard].lost.get_or_insert(Fault::Malformed(malformed));
+                self.note_damaged(shard, malformed);
                 return Ok(());
             }
         };
@@ -244,6 +246,18 @@ impl Session {
             self.port.transport.release(slot);
         }
         Ok(())
+    }
+
+    /// Drops what a network damaged, since it is sent again. Where that is no chance, what follows
+    /// on the link cannot be trusted either.
+    fn note_damaged(&mut self, shard: usize, malformed: Malformed) {
+        let link = &mut self.links[shard];
+        link.damaged_in_a_row += 1;
+        self.counts.damaged += 1;
+        if link.damaged_in_a_row > DAMAGED_IN_A_ROW_MAX || !self.port.may_damage() {
+            self.port.transport.close(link.peer);
+            link.lost.get_or_insert(Fault::Malformed(malformed));
+        }
     }
 
     /// Completes what an answer answers; returns its slot unless somebody keeps it.
@@ -360,7 +374,8 @@ impl Session {
                         false => 0,
                     };
                     request.sends += 1;
-                    request.due_at = now + self.timeouts.request * (1 << doublings);
+                    let patience = self.timeouts.request * (1 << doublings);
+                    request.due_at = self.port.due_at(now, patience);
                 }
                 self.timer_at = self.timer_at.min(request.due_at);
             }

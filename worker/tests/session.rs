@@ -90,6 +90,49 @@ fn a_request_without_an_answer_is_sent_again_after_its_time_out_and_counts_once(
 }
 
 #[test]
+fn within_memory_a_slow_server_is_asked_once_and_over_a_new_link_again() {
+    let mut rig = Rig::over_memory(1);
+    rig.shards[0].borrow_mut().stopped = true;
+    let split = rig.session.split(&[1]).expect("sorted");
+    rig.session.push(TABLE, &split, Rc::new(vec![1.0]), 1, Then::Tick).expect("room");
+    let error = rig.session.wait_pushes(0, rig.after_s(4)).expect_err("nobody answers");
+    assert!(matches!(error, WorkerError::TimedOut { .. }), "{error}");
+    rig.shards[0].borrow_mut().stopped = false;
+    rig.shards[0].borrow_mut().turn();
+    rig.session.wait_pushes(0, rig.after_s(1)).expect("now it does");
+    assert_eq!(rig.shards[0].borrow().kinds, [Kind::Push]);
+    rig.session.tick().expect("there is room");
+    rig.session.flush();
+    rig.shards[0].borrow_mut().endpoint.close(transport::PeerId::new(0));
+    let error = rig.session.wait_pushes(0, rig.after_s(1)).expect_err("the link is gone");
+    assert!(matches!(error, WorkerError::ServerLost { .. }), "{error}");
+    rig.reconnect(0);
+    rig.session.wait_pushes(0, rig.after_s(1)).expect("the new link carries it");
+    assert_eq!(rig.shards[0].borrow().ticks, 2);
+}
+
+#[test]
+fn answers_that_are_damaged_on_the_way_are_asked_for_again() {
+    let corrupt = Faults { corrupt_per_mille: 300, ..Faults::NONE };
+    let mut rig = Rig::new(3, corrupt, Limits::default(), 1, 8);
+    let keys: Vec<u64> = (0..500).collect();
+    let split = rig.session.split(&keys).expect("sorted");
+    for _ in 0..20 {
+        let ticket = rig.session.pull(TABLE, &split, 8).expect("there is room");
+        match rig.session.wait_pull(ticket, rig.after_s(1000)) {
+            Ok(values) => {
+                assert!(values.iter().all(|&value| value == 0.0));
+                rig.session.recycle(values);
+            }
+            // A length that was hit has broken the framing.
+            Err(WorkerError::ServerLost { .. }) => rig.reconnect(0),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(rig.session.counts().damaged > 0);
+}
+
+#[test]
 fn a_closed_server_ends_a_wait_at_once_and_is_named() {
     let mut rig = Rig::quiet(2, 1);
     let keys: Vec<u64> = (0..50).collect();

@@ -36,6 +36,8 @@ pub(crate) struct FakeShard {
     pub(crate) credit: u16,
     /// Whether pulls wait for the session's own ticks.
     pub(crate) waits_for_ticks: bool,
+    /// Whether it has no turns, like a process that is stopped.
+    pub(crate) stopped: bool,
     pub(crate) kinds: Vec<Kind>,
     /// The clock of a worker that is not there; pulls beyond it wait.
     pub(crate) slowest: u64,
@@ -56,6 +58,7 @@ impl FakeShard {
             ticks: 0,
             credit: 0,
             waits_for_ticks: false,
+            stopped: false,
             kinds: Vec::new(),
             slowest: u64::MAX,
             applied: HashSet::new(),
@@ -66,13 +69,17 @@ impl FakeShard {
 
     /// Answers what has come.
     pub(crate) fn turn(&mut self) {
+        if self.stopped {
+            return;
+        }
         let mut events = Vec::new();
         self.endpoint.poll(&mut events);
         for event in events {
             let Event::Received { peer, slot } = event else { continue };
-            match wire::open(slot.bytes(), |bytes| crc32c(Isa::scalar(), 0, bytes)) {
-                Ok((header, message)) => self.handle(peer, header, &message),
-                Err(_) => self.endpoint.close(peer),
+            // What is damaged is dropped: it is sent again.
+            let opened = wire::open(slot.bytes(), |bytes| crc32c(Isa::scalar(), 0, bytes));
+            if let Ok((header, message)) = opened {
+                self.handle(peer, header, &message);
             }
             self.endpoint.release(slot);
         }
@@ -181,6 +188,8 @@ struct Driven {
     inner: Simulated,
     world: World,
     shards: Vec<Rc<RefCell<FakeShard>>>,
+    /// What the way is said to be.
+    integrity: Integrity,
 }
 
 impl Transport for Driven {
@@ -193,7 +202,7 @@ impl Transport for Driven {
     }
 
     fn integrity(&self) -> Integrity {
-        self.inner.integrity()
+        self.integrity
     }
 
     fn now(&self) -> Time {
@@ -255,7 +264,16 @@ pub(crate) struct Rig {
 impl Rig {
     /// `shards` shards whose tables have `width` values a key, each on a host of its own.
     pub(crate) fn new(seed: u64, faults: Faults, limits: Limits, shards: usize, width: u16) -> Rig {
-        let world = World::new(seed, faults);
+        Rig::with(World::new(seed, faults), Integrity::NeedsChecksum, limits, shards, width)
+    }
+
+    /// As if session and one shard shared their host's memory.
+    pub(crate) fn over_memory(width: u16) -> Rig {
+        let world = World::new(1, Faults::NONE);
+        Rig::with(world, Integrity::Memory, Limits::default(), 1, width)
+    }
+
+    fn with(world: World, integrity: Integrity, limits: Limits, shards: usize, width: u16) -> Rig {
         world.set_parking(Parking::NotesDeadline);
         let mut inner = world.endpoint(limits);
         let mut peers = Vec::new();
@@ -267,7 +285,7 @@ impl Rig {
             })
             .collect();
         let (driven_world, driven_shards) = (world.clone(), shards.clone());
-        let driven = Driven { inner, world: driven_world, shards: driven_shards };
+        let driven = Driven { inner, world: driven_world, shards: driven_shards, integrity };
         let session = Session::new(SessionSpec {
             transport: Box::new(driven),
             peers,
