@@ -143,8 +143,11 @@ pub fn run<T>(node: &mut Node, goal: &str, mut reached: impl FnMut(&mut Node) ->
 
 fn echo(node: &mut Node, peer: PeerId) {
     let mut waiting: VecDeque<RecvSlot> = VecDeque::new();
-    while node.closed.is_empty() {
+    loop {
         node.turn();
+        if !node.closed.is_empty() {
+            return;
+        }
         waiting.extend(node.received.drain(..).map(|(_, slot)| slot));
         // As in `send_to`: park only if a flush brought no credit.
         while answer(node, peer, &mut waiting) > 0 {
