@@ -120,9 +120,9 @@ impl Uring {
     }
 
     fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let Completion { tag, result, stage } = completion;
+        let Completion { tag, result, stage, .. } = completion;
         match tag.op {
-            Op::Recv => self.received(tag.peer, result, events),
+            Op::Recv => self.received(completion, events),
             Op::Send => self.sent(tag.peer, result),
             Op::Wake => {
                 self.wake.clear();
@@ -136,10 +136,11 @@ impl Uring {
         }
     }
 
-    fn received(&mut self, number: u32, result: Result<usize, Errno>, events: &mut Vec<Event>) {
+    fn received(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let Completion { tag: Tag { peer: number, .. }, result, socket, .. } = completion;
         let peer = self.peers[number as usize].as_deref_mut();
         let peer = peer.expect("a peer stays until its last completion");
-        peer.recv_landed();
+        peer.recv_landed(socket);
         if peer.life == Life::Closed {
             return self.retire(number);
         }
@@ -255,7 +256,10 @@ impl Uring {
             Some(peer) => peer.inbox.could_resume(&self.recvs, &self.limits),
             None => true,
         };
-        self.ring.has_completions() || !self.closed.is_empty() || self.stalled.iter().any(resumable)
+        self.ring.has_completions()
+            || !self.landed.is_empty()
+            || !self.closed.is_empty()
+            || self.stalled.iter().any(resumable)
     }
 
     fn place(&mut self, socket: &TcpStream) -> Result<u32, AdoptError> {

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, squeue};
+use io_uring::{IoUring, cqueue, squeue};
 use rustix::io::Errno;
 
 use super::PEERS_MAX;
@@ -43,6 +43,14 @@ pub(super) struct Completion {
     pub(super) tag: Tag,
     pub(super) result: Result<usize, Errno>,
     pub(super) stage: Stage,
+    pub(super) socket: Socket,
+}
+
+/// What the kernel saw in the socket when a receive was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
+    HasBytes,
+    LooksEmpty,
 }
 
 /// Whether an operation has more completions to come.
@@ -143,9 +151,11 @@ impl Ring {
         let entry = self.io.completion().next()?;
         let result = usize::try_from(entry.result())
             .map_err(|_| Errno::from_raw_os_error(entry.result().saturating_neg()));
-        let more = io_uring::cqueue::more(entry.flags());
-        let stage = if more { Stage::More } else { Stage::Last };
-        Some(Completion { tag: Tag::from_user_data(entry.user_data()), result, stage })
+        let (tag, flags) = (Tag::from_user_data(entry.user_data()), entry.flags());
+        let stage = if cqueue::more(flags) { Stage::More } else { Stage::Last };
+        let has_bytes = cqueue::sock_nonempty(flags);
+        let socket = if has_bytes { Socket::HasBytes } else { Socket::LooksEmpty };
+        Some(Completion { tag, result, stage, socket })
     }
 
     /// Submits what is queued and waits for a completion, at most `timeout`.
