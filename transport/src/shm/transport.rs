@@ -387,8 +387,19 @@ impl Peer {
 
     fn has_news(&mut self) -> bool {
         self.receiver.may_take()
-            || (self.is_starved && self.sender.may_reclaim())
+            || self.has_space_again()
             || (self.is_over() && !self.receiver.is_held())
+    }
+
+    /// Whether a refused `acquire` may succeed now. True once for each refusal, so that a caller
+    /// who has given up can sleep again.
+    fn has_space_again(&mut self) -> bool {
+        if !self.is_starved || !self.sender.may_reclaim() {
+            return false;
+        }
+        self.is_starved = false;
+        self.doors.have_space();
+        true
     }
 }
 

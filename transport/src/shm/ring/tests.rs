@@ -386,7 +386,7 @@ proptest! {
         for (place, kind, span, bytes) in headers {
             let position = ring.receiver.window.end() + place / 70 * 64;
             let head = ring.vandal.head(ring.receiver.window.end());
-            head.lengths.store(span * 64 << 32 | bytes, Ordering::Relaxed);
+            head.lengths.store(((span * 64) << 32) | bytes, Ordering::Relaxed);
             head.state.store(position | kind, Ordering::Release);
             match ring.receiver.take() {
                 Ok(Take::Message(record)) => {
