@@ -210,7 +210,8 @@ impl fmt::Display for WorkerError {
             }
             WorkerError::Unexpected { server, kind, found, expected: Some(expected) } => write!(
                 f,
-                "server {server} answered with {kind:?} of {} keys by {} values; asked were {} by {}",
+                "server {server} answered with {kind:?} of {} keys by {} values; \
+                 asked were {} by {}",
                 found.0, found.1, expected.0, expected.1
             ),
             WorkerError::Unexpected { server, kind, .. } => {

@@ -5,6 +5,25 @@
 //!
 //! Invariant: a request keeps its number and its content until it is answered, so that it may be
 //! sent again at any time and the shard applies it once.
+//!
+//! One step of a worker:
+//!
+//! ```no_run
+//! # use std::{rc::Rc, time::Duration};
+//! # use gradwire_worker::{Session, TableId, Then, WorkerError};
+//! fn step(session: &mut Session, table: TableId, keys: &[u64]) -> Result<(), WorkerError> {
+//!     let deadline = session.now() + Duration::from_secs(60);
+//!     let split = session.split(keys)?; // By shard; serves the pull and the push.
+//!     let ticket = session.pull(table, &split, 8)?; // Several may be under way.
+//!     let values = session.wait_pull(ticket, deadline)?; // `[keys, 8]`, often in place.
+//!     let mut deltas = session.deltas_buffer(values.len());
+//!     let gradients = Rc::get_mut(&mut deltas).expect("a fresh buffer is nobody else's");
+//!     gradients.copy_from_slice(&values);
+//!     session.recycle(values);
+//!     session.push(table, &split, deltas, 8, Then::Tick)?; // Finishes the clock as well.
+//!     session.wait_pushes(8, deadline) // At most 8 messages stay unanswered.
+//! }
+//! ```
 #![forbid(unsafe_code)]
 
 mod call;

@@ -188,7 +188,7 @@ impl Session {
         &*self.port.transport
     }
 
-    /// Moves the transport, for a driver that adopts a new link before [`Session::reconnect`].
+    /// The transport, for a driver that adopts a new link before [`Session::reconnect`].
     pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut *self.port.transport
     }
@@ -354,8 +354,8 @@ impl Session {
             self.port.transport.close(old);
         }
         link.renew(peer, now);
-        let server = &link.server;
-        if matches!(&self.failed, Some(WorkerError::Silent { server: silent, .. }) if silent == server)
+        if let Some(WorkerError::Silent { server, .. }) = &self.failed
+            && *server == link.server
         {
             self.failed = None;
         }

@@ -133,6 +133,16 @@ fn answers_that_are_damaged_on_the_way_are_asked_for_again() {
 }
 
 #[test]
+fn within_memory_a_damaged_answer_ends_the_link_since_nothing_damages_it_by_chance() {
+    let mut rig = Rig::over_memory(1);
+    rig.session.tick().expect("there is room");
+    rig.session.poll().expect("all is well");
+    rig.world.set_faults(Faults { corrupt_per_mille: 1000, ..Faults::NONE });
+    let error = rig.session.wait_pushes(0, rig.after_s(1)).expect_err("a bit has flipped");
+    assert!(matches!(error, WorkerError::ServerLost { .. }), "{error}");
+}
+
+#[test]
 fn a_closed_server_ends_a_wait_at_once_and_is_named() {
     let mut rig = Rig::quiet(2, 1);
     let keys: Vec<u64> = (0..50).collect();
