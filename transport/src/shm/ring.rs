@@ -340,7 +340,10 @@ impl Receiver {
         // A sender that keeps the rules reuses only what is free, so `fits` holds, but for the
         // moment in which another thread drops a record: free already, not settled yet.
         if (over && kind == READY) || !self.window.fits(1, span_bytes) {
-            return Ok(Next::Held);
+            return match held_bytes {
+                0 => Err(Broken("a record leaves no room for the header behind it")),
+                _ => Ok(Next::Held),
+            };
         }
         Ok(Next::Record { kind, span_bytes, message_bytes })
     }

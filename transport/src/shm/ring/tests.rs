@@ -235,6 +235,7 @@ fn garbage_in_a_header_is_a_broken_ring_with_the_reason() {
         (position | READY, 100 << 32, "a record's length is no multiple of 64 bytes"),
         (position | PAD, 8192 << 32, "a record reaches over the end of the ring"),
         (position | READY, u64::from(u32::MAX) << 32, "a record's length is no multiple"),
+        (position | READY, 4096 << 32, "a record leaves no room for the header behind it"),
         (position | READY, 128 << 32 | 65, "a message is longer than its record"),
     ];
     for (state, lengths, why) in cases {
