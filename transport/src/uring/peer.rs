@@ -21,6 +21,9 @@ use crate::stream::{Assembly, Reach};
 
 /// Slots that one send gathers.
 const PARTS_MAX: usize = 32;
+/// A send gathers no more slots once it has this many bytes: what is sent is told in steps of one
+/// send, and the sender's credit with it.
+const GATHER_BYTES: usize = 256 << 10;
 /// `IORING_RECVSEND_POLL_FIRST`: do not try to receive before there is something.
 const POLL_FIRST: u16 = 1;
 
@@ -181,10 +184,14 @@ impl Parts {
 
     /// Notes where the first of `slices` lie; gives how many that are.
     fn gather<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>) -> usize {
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         for (vector, slice) in self.vectors.iter_mut().zip(slices) {
             *vector = iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
             count += 1;
+            bytes += slice.len();
+            if bytes >= GATHER_BYTES {
+                break;
+            }
         }
         count
     }
