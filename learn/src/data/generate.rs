@@ -26,8 +26,8 @@ const CATEGORIES: [u64; 26] = [
 const INTEGERS: [u64; 13] =
     [650, 10_000, 2000, 50, 500_000, 20_000, 3000, 100, 10_000, 10, 200, 100, 1000];
 
-/// Chosen so that one row in four is positive, as in the original, and the best AUC is near 0.83.
-const MODEL_BIAS: f64 = -1.35;
+/// Chosen so that one row in four is positive, as in the original.
+const MODEL_BIAS: f64 = -2.1;
 const MODEL_WEIGHT_MAX: f64 = 0.35;
 const MODEL_SEED: u64 = 0x6869_6464_656e_2e2e; // "hidden.."
 /// Steps a counter to inputs of `mix` that have nothing in common.

@@ -140,15 +140,34 @@ pub(crate) fn bucket_key(seed: u64, value: i64) -> u64 {
 
 /// floor((log2 `value`)²), `value` above 0. All in integers: no two machines differ.
 fn log2_squared(value: u64) -> u32 {
+    match SMALL_LOGS.get(value as usize) {
+        Some(&small) => u32::from(small),
+        None => computed_log2_squared(value),
+    }
+}
+
+/// Most counts are small: theirs lie here.
+static SMALL_LOGS: [u8; SMALL_LOGS_END] = {
+    let (mut logs, mut value) = ([0; SMALL_LOGS_END], 1);
+    while value < SMALL_LOGS_END {
+        logs[value] = computed_log2_squared(value as u64) as u8;
+        value += 1;
+    }
+    logs
+};
+const SMALL_LOGS_END: usize = 1 << 12;
+
+const fn computed_log2_squared(value: u64) -> u32 {
     const FRACTION_BITS: u32 = 16;
     let whole = value.ilog2();
-    let mut log = u64::from(whole);
+    let (mut log, mut bits) = (whole as u64, 0);
     let mut mantissa = value << (63 - whole); // In [1, 2), the point after the highest bit.
-    for _ in 0..FRACTION_BITS {
-        let square = u128::from(mantissa) * u128::from(mantissa);
+    while bits < FRACTION_BITS {
+        let square = mantissa as u128 * mantissa as u128;
         let carry = (square >> 127) as u64; // The square is in [1, 4).
         log = log << 1 | carry;
         mantissa = (square >> (63 + carry)) as u64;
+        bits += 1;
     }
     ((log * log) >> (2 * FRACTION_BITS)) as u32
 }
@@ -211,6 +230,7 @@ mod tests {
         for power in 0..64 {
             assert_eq!(log2_squared(1 << power), power * power);
         }
+        assert!((1..SMALL_LOGS_END as u64).all(|v| log2_squared(v) == computed_log2_squared(v)));
         for value in (3u64..1 << 20).filter(|value| !value.is_power_of_two()) {
             let exact = (value as f64).log2().powi(2);
             let bucket = f64::from(log2_squared(value));

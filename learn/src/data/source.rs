@@ -54,8 +54,22 @@ pub struct Progress {
     pub rows_positive: u64,
     /// Bad rows that were left out.
     pub bad_rows: u64,
+    /// Rows of the source up to the last batch delivered, over all parts and shares.
+    pub source_rows: u64,
     /// Rows of the whole source, over all parts and shares, if that is known.
     pub rows_total: Option<u64>,
+}
+
+impl Progress {
+    /// Part of the pass that lies behind, 0 to 1. For text it is by bytes, which run ahead of what
+    /// was delivered by what waits in the queues.
+    pub fn fraction(&self) -> f64 {
+        let (done, all) = match self.rows_total {
+            Some(rows_total) => (self.source_rows, rows_total),
+            None => (self.bytes_read, self.bytes_total),
+        };
+        if all == 0 { 0.0 } else { (done as f64 / all as f64).min(1.0) }
+    }
 }
 
 #[derive(Debug)]
@@ -85,6 +99,7 @@ struct Counts {
     rows: AtomicU64,
     rows_positive: AtomicU64,
     bad_rows: AtomicU64,
+    source_rows: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -164,6 +179,7 @@ impl Source {
             rows: count(&self.counts.rows),
             rows_positive: count(&self.counts.rows_positive),
             bad_rows: count(&self.counts.bad_rows),
+            source_rows: count(&self.counts.source_rows),
             rows_total: self.rows_total,
         }
     }
@@ -194,6 +210,8 @@ impl Source {
         let positive = csr.labels.iter().filter(|&&label| label == 1.0).count();
         self.counts.rows_positive.fetch_add(positive as u64, Ordering::Relaxed);
         self.counts.rows.fetch_add(csr.rows() as u64, Ordering::Relaxed);
+        let source_rows = csr.first_row + u64::from(csr.source_rows);
+        self.counts.source_rows.store(source_rows, Ordering::Relaxed);
         if bad.is_empty() {
             return Ok(Some(csr));
         }

@@ -460,8 +460,11 @@ fn generated_rows_do_not_depend_on_batches_and_stop_where_told() {
     let (small, large) = (rows(&read(&small).unwrap()), rows(&read(&large).unwrap()));
     assert_eq!(small.len(), 1005);
     assert_eq!(small, large);
-    let source = Source::open(&spec(&[input])).unwrap();
-    assert_eq!(source.progress().rows_total, Some(1005));
+    let share = Share { index: 1, count: 2 };
+    let source = Source::open(&SourceSpec { share, ..spec(&[input]) }).unwrap();
+    assert_eq!((source.progress().rows_total, source.progress().fraction()), (Some(1005), 0.0));
+    assert_eq!(source.next().unwrap().unwrap().batch, 1);
+    assert_eq!((source.progress().rows, source.progress().source_rows), (10, 20));
 }
 
 #[test]

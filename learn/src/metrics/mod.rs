@@ -9,7 +9,7 @@ mod loss;
 mod progressive;
 mod scores;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use progressive::{LossPoint, POINTS_MAX, ProgressiveLoss, WINDOW_ROWS_MIN};
 pub use scores::{BINS, ScoreHistogram};
@@ -25,7 +25,9 @@ pub struct Metrics {
     rows: u64,
     weight: f64,
     weight_positive: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     loss: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     predicted: f64,
     scores: ScoreHistogram,
 }
@@ -35,14 +37,17 @@ impl Metrics {
     ///
     /// - `margin`: log-odds. `label`: 0.0 or 1.0; NaN, for a row without label, adds nothing.
     /// - `weight`: the example's importance, above 0.
-    pub fn add(&mut self, margin: f32, label: f32, weight: f32) {
+    /// - Returns what it added.
+    pub fn add(&mut self, margin: f32, label: f32, weight: f32) -> BatchLoss {
         if label.is_nan() {
-            return;
+            return BatchLoss::default();
         }
-        self.rows += 1;
-        let loss = row_loss(margin, label);
-        self.add_loss(loss, label, weight);
         self.scores.add(margin, label, weight);
+        let weight = f64::from(weight);
+        let Loss { loss, predicted, positive } = row_loss(margin, label);
+        let batch = BatchLoss { rows: 1, weight, loss: weight * loss };
+        self.add_sums(batch, weight * positive, weight * predicted);
+        batch
     }
 
     /// Adds many predictions: the same as `add` for each.
@@ -54,25 +59,21 @@ impl Metrics {
     pub fn add_batch(&mut self, margins: &[f32], labels: &[f32], importance: &[f32]) -> BatchLoss {
         assert_eq!(margins.len(), labels.len(), "one margin a label");
         assert!(importance.is_empty() || importance.len() == labels.len(), "one weight a label");
-        let before = BatchLoss { rows: self.rows, weight: self.weight, loss: self.loss };
-        if importance.is_empty() && !labels.iter().any(|label| label.is_nan()) {
-            let Loss { loss, predicted, positive } = loss::sum(margins, labels);
-            self.rows += labels.len() as u64;
-            self.weight += labels.len() as f64;
-            self.weight_positive += positive;
-            self.loss += loss;
-            self.predicted += predicted;
-            self.scores.add_all(margins, labels);
-        } else {
-            for (row, (&margin, &label)) in margins.iter().zip(labels).enumerate() {
-                self.add(margin, label, importance.get(row).copied().unwrap_or(1.0));
+        let unweighted = importance.is_empty() && !labels.iter().any(|label| label.is_nan());
+        if !unweighted {
+            let weight = |row: usize| importance.get(row).copied().unwrap_or(1.0);
+            let rows = margins.iter().zip(labels).enumerate();
+            let mut batch = BatchLoss::default();
+            for (row, (&margin, &label)) in rows {
+                batch.add(self.add(margin, label, weight(row)));
             }
+            return batch;
         }
-        BatchLoss {
-            rows: self.rows - before.rows,
-            weight: self.weight - before.weight,
-            loss: self.loss - before.loss,
-        }
+        let Loss { loss, predicted, positive } = loss::sum(margins, labels);
+        let batch = BatchLoss { rows: labels.len() as u64, weight: labels.len() as f64, loss };
+        self.add_sums(batch, positive, predicted);
+        self.scores.add_all(margins, labels);
+        batch
     }
 
     /// Adds the sums of `other`.
@@ -130,12 +131,12 @@ impl Metrics {
         self.predicted / self.weight
     }
 
-    fn add_loss(&mut self, loss: Loss, label: f32, weight: f32) {
-        let weight = f64::from(weight);
-        self.weight += weight;
-        self.weight_positive += weight * f64::from(label);
-        self.loss += weight * loss.loss;
-        self.predicted += weight * loss.predicted;
+    fn add_sums(&mut self, batch: BatchLoss, positive: f64, predicted: f64) {
+        self.rows += batch.rows;
+        self.weight += batch.weight;
+        self.weight_positive += positive;
+        self.loss += batch.loss;
+        self.predicted += predicted;
     }
 }
 
@@ -150,6 +151,20 @@ pub struct BatchLoss {
     pub loss: f64,
 }
 
+impl BatchLoss {
+    fn add(&mut self, other: BatchLoss) {
+        self.rows += other.rows;
+        self.weight += other.weight;
+        self.loss += other.loss;
+    }
+}
+
+/// JSON has no NaN and no infinity and writes both as null: this reads null as NaN, so that a
+/// diverged model's sums still arrive.
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,7 +172,9 @@ mod tests {
 
     fn filled(rows: &[(f32, f32, f32)]) -> Metrics {
         let mut metrics = Metrics::default();
-        rows.iter().for_each(|&(margin, label, weight)| metrics.add(margin, label, weight));
+        for &(margin, label, weight) in rows {
+            metrics.add(margin, label, weight);
+        }
         metrics
     }
 
@@ -194,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn a_diverged_models_sums_still_travel() {
+        let mut metrics = Metrics::default();
+        let mut progressive = ProgressiveLoss::default();
+        progressive.add(metrics.add_batch(&[f32::NAN], &[1.0], &[]));
+        progressive.add(metrics.add_batch(&[0.0; 1000], &[1.0; 1000], &[]));
+        let json = serde_json::to_string(&(&metrics, &progressive)).unwrap();
+        let (metrics, progressive): (Metrics, ProgressiveLoss) =
+            serde_json::from_str(&json).unwrap();
+        assert!(metrics.logloss().is_nan() && metrics.rows() == 1001);
+        assert!(progressive.mean().is_nan());
+    }
+
+    #[test]
     fn nothing_added_gives_no_number() {
         let metrics = Metrics::default();
         assert!(metrics.logloss().is_nan() && metrics.auc().is_nan());
@@ -220,7 +250,9 @@ mod tests {
             let cut = cut.min(rows.len());
             let (margins, labels): (Vec<f32>, Vec<f32>) = rows.iter().copied().unzip();
             let mut one_by_one = Metrics::default();
-            rows.iter().for_each(|&(margin, label)| one_by_one.add(margin, label, 1.0));
+            for &(margin, label) in &rows {
+                one_by_one.add(margin, label, 1.0);
+            }
             let mut halves = Metrics::default();
             halves.add_batch(&margins[..cut], &labels[..cut], &[]);
             let mut second = Metrics::default();

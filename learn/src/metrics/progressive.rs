@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::BatchLoss;
+use super::{BatchLoss, null_is_nan};
 
 /// Most points of a curve. When they are used up, two become one and each covers twice the rows.
 pub const POINTS_MAX: usize = 256;
@@ -25,6 +25,7 @@ pub struct ProgressiveLoss {
 struct Sums {
     rows: u64,
     weight: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     loss: f64,
 }
 
@@ -34,8 +35,10 @@ pub struct LossPoint {
     /// Rows seen up to the point's end.
     pub rows: u64,
     /// Weighted mean loss of the point's own rows, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Weighted mean loss of all rows up to the point's end, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss_so_far: f64,
 }
 
