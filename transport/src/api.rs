@@ -79,7 +79,8 @@ pub enum Fault {
 /// Why no send slot is given. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendRefusal {
-    /// Too many bytes are under way to this peer already. Poll, and try again.
+    /// Too many bytes are under way to this peer already. Flush, poll, and try again; `park`
+    /// returns when that may succeed.
     NoCredit,
     /// Longer than `bytes_max`, the limit of this transport.
     TooLarge {
@@ -183,7 +184,7 @@ impl fmt::Debug for Waker {
 /// Moves whole messages, each at most `limits().message_bytes_max` long, in order per peer.
 ///
 /// A message starts with `wire`'s header, whose length field is all that a back end reads.
-/// One thread polls a transport; nothing is sent before `flush`.
+/// One thread polls a transport. What is posted is sure to go only with the next `flush`.
 pub trait Transport {
     /// The back end's name: `shm`, `uring`, `epoll`, `simulated`.
     fn name(&self) -> &'static str;
@@ -216,14 +217,16 @@ pub trait Transport {
         drop(slot);
     }
 
-    /// Rings the doorbell once for everything posted since the last flush.
+    /// Rings the doorbell once for everything posted since the last flush, and for what waited
+    /// behind slots that were given back since.
     fn flush(&mut self);
 
     /// Gives a received slot back, in any order. Its bytes may be overwritten from now on.
     fn release(&mut self, slot: RecvSlot);
 
-    /// Waits until there may be something to poll, a waker wakes, or `deadline` has come: first by
-    /// polling for `spin_ns`, then asleep. May return early.
+    /// Waits until there may be something to poll, an `acquire` that found no credit may succeed,
+    /// a waker wakes, or `deadline` has come: first by polling for `spin_ns`, then asleep. May
+    /// return early.
     fn park(&mut self, deadline: Time);
 
     /// A waker of this transport, for other threads.

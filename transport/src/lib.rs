@@ -12,6 +12,7 @@ mod pool;
 pub mod shm;
 pub mod simulated;
 mod slot;
+mod starved;
 mod stream;
 pub mod tcp;
 mod uring;

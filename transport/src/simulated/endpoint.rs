@@ -21,6 +21,7 @@ use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
 use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot};
+use crate::starved::Starved;
 
 /// An endpoint of a world, as the world numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +48,7 @@ pub struct Simulated {
     /// By `PeerId`; none once its `Closed` was polled.
     peers: Vec<Option<Peer>>,
     woken: Arc<AtomicBool>,
+    starved: Starved,
     bytes_sent: u64,
 }
 
@@ -84,8 +86,16 @@ impl Simulated {
         let woken = Arc::new(AtomicBool::new(false));
         let id = network.borrow_mut().add_station(Arc::clone(&woken));
         let clock_ahead_ns = network.borrow().clock_ahead_ns(id);
-        let (peers, bytes_sent) = (Vec::new(), 0);
-        Simulated { network, id, clock_ahead_ns, limits, peers, woken, bytes_sent }
+        Simulated {
+            network,
+            id,
+            clock_ahead_ns,
+            limits,
+            peers: Vec::new(),
+            woken,
+            starved: Starved::default(),
+            bytes_sent: 0,
+        }
     }
 
     /// How the world calls this endpoint.
@@ -106,6 +116,15 @@ impl Simulated {
     fn open_peer(&mut self, peer: PeerId) -> Option<&mut Peer> {
         let peer = self.peers.get_mut(peer.index())?.as_mut()?;
         (peer.ended == Ended::No).then_some(peer)
+    }
+
+    /// How many peers have credit again that `acquire` refused. Each is told of once.
+    fn take_fed(&mut self) -> usize {
+        let Simulated { peers, starved, limits, .. } = self;
+        starved.take_fed(|peer, bytes| match &peers[peer as usize] {
+            Some(peer) => peer.sent.has_room(bytes, limits.send_bytes_max),
+            None => true,
+        })
     }
 
     fn is_ready(&self) -> bool {
@@ -169,6 +188,7 @@ impl Transport for Simulated {
             return Err(SendRefusal::TooLarge { bytes, bytes_max: message_bytes_max });
         }
         if !known.sent.has_room(bytes, send_bytes_max) {
+            self.starved.note(peer.index() as u32, bytes);
             return Err(SendRefusal::NoCredit);
         }
         let alive = Rc::new(());
@@ -205,8 +225,9 @@ impl Transport for Simulated {
 
     fn park(&mut self, deadline: Time) {
         let woken = self.woken.swap(false, Ordering::Acquire);
+        let fed = self.take_fed() > 0;
         let deadline_ns = match deadline {
-            _ if woken || self.is_ready() => 0,
+            _ if woken || fed || self.is_ready() => 0,
             Time::NEVER => u64::MAX,
             _ => deadline.nanos().saturating_sub(self.clock_ahead_ns),
         };

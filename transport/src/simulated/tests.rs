@@ -281,3 +281,32 @@ fn clocks_disagree_by_a_constant_and_a_park_keeps_its_own_clock() {
     assert_eq!((one.now(), world.now()), (deadline, Time::from_nanos(300)));
     assert_eq!(one.now() - other.now().min(one.now()), apart);
 }
+
+#[test]
+fn nothing_is_sent_before_a_flush() {
+    let Pair { world, mut ends, peers } = pair(12, Faults::NONE);
+    let [one, other] = &mut ends;
+    let bytes = message(1, 0);
+    let mut slot = one.acquire(peers[0], bytes.len()).unwrap();
+    slot.bytes_mut().copy_from_slice(&bytes);
+    one.post(slot);
+    one.poll(&mut Vec::new());
+    assert_eq!(drain(&world, other).0, Vec::<Vec<u8>>::new());
+    one.flush();
+    assert_eq!(drain(&world, other).0, [bytes]);
+}
+
+#[test]
+fn a_park_ends_at_once_when_credit_is_back_and_tells_of_it_once() {
+    let Pair { world, mut ends, peers } = pair(13, Faults::NONE);
+    let [one, other] = &mut ends;
+    let held: Vec<_> = std::iter::from_fn(|| one.acquire(peers[0], 1 << 20).ok()).collect();
+    one.park(Time::from_nanos(500));
+    assert_eq!(world.now(), Time::from_nanos(500), "no credit is back yet");
+    drop(held);
+    one.park(Time::from_nanos(1_000));
+    assert_eq!(world.now(), Time::from_nanos(500));
+    one.park(Time::from_nanos(1_000));
+    assert_eq!(world.now(), Time::from_nanos(1_000));
+    assert!(drain(&world, other).0.is_empty());
+}
