@@ -70,7 +70,7 @@ pub fn run(
     spec.check()?;
     progress("drawing keys");
     let keys = KeySet::draw(spec);
-    let places = Places::find();
+    let (machine, places) = (Machine::detect(), Places::find());
     let limits = limits(spec, places);
     // Before this thread is pinned: threads that it starts may run where it may.
     let local = Local::start(local_spec(spec, limits))?;
@@ -96,7 +96,7 @@ pub fn run(
         transport: load.session.transport().name().to_owned(),
         checked_keys,
         resends: load.session.counts().resends,
-        machine: Machine::detect(),
+        machine,
         spec: spec.clone(),
     };
     load.session.leave(deadline(&load.session)).map_err(failed(Doing::Check))?;

@@ -7,8 +7,8 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256i, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_loadu_si512, _mm512_storeu_si512,
+    __m256i, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm_sfence, _mm256_loadu_si256,
+    _mm256_stream_si256, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_stream_si512,
 };
 
 /// Bytes that one line of the cache holds on every processor that has the levels above scalar.
@@ -86,4 +86,47 @@ pub(crate) fn store_bytes_avx512(bytes: &mut [u8; 64], register: __m512i) {
     // SAFETY: `bytes` borrows, alone, the 64 bytes that are written; an unaligned store needs no
     // more.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), register) }
+}
+
+/// Copies lines past the cache, halves at a time.
+///
+/// - Panics: if the first line to write does not start on a line of the cache.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+pub(crate) fn stream_avx2(from: &[[u8; CACHE_LINE_BYTES]], to: &mut [[u8; CACHE_LINE_BYTES]]) {
+    assert!(to.as_ptr().addr().is_multiple_of(CACHE_LINE_BYTES), "lines start on lines");
+    let (from, to) = (from.as_flattened().as_chunks(), to.as_flattened_mut().as_chunks_mut::<32>());
+    for (from, to) in from.0.iter().zip(to.0) {
+        let half = load_bytes_avx2(from);
+        // SAFETY:
+        // - In bounds: `to` borrows, alone, the 32 bytes that are written.
+        // - Aligned: the first is by the assertion above, and the others follow without a gap.
+        // - Ordered: nothing touches these bytes before the fence below: `to` is borrowed for all
+        //   of this function.
+        unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), half) };
+    }
+    _mm_sfence();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_bytes_avx2(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: `bytes` borrows the 32 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// Copies lines past the cache.
+///
+/// - Panics: as [`stream_avx2`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn stream_avx512(from: &[[u8; CACHE_LINE_BYTES]], to: &mut [[u8; CACHE_LINE_BYTES]]) {
+    assert!(to.as_ptr().addr().is_multiple_of(CACHE_LINE_BYTES), "lines start on lines");
+    for (from, to) in from.iter().zip(to) {
+        let line = load_bytes_avx512(from);
+        // SAFETY: as in `stream_avx2`, of 64 bytes.
+        unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), line) };
+    }
+    _mm_sfence();
 }

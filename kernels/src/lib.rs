@@ -9,6 +9,7 @@
 pub mod adagrad;
 pub mod adam;
 mod columns;
+pub mod copy;
 pub mod crc32c;
 pub mod ftrl;
 pub mod hash;

@@ -1,8 +1,8 @@
 //! The bare transport: a stream of messages one way, and round trips of small ones.
 //!
 //! Owns two threads with one end of a connection each, by the same back end as the run. A message
-//! is copied into its slot once and read once a cache line at the other end; nothing is looked
-//! up, nothing is checked.
+//! is copied into its slot once, past the cache where another core reads the slot itself, and
+//! read once a cache line at the other end; nothing is looked up, nothing is checked.
 //!
 //! Invariant: the far thread answers each message of the length of a header and no other, and
 //! ends when the connection does.
@@ -12,9 +12,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::wire::{HEADER_BYTES, Header, Kind, Seal, Time, seal};
+use kernels::Isa;
+use kernels::copy::for_other_core;
 use transport::shm::{self, Shm};
 use transport::tcp;
-use transport::{Event, Limits, Link, PeerId, RecvSlot, SendRefusal, Transport};
+use transport::{Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, Transport};
 use worker::ring_bytes;
 
 use super::RoofError;
@@ -47,6 +49,8 @@ pub struct Pings {
 
 /// One thread's transport and its only peer.
 struct Side {
+    isa: Isa,
+    integrity: Integrity,
     transport: Box<dyn Transport>,
     peer: PeerId,
     events: Vec<Event>,
@@ -158,7 +162,8 @@ impl Side {
             Some(backend) => tcp::open(backend, limits).map_err(RoofError::Open)?,
         };
         let peer = transport.adopt(link).map_err(RoofError::Adopt)?;
-        Ok(Side { transport, peer, events: Vec::new() })
+        let integrity = transport.integrity();
+        Ok(Side { isa: Isa::detect(), integrity, transport, peer, events: Vec::new() })
     }
 
     /// Posts one message with the body of `source`, as soon as there is room.
@@ -172,8 +177,12 @@ impl Side {
             }
         };
         let bytes = slot.bytes_mut();
-        bytes[HEADER_BYTES..].copy_from_slice(&source[HEADER_BYTES..]);
-        let kind = if source.len() > HEADER_BYTES { Kind::Push } else { Kind::Reply };
+        let (body, source) = (&mut bytes[HEADER_BYTES..], &source[HEADER_BYTES..]);
+        match self.integrity {
+            Integrity::Memory => for_other_core(self.isa, source, body),
+            Integrity::NeedsChecksum => body.copy_from_slice(source),
+        }
+        let kind = if !source.is_empty() { Kind::Push } else { Kind::Reply };
         seal(bytes, Header::new(kind), Seal::HeaderOnly, |_| 0);
         self.transport.post(slot);
         self.transport.flush();
