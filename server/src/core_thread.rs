@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use kernels::Isa;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
@@ -16,7 +17,7 @@ use transport::tcp::{self, TcpBackend};
 use transport::{Limits, Link, Transport, Waker};
 use wire::Epoch;
 
-use crate::turn::{Core, Who, detect};
+use crate::turn::{Core, Who};
 
 /// How long a core sleeps at most before it looks around.
 const PARK_MAX: Duration = Duration::from_millis(100);
@@ -62,6 +63,8 @@ pub struct ServerSpec {
     pub rules: Rules,
     /// What the rows of one table may take on one shard, in bytes.
     pub table_bytes_max: u64,
+    /// The instruction set of the shards' kernels.
+    pub isa: Isa,
 }
 
 /// Why a server does not start.
@@ -189,7 +192,7 @@ fn open(spec: &ServerSpec) -> Result<Box<dyn Transport>, String> {
 
 fn shard_spec(spec: &ServerSpec) -> ShardSpec {
     ShardSpec {
-        isa: detect(),
+        isa: spec.isa,
         epoch: spec.epoch,
         rules: spec.rules.clone(),
         table_bytes_max: spec.table_bytes_max,

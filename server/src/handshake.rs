@@ -6,13 +6,14 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
+use kernels::Isa;
 use kernels::crc32c::crc32c;
 use wire::{
     HEADER_BYTES, Header, Kind, Malformed, Refusal, Seal, Status, VERSION, WorkerId, read_header,
     seal,
 };
 
-use crate::turn::{Who, detect};
+use crate::turn::Who;
 
 /// The shard number of a hello that only asks how many shards there are.
 pub(crate) const ASK: u16 = u16::MAX;
@@ -43,7 +44,7 @@ pub(crate) fn receive(
 ) -> Result<Guest, TurnedAway> {
     let mut bytes = [0; HEADER_BYTES];
     stream.read_exact(&mut bytes).map_err(TurnedAway::Io)?;
-    let isa = detect();
+    let isa = Isa::detect();
     let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
     let hello = match read_header(&bytes, crc) {
         Ok(hello) => hello,
@@ -85,7 +86,7 @@ pub(crate) fn receive(
 
 fn answer(stream: &mut impl Write, mut header: Header, status: Status) -> Result<(), TurnedAway> {
     status.write(&mut header);
-    let isa = detect();
+    let isa = Isa::detect();
     let mut bytes = [0; HEADER_BYTES];
     seal(&mut bytes, header, Seal::HeaderOnly, |bytes| crc32c(isa, 0, bytes));
     stream.write_all(&bytes).and_then(|()| stream.flush()).map_err(TurnedAway::Io)

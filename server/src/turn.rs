@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 
-use kernels::Isa;
 use shard::{Outbox, Outcome, Shard};
 use transport::{AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Transport, Waker};
 use wire::{HEADER_BYTES, Incarnation, Seal, Time, WorkerId};
@@ -192,11 +191,6 @@ impl Core {
             }
         }
     }
-}
-
-/// The instruction set is asked for once, where a server starts.
-pub(crate) fn detect() -> Isa {
-    Isa::detect()
 }
 
 /// The way back to one peer.

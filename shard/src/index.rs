@@ -94,7 +94,7 @@ impl Index {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.keys.bytes_committed() + self.rows.bytes_committed()
+        self.keys.len() * size_of::<[u64; LANES]>() + self.rows.len() * size_of::<[u32; LANES]>()
     }
 }
 

@@ -69,7 +69,7 @@ impl Table {
     }
 
     pub(crate) fn size(&self) -> TableSize {
-        let bytes = self.index.bytes() + self.floats.bytes_committed();
+        let bytes = self.index.bytes() + self.rows * self.stride * size_of::<f32>();
         TableSize { rows: self.rows as u64, bytes: bytes as u64 }
     }
 

@@ -1,4 +1,63 @@
-//! The `gradwire` binary.
+//! The `gradwire` command line.
+//!
+//! Owns dispatch, exit codes and logging. Each command has its own file.
+//!
+//! Invariant: results go to stdout and everything else to stderr; a run that failed ends with one
+//! line that says what and why.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+mod failure;
+mod flags;
+mod model;
+mod output;
+mod predict;
+mod push_pull;
+mod report;
+mod serve;
+mod signals;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
+
+use cli::{BenchCommand, Cli, Command, ModelCommand};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are fine; the rest is usage.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * failure::EXIT_USAGE);
+        }
+    };
+    let level: LevelFilter = cli.log.into();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(level)
+        .with_target(false)
+        .init();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&format!("gradwire: {failure}"));
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Train(arguments) => train::run(*arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Model(ModelCommand::Inspect(arguments)) => model::inspect(&arguments),
+        Command::Model(ModelCommand::Export(arguments)) => model::export(&arguments),
+        Command::Bench(BenchCommand::PushPull(arguments)) => push_pull::run(&arguments),
+        Command::Worker => train::child::run(),
+    }
+}

@@ -1,4 +1,4 @@
-//! Whole rows on the wire: what a scan answers and a load writes, and how much of them there is.
+//! Whole rows on the wire: what a scan answers and a load writes, and how many there are.
 //!
 //! Owns the cursor, the view and the size. Rows come in the shard's own order, so their keys are not sorted.
 
@@ -15,7 +15,7 @@ pub const SIZE_BODY_BYTES: usize = 16;
 pub struct TableSize {
     /// Rows.
     pub rows: u64,
-    /// Bytes that rows and index take, growth room included.
+    /// Bytes of the index, free places included, and of the rows, padding included.
     pub bytes: u64,
 }
 

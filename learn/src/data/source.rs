@@ -29,7 +29,8 @@ const BATCHES_READY_PER_PARSER: usize = 2;
 /// Buffers of batches and of blocks that wait to be used again, each, per parser.
 const SPARES_PER_PARSER: usize = 4;
 
-/// A pass over data that is under way. Dropping it stops its threads.
+/// A pass over data that is under way. Dropping it stops its threads; one that is inside a read
+/// from a pipe stops when that read returns.
 #[derive(Debug)]
 pub struct Source {
     delivery: Mutex<Delivery>,
@@ -108,8 +109,12 @@ impl Source {
     /// unknown format or without the named columns are found here; all else is found by `next`.
     pub fn open(spec: &SourceSpec) -> Result<Source, DataError> {
         let counts = Arc::new(Counts::default());
-        let Opened { feed, rows, columns, bytes_total, rows_total } =
-            open(spec, &counts.bytes_read)?;
+        let opened = open(spec, &counts.bytes_read)?;
+        Source::run(spec, opened, counts)
+    }
+
+    fn run(spec: &SourceSpec, opened: Opened, counts: Arc<Counts>) -> Result<Source, DataError> {
+        let Opened { feed, rows, columns, bytes_total, rows_total } = opened;
         let parsers = spec.parsers;
         let (spares, spares_taken) = bounded(parsers * SPARES_PER_PARSER);
         let (freed, free) = bounded(parsers * SPARES_PER_PARSER);
@@ -330,6 +335,30 @@ impl ParserThread {
             // The queue has room for the one that is owed. Nobody to take it: being dropped.
             let _ = owed.send(self.parser.parse(&block, spare));
             let _ = self.freed.try_send(block); // Full: there are spares enough.
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::feed::Feed;
+    use super::super::parse::Rows;
+    use super::*;
+
+    #[test]
+    fn a_parser_that_dies_ends_the_source_with_an_error_and_without_waiting() {
+        let spec = SourceSpec { parsers: 2, batch_rows: 10, ..SourceSpec::default() };
+        // Rows that no parser for tables can make.
+        let opened = Opened {
+            feed: Feed::Generated { rows_left: u64::MAX, rows_per_block: 10 },
+            rows: Rows::Table,
+            columns: None,
+            bytes_total: 0,
+            rows_total: None,
+        };
+        let source = Source::run(&spec, opened, Arc::default()).unwrap();
+        for _ in 0..3 {
+            assert_eq!(source.next(), Err(DataError::ThreadDied { thread: "parser" }));
         }
     }
 }

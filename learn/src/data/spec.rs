@@ -19,6 +19,7 @@ pub const PARSERS_MAX: usize = 64;
 
 /// A pass over data: what is read, how, and which of its rows are delivered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SourceSpec {
     /// Paths, patterns such as `day_*.tsv.gz`, or one generator such as
     /// `gen:criteo?rows=1000000&seed=1&zipf=1.05`. Rows are numbered on across all of them, in
@@ -266,6 +267,19 @@ mod tests {
             message(SourceSpec { share: Share { index: 2, count: 2 }, ..spec }),
             "share: expected an index below the count 2, found 2"
         );
+    }
+
+    #[test]
+    fn a_specification_travels_through_json_and_what_is_left_out_has_its_default() {
+        let spec = SourceSpec {
+            bad_rows: BadRows::Skip(5),
+            part: Part::Train,
+            columns: ColumnSpec { label_rule: LabelRule::Above(15.0), ..ColumnSpec::default() },
+            ..SourceSpec::default()
+        };
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<SourceSpec>(&json).unwrap(), spec);
+        assert_eq!(serde_json::from_str::<SourceSpec>("{}").unwrap(), SourceSpec::default());
     }
 
     #[test]

@@ -298,6 +298,10 @@ fn cell_kind(action: Action, array: &ArrayRef) -> Result<CellKind, String> {
     let whole = |array: &ArrayRef| array.as_primitive::<Int64Type>().clone();
     let real = |array: &ArrayRef| array.as_primitive::<Float64Type>().clone();
     let from = array.data_type();
+    let is_value = matches!(action, Action::Label | Action::Number { .. } | Action::Bucket { .. });
+    if is_value && from.is_temporal() {
+        return Err(format!("expected numbers, found {from}"));
+    }
     match action {
         Action::Ignore => panic!("an ignored column is not read: `open_table` leaves it out"),
         Action::Label if *from == DataType::Boolean => {

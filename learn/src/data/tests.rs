@@ -10,7 +10,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int16Array, RecordBatch, StringArray};
+use arrow_array::{
+    ArrayRef, BooleanArray, Date32Array, Float64Array, Int16Array, RecordBatch, StringArray,
+};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -347,6 +349,17 @@ fn broken_csv_is_named_to_line_and_byte() {
 }
 
 #[test]
+fn a_row_without_end_is_refused_and_not_held_in_memory() {
+    let folder = Folder::new();
+    let open_quote = format!("label,a\n1,x\n1,\"{}", "x\n".repeat(text::ROW_BYTES_MAX));
+    let file = folder.write("a.csv", open_quote);
+    assert_eq!(
+        folder.strip(&read(&spec(&[&file])).unwrap_err()),
+        "a.csv:3: the row is longer than 16777216 bytes (an unclosed quote?)"
+    );
+}
+
+#[test]
 fn criteo_rows_have_bucketed_integers_and_categories_by_column_and_may_lack_the_label() {
     let folder = Folder::new();
     let cells: Vec<String> =
@@ -431,6 +444,12 @@ fn broken_parquet_is_named() {
     assert_eq!(
         message(&SourceSpec { columns, ..spec(&[&file]) }),
         "a.parquet: no column 'day' among 'label', 'price'"
+    );
+    let dates: ArrayRef = Arc::new(Date32Array::from(vec![1, 2, 3]));
+    write_parquet(&folder.path("dates.parquet"), vec![("date", dates), ("late", label())]);
+    assert_eq!(
+        message(&spec(&[&text(&folder.path("dates.parquet"))])),
+        "dates.parquet: column 'date': expected numbers, found Date32"
     );
     let vw = folder.write("b.vw", "1 |f a\n");
     assert_eq!(

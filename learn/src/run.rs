@@ -1,0 +1,191 @@
+//! The loop of a worker: next batch, pull ahead, step, push, tick.
+//!
+//! Owns the pipeline of batches whose values are under way, and the waits, each with its
+//! deadline. What a batch means is left to the learner.
+//!
+//! Invariant: one batch is one clock. The pull of a batch carries the clock at which it will be
+//! its turn, so that pulling ahead never reads older values than the job allows.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use worker::{Session, Then, WorkerError};
+
+use crate::data::{Csr, DataError};
+use crate::feed::Feed;
+use crate::learner::{Ask, Asked, Io, Learner, Opened, Table, width};
+use crate::metrics::Metrics;
+
+/// Batches whose values are under way, the one that is worked on included.
+pub const PIPELINE_BATCHES: usize = 2;
+
+/// How long a worker waits for values: other workers may be slow, but not for ever.
+pub const VALUES_MAX: Duration = Duration::from_secs(120);
+
+/// How long a worker waits for its pushes to be acknowledged.
+pub const PUSHES_MAX: Duration = Duration::from_secs(30);
+
+/// Messages of pushes that may be unacknowledged while the worker goes on.
+const PUSHES_OUTSTANDING_MAX: usize = 64;
+
+/// Why a worker ends before its data does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunError {
+    /// The data.
+    Data(DataError),
+    /// The servers, or the way to them.
+    Worker(WorkerError),
+}
+
+impl From<DataError> for RunError {
+    fn from(error: DataError) -> RunError {
+        RunError::Data(error)
+    }
+}
+
+impl From<WorkerError> for RunError {
+    fn from(error: WorkerError) -> RunError {
+        RunError::Worker(error)
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Data(error) => error.fmt(f),
+            RunError::Worker(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// A batch whose values are under way.
+struct Ahead {
+    batch: Csr,
+    asked: Vec<Asked>,
+}
+
+/// Learns from all batches of `feed`, then waits until every push is acknowledged.
+///
+/// - `metrics`: predictions made before each batch was learned from.
+/// - `after_step`: called after each batch with what has been counted; `false` ends the run
+///   after this batch, as if the data ended there.
+/// - Errors: [`RunError`]; batches before it have been pushed.
+pub fn learn<L: Learner<Batch = Csr>>(
+    session: &mut Session,
+    learner: &mut L,
+    feed: &dyn Feed,
+    metrics: &mut Metrics,
+    after_step: &mut dyn FnMut(&Metrics) -> Continue,
+) -> Result<(), RunError> {
+    let mut pipeline = VecDeque::with_capacity(PIPELINE_BATCHES);
+    let mut spare = Vec::new();
+    let mut opened = Vec::new();
+    let mut more = true;
+    loop {
+        while more && pipeline.len() < PIPELINE_BATCHES {
+            let Some(batch) = feed.next()? else {
+                more = false;
+                break;
+            };
+            let mut asked: Vec<Asked> = spare.pop().unwrap_or_default();
+            let ahead = pipeline.len() as u64;
+            learner.wants(&batch, &mut Ask { session, ahead, asked: &mut asked })?;
+            session.flush();
+            pipeline.push_back(Ahead { batch, asked });
+        }
+        let Some(Ahead { batch, mut asked }) = pipeline.pop_front() else { break };
+        for one in asked.drain(..) {
+            opened.push(open(session, one)?);
+        }
+        spare.push(asked);
+        learner.step(&batch, &mut Io { opened: &mut opened, metrics });
+        push(session, &mut opened)?;
+        feed.recycle(batch);
+        if after_step(metrics) == Continue::No {
+            more = false;
+            for ahead in pipeline.drain(..) {
+                ahead.asked.into_iter().for_each(|one| session.cancel(one.ticket));
+            }
+        }
+    }
+    let deadline = session.now() + PUSHES_MAX;
+    session.wait_pushes(0, deadline)?;
+    Ok(())
+}
+
+/// Whether a run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continue {
+    /// With the next batch.
+    Yes,
+    /// It ends here.
+    No,
+}
+
+/// Waits for the values of one table and makes room for its deltas.
+fn open(session: &mut Session, asked: Asked) -> Result<Opened, WorkerError> {
+    let Asked { table, split, ticket } = asked;
+    let deadline = session.now() + VALUES_MAX;
+    let values = session.wait_pull(ticket, deadline)?;
+    let mut deltas = session.deltas_buffer(split.keys_count() * table.widths().delta);
+    std::rc::Rc::get_mut(&mut deltas).expect("a fresh buffer is nobody else's").fill(0.0);
+    Ok(Opened { table, split, values, deltas })
+}
+
+/// Pushes the deltas of a step; the last push ticks.
+fn push(session: &mut Session, opened: &mut Vec<Opened>) -> Result<(), WorkerError> {
+    let deadline = session.now() + PUSHES_MAX;
+    session.wait_pushes(PUSHES_OUTSTANDING_MAX, deadline)?;
+    if opened.is_empty() {
+        session.tick()?;
+    }
+    let last = opened.len().saturating_sub(1);
+    for (number, one) in opened.drain(..).enumerate() {
+        let Opened { table, split, values, deltas } = one;
+        session.recycle(values);
+        let then = if number == last { Then::Tick } else { Then::More };
+        session.push(table.id, &split, deltas, width(table.widths().delta), then)?;
+    }
+    session.flush();
+    Ok(())
+}
+
+/// Reads values for all batches of `feed` and hands them to `score`: a pass that changes nothing.
+///
+/// - `score`: gets the batch and `[keys, widths.value]` values of its keys.
+pub fn read(
+    session: &mut Session,
+    table: Table,
+    feed: &dyn Feed,
+    score: &mut dyn FnMut(&Csr, &[f32]) -> Continue,
+) -> Result<(), RunError> {
+    let mut pipeline = VecDeque::with_capacity(PIPELINE_BATCHES);
+    let mut more = true;
+    loop {
+        while more && pipeline.len() < PIPELINE_BATCHES {
+            let Some(batch) = feed.next()? else {
+                more = false;
+                break;
+            };
+            let split = session.split(&batch.keys).map_err(RunError::Worker)?;
+            let ticket = session.pull(table.id, &split, width(table.widths().value))?;
+            session.flush();
+            pipeline.push_back((batch, ticket));
+        }
+        let Some((batch, ticket)) = pipeline.pop_front() else { return Ok(()) };
+        let deadline = session.now() + VALUES_MAX;
+        let values = session.wait_pull(ticket, deadline)?;
+        let go_on = score(&batch, values.as_slice());
+        session.recycle(values);
+        feed.recycle(batch);
+        if go_on == Continue::No {
+            for (_, ticket) in pipeline.drain(..) {
+                session.cancel(ticket);
+            }
+            return Ok(());
+        }
+    }
+}

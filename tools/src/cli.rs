@@ -1,0 +1,286 @@
+//! The words of the command line.
+//!
+//! Owns every flag and its help. What a command does with them is left to its file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use learn::data::Format;
+use serde::Deserialize;
+
+use crate::flags::{BadRowsFlag, ClockBound, LogLevel, TransportFlag};
+
+/// A parameter server for sparse machine learning.
+#[derive(Debug, Parser)]
+#[command(name = "gradwire", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The most that is logged to stderr.
+    #[arg(long, global = true, value_enum, default_value = "warn")]
+    pub(crate) log: LogLevel,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model; with no data named, on the flights that come with gradwire.
+    Train(Box<TrainArgs>),
+    /// Predict with a saved model: one probability a row.
+    Predict(PredictArgs),
+    /// Run a server: one shard a core.
+    Serve(ServeArgs),
+    /// Look into a saved model.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Measure, as shares of what this machine can do.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// One worker of `train --processes`; its plan comes by standard input.
+    #[command(hide = true)]
+    Worker,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Print tables, rules and rows.
+    Inspect(InspectArgs),
+    /// Write all rows, sorted by key, as text or Parquet.
+    Export(ExportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Push to and pull from one shard in a closed loop, beside the roofs of this machine.
+    PushPull(PushPullArgs),
+}
+
+/// Where rows come from and how they are read.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct DataArgs {
+    /// Format of the files [default: by name, else by the first line].
+    #[arg(long, value_parser = format_parser)]
+    pub(crate) format: Option<Format>,
+    /// Column of the label [default: label, click or y, else the first].
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label: Option<String>,
+    /// A label above this number is 1, any other 0.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) label_above: Option<f64>,
+    /// Columns of categories.
+    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
+    pub(crate) categorical: Vec<String>,
+    /// Columns of numbers.
+    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
+    pub(crate) numeric: Vec<String>,
+    /// Columns of counts, whose categories are powers.
+    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
+    pub(crate) bucketed: Vec<String>,
+    /// Columns that are left out.
+    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
+    pub(crate) ignore: Vec<String>,
+    /// What an unreadable row does: fail, or skip:N to leave out up to N [default: fail].
+    #[arg(long, value_name = "fail|skip:N")]
+    pub(crate) bad_rows: Option<BadRowsFlag>,
+    /// Parser threads of each reader [default: one a processor].
+    #[arg(long, value_name = "N")]
+    pub(crate) parsers: Option<usize>,
+    /// Do not add a constant feature to each row.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) no_intercept: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(crate) struct TrainArgs {
+    /// Files or patterns to learn from, in this order [default: the flights of 2013].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) train: Vec<String>,
+    /// Files to test on [default: rows held out from the training files].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) test: Vec<String>,
+    /// Share of the training rows that is held out where no test file is named [default: 0.1].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) holdout: Option<f64>,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) data: DataArgs,
+
+    /// What is learned: lr, sparse logistic regression [default: lr].
+    #[arg(long, value_parser = ["lr"])]
+    pub(crate) model: Option<String>,
+    /// How servers change a row [default: ftrl].
+    #[arg(long, value_parser = ["ftrl", "adagrad", "adam", "sgd"])]
+    pub(crate) optimizer: Option<String>,
+    /// Learning rate [default: 0.2 for ftrl, 0.05 for adagrad and sgd, 0.002 for adam].
+    #[arg(long, value_name = "RATE")]
+    pub(crate) alpha: Option<f32>,
+    /// FTRL: damps the first steps [default: 1].
+    #[arg(long)]
+    pub(crate) beta: Option<f32>,
+    /// FTRL: keeps small weights at zero [default: 0].
+    #[arg(long)]
+    pub(crate) l1: Option<f32>,
+    /// FTRL: pulls weights towards zero [default: 0].
+    #[arg(long)]
+    pub(crate) l2: Option<f32>,
+    /// Passes over the data [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<u32>,
+    /// Rows between a pull and its push [default: 1000].
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_rows: Option<usize>,
+    /// How far workers may be apart [default: bsp].
+    #[arg(long, value_name = "bsp|ssp:N|asp")]
+    pub(crate) clock: Option<ClockBound>,
+
+    /// Running servers to use.
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    pub(crate) servers: Vec<String>,
+    /// Servers to start on this machine [default: 1].
+    #[arg(long, value_name = "N", conflicts_with = "servers")]
+    pub(crate) servers_local: Option<u16>,
+    /// Workers to start on this machine [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<u32>,
+    /// Start servers and workers as processes and not as threads.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) processes: Option<bool>,
+    /// How bytes move [default: auto].
+    #[arg(long, value_enum)]
+    pub(crate) transport: Option<TransportFlag>,
+    /// The best instruction set that local servers may use [default: what the processor has].
+    #[arg(long, value_name = "scalar|avx2|avx512")]
+    pub(crate) isa: Option<String>,
+
+    /// Where the model is saved: a directory that is new or holds a model.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) save: Option<PathBuf>,
+    /// A saved model to go on from.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Print the result as one line of JSON.
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) json: Option<bool>,
+    /// Write a page with the results and their curves.
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
+    /// Read options from a file; the command line wins.
+    #[arg(long, value_name = "FILE.toml")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PredictArgs {
+    /// The saved model.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Files or patterns to predict for; labels may be missing.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub(crate) input: Vec<String>,
+    /// Where the probabilities go, one a line [default: stdout].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Format of the files [default: by name, else by the first line].
+    #[arg(long, value_parser = format_parser)]
+    pub(crate) format: Option<Format>,
+    /// What an unreadable row does: fail, or skip:N.
+    #[arg(long, value_name = "fail|skip:N", default_value = "fail")]
+    pub(crate) bad_rows: BadRowsFlag,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen: host:port for TCP (port 0 takes a free one), or unix:PATH for shared
+    /// memory with workers of this host.
+    #[arg(long, value_name = "HOST:PORT|unix:PATH", default_value = "127.0.0.1:7077")]
+    pub(crate) listen: String,
+    /// Shards, one thread each [default: one a processor].
+    #[arg(long, value_name = "N")]
+    pub(crate) cores: Option<u16>,
+    /// How TCP is driven.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) transport: TransportFlag,
+    /// The best instruction set to use [default: what the processor has].
+    #[arg(long, value_name = "scalar|avx2|avx512")]
+    pub(crate) isa: Option<String>,
+    /// Listen where other hosts can reach it, though the wire is neither encrypted nor
+    /// authenticated.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Most memory that the rows of one table may take on one shard.
+    #[arg(long, value_name = "GIB", default_value_t = 1024)]
+    pub(crate) table_gib: u64,
+    /// End when standard input ends, and tell the address as JSON.
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The saved model.
+    #[arg(value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The saved model.
+    #[arg(value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Where the rows go; a name that ends in .parquet is written as Parquet [default: text to
+    /// stdout].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PushPullArgs {
+    /// Sorted keys a request.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) keys: usize,
+    /// Values a key.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) dim: u32,
+    /// Keys that the table holds.
+    #[arg(long, value_name = "N", default_value_t = 2_000_000)]
+    pub(crate) resident: usize,
+    /// How the server changes a row.
+    #[arg(long, value_parser = ["sgd", "adagrad", "adam", "ftrl", "sum"], default_value = "sgd")]
+    pub(crate) optimizer: String,
+    /// How bytes move.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) transport: TransportFlag,
+    /// Exponent of the Zipf law that keys are drawn by; 0 draws evenly.
+    #[arg(long, value_name = "EXPONENT", default_value_t = 0.0)]
+    pub(crate) zipf: f64,
+    /// Requests in flight.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) in_flight: usize,
+    /// Repeats of each measurement, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) repeats: usize,
+    /// Seconds of each repeat.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub(crate) seconds: f64,
+    /// Seed of the keys.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn format_parser(text: &str) -> Result<Format, String> {
+    const ALL: [Format; 6] =
+        [Format::Vw, Format::LibSvm, Format::Csv, Format::Tsv, Format::Criteo, Format::Parquet];
+    let names = || ALL.map(Format::name).join(", ");
+    let named = ALL.into_iter().find(|format| format.name() == text);
+    named.ok_or_else(|| format!("expected one of {}", names()))
+}

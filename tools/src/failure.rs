@@ -1,0 +1,48 @@
+//! Why a command ends, and with which exit code.
+//!
+//! Owns the codes: 1 failed, 2 usage.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The command line or the configuration file is wrong.
+pub(crate) const EXIT_USAGE: u8 = 2;
+
+/// The command was right and could not be carried out.
+const EXIT_FAILED: u8 = 1;
+
+/// Why a command ends, in one line for a person.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line or the configuration file is wrong.
+    Usage(String),
+    /// The command was right and could not be carried out.
+    Failed(String),
+}
+
+impl Failure {
+    /// A usage failure.
+    pub(crate) fn usage(why: impl fmt::Display) -> Failure {
+        Failure::Usage(why.to_string())
+    }
+
+    /// A failure.
+    pub(crate) fn failed(why: impl fmt::Display) -> Failure {
+        Failure::Failed(why.to_string())
+    }
+
+    /// The process's exit code.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Usage(_) => ExitCode::from(EXIT_USAGE),
+            Failure::Failed(_) => ExitCode::from(EXIT_FAILED),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Usage(why) | Failure::Failed(why)) = self;
+        f.write_str(why)
+    }
+}

@@ -1,0 +1,159 @@
+//! Values that flags and the configuration file have in common.
+//!
+//! Owns how they are written: `ssp:3`, `skip:10`, `uring`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use learn::data::BadRows;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tracing_subscriber::filter::LevelFilter;
+use worker::Staleness;
+
+/// How far workers may be apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClockBound {
+    Bsp,
+    Ssp(u64),
+    Asp,
+}
+
+impl ClockBound {
+    /// The bound that the shards enforce.
+    pub(crate) fn staleness(self) -> Staleness {
+        match self {
+            ClockBound::Bsp => Staleness::BSP,
+            ClockBound::Ssp(clocks) => Staleness::ssp(clocks),
+            ClockBound::Asp => Staleness::ASP,
+        }
+    }
+}
+
+impl FromStr for ClockBound {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ClockBound, String> {
+        let wrong = || format!("expected bsp, ssp:N or asp, found '{text}'");
+        match text {
+            "bsp" => Ok(ClockBound::Bsp),
+            "asp" => Ok(ClockBound::Asp),
+            _ => {
+                let clocks = text.strip_prefix("ssp:").ok_or_else(wrong)?;
+                clocks.parse().map(ClockBound::Ssp).map_err(|_| wrong())
+            }
+        }
+    }
+}
+
+impl fmt::Display for ClockBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClockBound::Bsp => f.write_str("bsp"),
+            ClockBound::Ssp(clocks) => write!(f, "ssp:{clocks}"),
+            ClockBound::Asp => f.write_str("asp"),
+        }
+    }
+}
+
+/// What an unreadable row does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BadRowsFlag(pub(crate) BadRows);
+
+impl FromStr for BadRowsFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<BadRowsFlag, String> {
+        let wrong = || format!("expected fail or skip:N, found '{text}'");
+        if text == "fail" {
+            return Ok(BadRowsFlag(BadRows::Fail));
+        }
+        let rows = text.strip_prefix("skip:").ok_or_else(wrong)?;
+        rows.parse().map(|rows| BadRowsFlag(BadRows::Skip(rows))).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for BadRowsFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            BadRows::Fail => f.write_str("fail"),
+            BadRows::Skip(rows) => write!(f, "skip:{rows}"),
+        }
+    }
+}
+
+/// How bytes move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TransportFlag {
+    /// Shared memory inside this host, TCP to others.
+    Auto,
+    /// Shared memory.
+    Shm,
+    /// TCP by io_uring.
+    Uring,
+    /// TCP by epoll.
+    Epoll,
+}
+
+/// The most a log says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> LevelFilter {
+        match level {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+        }
+    }
+}
+
+/// Reads and writes a flag's text in the configuration file.
+macro_rules! as_text {
+    ($($flag:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $flag {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$flag, D::Error> {
+                String::deserialize(from)?.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl Serialize for $flag {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+    )*};
+}
+
+as_text!(ClockBound, BadRowsFlag);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flag_reads_what_it_writes() {
+        for text in ["bsp", "ssp:3", "asp"] {
+            assert_eq!(text.parse::<ClockBound>().map(|bound| bound.to_string()), Ok(text.into()));
+        }
+        for text in ["fail", "skip:10"] {
+            assert_eq!(text.parse::<BadRowsFlag>().map(|flag| flag.to_string()), Ok(text.into()));
+        }
+    }
+
+    #[test]
+    fn a_wrong_flag_says_what_was_expected() {
+        assert_eq!(
+            "ssp".parse::<ClockBound>(),
+            Err("expected bsp, ssp:N or asp, found 'ssp'".into())
+        );
+        assert!("skip:-1".parse::<BadRowsFlag>().is_err());
+    }
+}

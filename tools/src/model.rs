@@ -1,0 +1,78 @@
+//! `gradwire model`: looking into a saved model.
+//!
+//! Owns what is printed. Reading and exporting are left to `learn::model`.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use learn::model::{ExportRows, Manifest, ModelError, ModelReader, export_parquet, export_text};
+
+use crate::cli::{ExportArgs, InspectArgs};
+use crate::failure::Failure;
+use crate::output::{complain, count, json, table};
+
+/// Prints what a model holds.
+pub(crate) fn inspect(arguments: &InspectArgs) -> Result<(), Failure> {
+    let reader = ModelReader::open(&arguments.model).map_err(Failure::failed)?;
+    if arguments.json { json(reader.manifest()) } else { table(&pairs(reader.manifest())) }
+}
+
+fn pairs(manifest: &Manifest) -> Vec<(String, String)> {
+    let pair = |name: &str, value: String| (name.to_owned(), value);
+    let mut pairs = vec![
+        pair("learner", manifest.learner.clone()),
+        pair("saved by gradwire", manifest.gradwire.clone()),
+        pair("files", manifest.parts.len().to_string()),
+        pair("bytes", count(manifest.parts.iter().map(|part| part.bytes).sum())),
+    ];
+    for table in &manifest.tables {
+        pairs.extend([
+            pair("table", table.name.clone()),
+            pair("  rule", table.rule.clone()),
+            pair("  dim", table.dim.to_string()),
+            pair("  parameters", format!("{:?}", table.parameters)),
+            pair("  rows", count(table.rows)),
+            pair("  values a row", table.row_width.to_string()),
+        ]);
+    }
+    for (name, value) in &manifest.trained {
+        pairs.push(pair(&format!("trained: {name}"), value.to_string()));
+    }
+    pairs
+}
+
+/// Writes all rows, sorted by key.
+pub(crate) fn export(arguments: &ExportArgs) -> Result<(), Failure> {
+    let reader = ModelReader::open(&arguments.model).map_err(Failure::failed)?;
+    let rows = match &arguments.output {
+        Some(path) if is_parquet(path) => {
+            export_parquet(&reader, 0, ExportRows::All, path).map_err(Failure::failed)?
+        }
+        Some(path) => text_file(&reader, path)?,
+        None => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            let written = export_text(&reader, 0, ExportRows::All, &mut out);
+            let rows = written.map_err(Failure::failed)?;
+            out.flush().map_err(|error| Failure::failed(format!("stdout: {error}")))?;
+            rows
+        }
+    };
+    complain(&format!("{} rows exported", count(rows)));
+    Ok(())
+}
+
+fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "parquet")
+}
+
+/// Text into a file that appears whole or not at all.
+fn text_file(reader: &ModelReader, path: &Path) -> Result<u64, Failure> {
+    let mut outcome: Result<u64, ModelError> = Ok(0);
+    let written = learn::model::write_whole_file(path, |file| {
+        outcome = export_text(reader, 0, ExportRows::All, file);
+        outcome.as_ref().map(|_| ()).map_err(|error| io::Error::other(error.to_string()))
+    });
+    let rows = outcome.map_err(Failure::failed)?;
+    written.map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+    Ok(rows)
+}

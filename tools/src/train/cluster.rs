@@ -1,0 +1,214 @@
+//! The cluster of a run: servers in this process, as processes, or running elsewhere.
+//!
+//! Owns starting them and getting sessions with them. What workers do is left to `workers`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kernels::Isa;
+use launch::{ChildEvent, Children, Local, LocalSpec};
+use serde::{Deserialize, Serialize};
+use server::{Pinning, ServerSpec, Way};
+use shard::rule::Rules;
+use transport::Limits;
+use transport::tcp::TcpBackend;
+use worker::{ConnectSpec, Epoch, Incarnation, Place, Session, Timeouts, WorkerId, connect};
+
+use super::plan::{Plan, Servers, StartedAs};
+use crate::failure::Failure;
+use crate::flags::TransportFlag;
+
+/// The only generation of the routing table so far: shards do not move yet.
+pub(crate) const EPOCH: Epoch = Epoch::new(1);
+
+/// What the rows of one table may take on one shard, in bytes: more than machines have.
+const TABLE_BYTES_MAX: u64 = 1 << 40;
+
+/// How long connecting to one server may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a server may take to say where it listens.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// The servers of a run.
+pub(crate) enum Cluster {
+    /// In this process.
+    Local(Local),
+    /// At these places.
+    Remote(Remote),
+}
+
+/// Servers reached by their places: children of this process, or anybody's.
+pub(crate) struct Remote {
+    pub(crate) contact: Contact,
+    /// Where children's sockets lie; removed with it.
+    _sockets: Option<SocketDir>,
+}
+
+/// How a worker reaches the servers, as its plan says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Contact {
+    pub(crate) places: Vec<String>,
+    pub(crate) transport: TransportFlag,
+}
+
+/// What a server that is a child says when it is ready.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    /// Where it listens, as a place.
+    pub(crate) listen: String,
+}
+
+struct SocketDir(PathBuf);
+
+impl Drop for SocketDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Cluster {
+    /// Starts the servers, or checks the names of those that run.
+    pub(crate) fn start(plan: &Plan, children: &mut Children) -> Result<Cluster, Failure> {
+        match (&plan.servers, plan.started_as) {
+            (Servers::Running(places), _) => {
+                let contact = Contact { places: places.clone(), transport: plan.transport };
+                contact.places()?;
+                Ok(Cluster::Remote(Remote { contact, _sockets: None }))
+            }
+            (&Servers::Started(servers), StartedAs::Threads) => {
+                let way = way(plan.transport, Way::Shm);
+                let server = server_spec(way, 1, plan.isa, Pinning::Free);
+                let spec = LocalSpec { servers, server, timeouts: Timeouts::default() };
+                Local::start(spec).map(Cluster::Local).map_err(Failure::failed)
+            }
+            (&Servers::Started(servers), StartedAs::Processes) => {
+                start_children(plan, servers, children).map(Cluster::Remote)
+            }
+        }
+    }
+
+    /// A session for the thread that calls.
+    pub(crate) fn session(
+        &self,
+        worker: WorkerId,
+        incarnation: Incarnation,
+    ) -> Result<Session, Failure> {
+        match self {
+            Cluster::Local(local) => local.session(worker, incarnation).map_err(Failure::failed),
+            Cluster::Remote(remote) => remote.contact.session(worker, incarnation),
+        }
+    }
+}
+
+impl Contact {
+    /// A session for the thread that calls.
+    pub(crate) fn session(
+        &self,
+        worker: WorkerId,
+        incarnation: Incarnation,
+    ) -> Result<Session, Failure> {
+        let spec = ConnectSpec {
+            places: self.places()?,
+            worker,
+            incarnation,
+            epoch: EPOCH,
+            backend: backend(self.transport),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            connect_max: CONNECT_MAX,
+        };
+        connect(&spec).map_err(Failure::failed)
+    }
+
+    fn places(&self) -> Result<Vec<Place>, Failure> {
+        let parse = |place: &String| place.parse().map_err(Failure::usage);
+        self.places.iter().map(parse).collect()
+    }
+}
+
+/// A server of this build, on all its defaults.
+pub(crate) fn server_spec(way: Way, cores: u16, isa: Isa, pinning: Pinning) -> ServerSpec {
+    ServerSpec {
+        cores,
+        way,
+        limits: Limits::default(),
+        pinning,
+        epoch: EPOCH,
+        rules: Rules::builtin(),
+        table_bytes_max: TABLE_BYTES_MAX,
+        isa,
+    }
+}
+
+/// How bytes move, where `auto` means `auto_way`.
+pub(crate) fn way(transport: TransportFlag, auto_way: Way) -> Way {
+    match transport {
+        TransportFlag::Auto => auto_way,
+        TransportFlag::Shm => Way::Shm,
+        TransportFlag::Uring | TransportFlag::Epoll => Way::Tcp(backend(transport)),
+    }
+}
+
+pub(crate) fn backend(transport: TransportFlag) -> TcpBackend {
+    match transport {
+        TransportFlag::Auto | TransportFlag::Shm => TcpBackend::Auto,
+        TransportFlag::Uring => TcpBackend::Uring,
+        TransportFlag::Epoll => TcpBackend::Epoll,
+    }
+}
+
+/// Starts `gradwire serve` so many times and waits until each says where it listens.
+fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<Remote, Failure> {
+    let by_shm = matches!(plan.transport, TransportFlag::Auto | TransportFlag::Shm);
+    let sockets = if by_shm { Some(socket_dir()?) } else { None };
+    let mut numbers = Vec::new();
+    for server in 0..servers {
+        let listen = match &sockets {
+            Some(SocketDir(dir)) => {
+                format!("unix:{}", dir.join(format!("{server}.sock")).display())
+            }
+            None => "127.0.0.1:0".to_owned(),
+        };
+        let mut arguments = vec!["serve".to_owned(), "--child".to_owned()];
+        arguments.extend(["--cores".to_owned(), "1".to_owned(), "--listen".to_owned(), listen]);
+        arguments.extend(["--isa".to_owned(), plan.isa.level().to_string()]);
+        if plan.transport == TransportFlag::Epoll {
+            arguments.extend(["--transport".to_owned(), "epoll".to_owned()]);
+        }
+        let name = format!("server {server}");
+        numbers.push(children.spawn(&name, &arguments, "").map_err(Failure::failed)?);
+    }
+    let mut places = vec![None; numbers.len()];
+    while places.iter().any(Option::is_none) {
+        let Some((number, event)) = children.next(READY_MAX) else {
+            let waited = READY_MAX.as_secs();
+            return Err(Failure::failed(format!("the servers are not ready after {waited} s")));
+        };
+        let place = numbers.iter().position(|&server| server == number);
+        match (place, event) {
+            (Some(place), ChildEvent::Line(line)) => {
+                let ready: Ready = serde_json::from_str(&line).map_err(Failure::failed)?;
+                places[place] = Some(ready.listen);
+            }
+            (_, ChildEvent::Ended) => {
+                let name = children.child(number).name();
+                return Err(Failure::failed(format!("{name} did not start")));
+            }
+            (None, ChildEvent::Line(_)) => {}
+        }
+    }
+    let places = places.into_iter().flatten().collect();
+    let contact = Contact { places, transport: plan.transport };
+    Ok(Remote { contact, _sockets: sockets })
+}
+
+/// A directory of our own for sockets, which nobody else may open.
+fn socket_dir() -> Result<SocketDir, Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    let name = format!("gradwire-{}", std::process::id());
+    let dir = std::env::temp_dir().join(name);
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&dir);
+    made.map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
+    Ok(SocketDir(dir))
+}

@@ -1,0 +1,90 @@
+//! Saving a model out of the shards, and loading one into them.
+//!
+//! Owns the walk over shards and pages. The files are left to `learn::model`.
+
+use std::path::Path;
+
+use learn::data::{ColumnSpec, Format, Intercept};
+use learn::model::{Manifest, ModelReader, ModelWriter, RowBatch, TableManifest, check_table};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use worker::{ScanCursor, Session, ShardId, TableSpec};
+
+use super::workers::{CALL_MAX, WEIGHTS};
+use crate::failure::Failure;
+
+/// How rows were read, so that others are read alike: `data` in the manifest.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct DataManifest {
+    pub(crate) format: Option<Format>,
+    pub(crate) columns: ColumnSpec,
+    pub(crate) intercept: Intercept,
+}
+
+/// Writes the weights' table of all shards into the model directory `dir`.
+///
+/// Errors: the model that was there, if one was, is untouched.
+pub(crate) fn save(
+    dir: &Path,
+    session: &mut Session,
+    spec: &TableSpec,
+    row_width: u32,
+    data: &DataManifest,
+    trained: Map<String, Value>,
+) -> Result<(), Failure> {
+    let mut writer = ModelWriter::create(dir).map_err(Failure::failed)?;
+    let mut parts = Vec::new();
+    for shard in 0..session.shards() {
+        let shard = ShardId::new(u16::try_from(shard).expect("shards are numbered by 16 bits"));
+        let mut part = writer.part(0, row_width).map_err(Failure::failed)?;
+        let mut cursor = ScanCursor::START;
+        while cursor != ScanCursor::END {
+            let deadline = session.now() + CALL_MAX;
+            let page = session.scan(shard, WEIGHTS, cursor, deadline).map_err(Failure::failed)?;
+            part.write(&page.keys, &page.rows).map_err(Failure::failed)?;
+            cursor = page.next;
+        }
+        parts.push(part.finish().map_err(Failure::failed)?);
+    }
+    let mut manifest = Manifest::new("lr", vec![TableManifest::of(spec, row_width)]);
+    manifest.data = serde_json::to_value(data).map_err(Failure::failed)?;
+    manifest.trained = trained;
+    writer.commit(manifest, parts).map_err(Failure::failed)
+}
+
+/// Loads the model directory `dir` into the weights' table, which is `spec`.
+pub(crate) fn load(dir: &Path, session: &mut Session, spec: &TableSpec) -> Result<(), Failure> {
+    let reader = ModelReader::open(dir).map_err(Failure::failed)?;
+    let table = table_of(&reader)?;
+    check_table(table, spec).map_err(Failure::failed)?;
+    fill(&reader, session)
+}
+
+/// Writes all rows of the model's only table into the weights' table.
+pub(crate) fn fill(reader: &ModelReader, session: &mut Session) -> Result<(), Failure> {
+    let mut batch = RowBatch::default();
+    for part in reader.parts_of(0) {
+        let mut part = part.map_err(Failure::failed)?;
+        let width = u16::try_from(part.row_width()).map_err(Failure::failed)?;
+        while part.next_batch(&mut batch).map_err(Failure::failed)? {
+            let deadline = session.now() + CALL_MAX;
+            session
+                .load(WEIGHTS, &batch.keys, &batch.rows, width, deadline)
+                .map_err(Failure::failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The only table of a model of this learner.
+pub(crate) fn table_of(reader: &ModelReader) -> Result<&TableManifest, Failure> {
+    let manifest = reader.manifest();
+    match (&*manifest.learner, &manifest.tables[..]) {
+        ("lr", [table]) => Ok(table),
+        (learner, tables) => Err(Failure::failed(format!(
+            "{}: a model of learner '{learner}' with {} tables, expected 'lr' with one",
+            reader.dir().display(),
+            tables.len()
+        ))),
+    }
+}

@@ -1,0 +1,346 @@
+//! The plan of a training run: every setting, with its default and its check.
+//!
+//! Owns turning flags and the configuration file into a [`Plan`]. Carrying it out is left to the
+//! other files of this folder.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command};
+use kernels::{Isa, Level};
+use learn::Optimizer;
+use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, Share, SourceSpec};
+
+use crate::cli::{DataArgs, TrainArgs};
+use crate::failure::Failure;
+use crate::flags::{ClockBound, TransportFlag};
+
+/// Share of the rows that is held out where no test file is named.
+const HOLDOUT_DEFAULT: f64 = 0.1;
+
+/// Most workers and servers that one run starts.
+const STARTED_MAX: u32 = 256;
+
+/// The bundled data, relative to the repository.
+const BUNDLED: &str = "data/flights-nyc-2013.parquet";
+
+/// Everything a run needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) train: SourceSpec,
+    pub(crate) test: SourceSpec,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) epochs: u32,
+    pub(crate) clock: ClockBound,
+    pub(crate) servers: Servers,
+    pub(crate) workers: u32,
+    pub(crate) started_as: StartedAs,
+    pub(crate) transport: TransportFlag,
+    pub(crate) isa: Isa,
+    pub(crate) save: Option<PathBuf>,
+    pub(crate) resume: Option<PathBuf>,
+    pub(crate) json: bool,
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Which servers hold the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Servers {
+    /// So many, started for this run.
+    Started(u16),
+    /// These, which run already.
+    Running(Vec<String>),
+}
+
+/// How servers and workers are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StartedAs {
+    Threads,
+    Processes,
+}
+
+impl Plan {
+    /// Reads the configuration file, if one is named, and checks everything.
+    pub(crate) fn new(arguments: TrainArgs) -> Result<Plan, Failure> {
+        let args = match &arguments.config {
+            Some(path) => merge(arguments.clone(), read_config(path)?),
+            None => arguments,
+        };
+        let workers = args.workers.unwrap_or(1);
+        in_range("--workers", workers)?;
+        let servers = servers(&args)?;
+        let (train, test) = sources(&args)?;
+        let started_as = match args.processes {
+            Some(true) => StartedAs::Processes,
+            _ => StartedAs::Threads,
+        };
+        let transport = args.transport.unwrap_or(TransportFlag::Auto);
+        if transport == TransportFlag::Shm
+            && matches!(&servers, Servers::Running(places) if places.iter().any(|p| !p.starts_with("unix:")))
+        {
+            return Err(Failure::usage("--transport shm reaches servers at unix:PATH only"));
+        }
+        let epochs = args.epochs.unwrap_or(1);
+        if epochs == 0 {
+            return Err(Failure::usage("--epochs: expected 1 or more, found 0"));
+        }
+        if let Some(dir) = &args.save {
+            learn::model::check_target(dir).map_err(Failure::failed)?;
+        }
+        Ok(Plan {
+            train,
+            test,
+            optimizer: optimizer(&args)?,
+            epochs,
+            clock: args.clock.unwrap_or(ClockBound::Bsp),
+            servers,
+            workers,
+            started_as,
+            transport,
+            isa: isa(args.isa.as_deref())?,
+            save: args.save,
+            resume: args.resume,
+            json: args.json.unwrap_or(false),
+            report: args.report,
+        })
+    }
+}
+
+/// The instruction set of this machine, cut to what was asked for.
+pub(crate) fn isa(level: Option<&str>) -> Result<Isa, Failure> {
+    let Some(level) = level else { return Ok(Isa::detect()) };
+    let level: Level = level.parse().map_err(|error| Failure::usage(format!("--isa: {error}")))?;
+    Ok(Isa::detect().at_most(level))
+}
+
+fn in_range(name: &str, count: u32) -> Result<(), Failure> {
+    if (1..=STARTED_MAX).contains(&count) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{name}: expected 1 to {STARTED_MAX}, found {count}")))
+}
+
+fn servers(args: &TrainArgs) -> Result<Servers, Failure> {
+    if !args.servers.is_empty() {
+        return Ok(Servers::Running(args.servers.clone()));
+    }
+    let started = args.servers_local.unwrap_or(1);
+    in_range("--servers-local", u32::from(started))?;
+    Ok(Servers::Started(started))
+}
+
+/// What is learned from and what is tested on.
+fn sources(args: &TrainArgs) -> Result<(SourceSpec, SourceSpec), Failure> {
+    let inputs = if args.train.is_empty() { vec![bundled()?] } else { args.train.clone() };
+    let mut train = source(&args.data, inputs, args.batch_rows);
+    let mut test = train.clone();
+    test.part = Part::Test;
+    train.part = Part::Train;
+    if args.test.is_empty() {
+        let holdout = args.holdout.unwrap_or(HOLDOUT_DEFAULT);
+        if !(holdout > 0.0 && holdout < 1.0) {
+            let why = format!("--holdout: expected a share above 0 and below 1, found {holdout}");
+            return Err(Failure::usage(why));
+        }
+        train.holdout = holdout;
+        test.holdout = holdout;
+    } else {
+        train.holdout = 0.0;
+        test.part = Part::All;
+        test.inputs.clone_from(&args.test);
+    }
+    Ok((train, test))
+}
+
+/// A source by the data flags.
+pub(crate) fn source(
+    data: &DataArgs,
+    inputs: Vec<String>,
+    batch_rows: Option<usize>,
+) -> SourceSpec {
+    let default = SourceSpec::default();
+    SourceSpec {
+        inputs,
+        format: data.format,
+        columns: ColumnSpec {
+            label: data.label.clone(),
+            label_rule: data.label_above.map_or(LabelRule::Binary, LabelRule::Above),
+            categorical: data.categorical.clone(),
+            numeric: data.numeric.clone(),
+            bucketed: data.bucketed.clone(),
+            ignored: data.ignore.clone(),
+        },
+        batch_rows: batch_rows.unwrap_or(default.batch_rows),
+        parsers: data.parsers.unwrap_or(default.parsers),
+        bad_rows: data.bad_rows.map_or(BadRows::Fail, |flag| flag.0),
+        intercept: match data.no_intercept {
+            Some(true) => Intercept::None,
+            _ => Intercept::Append,
+        },
+        labels: Labels::Required,
+        share: Share::default(),
+        ..default
+    }
+}
+
+/// The bundled data: below the working directory, else where this program was built.
+fn bundled() -> Result<String, Failure> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(BUNDLED);
+    let found = [PathBuf::from(BUNDLED), built].into_iter().find(|path| path.is_file());
+    let text = found.and_then(|path| path.to_str().map(str::to_owned));
+    text.ok_or_else(|| {
+        Failure::usage(format!("no data: name some by --train (the bundled {BUNDLED} is not here)"))
+    })
+}
+
+fn optimizer(args: &TrainArgs) -> Result<Optimizer, Failure> {
+    let name = args.optimizer.as_deref().unwrap_or("ftrl");
+    if name != "ftrl" {
+        let only = [("--beta", args.beta), ("--l1", args.l1), ("--l2", args.l2)];
+        if let Some((flag, _)) = only.iter().find(|(_, value)| value.is_some()) {
+            return Err(Failure::usage(format!("{flag} is for --optimizer ftrl, not for {name}")));
+        }
+    }
+    let rate = |default: f32| args.alpha.unwrap_or(default);
+    let optimizer = match name {
+        "ftrl" => Optimizer::Ftrl {
+            alpha: rate(0.2),
+            beta: args.beta.unwrap_or(1.0),
+            l1: args.l1.unwrap_or(0.0),
+            l2: args.l2.unwrap_or(0.0),
+        },
+        "adagrad" => Optimizer::AdaGrad { rate: rate(0.05) },
+        "adam" => Optimizer::Adam { rate: rate(0.002) },
+        "sgd" => Optimizer::Sgd { rate: rate(0.05) },
+        other => return Err(Failure::usage(format!("--optimizer: no rule is named {other}"))),
+    };
+    let rule = optimizer.rule();
+    let made = shard::rule::Rules::builtin().make(rule.name(), &rule.parameters());
+    made.map_err(|_| {
+        Failure::usage(format!("--alpha, --beta, --l1 or --l2 is out of range for {name}"))
+    })?;
+    Ok(optimizer)
+}
+
+fn read_config(path: &Path) -> Result<TrainArgs, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let wrong = |why: &dyn std::fmt::Display| Failure::usage(format!("{}: {why}", path.display()));
+    let table: toml::Table = toml::from_str(&text).map_err(|error| wrong(&error))?;
+    let known = TrainArgs::augment_args(Command::new("train"));
+    let known: Vec<&str> =
+        known.get_arguments().filter_map(|argument| argument.get_long()).collect();
+    if let Some(unknown) =
+        table.keys().find(|key| *key == "config" || !known.contains(&key.as_str()))
+    {
+        return Err(wrong(&format!("'{unknown}' is no option of train")));
+    }
+    toml::from_str(&text).map_err(|error| wrong(&error))
+}
+
+/// The command line's value where it has one, else the file's.
+fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
+    fn list(line: Vec<String>, file: Vec<String>) -> Vec<String> {
+        if line.is_empty() { file } else { line }
+    }
+    let (data, file_data) = (line.data, file.data);
+    TrainArgs {
+        train: list(line.train, file.train),
+        test: list(line.test, file.test),
+        holdout: line.holdout.or(file.holdout),
+        data: DataArgs {
+            format: data.format.or(file_data.format),
+            label: data.label.or(file_data.label),
+            label_above: data.label_above.or(file_data.label_above),
+            categorical: list(data.categorical, file_data.categorical),
+            numeric: list(data.numeric, file_data.numeric),
+            bucketed: list(data.bucketed, file_data.bucketed),
+            ignore: list(data.ignore, file_data.ignore),
+            bad_rows: data.bad_rows.or(file_data.bad_rows),
+            parsers: data.parsers.or(file_data.parsers),
+            no_intercept: data.no_intercept.or(file_data.no_intercept),
+        },
+        model: line.model.or(file.model),
+        optimizer: line.optimizer.or(file.optimizer),
+        alpha: line.alpha.or(file.alpha),
+        beta: line.beta.or(file.beta),
+        l1: line.l1.or(file.l1),
+        l2: line.l2.or(file.l2),
+        epochs: line.epochs.or(file.epochs),
+        batch_rows: line.batch_rows.or(file.batch_rows),
+        clock: line.clock.or(file.clock),
+        servers: if line.servers_local.is_some() {
+            line.servers
+        } else {
+            list(line.servers, file.servers)
+        },
+        servers_local: line.servers_local.or(file.servers_local),
+        workers: line.workers.or(file.workers),
+        processes: line.processes.or(file.processes),
+        transport: line.transport.or(file.transport),
+        isa: line.isa.or(file.isa),
+        save: line.save.or(file.save),
+        resume: line.resume.or(file.resume),
+        json: line.json.or(file.json),
+        report: line.report.or(file.report),
+        config: line.config,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn config(text: &str, line: TrainArgs) -> Result<Plan, String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("job.toml");
+        fs::write(&path, text).expect("written");
+        let line = TrainArgs { config: Some(path.clone()), ..line };
+        Plan::new(line)
+            .map_err(|failure| failure.to_string().replace(&path.display().to_string(), "job.toml"))
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let text = "train = ['a.vw']\nepochs = 3\nclock = 'ssp:2'\nbatch-rows = 50\n";
+        let line = TrainArgs { epochs: Some(5), ..TrainArgs::default() };
+        let plan = config(text, line).expect("a right file");
+        assert_eq!((plan.epochs, plan.clock), (5, ClockBound::Ssp(2)));
+        assert_eq!((plan.train.inputs, plan.train.batch_rows), (vec!["a.vw".to_owned()], 50));
+    }
+
+    #[test]
+    fn an_option_that_does_not_exist_is_named() {
+        let error = config("epoch = 3\n", TrainArgs::default()).expect_err("no such option");
+        assert_eq!(error, "job.toml: 'epoch' is no option of train");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named_by_line() {
+        let error = config("\nepochs = 'x'\n", TrainArgs::default()).expect_err("no number");
+        assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn settings_that_do_not_go_together_are_usage_errors() {
+        let train = || vec!["a.vw".to_owned()];
+        let wrong = [
+            TrainArgs { workers: Some(0), ..TrainArgs::default() },
+            TrainArgs { epochs: Some(0), ..TrainArgs::default() },
+            TrainArgs { alpha: Some(-1.0), ..TrainArgs::default() },
+            TrainArgs { holdout: Some(1.0), ..TrainArgs::default() },
+            TrainArgs { optimizer: Some("adam".into()), l1: Some(1.0), ..TrainArgs::default() },
+            TrainArgs {
+                servers: vec!["host:1".into()],
+                transport: Some(TransportFlag::Shm),
+                ..TrainArgs::default()
+            },
+        ];
+        for args in wrong {
+            let args = TrainArgs { train: train(), ..args };
+            let shown = format!("{args:?}");
+            assert!(matches!(Plan::new(args), Err(Failure::Usage(_))), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The result of a run: one record, printed as a table, as JSON and as a page.
+//!
+//! Owns the names of the figures. Where they come from is left to the steps of the run.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use worker::{Session, TableSize};
+
+use learn::metrics::Metrics;
+
+use super::board::Board;
+use super::plan::{Plan, StartedAs};
+use super::workers::Done;
+use crate::failure::Failure;
+use crate::output::{self, count};
+use crate::report::{self, RunReport};
+
+/// What a run came to. Losses are in nats; a figure that does not exist is null.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct TrainResult {
+    /// Rows learned from, over all epochs.
+    pub(crate) rows: u64,
+    /// Wall clock of the training pass, reading and parsing included.
+    pub(crate) seconds: f64,
+    pub(crate) rows_per_s: f64,
+    /// Mean loss of each row before it was learned from.
+    pub(crate) train_logloss: f64,
+    pub(crate) test_rows: u64,
+    pub(crate) test_logloss: Option<f64>,
+    pub(crate) test_auc: Option<f64>,
+    /// Mean prediction over mean label.
+    pub(crate) test_calibration: Option<f64>,
+    /// Rows that could not be read.
+    pub(crate) bad_rows: u64,
+    /// Keys in the table.
+    pub(crate) features: u64,
+    pub(crate) table_bytes_per_key: f64,
+    /// By all workers, headers included.
+    pub(crate) bytes_sent: u64,
+    pub(crate) resends: u64,
+    pub(crate) model: &'static str,
+    pub(crate) optimizer: &'static str,
+    pub(crate) transport: String,
+    pub(crate) clock: String,
+    pub(crate) servers: usize,
+    pub(crate) workers: u32,
+    pub(crate) started_as: &'static str,
+    pub(crate) isa: String,
+}
+
+impl TrainResult {
+    pub(crate) fn new(
+        plan: &Plan,
+        trained: &[Done],
+        tested: Option<&Metrics>,
+        size: TableSize,
+        seconds: f64,
+        session: &Session,
+    ) -> TrainResult {
+        let mut train = Metrics::default();
+        trained.iter().for_each(|done| train.merge(&done.metrics));
+        let finite = |value: f64| value.is_finite().then_some(value);
+        TrainResult {
+            rows: train.rows(),
+            seconds,
+            rows_per_s: train.rows() as f64 / seconds,
+            train_logloss: train.logloss(),
+            test_rows: tested.map_or(0, Metrics::rows),
+            test_logloss: tested.map(Metrics::logloss).and_then(finite),
+            test_auc: tested.map(Metrics::auc).and_then(finite),
+            test_calibration: tested.map(Metrics::calibration).and_then(finite),
+            bad_rows: trained.iter().map(|done| done.bad_rows).max().unwrap_or(0),
+            features: size.rows,
+            table_bytes_per_key: size.bytes as f64 / size.rows.max(1) as f64,
+            bytes_sent: trained.iter().map(|done| done.bytes_sent).sum(),
+            resends: trained.iter().map(|done| done.resends).sum(),
+            model: "lr",
+            optimizer: plan.optimizer.name(),
+            transport: session.transport().name().to_owned(),
+            clock: plan.clock.to_string(),
+            servers: session.shards(),
+            workers: plan.workers,
+            started_as: match plan.started_as {
+                StartedAs::Threads => "threads",
+                StartedAs::Processes => "processes",
+            },
+            isa: plan.isa.level().to_string(),
+        }
+    }
+
+    /// The figures that are kept with the model.
+    pub(crate) fn trained(&self) -> Result<Map<String, Value>, Failure> {
+        match serde_json::to_value(self).map_err(Failure::failed)? {
+            Value::Object(map) => Ok(map),
+            other => Err(Failure::failed(format!("a result is an object, not {other}"))),
+        }
+    }
+
+    /// Names and values for people.
+    fn pairs(&self) -> Vec<(String, String)> {
+        let figure = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.4}"));
+        let pair = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            pair("rows", count(self.rows)),
+            pair("seconds", format!("{:.2}", self.seconds)),
+            pair("rows/s", count(self.rows_per_s as u64)),
+            pair("train logloss (before each step)", format!("{:.4}", self.train_logloss)),
+            pair("test rows", count(self.test_rows)),
+            pair("test logloss", figure(self.test_logloss)),
+            pair("test AUC", figure(self.test_auc)),
+            pair("test calibration", figure(self.test_calibration)),
+            pair("features", count(self.features)),
+            pair("table bytes/feature", format!("{:.1}", self.table_bytes_per_key)),
+            pair("bytes sent by workers", count(self.bytes_sent)),
+            pair("unreadable rows", count(self.bad_rows)),
+        ]
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        let pair = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            pair("model", self.model.to_owned()),
+            pair("optimizer", self.optimizer.to_owned()),
+            pair("clock", self.clock.clone()),
+            pair("transport", self.transport.clone()),
+            pair("servers", self.servers.to_string()),
+            pair("workers", format!("{} as {}", self.workers, self.started_as)),
+            pair("instruction set", self.isa.clone()),
+        ]
+    }
+}
+
+/// Prints the result, and writes the page if one was asked for.
+pub(crate) fn tell(plan: &Plan, result: &TrainResult, board: &Board) -> Result<(), Failure> {
+    if plan.json {
+        output::json(result)?;
+    } else {
+        let mut pairs = result.pairs();
+        pairs.extend(result.settings());
+        output::table(&pairs)?;
+    }
+    let Some(path) = &plan.report else { return Ok(()) };
+    let page = RunReport {
+        title: format!("gradwire train: {}", plan.train.inputs.join(" ")),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        results: result.pairs(),
+        settings: result.settings(),
+        loss: board.loss_curve(),
+        throughput: board.throughput_curve(),
+    };
+    report::write_html(path, &page)
+        .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+}
