@@ -50,13 +50,23 @@ impl Outbox {
             return Err(SendRefusal::TooLarge { bytes, bytes_max });
         }
         self.settle();
-        if self.entries.len() == SLOTS_MAX || !self.account.admits(bytes, limits.send_bytes_max) {
+        if !self.has_credit(bytes, limits) {
             return Err(SendRefusal::NoCredit);
         }
         let mut slot = pool.take_for(bytes, &self.account).ok_or(SendRefusal::NoCredit)?;
         slot.set_ticket(self.first_ticket + self.entries.len() as u64);
         self.entries.push_back(Entry::Acquired);
         Ok(slot)
+    }
+
+    /// Whether the peer's limits leave room for a slot of `bytes` bytes.
+    pub(crate) fn has_credit(&self, bytes: usize, limits: &Limits) -> bool {
+        self.entries.len() < SLOTS_MAX && self.account.admits(bytes, limits.send_bytes_max)
+    }
+
+    /// Whether a slot was dropped that others may be waiting behind.
+    pub(crate) fn has_unused(&self) -> bool {
+        self.account.has_unused()
     }
 
     /// Takes a filled slot, of which the first `bytes` bytes are the message.

@@ -39,6 +39,8 @@ struct Class {
     slot_bytes: usize,
     slots_max: usize,
     slots_made: Cell<usize>,
+    /// Slots that were dropped with their ticket on, since `Pool::take_unused`.
+    unused: Cell<usize>,
     free: RefCell<Vec<Slot>>,
 }
 
@@ -94,6 +96,11 @@ impl Pool {
         self.take_charged(bytes, Some(charge))
     }
 
+    /// How many slots were dropped with their ticket on since the last call.
+    pub(crate) fn take_unused(&self) -> usize {
+        self.classes.iter().map(|class| class.unused.take()).sum()
+    }
+
     fn take_charged(&self, bytes: usize, charge: Option<Charge>) -> Option<PoolSlot> {
         let home = self.classes.iter().find(|class| class.slot_bytes >= bytes)?;
         let slot = home.take()?;
@@ -111,6 +118,7 @@ impl Class {
             slot_bytes,
             slots_max: (CLASS_BYTES_MAX / slot_bytes).max(CLASS_SLOTS_MIN),
             slots_made: Cell::new(0),
+            unused: Cell::new(0),
             free: RefCell::new(Vec::new()),
         };
         class.grow(&mut class.free.borrow_mut())?;
@@ -175,7 +183,10 @@ impl Drop for PoolSlot {
         if let Some(charge) = &self.charge {
             let bytes_out = &charge.account.bytes_out;
             bytes_out.set(bytes_out.get() - charge.bytes);
-            charge.account.unused.borrow_mut().extend(charge.ticket);
+            if let Some(ticket) = charge.ticket {
+                charge.account.unused.borrow_mut().push(ticket);
+                self.home.unused.update(|count| count + 1);
+            }
         }
         self.home.free.borrow_mut().extend(self.slot.take());
     }
@@ -187,6 +198,11 @@ impl Account {
     pub(crate) fn admits(&self, bytes: usize, bytes_max: usize) -> bool {
         let bytes_out = self.bytes_out.get();
         bytes_out == 0 || bytes_out + bytes <= bytes_max
+    }
+
+    /// Whether [`Account::unused`] has something.
+    pub(crate) fn has_unused(&self) -> bool {
+        !self.unused.borrow().is_empty()
     }
 
     /// One of the tickets that were dropped on their slots, in no order.
@@ -246,8 +262,9 @@ mod tests {
         posted.set_ticket(8);
         assert_eq!(posted.take_ticket(&account), 8);
         drop(posted);
-        assert_eq!(account.unused(), None);
+        assert_eq!((account.unused(), pool.take_unused()), (None, 0));
         drop(slot);
+        assert_eq!((pool.take_unused(), pool.take_unused()), (1, 0));
         assert_eq!((account.unused(), account.bytes_out.get()), (Some(7), 0));
     }
 

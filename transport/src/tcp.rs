@@ -10,10 +10,11 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use memory::MapError;
+use rustix::io::Errno;
 
-use crate::api::{Limits, Transport};
-use crate::epoll::{Epoll, EpollError};
-use crate::uring::{Uring, UringError};
+use crate::api::{Fault, Limits, Transport};
+use crate::epoll::Epoll;
+use crate::uring::Uring;
 
 /// How TCP is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -85,7 +86,6 @@ pub fn open(backend: TcpBackend, limits: Limits) -> Result<Box<dyn Transport>, O
             Ok(uring) => Ok(Box::new(uring)),
             Err(error) => {
                 static LOGGED: Once = Once::new();
-                let error = OpenError::from(error);
                 LOGGED.call_once(|| tracing::warn!(%error, "TCP is driven by epoll"));
                 Ok(Box::new(Epoll::new(limits)?))
             }
@@ -115,22 +115,9 @@ pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream, ConnectErr
     Err(ConnectError::Connect { address: address.to_owned(), tried, error })
 }
 
-impl From<UringError> for OpenError {
-    fn from(error: UringError) -> OpenError {
-        match error {
-            UringError::Os { call, error } => OpenError::Os { transport: "uring", call, error },
-            UringError::Memory(error) => OpenError::Memory(error),
-        }
-    }
-}
-
-impl From<EpollError> for OpenError {
-    fn from(error: EpollError) -> OpenError {
-        match error {
-            EpollError::Os { call, error } => OpenError::Os { transport: "epoll", call, error },
-            EpollError::Memory(error) => OpenError::Memory(error),
-        }
-    }
+/// What a failed system call on a connection makes of it.
+pub(crate) fn os_fault(call: &'static str, errno: Errno) -> Fault {
+    Fault::Os { call, errno: errno.raw_os_error() }
 }
 
 impl fmt::Display for OpenError {

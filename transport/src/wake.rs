@@ -24,6 +24,13 @@ struct Shared {
     pending: AtomicBool,
 }
 
+/// Whether somebody woke since the last park.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    Yes,
+    No,
+}
+
 impl Wake {
     pub(crate) fn new() -> Result<Wake, Errno> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;

@@ -254,12 +254,13 @@ fn slots_arrive_in_the_order_of_acquire_and_nothing_before_flush() {
         assert_silent(&mut *there);
         here.cancel(unused);
         here.flush();
-        send(&mut *here, to_there, 104, 4);
-        here.flush();
-        for mark in 2..5 {
+        for mark in 2..4 {
             let slot = received(next(&mut *there, &mut events));
             assert_is(&slot, 100 + mark, mark as u8);
         }
+        send(&mut *here, to_there, 104, 4);
+        here.flush();
+        assert_is(&received(next(&mut *there, &mut events)), 104, 4);
         assert_eq!(here.bytes_sent(), 100 + 102 + 103 + 104);
     });
 }
@@ -406,6 +407,21 @@ fn a_released_slot_of_a_stalled_peer_ends_the_park() {
         here.park(here.now() + Duration::from_secs(3600));
         here.poll(&mut events);
         assert_is(&received(events.remove(0)), 100, 2);
+    });
+}
+
+#[test]
+fn a_refused_sender_does_not_sleep_over_a_slot_that_was_given_back() {
+    for_each_backend("credit and park", |backend| {
+        let limits = Limits { send_bytes_max: 1000, spin_ns: 0, ..Limits::default() };
+        let Pair { mut here, to_there, .. } = pair(backend, limits);
+        let held = here.acquire(to_there, 1000).unwrap();
+        assert_eq!(here.acquire(to_there, 1000).unwrap_err(), SendRefusal::NoCredit);
+        here.cancel(held);
+        let in_an_hour = here.now() + Duration::from_secs(3600);
+        here.park(in_an_hour);
+        let again = here.acquire(to_there, 1000);
+        assert!(again.is_ok(), "{again:?}");
     });
 }
 

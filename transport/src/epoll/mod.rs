@@ -9,12 +9,10 @@
 mod peer;
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use memory::MapError;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -26,9 +24,13 @@ use crate::api::{
 };
 use crate::pool::Pool;
 use crate::slot::{RecvSlot, SendMemory, SendSlot};
+use crate::starved::Starved;
 use crate::stream::{self, Assembly};
-use crate::wake::Wake;
+use crate::tcp::{OpenError, os_fault};
+use crate::wake::{Wake, Woken};
 
+/// The back end's name.
+const NAME: &str = "epoll";
 /// Connections at a time.
 const PEERS_MAX: usize = 1024;
 /// Changes that one poll is told of; the rest comes with the next.
@@ -52,35 +54,19 @@ pub(crate) struct Epoll {
     unflushed: Vec<u32>,
     /// Peers that wait for slots to be released.
     stalled: VecDeque<u32>,
+    /// Peers that were refused a slot.
+    starved: Starved,
     /// `Closed` events for the next poll.
     closed: Vec<Event>,
     start: Instant,
     bytes_sent: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Woken {
-    Yes,
-    No,
-}
-
-/// Why there is no epoll transport.
-#[derive(Debug)]
-pub(crate) enum EpollError {
-    /// The kernel said no.
-    Os {
-        /// To what.
-        call: &'static str,
-        /// In what words.
-        error: io::Error,
-    },
-    /// There is no address space for the slots.
-    Memory(MapError),
-}
-
 impl Epoll {
-    pub(crate) fn new(limits: Limits) -> Result<Epoll, EpollError> {
-        let os = |call| move |errno: Errno| EpollError::Os { call, error: errno.into() };
+    /// No peers yet.
+    pub(crate) fn new(limits: Limits) -> Result<Epoll, OpenError> {
+        let os =
+            |call| move |errno: Errno| OpenError::Os { transport: NAME, call, error: errno.into() };
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(os("epoll_create1"))?;
         let wake = Wake::new().map_err(os("eventfd"))?;
         // Level-triggered: told of until it is cleared.
@@ -93,11 +79,12 @@ impl Epoll {
             changes: Vec::with_capacity(CHANGES_MAX),
             wake,
             woken: Woken::No,
-            sends: Pool::new(&limits).map_err(EpollError::Memory)?,
-            recvs: stream::recv_pool(&limits).map_err(EpollError::Memory)?,
+            sends: Pool::new(&limits).map_err(OpenError::Memory)?,
+            recvs: stream::recv_pool(&limits).map_err(OpenError::Memory)?,
             limits,
             unflushed: Vec::new(),
             stalled: VecDeque::new(),
+            starved: Starved::default(),
             closed: Vec::new(),
             start: Instant::now(),
             bytes_sent: 0,
@@ -163,7 +150,7 @@ impl Epoll {
     /// Ends all: epoll itself does not work any more.
     fn fail_all(&mut self, call: &'static str, errno: Errno) {
         for number in 0..self.peers.len() as u32 {
-            self.fail(number, Fault::Os { call, errno: errno.raw_os_error() });
+            self.fail(number, os_fault(call, errno));
         }
     }
 
@@ -179,6 +166,30 @@ impl Epoll {
                 Readable::No
             }
         }
+    }
+
+    /// Lists the peers for the flush whose posted slots may have waited behind dropped ones.
+    fn list_unblocked(&mut self) {
+        if self.sends.take_unused() == 0 {
+            return;
+        }
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            if peer.flushing == Flushing::Unlisted && peer.outbox.has_unused() {
+                peer.flushing = Flushing::Listed;
+                self.unflushed.push(number as u32);
+            }
+        }
+    }
+
+    /// Whether a peer that was refused a slot would get it now; each is told of once.
+    fn has_fed(&mut self) -> bool {
+        let (peers, sends, limits) = (&self.peers, &self.sends, &self.limits);
+        let has_credit = |number: u32, bytes| match &peers[number as usize] {
+            Some(peer) => peer.outbox.has_credit(bytes, limits) && sends.take(bytes).is_some(),
+            None => true,
+        };
+        self.starved.take_fed(has_credit) > 0
     }
 
     /// Whether the next poll has something to do, whatever epoll says.
@@ -205,7 +216,7 @@ enum Readable {
 
 impl Transport for Epoll {
     fn name(&self) -> &'static str {
-        "epoll"
+        NAME
     }
 
     fn limits(&self) -> Limits {
@@ -222,7 +233,7 @@ impl Transport for Epoll {
 
     fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
         let Link::Tcp(socket) = link else {
-            return Err(AdoptError::WrongKind { transport: self.name() });
+            return Err(AdoptError::WrongKind { transport: NAME });
         };
         let full = AdoptError::Full { peers_max: PEERS_MAX };
         let Ok(number) = u32::try_from(self.peers.len()) else { return Err(full) };
@@ -252,8 +263,11 @@ impl Transport for Epoll {
     fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
         let entry = self.peers.get_mut(peer.index()).and_then(Option::as_deref_mut);
         let entry = entry.ok_or(SendRefusal::NoSuchPeer)?;
-        let slot = entry.outbox.acquire(bytes, &self.sends, &self.limits)?;
-        Ok(SendSlot { peer, bytes, memory: SendMemory::Pool(slot) })
+        let slot = entry.outbox.acquire(bytes, &self.sends, &self.limits);
+        if matches!(slot, Err(SendRefusal::NoCredit)) {
+            self.starved.note(peer.index() as u32, bytes);
+        }
+        Ok(SendSlot { peer, bytes, memory: SendMemory::Pool(slot?) })
     }
 
     fn post(&mut self, slot: SendSlot) {
@@ -270,6 +284,7 @@ impl Transport for Epoll {
     }
 
     fn flush(&mut self) {
+        self.list_unblocked();
         while let Some(number) = self.unflushed.pop() {
             let Some(peer) = self.open_peer(PeerId::new(number)) else { continue };
             peer.flushing = Flushing::Unlisted;
@@ -286,7 +301,7 @@ impl Transport for Epoll {
 
     fn park(&mut self, deadline: Time) {
         let spin_until = deadline.min(self.now() + Duration::from_nanos(self.limits.spin_ns));
-        while self.woken == Woken::No && !self.has_work() {
+        while self.woken == Woken::No && !self.has_work() && !self.has_fed() {
             let now = self.now();
             if now >= deadline {
                 break;

@@ -17,6 +17,7 @@ use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::slot::{RecvMemory, RecvSlot};
 use crate::stream::{Assembly, Step};
+use crate::tcp::os_fault;
 
 /// Slots that one send gathers.
 const PARTS_MAX: usize = 32;
@@ -163,8 +164,4 @@ impl Peer {
         }
         Ok(())
     }
-}
-
-fn os_fault(call: &'static str, errno: Errno) -> Fault {
-    Fault::Os { call, errno: errno.raw_os_error() }
 }

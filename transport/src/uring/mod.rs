@@ -9,14 +9,13 @@ mod peer;
 mod ring;
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types};
-use memory::MapError;
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use wire::Time;
 
 use self::peer::{Flushing, Life, Peer};
@@ -26,9 +25,13 @@ use crate::api::{
 };
 use crate::pool::Pool;
 use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot};
+use crate::starved::Starved;
 use crate::stream::{self, Assembly, Step};
-use crate::wake::Wake;
+use crate::tcp::{OpenError, os_fault};
+use crate::wake::{Wake, Woken};
 
+/// The back end's name.
+const NAME: &str = "uring";
 /// Connections at a time.
 const PEERS_MAX: u32 = 1024;
 /// How long a drop waits for the kernel to give memory back, before it is leaked.
@@ -40,6 +43,7 @@ const DRAIN_STEP: Duration = Duration::from_millis(10);
 pub(crate) struct Uring {
     // Before the ring: a peer that is dropped here has nothing in the kernel.
     peers: Vec<Option<Box<Peer>>>,
+    peers_max: usize,
     /// Free places in the ring's table of sockets.
     places: Vec<u32>,
     ring: Ring,
@@ -55,48 +59,36 @@ pub(crate) struct Uring {
     stalled: VecDeque<u32>,
     /// Completions that a flush has found, for the next poll.
     landed: VecDeque<Completion>,
+    /// Peers that were refused a slot.
+    starved: Starved,
     /// `Closed` events for the next poll.
     closed: Vec<Event>,
     start: Instant,
     bytes_sent: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Woken {
-    Yes,
-    No,
-}
-
-/// Why io_uring cannot be used.
-#[derive(Debug)]
-pub(crate) enum UringError {
-    /// The kernel said no.
-    Os {
-        /// To what.
-        call: &'static str,
-        /// In what words.
-        error: io::Error,
-    },
-    /// There is no address space for the slots.
-    Memory(MapError),
-}
-
 impl Uring {
-    pub(crate) fn new(limits: Limits) -> Result<Uring, UringError> {
-        let os = |call| move |error| UringError::Os { call, error };
-        let ring = Ring::new().map_err(|setup| os(setup.call)(setup.error))?;
+    /// No peers yet. The thread that calls is the one that polls.
+    pub(crate) fn new(limits: Limits) -> Result<Uring, OpenError> {
+        let os = |call| move |error| OpenError::Os { transport: NAME, call, error };
+        // The kernel allows no larger table than files may be open.
+        let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let peers_max = u32::try_from(files_max).unwrap_or(u32::MAX).min(PEERS_MAX);
+        let ring = Ring::new(peers_max).map_err(|setup| os(setup.call)(setup.error))?;
         let mut uring = Uring {
             peers: Vec::new(),
-            places: (0..PEERS_MAX).rev().collect(),
+            peers_max: peers_max as usize,
+            places: (0..peers_max).rev().collect(),
             ring,
             wake: Wake::new().map_err(|errno| os("eventfd")(errno.into()))?,
             woken: Woken::No,
-            sends: Pool::new(&limits).map_err(UringError::Memory)?,
-            recvs: stream::recv_pool(&limits).map_err(UringError::Memory)?,
+            sends: Pool::new(&limits).map_err(OpenError::Memory)?,
+            recvs: stream::recv_pool(&limits).map_err(OpenError::Memory)?,
             limits,
             unflushed: Vec::new(),
             stalled: VecDeque::new(),
             landed: VecDeque::new(),
+            starved: Starved::default(),
             closed: Vec::new(),
             start: Instant::now(),
             bytes_sent: 0,
@@ -249,6 +241,30 @@ impl Uring {
         }
     }
 
+    /// Lists the peers for the flush whose posted slots may have waited behind dropped ones.
+    fn list_unblocked(&mut self) {
+        if self.sends.take_unused() == 0 {
+            return;
+        }
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            if peer.flushing == Flushing::Unlisted && peer.outbox.has_unused() {
+                peer.flushing = Flushing::Listed;
+                self.unflushed.push(number as u32);
+            }
+        }
+    }
+
+    /// Whether a peer that was refused a slot would get it now; each is told of once.
+    fn has_fed(&mut self) -> bool {
+        let (peers, sends, limits) = (&self.peers, &self.sends, &self.limits);
+        let has_credit = |number: u32, bytes| match &peers[number as usize] {
+            Some(peer) => peer.outbox.has_credit(bytes, limits) && sends.take(bytes).is_some(),
+            None => true,
+        };
+        self.starved.take_fed(has_credit) > 0
+    }
+
     /// Whether the next poll has something to do.
     fn has_work(&mut self) -> bool {
         self.enter();
@@ -263,7 +279,7 @@ impl Uring {
     }
 
     fn place(&mut self, socket: &TcpStream) -> Result<u32, AdoptError> {
-        let full = AdoptError::Full { peers_max: PEERS_MAX as usize };
+        let full = AdoptError::Full { peers_max: self.peers_max };
         let place = self.places.pop().ok_or(full)?;
         if let Err(error) = self.ring.register(place, socket.as_fd()) {
             self.places.push(place);
@@ -275,7 +291,7 @@ impl Uring {
 
 impl Transport for Uring {
     fn name(&self) -> &'static str {
-        "uring"
+        NAME
     }
 
     fn limits(&self) -> Limits {
@@ -292,9 +308,9 @@ impl Transport for Uring {
 
     fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
         let Link::Tcp(socket) = link else {
-            return Err(AdoptError::WrongKind { transport: self.name() });
+            return Err(AdoptError::WrongKind { transport: NAME });
         };
-        let full = AdoptError::Full { peers_max: PEERS_MAX as usize };
+        let full = AdoptError::Full { peers_max: self.peers_max };
         let Ok(number) = u32::try_from(self.peers.len()) else { return Err(full) };
         let os = |call| move |error| AdoptError::Os { call, error };
         socket.set_nodelay(true).map_err(os("setsockopt"))?;
@@ -325,8 +341,11 @@ impl Transport for Uring {
         let entry = self.peers.get_mut(peer.index()).and_then(Option::as_deref_mut);
         let entry = entry.filter(|entry| entry.life == Life::Open);
         let entry = entry.ok_or(SendRefusal::NoSuchPeer)?;
-        let slot = entry.outbox.acquire(bytes, &self.sends, &self.limits)?;
-        Ok(SendSlot { peer, bytes, memory: SendMemory::Pool(slot) })
+        let slot = entry.outbox.acquire(bytes, &self.sends, &self.limits);
+        if matches!(slot, Err(SendRefusal::NoCredit)) {
+            self.starved.note(peer.index() as u32, bytes);
+        }
+        Ok(SendSlot { peer, bytes, memory: SendMemory::Pool(slot?) })
     }
 
     fn post(&mut self, slot: SendSlot) {
@@ -343,6 +362,7 @@ impl Transport for Uring {
     }
 
     fn flush(&mut self) {
+        self.list_unblocked();
         self.land_sends();
         while let Some(number) = self.unflushed.pop() {
             let Some(peer) = self.peers[number as usize].as_deref_mut() else { continue };
@@ -363,7 +383,7 @@ impl Transport for Uring {
 
     fn park(&mut self, deadline: Time) {
         let spin_until = deadline.min(self.now() + Duration::from_nanos(self.limits.spin_ns));
-        while self.woken == Woken::No && !self.has_work() {
+        while self.woken == Woken::No && !self.has_work() && !self.has_fed() {
             let now = self.now();
             if now >= deadline {
                 break;
@@ -417,8 +437,4 @@ impl Drop for Uring {
             tracing::warn!(peers = leaked, "the kernel kept memory of closed connections; leaked");
         }
     }
-}
-
-fn os_fault(call: &'static str, errno: Errno) -> Fault {
-    Fault::Os { call, errno: errno.raw_os_error() }
 }

@@ -88,8 +88,8 @@ impl Tag {
 }
 
 impl Ring {
-    /// A ring with an empty table for `PEERS_MAX` sockets.
-    pub(super) fn new() -> Result<Ring, SetupError> {
+    /// A ring with an empty table for `sockets_max` sockets, at most `PEERS_MAX`.
+    pub(super) fn new(sockets_max: u32) -> Result<Ring, SetupError> {
         let io = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -98,7 +98,7 @@ impl Ring {
             .dontfork()
             .build(SUBMISSIONS_MAX)
             .map_err(|error| SetupError { call: "io_uring_setup", error })?;
-        let registered = io.submitter().register_files_sparse(PEERS_MAX);
+        let registered = io.submitter().register_files_sparse(sockets_max);
         registered.map_err(|error| SetupError { call: "io_uring_register", error })?;
         Ok(Ring { io })
     }
