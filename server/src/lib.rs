@@ -13,4 +13,4 @@ mod turn;
 
 pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way};
 pub use door::{Door, Exposure, ListenError};
-pub use turn::{Core, Who};
+pub use turn::{Core, OnClosed, Who};

@@ -24,10 +24,22 @@ pub struct Who {
     pub message_bytes_max: usize,
 }
 
+/// What the end of a worker's connection means for its job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnClosed {
+    /// The worker is lost, which ends the job: the others are told by name.
+    #[default]
+    LoseWorker,
+    /// The worker may come back over another connection and go on where it was. Its place is kept
+    /// meanwhile, however long, and the others wait for its clock as before.
+    AwaitReconnect,
+}
+
 /// One core: a transport and a shard. A thread turns it; a simulation turns many.
 pub struct Core {
     transport: Box<dyn Transport>,
     shard: Shard,
+    on_closed: OnClosed,
     /// By peer; none where the connection is over.
     peers: Vec<Option<Who>>,
     /// Pulls ahead of the slowest worker, in the order they came.
@@ -39,11 +51,21 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core without peers.
+    /// A core without peers, which loses a worker with its connection.
     pub fn new(transport: Box<dyn Transport>, shard: Shard) -> Core {
+        Core::with_on_closed(transport, shard, OnClosed::default())
+    }
+
+    /// A core without peers.
+    pub fn with_on_closed(
+        transport: Box<dyn Transport>,
+        shard: Shard,
+        on_closed: OnClosed,
+    ) -> Core {
         Core {
             transport,
             shard,
+            on_closed,
             peers: Vec::new(),
             waiting: Vec::new(),
             blocked: VecDeque::new(),
@@ -174,10 +196,12 @@ impl Core {
         self.aside = tried; // Keeps the room it has.
     }
 
-    /// A connection is over: its messages go, and its worker is missed.
+    /// A connection is over: its messages go, and its worker is missed or waited for.
     fn forget(&mut self, peer: PeerId) {
         let Some(who) = self.peers.get_mut(peer.index()).and_then(Option::take) else { return };
-        self.shard.worker_lost(who.worker, who.incarnation);
+        if self.on_closed == OnClosed::LoseWorker {
+            self.shard.worker_lost(who.worker, who.incarnation);
+        }
         let transport = &mut self.transport;
         let gone = |slot: &RecvSlot| slot.peer() == peer;
         for slot in self.waiting.extract_if(.., |slot| gone(slot)) {

@@ -45,6 +45,10 @@ pub enum Mutation {
     None,
     /// A push that was applied before is applied again.
     DuplicatesApplied,
+    /// A tick counts when it comes, whether or not the pushes before it have.
+    TicksEarly,
+    /// A pull is answered at once, however far the slowest worker is behind.
+    ReadsEarly,
 }
 
 /// What became of a message.
@@ -237,7 +241,11 @@ impl Shard {
                 .map_err(|full| Refusal::TableFull { rows: full.rows })?;
         }
         let tick = header.flags().has(Flags::TICK).then(|| header.clock().next());
-        if let Some(clock) = member.admission.applied(header.sequence(), tick) {
+        let finished = match (member.admission.applied(header.sequence(), tick), self.mutation) {
+            (_, Mutation::TicksEarly) => tick,
+            (finished, _) => finished,
+        };
+        if let Some(clock) = finished {
             self.progress |= job.tick(header.worker(), clock);
         }
         Ok(Status::Done)
@@ -249,9 +257,10 @@ impl Shard {
         keys: Keys<'_>,
         outbox: &mut O,
     ) -> Result<(), Stop> {
-        let observer = header.worker() == WorkerId::OBSERVER;
+        let waits =
+            header.worker() != WorkerId::OBSERVER && self.mutation != Mutation::ReadsEarly;
         let job = self.member_job(header)?;
-        if !observer && !job.may_read(header.clock()) {
+        if waits && !job.may_read(header.clock()) {
             return Err(Stop::Waiting);
         }
         let stamp = self.stamp();

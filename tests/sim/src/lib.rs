@@ -1,2 +1,29 @@
 //! A whole cluster in one thread, from one seed.
+//!
+//! Owns the driver: it puts real shards, cores and worker sessions on a simulated network, lets
+//! them run a job under whatever faults the seed draws, and checks what the workers were
+//! promised. The network and its faults are `transport::simulated`; nothing else is simulated.
+//!
+//! Invariant: everything in a run follows from its [`Setup`], so that a seed that fails, fails
+//! again.
+//!
+//! The job counts. Each push adds one to each of its keys, so that the truth is a sum of what was
+//! pushed, and three promises can be checked at any moment:
+//!
+//! 1. In the end, each key holds exactly the pushes that named it: none is lost or doubled.
+//! 2. A pull at clock `c` under staleness `s` sees at least what all workers pushed in the clocks
+//!    before `c - s`.
+//! 3. A key never holds more than was pushed so far, nor less than the same worker read before.
 #![forbid(unsafe_code)]
+
+mod cluster;
+mod failure;
+mod ledger;
+mod member;
+mod plan;
+mod random;
+mod run;
+
+pub use failure::Failure;
+pub use plan::Plan;
+pub use run::{Report, Setup, run};

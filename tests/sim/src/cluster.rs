@@ -1,0 +1,237 @@
+//! The cluster: cores with their shards, and the network that joins workers to them.
+//!
+//! Owns the cores and the world's time. What workers do is left to `member`.
+//!
+//! Invariant: no thread and no clock of the machine: whoever parks, or the driver, moves the
+//! world on, and the cores have their turns in the order of their numbers.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use kernels::Isa;
+use server::{Core, OnClosed, Who};
+use shard::rule::Rules;
+use shard::{Mutation, Shard, ShardSpec};
+use transport::simulated::{Counts, Parking, Simulated, World};
+use transport::{
+    AdoptError, Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, SendSlot, Transport,
+    Waker,
+};
+use wire::{Epoch, Incarnation, Routing, ShardId, Time, WorkerId};
+use worker::{Session, SessionSpec};
+
+use crate::plan::Plan;
+
+const EPOCH: Epoch = Epoch::new(1);
+const INCARNATION: Incarnation = Incarnation::new(1);
+
+/// What the rows of one shard may take, in bytes.
+const TABLE_BYTES_MAX: u64 = 1 << 20;
+
+/// How far the world moves where nothing is to come, in nanoseconds.
+const IDLE_STEP_NS: u64 = 1_000_000;
+
+/// Who moves the world on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Driver {
+    /// The run's loop, once all workers have had their turn.
+    Loop,
+    /// The one worker that waits in a call.
+    Caller,
+}
+
+/// All servers, and the world they share with the workers.
+pub(crate) struct Cluster {
+    world: World,
+    cores: Rc<RefCell<Vec<Core>>>,
+    driver: Rc<Cell<Driver>>,
+    limits: Limits,
+    isa: Isa,
+}
+
+impl Cluster {
+    /// The servers of a plan. Endpoints are numbered from the shards on.
+    pub(crate) fn new(seed: u64, plan: &Plan, isa: Isa, mutation: Mutation) -> Cluster {
+        let world = World::new(seed, plan.faults.clone());
+        world.set_parking(Parking::NotesDeadline);
+        let spec = ShardSpec {
+            isa,
+            epoch: EPOCH,
+            rules: Rules::builtin(),
+            table_bytes_max: TABLE_BYTES_MAX,
+            credit: plan.credit,
+            mutation,
+        };
+        let core = |_| {
+            let endpoint = Box::new(world.endpoint(plan.limits));
+            Core::with_on_closed(endpoint, Shard::new(spec.clone()), OnClosed::AwaitReconnect)
+        };
+        let cores = Rc::new(RefCell::new((0..plan.shards).map(core).collect()));
+        let driver = Rc::new(Cell::new(Driver::Loop));
+        Cluster { world, cores, driver, limits: plan.limits, isa }
+    }
+
+    /// A worker's session, joined to every shard.
+    pub(crate) fn session(&self, worker: u32, plan: &Plan) -> Session {
+        let mut transport = Driven {
+            inner: self.world.endpoint(self.limits),
+            world: self.world.clone(),
+            cores: Rc::clone(&self.cores),
+            driver: Rc::clone(&self.driver),
+        };
+        let peers = (0..plan.shards)
+            .map(|shard| {
+                let ours = self.link(shard, worker);
+                transport.adopt(ours).expect("an end of its own world")
+            })
+            .collect();
+        Session::new(SessionSpec {
+            transport: Box::new(transport),
+            peers,
+            servers: (0..plan.shards).map(server_name).collect(),
+            routing: Routing::new(EPOCH, plan.shards).expect("a plan has few shards"),
+            worker: WorkerId::new(worker),
+            incarnation: INCARNATION,
+            isa: self.isa,
+            timeouts: plan.timeouts,
+        })
+    }
+
+    /// Gives a session a new link to a shard, by the shard's name.
+    pub(crate) fn relink(&self, session: &mut Session, worker: u32, server: &str) {
+        let shard = (0..session.shards()).position(|shard| server_name(shard) == server);
+        let shard = shard.expect("an error names one of the session's servers");
+        let ours = self.link(shard, worker);
+        let peer = session.transport_mut().adopt(ours).expect("an end of its own world");
+        session.reconnect(ShardId::new(shard as u16), peer);
+    }
+
+    /// Every core has one turn.
+    pub(crate) fn turn(&self) {
+        turn(&self.cores);
+    }
+
+    /// Goes on to the next moment at which something happens.
+    pub(crate) fn step(&self) {
+        step(&self.world);
+    }
+
+    /// Lets one worker wait in a call: the cores turn and the world moves while it parks.
+    pub(crate) fn let_wait<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.driver.set(Driver::Caller);
+        let result = call();
+        self.driver.set(Driver::Loop);
+        result
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.world.now()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.world.counts()
+    }
+
+    pub(crate) fn trace_hash(&self) -> u64 {
+        self.world.trace_hash()
+    }
+
+    /// A new connection of a worker to a shard, of which the shard has its end already.
+    fn link(&self, shard: usize, worker: u32) -> Link {
+        let (ours, theirs) = self.world.link();
+        let who = Who {
+            worker: WorkerId::new(worker),
+            incarnation: INCARNATION,
+            message_bytes_max: self.limits.message_bytes_max,
+        };
+        let adopted = self.cores.borrow_mut()[shard].adopt(Link::Simulated(theirs), who);
+        adopted.expect("an end of its own world");
+        Link::Simulated(ours)
+    }
+}
+
+fn server_name(shard: usize) -> String {
+    format!("shard {shard}")
+}
+
+fn turn(cores: &RefCell<Vec<Core>>) {
+    for core in cores.borrow_mut().iter_mut() {
+        core.turn();
+    }
+}
+
+fn step(world: &World) {
+    if !world.step() {
+        world.advance_to(Time::from_nanos(world.now().nanos() + IDLE_STEP_NS));
+    }
+}
+
+/// A worker's transport. While its worker waits in a call, parking moves the world on.
+struct Driven {
+    inner: Simulated,
+    world: World,
+    cores: Rc<RefCell<Vec<Core>>>,
+    driver: Rc<Cell<Driver>>,
+}
+
+impl Transport for Driven {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    fn integrity(&self) -> Integrity {
+        self.inner.integrity()
+    }
+
+    fn now(&self) -> Time {
+        self.inner.now()
+    }
+
+    fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
+        self.inner.adopt(link)
+    }
+
+    fn poll(&mut self, events: &mut Vec<Event>) {
+        self.inner.poll(events);
+    }
+
+    fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
+        self.inner.acquire(peer, bytes)
+    }
+
+    fn post(&mut self, slot: SendSlot) {
+        self.inner.post(slot);
+    }
+
+    fn flush(&mut self) {
+        self.inner.flush();
+    }
+
+    fn release(&mut self, slot: RecvSlot) {
+        self.inner.release(slot);
+    }
+
+    fn park(&mut self, deadline: Time) {
+        self.inner.park(deadline);
+        if self.driver.get() == Driver::Caller {
+            step(&self.world);
+            turn(&self.cores);
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        self.inner.waker()
+    }
+
+    fn close(&mut self, peer: PeerId) {
+        self.inner.close(peer);
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.inner.bytes_sent()
+    }
+}

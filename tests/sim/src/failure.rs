@@ -1,0 +1,98 @@
+//! What a run can find.
+//!
+//! Owns the broken promises, with the numbers that disagree.
+
+use std::fmt;
+
+use worker::WorkerError;
+
+/// Why a run failed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failure {
+    /// In the end a counter does not hold the pushes that named it.
+    Miscounted {
+        /// The counter.
+        key: u64,
+        /// Pushes that named it.
+        pushed: u64,
+        /// What it holds.
+        found: f32,
+    },
+    /// A pull did not see what all workers had to finish first.
+    Stale {
+        /// Who pulled.
+        worker: u32,
+        /// At which clock.
+        clock: u64,
+        /// The counter.
+        key: u64,
+        /// The least that the pull had to see.
+        floor: u64,
+        /// What it saw.
+        found: f32,
+    },
+    /// A pull saw more than was pushed so far.
+    Invented {
+        /// Who pulled.
+        worker: u32,
+        /// The counter.
+        key: u64,
+        /// Pushes that named it so far.
+        pushed: u64,
+        /// What the pull saw.
+        found: f32,
+    },
+    /// A pull saw less than an earlier pull of the same worker.
+    WentBack {
+        /// Who pulled.
+        worker: u32,
+        /// The counter.
+        key: u64,
+        /// What the earlier pull saw.
+        before: f32,
+        /// What this one saw.
+        found: f32,
+    },
+    /// The job does not end.
+    Stuck {
+        /// World time in seconds.
+        seconds: f64,
+        /// What each worker was about.
+        members: Vec<String>,
+    },
+    /// A session failed in a way that no fault of the network explains.
+    Session {
+        /// Whose.
+        worker: u32,
+        /// How.
+        error: WorkerError,
+    },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Miscounted { key, pushed, found } => {
+                write!(f, "key {key} was pushed {pushed} times and holds {found}")
+            }
+            Failure::Stale { worker, clock, key, floor, found } => write!(
+                f,
+                "worker {worker} at clock {clock} had to see at least {floor} of key {key}, \
+                 and saw {found}"
+            ),
+            Failure::Invented { worker, key, pushed, found } => write!(
+                f,
+                "worker {worker} saw {found} of key {key}, which was pushed {pushed} times so far"
+            ),
+            Failure::WentBack { worker, key, before, found } => {
+                write!(f, "worker {worker} saw {found} of key {key}, after {before}")
+            }
+            Failure::Stuck { seconds, members } => {
+                write!(f, "no end after {seconds:.1} s: {}", members.join(", "))
+            }
+            Failure::Session { worker, error } => write!(f, "worker {worker}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,69 @@
+//! The ledger: what was pushed, and so what a pull may see.
+//!
+//! Owns the truth that rows are compared with. It is written when a push is admitted by a
+//! session, in which moment the session owes it to the shards.
+
+use worker::Staleness;
+
+/// What all workers have pushed.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    counters: u64,
+    workers: u32,
+    staleness: Staleness,
+    /// Of each clock, how often each key was pushed in it.
+    by_clock: Vec<Vec<u64>>,
+    /// How often each key was pushed so far.
+    totals: Vec<u64>,
+}
+
+impl Ledger {
+    /// An empty one, for so many counters beside one for each worker.
+    pub(crate) fn new(counters: u64, workers: u32, staleness: Staleness) -> Ledger {
+        let totals = vec![0; counters as usize + workers as usize];
+        Ledger { counters, workers, staleness, by_clock: Vec::new(), totals }
+    }
+
+    /// All keys there are, ascending.
+    pub(crate) fn keys(&self) -> Vec<u64> {
+        (0..self.totals.len() as u64).collect()
+    }
+
+    /// The keys that count the workers' clocks, ascending; they follow the counters.
+    pub(crate) fn clock_keys(&self) -> impl Iterator<Item = u64> {
+        (0..self.workers).map(|worker| self.clock_key(worker))
+    }
+
+    /// The key that this worker pushes once a clock.
+    pub(crate) fn clock_key(&self, worker: u32) -> u64 {
+        self.counters + u64::from(worker)
+    }
+
+    /// Notes a push.
+    pub(crate) fn push(&mut self, clock: u64, keys: &[u64]) {
+        let clock = clock as usize;
+        if self.by_clock.len() <= clock {
+            self.by_clock.resize(clock + 1, vec![0; self.totals.len()]);
+        }
+        for &key in keys {
+            self.by_clock[clock][key as usize] += 1;
+            self.totals[key as usize] += 1;
+        }
+    }
+
+    /// How often a key was pushed so far: no read may show more.
+    pub(crate) fn total(&self, key: u64) -> u64 {
+        self.totals[key as usize]
+    }
+
+    /// The least that a pull at `clock` may see of a key: every push of the clocks that all
+    /// workers had to finish first.
+    pub(crate) fn floor(&self, key: u64, clock: u64) -> u64 {
+        let finished = clock.saturating_sub(self.staleness.clocks_max());
+        if key >= self.counters {
+            return finished; // Whether or not its worker has pushed so often: it had to.
+        }
+        let clocks = self.by_clock.iter().take(finished as usize);
+        clocks.map(|counts| counts[key as usize]).sum()
+    }
+}

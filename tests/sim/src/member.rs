@@ -1,0 +1,339 @@
+//! One worker of the job: pulls, checks what it sees, pushes, ticks, and mends its links.
+//!
+//! Owns a session and what this worker has read so far. Which reads are true is left to `ledger`.
+//!
+//! Invariant: a pull is asked only after the answer to the one before was checked.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use shard::rule::{Sum, table_spec};
+use worker::{Counts, JobId, Join, PullTicket, Session, TableId, Then, Time, Values, WorkerError};
+
+use crate::cluster::Cluster;
+use crate::failure::Failure;
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+use crate::random::Random;
+
+const TABLE: TableId = TableId::new(0);
+const JOB: JobId = JobId::new(7);
+
+/// How long one call may take, in world time, before it is made again.
+const CALL_MAX: Duration = Duration::from_secs(60);
+
+/// How often a call, or a look at the links, is tried again at once.
+const TRIES_MAX: usize = 1000;
+
+/// A worker in the middle of its job.
+pub(crate) struct Member {
+    worker: u32,
+    session: Session,
+    random: Random,
+    phase: Phase,
+    /// By key: the most this worker has seen.
+    seen: Vec<f32>,
+    pub(crate) tally: Tally,
+}
+
+/// What a worker has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) pushes: u64,
+    pub(crate) pulls: u64,
+    pub(crate) reconnects: u64,
+}
+
+/// Where a worker is in its loop.
+enum Phase {
+    /// About to pull.
+    Asking,
+    /// Waiting for values.
+    Pulling(Asked),
+    /// About to push, this many times more in this clock; `clock_key_at` of them with its own key.
+    Pushing { left: u64, clock_key_at: u64 },
+    /// All clocks are ticked, not all is answered.
+    Draining,
+    /// Done: everything that it pushed is answered.
+    Over,
+}
+
+/// A pull under way.
+struct Asked {
+    ticket: PullTicket,
+    keys: Vec<u64>,
+    clock: u64,
+}
+
+impl Member {
+    /// A worker that has joined and defined the table.
+    pub(crate) fn join(
+        cluster: &Cluster,
+        seed: u64,
+        plan: &Plan,
+        worker: u32,
+        keys: usize,
+    ) -> Result<Member, Failure> {
+        let mut member = Member {
+            worker,
+            session: cluster.session(worker, plan),
+            random: Random::new(seed, u64::from(worker)),
+            phase: Phase::Asking,
+            seen: vec![0.0; keys],
+            tally: Tally::default(),
+        };
+        let join = Join { job: JOB, workers: plan.workers, staleness: plan.staleness };
+        member.call(cluster, |session, deadline| session.join(join, deadline))?;
+        let spec = table_spec("counts", 1, &Sum);
+        member.call(cluster, |session, deadline| session.define(TABLE, &spec, deadline))?;
+        Ok(member)
+    }
+
+    /// Takes part for as long as it can without waiting.
+    pub(crate) fn act(
+        &mut self,
+        cluster: &Cluster,
+        plan: &Plan,
+        ledger: &mut Ledger,
+    ) -> Result<(), Failure> {
+        self.listen(cluster)?;
+        loop {
+            match std::mem::replace(&mut self.phase, Phase::Over) {
+                Phase::Asking if self.session.clock().get() == plan.clocks => {
+                    self.phase = Phase::Draining;
+                }
+                Phase::Asking => {
+                    let asked = self.ask(plan, ledger, 0)?;
+                    self.phase = Phase::Pulling(asked);
+                }
+                Phase::Pulling(asked) if self.session.is_over(&asked.ticket) => {
+                    self.check(asked, ledger)?;
+                    let left = 1 + self.random.below(plan.pushes_max);
+                    let clock_key_at = 1 + self.random.below(left);
+                    self.phase = Phase::Pushing { left, clock_key_at };
+                }
+                Phase::Pushing { left, clock_key_at } => {
+                    self.phase = self.push(plan, ledger, left, clock_key_at)?;
+                }
+                Phase::Draining if self.session.pushes_outstanding() == 0 => {
+                    self.phase = Phase::Over;
+                }
+                waits => {
+                    self.phase = waits;
+                    return Ok(());
+                }
+            }
+            if self.is_over() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether everything that it pushed is answered.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// Lets the world know when it wants to run again.
+    pub(crate) fn park(&mut self) {
+        self.session.park(Time::NEVER);
+    }
+
+    /// What all keys hold in the end, once every worker is over.
+    pub(crate) fn read_all(
+        &mut self,
+        cluster: &Cluster,
+        keys: &[u64],
+    ) -> Result<Vec<f32>, Failure> {
+        let split = self.session.split(keys).map_err(|error| self.failed(error))?;
+        let mut read = Vec::new();
+        self.call(cluster, |session, deadline| {
+            let ticket = session.pull(TABLE, &split, 1)?;
+            let values = session.wait_pull(ticket, deadline)?;
+            read = values.to_vec();
+            session.recycle(values);
+            Ok(())
+        })?;
+        Ok(read)
+    }
+
+    /// How many rows there are, on all shards together.
+    pub(crate) fn rows(&mut self, cluster: &Cluster) -> Result<u64, Failure> {
+        let mut rows = 0;
+        for shard in 0..self.session.shards() {
+            let shard = worker::ShardId::new(shard as u16);
+            self.call(cluster, |session, deadline| {
+                rows += session.measure(shard, TABLE, deadline)?.rows;
+                Ok(())
+            })?;
+        }
+        Ok(rows)
+    }
+
+    /// Ends its part in the job.
+    pub(crate) fn leave(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        self.call(cluster, Session::leave)
+    }
+
+    /// What its session has counted.
+    pub(crate) fn counts(&self) -> Counts {
+        self.session.counts()
+    }
+
+    /// What it is about, for a report.
+    pub(crate) fn describe(&self) -> String {
+        let phase = match &self.phase {
+            Phase::Asking => "about to pull".to_owned(),
+            Phase::Pulling(asked) => format!("pulling for clock {}", asked.clock),
+            Phase::Pushing { left, .. } => format!("with {left} pushes to make"),
+            Phase::Draining => format!("owed {} answers", self.session.pushes_outstanding()),
+            Phase::Over => "over".to_owned(),
+        };
+        format!("worker {} at {} {phase}", self.worker, self.session.clock())
+    }
+
+    /// Takes in what has come, over new links where the old ones broke.
+    fn listen(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        for _ in 0..TRIES_MAX {
+            match self.session.poll() {
+                Ok(()) => return Ok(()),
+                Err(error) => self.mend(cluster, error)?,
+            }
+        }
+        Err(self.stuck(cluster))
+    }
+
+    /// Waits for a call, which is made again where a link broke.
+    fn call(
+        &mut self,
+        cluster: &Cluster,
+        mut call: impl FnMut(&mut Session, Time) -> Result<(), WorkerError>,
+    ) -> Result<(), Failure> {
+        for _ in 0..TRIES_MAX {
+            let session = &mut self.session;
+            let deadline = session.now() + CALL_MAX;
+            match cluster.let_wait(|| call(session, deadline)) {
+                Ok(()) => return Ok(()),
+                Err(WorkerError::TimedOut { .. }) => {}
+                Err(error) => self.mend(cluster, error)?,
+            }
+        }
+        Err(self.stuck(cluster))
+    }
+
+    fn mend(&mut self, cluster: &Cluster, error: WorkerError) -> Result<(), Failure> {
+        match error {
+            WorkerError::ServerLost { server, .. } | WorkerError::Silent { server, .. } => {
+                self.tally.reconnects += 1;
+                cluster.relink(&mut self.session, self.worker, &server);
+                Ok(())
+            }
+            error => Err(self.failed(error)),
+        }
+    }
+
+    /// Pulls some counters and everybody's clock.
+    fn ask(&mut self, plan: &Plan, ledger: &Ledger, ahead: u64) -> Result<Asked, Failure> {
+        let mut keys = self.some_counters(plan);
+        keys.extend(ledger.clock_keys());
+        let keys: Vec<u64> = keys.into_iter().collect();
+        let split = self.session.split(&keys).map_err(|error| self.failed(error))?;
+        let ticket = self.session.pull_ahead(TABLE, &split, 1, ahead);
+        let ticket = ticket.map_err(|error| self.failed(error))?;
+        self.tally.pulls += 1;
+        Ok(Asked { ticket, keys, clock: self.session.clock().get() + ahead })
+    }
+
+    /// Pushes once, and ends the clock with the last push or after it.
+    fn push(
+        &mut self,
+        plan: &Plan,
+        ledger: &mut Ledger,
+        left: u64,
+        clock_key_at: u64,
+    ) -> Result<Phase, Failure> {
+        let clock = self.session.clock().get();
+        let mut keys = self.some_counters(plan);
+        if left == clock_key_at {
+            keys.insert(ledger.clock_key(self.worker));
+        }
+        let keys: Vec<u64> = keys.into_iter().collect();
+        let is_last = left == 1;
+        let goes_on = clock + 1 < plan.clocks;
+        let asked = match is_last && goes_on && self.random.below(3) == 0 {
+            true => Some(self.ask(plan, ledger, 1)?),
+            false => None,
+        };
+        let ticks_apart = self.random.below(3) == 0;
+        let then = if is_last && !ticks_apart { Then::Tick } else { Then::More };
+        ledger.push(clock, &keys);
+        self.tally.pushes += 1;
+        let pushed = self.push_ones(&keys, then);
+        let pushed = match is_last && ticks_apart {
+            true => pushed.and_then(|()| self.session.tick()),
+            false => pushed,
+        };
+        pushed.map_err(|error| self.failed(error))?;
+        Ok(match (is_last, asked) {
+            (false, _) => Phase::Pushing { left: left - 1, clock_key_at },
+            (true, Some(asked)) => Phase::Pulling(asked),
+            (true, None) => Phase::Asking,
+        })
+    }
+
+    fn push_ones(&mut self, keys: &[u64], then: Then) -> Result<(), WorkerError> {
+        let split = self.session.split(keys)?;
+        let mut deltas = self.session.deltas_buffer(keys.len());
+        Rc::get_mut(&mut deltas).expect("a fresh buffer is nobody else's").fill(1.0);
+        self.session.push(TABLE, &split, deltas, 1, then)
+    }
+
+    fn some_counters(&mut self, plan: &Plan) -> BTreeSet<u64> {
+        let count = self.random.below(plan.keys_max + 1);
+        (0..count).map(|_| self.random.below(plan.counters)).collect()
+    }
+
+    /// Checks what a pull that is over has seen.
+    fn check(&mut self, asked: Asked, ledger: &Ledger) -> Result<(), Failure> {
+        let Asked { ticket, keys, clock } = asked;
+        let now = self.session.now();
+        let values = self.session.wait_pull(ticket, now).map_err(|error| self.failed(error))?;
+        let checked = self.check_values(&keys, &values, clock, ledger);
+        self.session.recycle(values);
+        checked
+    }
+
+    fn check_values(
+        &mut self,
+        keys: &[u64],
+        values: &Values,
+        clock: u64,
+        ledger: &Ledger,
+    ) -> Result<(), Failure> {
+        let worker = self.worker;
+        for (&key, &found) in keys.iter().zip(values.as_slice()) {
+            let (floor, pushed) = (ledger.floor(key, clock), ledger.total(key));
+            let before = std::mem::replace(&mut self.seen[key as usize], found);
+            if found > pushed as f32 {
+                return Err(Failure::Invented { worker, key, pushed, found });
+            }
+            if found < floor as f32 {
+                return Err(Failure::Stale { worker, clock, key, floor, found });
+            }
+            if found < before {
+                return Err(Failure::WentBack { worker, key, before, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: WorkerError) -> Failure {
+        Failure::Session { worker: self.worker, error }
+    }
+
+    fn stuck(&self, cluster: &Cluster) -> Failure {
+        let seconds = cluster.now().nanos() as f64 * 1e-9;
+        Failure::Stuck { seconds, members: vec![self.describe()] }
+    }
+}

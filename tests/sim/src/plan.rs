@@ -1,0 +1,75 @@
+//! The plan of a run: how large the cluster is, what the job does, and what befalls it.
+//!
+//! Owns what a seed stands for. Acting on it is left to `cluster` and `member`.
+
+use std::time::Duration;
+
+use transport::Limits;
+use transport::simulated::Faults;
+use worker::{Staleness, Timeouts};
+
+use crate::random::Random;
+
+/// Sets a plan's stream apart from those of the workers, which are numbered from 0.
+const PLAN_STREAM: u64 = u64::MAX;
+
+/// What a seed stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Shards, each on a host of its own.
+    pub shards: usize,
+    /// Workers, each on a host of its own.
+    pub workers: u32,
+    /// How far a worker may be ahead.
+    pub staleness: Staleness,
+    /// Clocks that each worker finishes.
+    pub clocks: u64,
+    /// Counters, beside one for each worker's clocks.
+    pub counters: u64,
+    /// The most pushes of a worker in one clock.
+    pub pushes_max: u64,
+    /// The most counters that one push names.
+    pub keys_max: u64,
+    /// Bounds of every host's transport: short messages are many messages.
+    pub limits: Limits,
+    /// Requests that a worker may have in flight on one shard.
+    pub credit: u16,
+    /// Time-outs of the sessions.
+    pub timeouts: Timeouts,
+    /// What may befall a message.
+    pub faults: Faults,
+}
+
+impl Plan {
+    /// The plan of this seed.
+    pub fn from_seed(seed: u64) -> Plan {
+        let mut random = Random::new(seed, PLAN_STREAM);
+        let message_bytes_max = random.choose(&[256, 1024, 16 << 10]);
+        let under_way_bytes_max = message_bytes_max * random.choose(&[8, 32, 128]);
+        let request = Duration::from_millis(random.choose(&[20, 100, 1000]));
+        Plan {
+            shards: 1 + random.below(3) as usize,
+            workers: 1 + random.below(4) as u32,
+            staleness: random.choose(&[
+                Staleness::BSP,
+                Staleness::BSP,
+                Staleness::ssp(1),
+                Staleness::ssp(3),
+                Staleness::ASP,
+            ]),
+            clocks: 3 + random.below(8),
+            counters: random.choose(&[4, 40, 200]),
+            pushes_max: 1 + random.below(4),
+            keys_max: random.choose(&[3, 30]),
+            limits: Limits {
+                message_bytes_max,
+                send_bytes_max: under_way_bytes_max,
+                recv_bytes_max: under_way_bytes_max,
+                spin_ns: 0,
+            },
+            credit: random.choose(&[2, 8, 64]),
+            timeouts: Timeouts { request, give_up: request * 5 },
+            faults: Faults::from_seed(seed),
+        }
+    }
+}
