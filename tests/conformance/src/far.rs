@@ -103,8 +103,8 @@ pub fn flood(node: &mut Node, peer: PeerId) {
     assert_eq!(number, FLOOD_MESSAGES);
 }
 
-/// Posts and flushes the messages from number `next` to before `end`, as long as there is credit
-/// even after a flush. Returns the first number that is still to be sent.
+/// Posts and flushes the messages from number `next` to before `end`, as long as there is credit.
+/// Returns the first number that is still to be sent. A park after this ends when there is more.
 pub fn send_to(
     node: &mut Node,
     peer: PeerId,
@@ -112,17 +112,11 @@ pub fn send_to(
     end: u64,
     mut bytes: impl FnMut(u64) -> usize,
 ) -> u64 {
-    loop {
-        let first = next;
-        while next < end && node.send(peer, next, bytes(next)).is_ok() {
-            next += 1;
-        }
-        // A flush may bring credit back at once, and then no event tells of it.
-        node.transport.flush();
-        if next == first {
-            return next;
-        }
+    while next < end && node.send(peer, next, bytes(next)).is_ok() {
+        next += 1;
     }
+    node.transport.flush();
+    next
 }
 
 /// Turns one node, parking in between, until `reached` finds what it looks for.
@@ -149,17 +143,14 @@ fn echo(node: &mut Node, peer: PeerId) {
             return;
         }
         waiting.extend(node.received.drain(..).map(|(_, slot)| slot));
-        // As in `send_to`: park only if a flush brought no credit.
-        while answer(node, peer, &mut waiting) > 0 {
-            node.transport.flush();
-        }
+        answer(node, peer, &mut waiting);
+        node.transport.flush();
         node.transport.park(node.after(PATIENCE));
     }
 }
 
-/// Posts answers while there is credit. Returns how many.
-fn answer(node: &mut Node, peer: PeerId, waiting: &mut VecDeque<RecvSlot>) -> usize {
-    let mut answers = 0;
+/// Posts answers while there is credit.
+fn answer(node: &mut Node, peer: PeerId, waiting: &mut VecDeque<RecvSlot>) {
     while let Some(slot) = waiting.pop_front() {
         message::number_of(slot.bytes());
         let mut answer = match node.transport.acquire(peer, slot.bytes().len()) {
@@ -175,9 +166,7 @@ fn answer(node: &mut Node, peer: PeerId, waiting: &mut VecDeque<RecvSlot>) -> us
         answer.bytes_mut().copy_from_slice(slot.bytes());
         node.transport.post(answer);
         node.transport.release(slot);
-        answers += 1;
     }
-    answers
 }
 
 impl Role {

@@ -88,6 +88,8 @@ pub fn a_peer_that_is_closed_or_unknown_gets_no_slot(rig: &dyn Rig) {
     let unknown = nodes[0].transport.acquire(PeerId::new(99), 100);
     assert_eq!(unknown.expect_err("nobody has this number"), SendRefusal::NoSuchPeer);
     nodes[1].transport.close(peers[1]);
+    let at_once = nodes[1].transport.acquire(peers[1], 100);
+    assert_eq!(at_once.expect_err("it is closed here"), SendRefusal::NoSuchPeer);
     expect_closed(&mut nodes, 0);
     expect_closed(&mut nodes, 1);
     for (node, peer) in nodes.iter_mut().zip(peers) {

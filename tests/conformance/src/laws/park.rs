@@ -18,7 +18,9 @@ pub fn the_clock_never_goes_back_and_a_park_ends_by_its_deadline(rig: &dyn Rig) 
             before = transport.now();
         }
     }
+    let before = transport.now();
     transport.park(wire::Time::from_nanos(0)); // A deadline that is past is no wait.
+    assert!(transport.now() >= before, "the clock went back");
 }
 
 /// Long before the deadline.
