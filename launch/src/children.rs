@@ -125,9 +125,11 @@ impl Child {
         }
     }
 
-    /// Closes its standard input: a child that watches it ends.
-    pub fn dismiss(&mut self) {
-        drop(self.process.stdin.take());
+    /// Writes a line to its standard input. A child that has ended does not hear it.
+    pub fn tell(&mut self, line: &str) {
+        if let Some(stdin) = self.process.stdin.as_mut() {
+            let _ = stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush());
+        }
     }
 }
 

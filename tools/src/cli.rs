@@ -114,7 +114,7 @@ pub(crate) struct TrainArgs {
     /// How servers change a row [default: ftrl].
     #[arg(long, value_parser = ["ftrl", "adagrad", "adam", "sgd"])]
     pub(crate) optimizer: Option<String>,
-    /// Learning rate [default: 0.2 for ftrl, 0.05 for adagrad and sgd, 0.002 for adam].
+    /// Learning rate [default: 0.2 for ftrl, 0.05 for adagrad, 0.01 for adam and sgd].
     #[arg(long, value_name = "RATE")]
     pub(crate) alpha: Option<f32>,
     /// FTRL: damps the first steps [default: 1].

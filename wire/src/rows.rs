@@ -1,6 +1,7 @@
 //! Whole rows on the wire: what a scan answers and a load writes, and how many there are.
 //!
-//! Owns the cursor, the view and the size. Rows come in the shard's own order, so their keys are not sorted.
+//! Owns the cursor, the view and the size. Rows come in the shard's own order, so their keys are
+//! not sorted.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -2,7 +2,7 @@
 //!
 //! Owns reading the plan, telling the parent how it goes, and ending when the parent is gone.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::time::Duration;
 
 use learn::Epochs;
@@ -43,10 +43,16 @@ fn go(plan: &WorkerPlan, stop: &Stop) -> Result<(), Failure> {
     })
 }
 
-/// Asks this process to stop when standard input ends: the parent is gone.
+/// Asks this process to stop when the parent says so, by any line, or is gone: then standard
+/// input ends.
 pub(crate) fn watch_parent(stop: Stop) -> Result<(), Failure> {
     let watch = move || {
-        let _ = io::copy(&mut io::stdin().lock().take(u64::MAX), &mut io::sink());
+        for line in io::stdin().lock().lines() {
+            if line.is_err() {
+                break;
+            }
+            stop.ask();
+        }
         stop.ask();
         std::thread::sleep(FAREWELL_MAX);
         std::process::exit(1);

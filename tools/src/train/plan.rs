@@ -74,9 +74,12 @@ impl Plan {
             _ => StartedAs::Threads,
         };
         let transport = args.transport.unwrap_or(TransportFlag::Auto);
-        if transport == TransportFlag::Shm
-            && matches!(&servers, Servers::Running(places) if places.iter().any(|p| !p.starts_with("unix:")))
-        {
+        let by_tcp = |place: &String| !place.starts_with("unix:");
+        let running = match &servers {
+            Servers::Running(places) => &places[..],
+            Servers::Started(_) => &[],
+        };
+        if transport == TransportFlag::Shm && running.iter().any(by_tcp) {
             return Err(Failure::usage("--transport shm reaches servers at unix:PATH only"));
         }
         let epochs = args.epochs.unwrap_or(1);
@@ -209,8 +212,8 @@ fn optimizer(args: &TrainArgs) -> Result<Optimizer, Failure> {
             l2: args.l2.unwrap_or(0.0),
         },
         "adagrad" => Optimizer::AdaGrad { rate: rate(0.05) },
-        "adam" => Optimizer::Adam { rate: rate(0.002) },
-        "sgd" => Optimizer::Sgd { rate: rate(0.05) },
+        "adam" => Optimizer::Adam { rate: rate(0.01) },
+        "sgd" => Optimizer::Sgd { rate: rate(0.01) },
         other => return Err(Failure::usage(format!("--optimizer: no rule is named {other}"))),
     };
     let rule = optimizer.rule();

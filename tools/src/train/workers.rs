@@ -227,7 +227,12 @@ pub(crate) fn run_processes(
         numbers.push(number.map_err(Failure::failed)?);
     }
     let mut finished = vec![false; numbers.len()];
+    let mut told = false;
     gather(plan, board, stop, |wait| {
+        if stop.asked() && !told {
+            told = true;
+            numbers.iter().for_each(|&number| children.child(number).tell("stop\n"));
+        }
         let Some((number, event)) = children.next(wait) else { return Heard::Nothing };
         let worker = numbers.iter().position(|&known| known == number);
         match (worker, event) {

@@ -1,3 +1,5 @@
+//! What a ring promises, with peers that keep the rules and peers that break them.
+
 use std::collections::VecDeque;
 use std::thread;
 

@@ -1,3 +1,5 @@
+//! The transport over rings: sleeping, waking, closing, and peers that die.
+
 use std::thread;
 
 use wire::{Header, Kind, Seal};

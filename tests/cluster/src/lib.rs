@@ -1,2 +1,0 @@
-//! Real processes, killed and disturbed.
-#![forbid(unsafe_code)]
