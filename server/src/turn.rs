@@ -149,7 +149,7 @@ impl Core {
         };
         match self.shard.handle(slot.bytes(), &mut reply) {
             Outcome::Answered => self.transport.release(slot),
-            Outcome::Waiting => self.waiting.push(slot),
+            Outcome::Waiting => self.wait(slot),
             Outcome::NoSlot => {
                 self.blocked.push_back(slot);
                 return false;
@@ -165,6 +165,19 @@ impl Core {
             }
         }
         true
+    }
+
+    /// Keeps a pull until the clock advances, unless it is a copy of one that waits already: the
+    /// room that copies took would be missing for the push that the pull waits for.
+    fn wait(&mut self, slot: RecvSlot) {
+        let head = &slot.bytes()[..HEADER_BYTES];
+        let is_copy =
+            |one: &RecvSlot| one.peer() == slot.peer() && one.bytes()[..HEADER_BYTES] == *head;
+        if self.waiting.iter().any(is_copy) {
+            self.transport.release(slot);
+        } else {
+            self.waiting.push(slot);
+        }
     }
 
     /// Tries what had no room, in order; a peer that still has none keeps the rest of its own.

@@ -148,11 +148,20 @@ pub(crate) struct Window {
     pub(crate) open: usize,
     /// How many of them were sent.
     pub(crate) in_flight: usize,
+    /// How long their messages are, in bytes.
+    pub(crate) in_flight_bytes: usize,
 }
 
 impl Window {
     fn new(first: u64) -> Window {
-        Window { first, requests: VecDeque::new(), unsent: first, open: 0, in_flight: 0 }
+        Window {
+            first,
+            requests: VecDeque::new(),
+            unsent: first,
+            open: 0,
+            in_flight: 0,
+            in_flight_bytes: 0,
+        }
     }
 
     /// The number that the next request gets.
@@ -178,7 +187,10 @@ impl Window {
         let place = self.place(sequence)?;
         let request = self.requests.get_mut(place)?.take()?;
         self.open -= 1;
-        self.in_flight -= usize::from(request.sends > 0);
+        if request.sends > 0 {
+            self.in_flight -= 1;
+            self.in_flight_bytes -= request.message_bytes();
+        }
         while let Some(None) = self.requests.front() {
             self.requests.pop_front();
             self.first += 1;
@@ -195,16 +207,17 @@ impl Window {
         self.find(Sequence::new(self.unsent))
     }
 
-    /// Notes that the first unsent request is sent now.
-    pub(crate) fn note_sent(&mut self) {
+    /// Notes that the first unsent request, a message of `bytes` bytes, is sent now.
+    pub(crate) fn note_sent(&mut self, bytes: usize) {
         self.unsent += 1;
         self.in_flight += 1;
+        self.in_flight_bytes += bytes;
     }
 
     /// Makes every request unsent.
     fn unsend(&mut self) {
         self.unsent = self.first;
-        self.in_flight = 0;
+        (self.in_flight, self.in_flight_bytes) = (0, 0);
         self.iter_mut().for_each(|request| request.sends = 0);
     }
 
@@ -251,12 +264,14 @@ mod tests {
         while let Some(request) = link.pushes.first_unsent() {
             request.sends = 1;
             sent.push(request.header.sequence);
-            link.pushes.note_sent();
+            let bytes = request.message_bytes();
+            link.pushes.note_sent(bytes);
         }
         assert_eq!(sent, [2, 4, 5]);
         assert!(!link.has_unsent());
         sent.into_iter().for_each(|number| drop(link.take(Sequence::new(number))));
-        assert_eq!((link.pushes.in_flight, link.open()), (0, 0));
+        assert_eq!((link.pushes.in_flight, link.pushes.in_flight_bytes), (0, 0));
+        assert_eq!(link.open(), 0);
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::request::Request;
 pub(crate) struct Port {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) recv_bytes_max: usize,
+    /// Bytes that may be in flight to one shard of what may wait there. The shard's transport has
+    /// bounds like this one's, and what waits keeps its room there: a push that it waits for must
+    /// find some.
+    pub(crate) pulls_bytes_max: usize,
     isa: Isa,
     integrity: Integrity,
     message_bytes_max: usize,
@@ -25,13 +29,11 @@ impl Port {
     pub(crate) fn new(transport: Box<dyn Transport>, isa: Isa) -> Port {
         let limits = transport.limits();
         let integrity = transport.integrity();
-        // A message longer than what may be under way would never get a slot.
-        let message_bytes_max = limits
-            .message_bytes_max
-            .min(limits.send_bytes_max)
-            .min(limits.recv_bytes_max)
-            .min(FRAME_BYTES_MAX);
-        Port { transport, recv_bytes_max: limits.recv_bytes_max, isa, integrity, message_bytes_max }
+        // Pulls get half of what may be under way, and a push has to fit the other half.
+        let pulls_bytes_max = limits.send_bytes_max.min(limits.recv_bytes_max) / 2;
+        let message_bytes_max = limits.message_bytes_max.min(pulls_bytes_max).min(FRAME_BYTES_MAX);
+        let recv_bytes_max = limits.recv_bytes_max;
+        Port { transport, recv_bytes_max, pulls_bytes_max, isa, integrity, message_bytes_max }
     }
 
     pub(crate) fn now(&self) -> Time {

@@ -169,11 +169,14 @@ impl Session {
             return;
         }
         let (peer, in_flight_max) = (link.peer, link.in_flight_max());
-        for window in [&mut link.pushes, &mut link.others] {
+        let windows =
+            [(&mut link.pushes, usize::MAX), (&mut link.others, self.port.pulls_bytes_max)];
+        for (window, bytes_max) in windows {
             loop {
-                let has_credit = window.in_flight < in_flight_max;
+                let (in_flight, in_flight_bytes) = (window.in_flight, window.in_flight_bytes);
                 let Some(request) = window.first_unsent() else { break };
-                if !has_credit {
+                let bytes = request.message_bytes();
+                if in_flight >= in_flight_max || in_flight_bytes.saturating_add(bytes) > bytes_max {
                     return;
                 }
                 match self.port.post(peer, request) {
@@ -181,7 +184,7 @@ impl Session {
                         request.sends = 1;
                         request.due_at = self.port.due_at(now, self.timeouts.request);
                         self.timer_at = self.timer_at.min(now + self.timeouts.request);
-                        window.note_sent();
+                        window.note_sent(bytes);
                     }
                     Err(refusal) => {
                         link.lost = fault_of(refusal);
