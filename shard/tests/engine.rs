@@ -114,6 +114,7 @@ impl Rig {
         self.letters.sent.pop().expect("answered")
     }
 
+    #[allow(clippy::needless_pass_by_value)] // A letter is sent once.
     fn status(&mut self, letter: Letter) -> Status {
         let answer = self.answer(&letter);
         let (header, _) = wire::open(answer.bytes(), crc).expect("a sealed answer");

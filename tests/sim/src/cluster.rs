@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use kernels::Isa;
 use server::{Core, OnClosed, Who};
@@ -21,8 +22,11 @@ use wire::{Epoch, Incarnation, Routing, ShardId, Time, WorkerId};
 use worker::{Session, SessionSpec};
 
 use crate::plan::Plan;
+use crate::random::Random;
 
 const EPOCH: Epoch = Epoch::new(1);
+/// Sets the stream of a cluster's stops apart from the workers', which are numbered from 0.
+const STOPS_STREAM: u64 = u64::MAX - 1;
 const INCARNATION: Incarnation = Incarnation::new(1);
 
 /// What the rows of one shard may take, in bytes.
@@ -43,10 +47,36 @@ enum Driver {
 /// All servers, and the world they share with the workers.
 pub(crate) struct Cluster {
     world: World,
-    cores: Rc<RefCell<Vec<Core>>>,
+    cores: Rc<RefCell<Cores>>,
     driver: Rc<Cell<Driver>>,
     limits: Limits,
     isa: Isa,
+}
+
+/// The cores, and which of them are stopped.
+struct Cores {
+    cores: Vec<Core>,
+    /// By core: it has no turn before.
+    stopped_until: Vec<Time>,
+    stops_per_mille: u64,
+    stop_ns_max: u64,
+    random: Random,
+}
+
+impl Cores {
+    /// Every core has one turn, but those that are stopped, like a process by a signal.
+    fn turn(&mut self, now: Time) {
+        if self.random.below(1000) < self.stops_per_mille {
+            let core = self.random.below(self.cores.len() as u64) as usize;
+            let stop_ns = self.random.below(self.stop_ns_max);
+            self.stopped_until[core] = now + Duration::from_nanos(stop_ns);
+        }
+        for (core, &until) in self.cores.iter_mut().zip(&self.stopped_until) {
+            if now >= until {
+                core.turn();
+            }
+        }
+    }
 }
 
 impl Cluster {
@@ -66,7 +96,14 @@ impl Cluster {
             let endpoint = Box::new(world.endpoint(plan.limits));
             Core::with_on_closed(endpoint, Shard::new(spec.clone()), OnClosed::AwaitReconnect)
         };
-        let cores = Rc::new(RefCell::new((0..plan.shards).map(core).collect()));
+        let cores = Cores {
+            cores: (0..plan.shards).map(core).collect(),
+            stopped_until: vec![Time::default(); plan.shards],
+            stops_per_mille: plan.stops_per_mille,
+            stop_ns_max: 2 * plan.timeouts.give_up.as_nanos() as u64,
+            random: Random::new(seed, STOPS_STREAM),
+        };
+        let cores = Rc::new(RefCell::new(cores));
         let driver = Rc::new(Cell::new(Driver::Loop));
         Cluster { world, cores, driver, limits: plan.limits, isa }
     }
@@ -108,7 +145,7 @@ impl Cluster {
 
     /// Every core has one turn.
     pub(crate) fn turn(&self) {
-        turn(&self.cores);
+        self.cores.borrow_mut().turn(self.world.now());
     }
 
     /// Goes on to the next moment at which something happens.
@@ -144,7 +181,7 @@ impl Cluster {
             incarnation: INCARNATION,
             message_bytes_max: self.limits.message_bytes_max,
         };
-        let adopted = self.cores.borrow_mut()[shard].adopt(Link::Simulated(theirs), who);
+        let adopted = self.cores.borrow_mut().cores[shard].adopt(Link::Simulated(theirs), who);
         adopted.expect("an end of its own world");
         Link::Simulated(ours)
     }
@@ -152,12 +189,6 @@ impl Cluster {
 
 fn server_name(shard: usize) -> String {
     format!("shard {shard}")
-}
-
-fn turn(cores: &RefCell<Vec<Core>>) {
-    for core in cores.borrow_mut().iter_mut() {
-        core.turn();
-    }
 }
 
 fn step(world: &World) {
@@ -170,7 +201,7 @@ fn step(world: &World) {
 struct Driven {
     inner: Simulated,
     world: World,
-    cores: Rc<RefCell<Vec<Core>>>,
+    cores: Rc<RefCell<Cores>>,
     driver: Rc<Cell<Driver>>,
 }
 
@@ -219,7 +250,7 @@ impl Transport for Driven {
         self.inner.park(deadline);
         if self.driver.get() == Driver::Caller {
             step(&self.world);
-            turn(&self.cores);
+            self.cores.borrow_mut().turn(self.world.now());
         }
     }
 

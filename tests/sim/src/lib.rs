@@ -26,4 +26,4 @@ mod run;
 
 pub use failure::Failure;
 pub use plan::Plan;
-pub use run::{Report, Setup, run};
+pub use run::{Report, Setup, run, run_plan};

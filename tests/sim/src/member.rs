@@ -2,14 +2,15 @@
 //!
 //! Owns a session and what this worker has read so far. Which reads are true is left to `ledger`.
 //!
-//! Invariant: a pull is asked only after the answer to the one before was checked.
+//! Invariant: a pull is asked only after the answer to the one before was checked, but for one
+//! ahead of its clock, which is asked before the pushes that it waits for.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use shard::rule::{Sum, table_spec};
-use worker::{Counts, JobId, Join, PullTicket, Session, TableId, Then, Time, Values, WorkerError};
+use worker::{Counts, JobId, Join, PullTicket, Session, TableId, Then, Time, WorkerError};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
@@ -23,6 +24,12 @@ const JOB: JobId = JobId::new(7);
 /// How long one call may take, in world time, before it is made again.
 const CALL_MAX: Duration = Duration::from_secs(60);
 
+/// How long a worker computes at most, in time-outs of a request.
+const THINKING_REQUESTS_MAX: u64 = 8;
+
+/// How often a session that listens is polled at least, in polls a time-out of a request.
+const POLLS_A_REQUEST: u32 = 16;
+
 /// How often a call, or a look at the links, is tried again at once.
 const TRIES_MAX: usize = 1000;
 
@@ -32,6 +39,10 @@ pub(crate) struct Member {
     session: Session,
     random: Random,
     phase: Phase,
+    /// The pull for the clock after this one, if it is asked already.
+    next: Option<Asked>,
+    /// By key: what this worker has pushed.
+    pushed: Vec<u64>,
     /// By key: the most this worker has seen.
     seen: Vec<f32>,
     pub(crate) tally: Tally,
@@ -47,10 +58,12 @@ pub(crate) struct Tally {
 
 /// Where a worker is in its loop.
 enum Phase {
-    /// About to pull.
-    Asking,
+    /// About to pull, at once or when all of its pushes are answered.
+    Asking(When),
     /// Waiting for values.
     Pulling(Asked),
+    /// Computing until that moment, listening or not.
+    Thinking { until: Time, listening: Listening },
     /// About to push, this many times more in this clock; `clock_key_at` of them with its own key.
     Pushing { left: u64, clock_key_at: u64 },
     /// All clocks are ticked, not all is answered.
@@ -59,11 +72,25 @@ enum Phase {
     Over,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    AtOnce,
+    OncePushesAreAnswered,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listening {
+    Yes,
+    No,
+}
+
 /// A pull under way.
 struct Asked {
     ticket: PullTicket,
     keys: Vec<u64>,
     clock: u64,
+    /// By index of its key: what this worker itself knows to be there already.
+    own: Vec<u64>,
 }
 
 impl Member {
@@ -79,7 +106,9 @@ impl Member {
             worker,
             session: cluster.session(worker, plan),
             random: Random::new(seed, u64::from(worker)),
-            phase: Phase::Asking,
+            phase: Phase::Asking(When::AtOnce),
+            next: None,
+            pushed: vec![0; keys],
             seen: vec![0.0; keys],
             tally: Tally::default(),
         };
@@ -97,36 +126,41 @@ impl Member {
         plan: &Plan,
         ledger: &mut Ledger,
     ) -> Result<(), Failure> {
-        self.listen(cluster)?;
+        let now = cluster.now();
+        match self.phase {
+            Phase::Thinking { until, listening: Listening::No } if now < until => return Ok(()),
+            _ => self.listen(cluster)?,
+        }
         loop {
-            match std::mem::replace(&mut self.phase, Phase::Over) {
-                Phase::Asking if self.session.clock().get() == plan.clocks => {
-                    self.phase = Phase::Draining;
-                }
-                Phase::Asking => {
-                    let asked = self.ask(plan, ledger, 0)?;
-                    self.phase = Phase::Pulling(asked);
+            self.phase = match std::mem::replace(&mut self.phase, Phase::Over) {
+                Phase::Asking(_) if self.session.clock().get() == plan.clocks => Phase::Draining,
+                Phase::Asking(when)
+                    if when == When::AtOnce || self.session.pushes_outstanding() == 0 =>
+                {
+                    match self.next.take() {
+                        Some(asked) => Phase::Pulling(asked),
+                        None => Phase::Pulling(self.ask(plan, ledger, 0)?),
+                    }
                 }
                 Phase::Pulling(asked) if self.session.is_over(&asked.ticket) => {
                     self.check(asked, ledger)?;
+                    self.look_ahead(plan, ledger)?;
+                    self.think(plan, now)
+                }
+                Phase::Thinking { until, .. } if now >= until => {
                     let left = 1 + self.random.below(plan.pushes_max);
                     let clock_key_at = 1 + self.random.below(left);
-                    self.phase = Phase::Pushing { left, clock_key_at };
+                    Phase::Pushing { left, clock_key_at }
                 }
                 Phase::Pushing { left, clock_key_at } => {
-                    self.phase = self.push(plan, ledger, left, clock_key_at)?;
+                    self.push(plan, ledger, left, clock_key_at)?
                 }
-                Phase::Draining if self.session.pushes_outstanding() == 0 => {
-                    self.phase = Phase::Over;
-                }
+                Phase::Draining if self.session.pushes_outstanding() == 0 => return Ok(()),
                 waits => {
                     self.phase = waits;
                     return Ok(());
                 }
-            }
-            if self.is_over() {
-                return Ok(());
-            }
+            };
         }
     }
 
@@ -135,9 +169,15 @@ impl Member {
         matches!(self.phase, Phase::Over)
     }
 
-    /// Lets the world know when it wants to run again.
-    pub(crate) fn park(&mut self) {
-        self.session.park(Time::NEVER);
+    /// Lets the world know when it wants to run again. Who does not listen does not park either:
+    /// the world finds out in its own time.
+    pub(crate) fn park(&mut self, plan: &Plan) {
+        if !matches!(self.phase, Phase::Thinking { listening: Listening::No, .. }) {
+            // The park returns before time goes on. A session that is polled too seldom takes it
+            // that nobody was listening, and would never find a server silent.
+            let deadline = self.session.now() + plan.timeouts.request / POLLS_A_REQUEST;
+            self.session.park(deadline);
+        }
     }
 
     /// What all keys hold in the end, once every worker is over.
@@ -184,13 +224,19 @@ impl Member {
     /// What it is about, for a report.
     pub(crate) fn describe(&self) -> String {
         let phase = match &self.phase {
-            Phase::Asking => "about to pull".to_owned(),
+            Phase::Asking(_) => "about to pull".to_owned(),
+            Phase::Thinking { until, .. } => format!("thinking until {} ns", until.nanos()),
             Phase::Pulling(asked) => format!("pulling for clock {}", asked.clock),
             Phase::Pushing { left, .. } => format!("with {left} pushes to make"),
-            Phase::Draining => format!("owed {} answers", self.session.pushes_outstanding()),
+            Phase::Draining => "finishing".to_owned(),
             Phase::Over => "over".to_owned(),
         };
-        format!("worker {} at {} {phase}", self.worker, self.session.clock())
+        let (owed, links) = (self.session.pushes_outstanding(), self.tally.reconnects);
+        format!(
+            "worker {} at {}, {phase} (pushes unanswered: {owed}, new links: {links})",
+            self.worker,
+            self.session.clock()
+        )
     }
 
     /// Takes in what has come, over new links where the old ones broke.
@@ -233,6 +279,26 @@ impl Member {
         }
     }
 
+    /// Often asks for the next clock's values already.
+    fn look_ahead(&mut self, plan: &Plan, ledger: &Ledger) -> Result<(), Failure> {
+        let goes_on = self.session.clock().get() + 1 < plan.clocks;
+        if goes_on && self.random.below(3) == 0 {
+            self.next = Some(self.ask(plan, ledger, 1)?);
+        }
+        Ok(())
+    }
+
+    /// Mostly computes for no time at all, sometimes for a few time-outs.
+    fn think(&mut self, plan: &Plan, now: Time) -> Phase {
+        let request_ns = plan.timeouts.request.as_nanos() as u64;
+        let thinks_ns = match self.random.below(1000) < plan.thinks_per_mille {
+            true => self.random.below(THINKING_REQUESTS_MAX * request_ns),
+            false => 0,
+        };
+        let until = now + Duration::from_nanos(thinks_ns);
+        Phase::Thinking { until, listening: self.random.choose(&[Listening::Yes, Listening::No]) }
+    }
+
     /// Pulls some counters and everybody's clock.
     fn ask(&mut self, plan: &Plan, ledger: &Ledger, ahead: u64) -> Result<Asked, Failure> {
         let mut keys = self.some_counters(plan);
@@ -242,7 +308,10 @@ impl Member {
         let ticket = self.session.pull_ahead(TABLE, &split, 1, ahead);
         let ticket = ticket.map_err(|error| self.failed(error))?;
         self.tally.pulls += 1;
-        Ok(Asked { ticket, keys, clock: self.session.clock().get() + ahead })
+        let all_answered = self.session.pushes_outstanding() == 0;
+        let own = |&key: &u64| if all_answered { self.pushed[key as usize] } else { 0 };
+        let own = keys.iter().map(own).collect();
+        Ok(Asked { ticket, keys, clock: self.session.clock().get() + ahead, own })
     }
 
     /// Pushes once, and ends the clock with the last push or after it.
@@ -260,14 +329,10 @@ impl Member {
         }
         let keys: Vec<u64> = keys.into_iter().collect();
         let is_last = left == 1;
-        let goes_on = clock + 1 < plan.clocks;
-        let asked = match is_last && goes_on && self.random.below(3) == 0 {
-            true => Some(self.ask(plan, ledger, 1)?),
-            false => None,
-        };
         let ticks_apart = self.random.below(3) == 0;
         let then = if is_last && !ticks_apart { Then::Tick } else { Then::More };
         ledger.push(clock, &keys);
+        keys.iter().for_each(|&key| self.pushed[key as usize] += 1);
         self.tally.pushes += 1;
         let pushed = self.push_ones(&keys, then);
         let pushed = match is_last && ticks_apart {
@@ -275,10 +340,12 @@ impl Member {
             false => pushed,
         };
         pushed.map_err(|error| self.failed(error))?;
-        Ok(match (is_last, asked) {
-            (false, _) => Phase::Pushing { left: left - 1, clock_key_at },
-            (true, Some(asked)) => Phase::Pulling(asked),
-            (true, None) => Phase::Asking,
+        Ok(match is_last {
+            false => Phase::Pushing { left: left - 1, clock_key_at },
+            true => {
+                let when = [When::AtOnce, When::AtOnce, When::OncePushesAreAnswered];
+                Phase::Asking(self.random.choose(&when))
+            }
         })
     }
 
@@ -296,24 +363,11 @@ impl Member {
 
     /// Checks what a pull that is over has seen.
     fn check(&mut self, asked: Asked, ledger: &Ledger) -> Result<(), Failure> {
-        let Asked { ticket, keys, clock } = asked;
-        let now = self.session.now();
+        let Asked { ticket, keys, clock, own } = asked;
+        let (worker, now) = (self.worker, self.session.now());
         let values = self.session.wait_pull(ticket, now).map_err(|error| self.failed(error))?;
-        let checked = self.check_values(&keys, &values, clock, ledger);
-        self.session.recycle(values);
-        checked
-    }
-
-    fn check_values(
-        &mut self,
-        keys: &[u64],
-        values: &Values,
-        clock: u64,
-        ledger: &Ledger,
-    ) -> Result<(), Failure> {
-        let worker = self.worker;
-        for (&key, &found) in keys.iter().zip(values.as_slice()) {
-            let (floor, pushed) = (ledger.floor(key, clock), ledger.total(key));
+        for ((&key, &own), &found) in keys.iter().zip(&own).zip(values.as_slice()) {
+            let (floor, pushed) = (ledger.floor(key, clock).max(own), ledger.total(key));
             let before = std::mem::replace(&mut self.seen[key as usize], found);
             if found > pushed as f32 {
                 return Err(Failure::Invented { worker, key, pushed, found });
@@ -325,6 +379,7 @@ impl Member {
                 return Err(Failure::WentBack { worker, key, before, found });
             }
         }
+        self.session.recycle(values);
         Ok(())
     }
 

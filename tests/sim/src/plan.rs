@@ -30,6 +30,10 @@ pub struct Plan {
     pub pushes_max: u64,
     /// The most counters that one push names.
     pub keys_max: u64,
+    /// How often a worker computes for a while before it pushes, in per mille of its clocks.
+    pub thinks_per_mille: u64,
+    /// How often a shard stops for a while, in per mille of the world's steps.
+    pub stops_per_mille: u64,
     /// Bounds of every host's transport: short messages are many messages.
     pub limits: Limits,
     /// Requests that a worker may have in flight on one shard.
@@ -45,11 +49,11 @@ impl Plan {
     pub fn from_seed(seed: u64) -> Plan {
         let mut random = Random::new(seed, PLAN_STREAM);
         let message_bytes_max = random.choose(&[256, 1024, 16 << 10]);
-        let under_way_bytes_max = message_bytes_max * random.choose(&[8, 32, 128]);
+        let under_way_bytes_max = message_bytes_max * random.choose(&[2, 4, 16, 128]);
         let request = Duration::from_millis(random.choose(&[20, 100, 1000]));
         Plan {
-            shards: 1 + random.below(3) as usize,
-            workers: 1 + random.below(4) as u32,
+            shards: 1 + random.below(4) as usize,
+            workers: 1 + random.below(5) as u32,
             staleness: random.choose(&[
                 Staleness::BSP,
                 Staleness::BSP,
@@ -57,10 +61,12 @@ impl Plan {
                 Staleness::ssp(3),
                 Staleness::ASP,
             ]),
-            clocks: 3 + random.below(8),
+            clocks: 3 + random.below(30),
             counters: random.choose(&[4, 40, 200]),
-            pushes_max: 1 + random.below(4),
+            pushes_max: 1 + random.below(6),
             keys_max: random.choose(&[3, 30]),
+            thinks_per_mille: random.choose(&[0, 0, 50, 300]),
+            stops_per_mille: random.choose(&[0, 0, 1]),
             limits: Limits {
                 message_bytes_max,
                 send_bytes_max: under_way_bytes_max,
@@ -71,5 +77,10 @@ impl Plan {
             timeouts: Timeouts { request, give_up: request * 5 },
             faults: Faults::from_seed(seed),
         }
+    }
+
+    /// The same job on a network and on hosts that do nothing wrong.
+    pub fn without_faults(self) -> Plan {
+        Plan { faults: Faults::NONE, stops_per_mille: 0, ..self }
     }
 }

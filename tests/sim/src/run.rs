@@ -14,7 +14,7 @@ use crate::member::Member;
 use crate::plan::Plan;
 
 /// World time that a job may take, in nanoseconds.
-const RUN_MAX_NS: u64 = 600_000_000_000;
+const RUN_MAX_NS: u64 = 3_600_000_000_000;
 
 /// Turns that a job may take.
 const TURNS_MAX: u64 = 2_000_000;
@@ -54,27 +54,33 @@ pub struct Report {
     pub reconnects: u64,
 }
 
+/// Runs the job of [`Plan::from_seed`].
+///
+/// - Errors: as [`run_plan`].
+pub fn run(setup: &Setup) -> Result<Report, Failure> {
+    run_plan(setup, &Plan::from_seed(setup.seed))
+}
+
 /// Runs a job from its start to its end and checks every promise on the way.
 ///
 /// - Errors: the first broken promise.
-pub fn run(setup: &Setup) -> Result<Report, Failure> {
-    let plan = Plan::from_seed(setup.seed);
-    let cluster = Cluster::new(setup.seed, &plan, setup.isa, setup.mutation);
+pub fn run_plan(setup: &Setup, plan: &Plan) -> Result<Report, Failure> {
+    let cluster = Cluster::new(setup.seed, plan, setup.isa, setup.mutation);
     let mut ledger = Ledger::new(plan.counters, plan.workers, plan.staleness);
     let keys = ledger.keys();
     let members = (0..plan.workers)
-        .map(|worker| Member::join(&cluster, setup.seed, &plan, worker, keys.len()));
+        .map(|worker| Member::join(&cluster, setup.seed, plan, worker, keys.len()));
     let mut members = members.collect::<Result<Vec<_>, _>>()?;
     let all_over = |members: &[Member]| members.iter().all(Member::is_over);
-    take_turns(&cluster, &plan, &mut members, &mut ledger, all_over)?;
+    take_turns(&cluster, plan, &mut members, &mut ledger, all_over)?;
     let settled_ns = cluster.now().nanos() + SETTLE_NS;
     let settled = |_: &[Member]| cluster.now().nanos() >= settled_ns;
-    take_turns(&cluster, &plan, &mut members, &mut ledger, settled)?;
+    take_turns(&cluster, plan, &mut members, &mut ledger, settled)?;
     check_sums(&cluster, &mut members[0], &ledger)?;
     for member in &mut members {
         member.leave(&cluster)?;
     }
-    Ok(report(&cluster, &plan, &members))
+    Ok(report(&cluster, plan, &members))
 }
 
 /// Cores, workers and the network have their turns until `done`.
@@ -96,7 +102,7 @@ fn take_turns(
         if cluster.now().nanos() > RUN_MAX_NS {
             break;
         }
-        members.iter_mut().for_each(Member::park);
+        members.iter_mut().for_each(|member| member.park(plan));
         cluster.step();
     }
     let seconds = cluster.now().nanos() as f64 * 1e-9;

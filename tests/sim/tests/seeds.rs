@@ -4,10 +4,13 @@
 
 use kernels::Isa;
 use shard::Mutation;
-use sim::{Failure, Plan, Report, Setup, run};
+use sim::{Failure, Plan, Report, Setup, run, run_plan};
 
 /// Seeds of the long test.
 const SEEDS: u64 = 1000;
+
+/// Seeds whose plans are run without faults.
+const QUIET_SEEDS: u64 = 200;
 
 /// Within how many seeds a defect must be found.
 const MUTATION_SEEDS: u64 = 50;
@@ -63,6 +66,16 @@ fn a_thousand_seeds_apply_every_push_exactly_once() {
         for (what, count) in counts {
             assert!(count > 0, "no {what} in any run: the runs prove less than they say");
         }
+    }
+}
+
+#[test]
+fn without_faults_no_server_seems_silent_however_little_room_there_is() {
+    for seed in 0..QUIET_SEEDS {
+        let plan = Plan::from_seed(seed).without_faults();
+        let report = run_plan(&setup(seed, Mutation::None), &plan)
+            .unwrap_or_else(|failure| panic!("{failure}\nseed {seed}, {plan:#?}"));
+        assert_eq!(report.reconnects, 0, "seed {seed}, {plan:#?}");
     }
 }
 
