@@ -43,7 +43,7 @@ pub(crate) fn prefetch_for_later<T>(items: &[T], index: usize) {
     let _ = (items, index);
 }
 
-/// The eight keys of a line, half by half.
+/// The eight words of a line, half by half.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -60,7 +60,7 @@ fn load_half(keys: &[u64; 4]) -> __m256i {
     unsafe { _mm256_loadu_si256(keys.as_ptr().cast()) }
 }
 
-/// The eight keys of a line.
+/// The eight words of a line.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -1,12 +1,12 @@
-//! Probing: from keys to row numbers, through lines of eight keys.
+//! Probing: from keys to row numbers, through lines of five keys with their rows' numbers.
 //!
 //! Owns where a key may lie and how a batch is looked up with the cache asked ahead. Inserting,
 //! removing and growing are bookkeeping and left to `shard`.
 //!
-//! An index is two arrays of the same power of two of lines: keys, `[u64; 8]` a line, and row
-//! numbers beside them, `[u32; 8]` a line. Invariant, which `shard` keeps: a key lies in its home
-//! line or in one after it with no [`EMPTY`] lane in a line between; so a line with an empty lane
-//! ends a search.
+//! An index is a power of two of lines, each one line of the cache: five keys, then their five
+//! row numbers, so that a look-up waits for memory once before it waits for the row. Invariant,
+//! which [`insert`] keeps: a key lies in its home line or in one after it with no [`EMPTY`] lane
+//! in a line between; so a line with an empty lane ends a search.
 
 use crate::hash::mix;
 use crate::isa::{Isa, Level};
@@ -16,10 +16,19 @@ use crate::rows::MISSING;
 /// The key of a lane that holds none. No caller's key may be this one; a search for it misses.
 pub const EMPTY: u64 = u64::MAX;
 /// Keys in a line.
-pub const LANES: usize = 8;
+pub const LANES: usize = 5;
+/// One line: [`LANES`] keys, then their row numbers, two a word, the earlier one in the low half.
+pub type Line = [u64; LINE_WORDS];
+/// A line that holds no key.
+pub const EMPTY_LINE: Line = [EMPTY; LINE_WORDS];
 
-/// Keys between the one at work and the one whose lines the cache is asked for. A power of two.
-const KEYS_AHEAD: usize = 32;
+/// 64-bit words in a line.
+const LINE_WORDS: usize = CACHE_LINE_BYTES / size_of::<u64>();
+/// Bit `i` for each lane `i`: what a comparison says of the words after the keys means nothing.
+const KEY_LANES: u32 = (1 << LANES) - 1;
+/// Keys between the one at work and the one whose line the cache is asked for. A power of two.
+/// With 32 a first-level cache's buffers for lines under way ran out: a sixth slower.
+const KEYS_AHEAD: usize = 16;
 /// Keys whose unfinished searches are noted together.
 const BLOCK_KEYS: usize = 64;
 
@@ -36,8 +45,8 @@ pub const fn home(key: u64, lines: usize) -> usize {
 
 /// Looks up a batch of keys, and asks the cache for the rows it finds.
 ///
-/// - `keys`, `rows`: the index, line by line; as many lines in each, a power of two. Correct
-///   anywhere, fast where a line of keys starts on a cache line and one of rows on half of one.
+/// - `lines`: the index, a power of two of lines. Correct anywhere, fast where a line starts on a
+///   line of the cache.
 /// - `wanted`: `[count]` keys. `found`: `[count]`, receives row numbers, [`MISSING`] for no row.
 /// - `data`, `stride`: the arena that the row numbers point in, and f32 from one row to the next;
 ///   only for the cache: a row's first line is asked for, and the second where the stride is more
@@ -47,18 +56,16 @@ pub const fn home(key: u64, lines: usize) -> usize {
 ///   `u32::MAX` keys.
 pub fn find(
     isa: Isa,
-    keys: &[[u64; LANES]],
-    rows: &[[u32; LANES]],
+    lines: &[Line],
     wanted: &[u64],
     found: &mut [u32],
     data: &[f32],
     stride: usize,
 ) {
-    assert_eq!(keys.len(), rows.len(), "lines of keys against lines of row numbers");
-    assert!(keys.len().is_power_of_two(), "{} lines are not a power of two", keys.len());
+    assert!(lines.len().is_power_of_two(), "{} lines are not a power of two", lines.len());
     assert_eq!(wanted.len(), found.len(), "wanted keys against found rows");
     assert!(u32::try_from(wanted.len()).is_ok(), "a batch of {} keys", wanted.len());
-    let batch = Find { keys, rows, wanted, found, data, stride };
+    let batch = Find { lines, wanted, found, data, stride };
     match isa.level() {
         // SAFETY: only `Isa::detect` makes an `Isa` of level `Avx512`, after CPUID reported it.
         #[cfg(target_arch = "x86_64")]
@@ -70,23 +77,43 @@ pub fn find(
     }
 }
 
-/// The first empty lane, as line and lane, that a search for `key` comes by: where an absent key
-/// belongs.
+/// Adds a key that is absent, in the first empty lane that a search for it comes by.
 ///
+/// - `lines`: a power of two of them.
 /// - Panics: if no lane is empty. `shard` grows an index long before.
-#[must_use]
-pub fn find_empty(keys: &[[u64; LANES]], key: u64) -> (usize, usize) {
-    let first = home(key, keys.len());
-    let lines = (0..keys.len()).map(|step| (first + step) & (keys.len() - 1));
-    let mut places = lines.filter_map(|line| {
-        keys[line].iter().position(|&lane| lane == EMPTY).map(|lane| (line, lane))
+pub fn insert(lines: &mut [Line], key: u64, row: u32) {
+    let first = home(key, lines.len());
+    let mut places = (0..lines.len()).filter_map(|step| {
+        let line = (first + step) & (lines.len() - 1);
+        lines[line][..LANES].iter().position(|&held| held == EMPTY).map(|lane| (line, lane))
     });
-    places.next().expect("an index that is full was not grown")
+    let (line, lane) = places.next().expect("an index that is full was not grown");
+    lines[line][lane] = key;
+    let (word, shift) = row_place(lane);
+    let others = lines[line][word] & !(u64::from(u32::MAX) << shift);
+    lines[line][word] = others | u64::from(row) << shift;
+}
+
+/// The keys of a line with their row numbers.
+pub fn entries(line: &Line) -> impl Iterator<Item = (u64, u32)> {
+    let lanes = (0..LANES).filter(|&lane| line[lane] != EMPTY);
+    lanes.map(|lane| (line[lane], row_at(line, lane)))
+}
+
+/// Where the row number of a lane lies: its word, and its lowest bit there.
+#[inline(always)]
+const fn row_place(lane: usize) -> (usize, u32) {
+    (LANES + lane / 2, 32 * (lane as u32 % 2))
+}
+
+#[inline(always)]
+fn row_at(line: &Line, lane: usize) -> u32 {
+    let (word, shift) = row_place(lane);
+    (line[word % LINE_WORDS] >> shift) as u32
 }
 
 struct Find<'a> {
-    keys: &'a [[u64; LANES]],
-    rows: &'a [[u32; LANES]],
+    lines: &'a [Line],
     wanted: &'a [u64],
     found: &'a mut [u32],
     data: &'a [f32],
@@ -105,17 +132,18 @@ struct Lanes {
 impl Lanes {
     /// The row number beside the wanted key, or [`MISSING`].
     #[inline(always)]
-    fn row(self, rows: &[u32; LANES]) -> u32 {
+    fn row(self, line: &Line) -> u32 {
         let held = self.equal & !self.empty;
-        let row = rows[held.trailing_zeros() as usize % LANES];
+        let row = row_at(line, held.trailing_zeros() as usize % LINE_WORDS);
         if held == 0 { MISSING } else { row }
     }
 }
 
 /// The reference.
 fn scalar(batch: Find<'_>) {
-    let bits = |line: &[u64; LANES], key| {
-        let lane_bits = line.iter().enumerate().map(|(lane, &held)| u32::from(held == key) << lane);
+    let bits = |line: &Line, key| {
+        let lane_bits =
+            line[..LANES].iter().enumerate().map(|(lane, &held)| u32::from(held == key) << lane);
         lane_bits.sum()
     };
     pipeline(batch, |line, key| Lanes { equal: bits(line, key), empty: bits(line, EMPTY) });
@@ -133,10 +161,8 @@ fn avx2(batch: Find<'_>) {
             let equal = _mm256_cmpeq_epi64(half, _mm256_set1_epi64x(key.cast_signed()));
             _mm256_movemask_pd(_mm256_castsi256_pd(equal)).cast_unsigned()
         };
-        Lanes {
-            equal: bits(low, key) | bits(high, key) << 4,
-            empty: bits(low, EMPTY) | bits(high, EMPTY) << 4,
-        }
+        let bits = |key| (bits(low, key) | bits(high, key) << 4) & KEY_LANES;
+        Lanes { equal: bits(key), empty: bits(EMPTY) }
     });
 }
 
@@ -147,7 +173,8 @@ fn avx512(batch: Find<'_>) {
     pipeline(batch, |line, key| {
         let line = crate::lanes::load_avx512(line);
         let bits = |key: u64| {
-            u32::from(_mm512_cmpeq_epi64_mask(line, _mm512_set1_epi64(key.cast_signed())))
+            let equal = _mm512_cmpeq_epi64_mask(line, _mm512_set1_epi64(key.cast_signed()));
+            u32::from(equal) & KEY_LANES
         };
         Lanes { equal: bits(key), empty: bits(EMPTY) }
     });
@@ -158,20 +185,19 @@ fn avx512(batch: Find<'_>) {
 /// its home line nor ruled out by it is noted, its next line asked for, and its search finished a
 /// block later.
 #[inline(always)]
-fn pipeline(batch: Find<'_>, compare: impl Fn(&[u64; LANES], u64) -> Lanes) {
-    let Find { keys, rows, wanted, found, data, stride } = batch;
+fn pipeline(batch: Find<'_>, compare: impl Fn(&Line, u64) -> Lanes) {
+    let Find { lines, wanted, found, data, stride } = batch;
     let mut homes = [0; KEYS_AHEAD];
     let ask = |homes: &mut [usize; KEYS_AHEAD], index: usize| {
         if let Some(&key) = wanted.get(index) {
-            let line = home(key, keys.len());
+            let line = home(key, lines.len());
             homes[index % KEYS_AHEAD] = line;
-            prefetch(keys, line);
-            prefetch(rows, line);
+            prefetch(lines, line);
         }
     };
     let settle = |late: &Late, found: &mut [u32]| {
         for &index in &late.indices[..late.count] {
-            let row = search_on(keys, rows, wanted[index as usize], &compare);
+            let row = search_on(lines, wanted[index as usize], &compare);
             found[index as usize] = row;
             prefetch_data(data, row, stride);
         }
@@ -183,16 +209,14 @@ fn pipeline(batch: Find<'_>, compare: impl Fn(&[u64; LANES], u64) -> Lanes) {
         for index in start..wanted.len().min(start + BLOCK_KEYS) {
             let first = homes[index % KEYS_AHEAD];
             ask(&mut homes, index + KEYS_AHEAD);
-            let lanes = compare(&keys[first], wanted[index]);
-            let row = lanes.row(&rows[first]);
+            let lanes = compare(&lines[first], wanted[index]);
+            let row = lanes.row(&lines[first]);
             found[index] = row;
             prefetch_data(data, row, stride);
             let goes_on = lanes.equal | lanes.empty == 0;
             late.indices[late.count] = index as u32;
             late.count += usize::from(goes_on);
-            let next = (first + usize::from(goes_on)) & (keys.len() - 1);
-            prefetch(keys, next);
-            prefetch(rows, next);
+            prefetch(lines, (first + usize::from(goes_on)) & (lines.len() - 1));
         }
         settle(&late_before, found);
         late_before = late;
@@ -212,18 +236,13 @@ impl Late {
 
 /// Finishes a search whose home line was full of other keys.
 #[inline(always)]
-fn search_on(
-    keys: &[[u64; LANES]],
-    rows: &[[u32; LANES]],
-    key: u64,
-    compare: impl Fn(&[u64; LANES], u64) -> Lanes,
-) -> u32 {
-    let first = home(key, keys.len());
-    for step in 1..keys.len() {
-        let line = (first + step) & (keys.len() - 1);
-        let lanes = compare(&keys[line], key);
+fn search_on(lines: &[Line], key: u64, compare: impl Fn(&Line, u64) -> Lanes) -> u32 {
+    let first = home(key, lines.len());
+    for step in 1..lines.len() {
+        let line = &lines[(first + step) & (lines.len() - 1)];
+        let lanes = compare(line, key);
         if lanes.equal | lanes.empty != 0 {
-            return lanes.row(&rows[line]);
+            return lanes.row(line);
         }
     }
     MISSING
@@ -246,22 +265,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Index = (Vec<[u64; LANES]>, Vec<[u32; LANES]>);
-
-    fn build(lines: usize, keys: impl IntoIterator<Item = u64>) -> Index {
-        let mut index = (vec![[EMPTY; LANES]; lines], vec![[0; LANES]; lines]);
-        for (row, key) in keys.into_iter().enumerate() {
-            let (line, lane) = find_empty(&index.0, key);
-            index.0[line][lane] = key;
-            index.1[line][lane] = row as u32;
-        }
+    fn build(lines: usize, keys: impl IntoIterator<Item = u64>) -> Vec<Line> {
+        let mut index = vec![EMPTY_LINE; lines];
+        (0..).zip(keys).for_each(|(row, key)| insert(&mut index, key, row));
         index
     }
 
-    fn found_by_each_level((keys, rows): &Index, wanted: &[u64]) -> Vec<Vec<u32>> {
+    fn found_by_each_level(lines: &[Line], wanted: &[u64]) -> Vec<Vec<u32>> {
         let find = |isa| {
             let mut found = vec![7; wanted.len()];
-            find(isa, keys, rows, wanted, &mut found, &[], 8);
+            find(isa, lines, wanted, &mut found, &[], 8);
             found
         };
         Isa::available().into_iter().map(find).collect()
@@ -291,9 +304,17 @@ mod tests {
 
     #[test]
     fn the_key_that_means_empty_is_never_found() {
-        for found in found_by_each_level(&build(2, 0..5), &[EMPTY, 3]) {
+        for found in found_by_each_level(&build(2, 0..4), &[EMPTY, 3]) {
             assert_eq!(found, [MISSING, 3]);
         }
+    }
+
+    #[test]
+    fn the_entries_of_all_lines_are_the_keys_with_their_rows() {
+        let lines = build(8, (0..30).map(mix));
+        let mut entries: Vec<(u64, u32)> = lines.iter().flat_map(entries).collect();
+        entries.sort_unstable_by_key(|&(_, row)| row);
+        assert_eq!(entries, (0..30).map(|row| (mix(row.into()), row)).collect::<Vec<_>>());
     }
 
     #[test]

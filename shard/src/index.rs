@@ -1,4 +1,4 @@
-//! A table's index: from key to row number, in lines of eight keys.
+//! A table's index: from key to row number, in lines of five keys.
 //!
 //! Owns the lines, their growth and the order of a scan. Searching a batch is left to
 //! `kernels::probe`, the rows to `table`.
@@ -7,17 +7,14 @@
 //! [`LOAD_MAX`] of the places are taken, so every search ends.
 
 use kernels::Isa;
-use kernels::probe::{self, EMPTY};
+use kernels::probe::{self, EMPTY_LINE, LANES, Line};
 use memory::Arena;
 
 /// Lines of a fresh index.
 const LINES_FIRST: usize = 64;
 
 /// Places taken before the index doubles, in tenths. Source: `BENCHMARKS.md`, index load.
-const LOAD_MAX_TENTHS: usize = 7;
-
-/// Keys in a line.
-const LANES: usize = 8;
+const LOAD_MAX_TENTHS: usize = 6;
 
 /// Why the index does not grow: the kernel gives no memory. The index is as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +23,13 @@ pub(crate) struct NoMemory;
 /// The index of one table.
 #[derive(Debug)]
 pub(crate) struct Index {
-    keys: Arena<[u64; LANES]>,
-    rows: Arena<[u32; LANES]>,
+    lines: Arena<Line>,
     taken: usize,
 }
 
 impl Index {
     pub(crate) fn new() -> Result<Index, NoMemory> {
-        let (keys, rows) = lines(LINES_FIRST)?;
-        Ok(Index { keys, rows, taken: 0 })
+        Ok(Index { lines: lines(LINES_FIRST)?, taken: 0 })
     }
 
     /// Writes the row number of each wanted key, or `kernels::MISSING`, and starts fetching the
@@ -47,28 +42,22 @@ impl Index {
         floats: &[f32],
         stride: usize,
     ) {
-        let (keys, rows) = (self.keys.as_slice(), self.rows.as_slice());
-        probe::find(isa, keys, rows, wanted, found, floats, stride);
+        probe::find(isa, self.lines.as_slice(), wanted, found, floats, stride);
     }
 
     /// Makes room for so many more keys, so that [`Index::insert`] cannot fail.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
         let wanted = self.taken + more;
-        let mut count = self.keys.len();
+        let mut count = self.lines.len();
         while wanted * 10 > count * LANES * LOAD_MAX_TENTHS {
             count *= 2;
         }
-        if count == self.keys.len() {
+        if count == self.lines.len() {
             return Ok(());
         }
-        let (keys, rows) = lines(count)?;
-        let mut larger = Index { keys, rows, taken: 0 };
-        for (line_keys, line_rows) in self.keys.as_slice().iter().zip(self.rows.as_slice()) {
-            for (&key, &row) in line_keys.iter().zip(line_rows) {
-                if key != EMPTY {
-                    larger.insert(key, row);
-                }
-            }
+        let mut larger = Index { lines: lines(count)?, taken: 0 };
+        for (key, row) in self.lines.as_slice().iter().flat_map(probe::entries) {
+            larger.insert(key, row);
         }
         *self = larger;
         Ok(())
@@ -76,39 +65,31 @@ impl Index {
 
     /// Adds a key that is absent, after [`Index::reserve`].
     pub(crate) fn insert(&mut self, key: u64, row: u32) {
-        let (line, lane) = probe::find_empty(self.keys.as_slice(), key);
-        self.keys.as_mut_slice()[line][lane] = key;
-        self.rows.as_mut_slice()[line][lane] = row;
+        probe::insert(self.lines.as_mut_slice(), key, row);
         self.taken += 1;
     }
 
     /// Count of lines: a scan walks them, and another count makes its cursor stale.
     pub(crate) fn lines(&self) -> usize {
-        self.keys.len()
+        self.lines.len()
     }
 
     /// The keys and row numbers of a line.
     pub(crate) fn line(&self, line: usize) -> impl Iterator<Item = (u64, u32)> {
-        let pairs = self.keys.as_slice()[line].into_iter().zip(self.rows.as_slice()[line]);
-        pairs.filter(|&(key, _)| key != EMPTY)
+        probe::entries(&self.lines.as_slice()[line])
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.keys.len() * size_of::<[u64; LANES]>() + self.rows.len() * size_of::<[u32; LANES]>()
+        self.lines.len() * size_of::<Line>()
     }
 }
 
-/// Keys and row numbers, line by line.
-type Lines = (Arena<[u64; LANES]>, Arena<[u32; LANES]>);
-
 /// So many empty lines.
-fn lines(count: usize) -> Result<Lines, NoMemory> {
-    let mut keys = Arena::reserve(count).map_err(|_| NoMemory)?;
-    let mut rows = Arena::reserve(count).map_err(|_| NoMemory)?;
-    keys.grow_to(count).map_err(|_| NoMemory)?;
-    rows.grow_to(count).map_err(|_| NoMemory)?;
-    keys.as_mut_slice().fill([EMPTY; LANES]);
-    Ok((keys, rows))
+fn lines(count: usize) -> Result<Arena<Line>, NoMemory> {
+    let mut lines = Arena::reserve(count).map_err(|_| NoMemory)?;
+    lines.grow_to(count).map_err(|_| NoMemory)?;
+    lines.as_mut_slice().fill(EMPTY_LINE);
+    Ok(lines)
 }
 
 #[cfg(test)]
