@@ -257,8 +257,7 @@ impl Shard {
         keys: Keys<'_>,
         outbox: &mut O,
     ) -> Result<(), Stop> {
-        let waits =
-            header.worker() != WorkerId::OBSERVER && self.mutation != Mutation::ReadsEarly;
+        let waits = header.worker() != WorkerId::OBSERVER && self.mutation != Mutation::ReadsEarly;
         let job = self.member_job(header)?;
         if waits && !job.may_read(header.clock()) {
             return Err(Stop::Waiting);
@@ -268,9 +267,10 @@ impl Shard {
         let width = table.widths().value;
         let body_bytes = keys.as_slice().len() * width * size_of::<f32>();
         check_length(outbox, HEADER_BYTES + body_bytes)?;
+        let seal = outbox.seal();
         let mut slot = outbox.acquire(HEADER_BYTES + body_bytes).ok_or(Stop::NoSlot)?;
         let values = floats_mut(&mut O::bytes_mut(&mut slot)[HEADER_BYTES..]);
-        table.pull(keys.as_slice(), values);
+        table.pull(keys.as_slice(), values, seal);
         let answer = stamp.header(header, Kind::Values);
         let answer = Header { keys: header.keys, width: width as u16, ..answer };
         stamp.send(outbox, slot, answer);

@@ -10,7 +10,7 @@ use transport::{Integrity, PeerId, RecvSlot, SendRefusal, Transport};
 use wire::{FRAME_BYTES_MAX, HEADER_BYTES, Header, Malformed, Seal, Time};
 
 use crate::error::WorkerError;
-use crate::request::Request;
+use crate::request::{Pen, Request};
 
 /// A transport and what is known of it.
 pub(crate) struct Port {
@@ -72,13 +72,13 @@ impl Port {
 
     /// Posts `request`, the same bytes each time; it leaves with the next flush.
     pub(crate) fn post(&mut self, peer: PeerId, request: &Request) -> Result<(), SendRefusal> {
-        let mut slot = self.transport.acquire(peer, request.message_bytes())?;
-        let message = slot.bytes_mut();
-        request.write_body(message);
         let seal = match self.integrity {
             Integrity::NeedsChecksum => Seal::Body,
             Integrity::Memory => Seal::HeaderOnly,
         };
+        let mut slot = self.transport.acquire(peer, request.message_bytes())?;
+        let message = slot.bytes_mut();
+        request.write_body(Pen { isa: self.isa, seal }, message);
         wire::seal(message, request.header, seal, |bytes| crc32c(self.isa, 0, bytes));
         self.transport.post(slot);
         Ok(())
