@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::ops::{Deref, DerefMut};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,35 @@ const HANG: Duration = Duration::from_secs(60);
 /// More rows than a test has time for.
 const ENDLESS: &str = "gen:criteo?rows=1000000000&seed=1";
 
-fn endless(arguments: &[&str]) -> Child {
+/// A run under way; dropped, it is killed, and with it its children.
+struct Job(Child);
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Deref for Job {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Job {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+fn endless(arguments: &[&str]) -> Job {
     let mut all = vec!["train", "--train", ENDLESS, "--workers", "2", "--servers-local", "2"];
     all.extend(arguments);
     let mut command = gradwire(&all);
-    command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts")
+    Job(command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts"))
 }
 
 /// The children of a process whose command has this word.

@@ -218,7 +218,7 @@ mod tests {
     fn ticks_are_round_numbers_with_as_many_digits_as_they_need() {
         let rows = labels(&[0.0, 45_840_617.0], Floor::Zero);
         assert_eq!(rows, ["0", "10M", "20M", "30M", "40M", "50M"]);
-        let loss = labels(&[0.4512, 0.6931], Floor::Data);
+        let loss = labels(&[0.4512, 0.6912], Floor::Data);
         assert_eq!(loss, ["0.45", "0.50", "0.55", "0.60", "0.65", "0.70"]);
         let flat = labels(&[0.5, 0.5], Floor::Data);
         assert!(flat.len() > 1);
