@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::data::{ColumnSpec, Csr, DataError, Progress, Source, SourceSpec};
+use crate::data::{ColumnSpec, Csr, DataError, Source, SourceSpec};
 
 /// Where a worker takes its batches from.
 pub trait Feed {
@@ -57,12 +57,11 @@ impl Epochs {
     /// How far it is.
     pub fn progress(&self) -> FeedProgress {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Progress { rows, bad_rows, .. } = state.source.progress();
-        let pass = fraction(&state.source.progress());
+        let pass = state.source.progress();
         FeedProgress {
-            rows: state.rows_before + rows,
-            bad_rows,
-            fraction: (f64::from(state.epoch) + pass) / f64::from(self.epochs.max(1)),
+            rows: state.rows_before + pass.rows,
+            bad_rows: pass.bad_rows,
+            fraction: (f64::from(state.epoch) + pass.fraction()) / f64::from(self.epochs.max(1)),
         }
     }
 
@@ -103,14 +102,4 @@ impl Feed for Epochs {
     fn recycle(&self, batch: Csr) {
         self.source().0.recycle(batch);
     }
-}
-
-/// Part of one pass that is read.
-fn fraction(progress: &Progress) -> f64 {
-    let part = |done: u64, all: u64| if all == 0 { 0.0 } else { done as f64 / all as f64 };
-    match progress.rows_total {
-        Some(rows_total) => part(progress.rows, rows_total),
-        None => part(progress.bytes_read, progress.bytes_total),
-    }
-    .min(1.0)
 }

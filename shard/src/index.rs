@@ -4,7 +4,7 @@
 //! `kernels::probe`, the rows to `table`.
 //!
 //! Invariant: a key lies in its home line or in a later one with no empty place between; at most
-//! [`LOAD_MAX`] of the places are taken, so every search ends.
+//! seven tenths of the places are taken, so every search ends.
 
 use kernels::Isa;
 use kernels::probe::{self, EMPTY_LINE, LANES, Line};
@@ -13,7 +13,8 @@ use memory::Arena;
 /// Lines of a fresh index.
 const LINES_FIRST: usize = 64;
 
-/// Places taken before the index doubles, in tenths. Source: `BENCHMARKS.md`, index load.
+/// Places taken before the index doubles, in tenths. Fuller lines make longer searches: see
+/// `docs/decisions/0006-keys-and-row-numbers-in-one-line.md`.
 const LOAD_MAX_TENTHS: usize = 6;
 
 /// Why the index does not grow: the kernel gives no memory. The index is as before.
