@@ -5,9 +5,9 @@
 //!
 //! Under FTRL and SGD the worker walks row by row and applies each row's step to its own copy of
 //! the weights before the next row: gradients of correlated features that are all taken at the
-//! same weights overshoot together (`docs/decisions/0004-ftrl-deltas-and-local-steps.md`). The shard gets
-//! sums of g and of g², so its rule sees every example. Under AdaGrad and Adam the gradient is
-//! that of the whole batch.
+//! same weights overshoot together. The shard gets sums of g and of g², so its rule sees every
+//! example. Under AdaGrad and Adam the gradient is that of the whole batch. Evidence:
+//! `docs/decisions/0004-ftrl-deltas-and-local-steps.md`.
 
 use serde::{Deserialize, Serialize};
 use shard::rule::{AdaGrad, Adam, Ftrl, Rule, Sgd};

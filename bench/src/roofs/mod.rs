@@ -1,6 +1,6 @@
 //! Roofs: what this machine does when nothing but the bare work is done.
 //!
-//! Owns four: memory in order ([`triad`]), memory at random ([`Rows`]), bytes over the transport
+//! Owns four: memory in order (`triad`), memory at random ([`Rows`]), bytes over the transport
 //! and round trips over it ([`Wire`]). A run measures them between its repeats, on the same
 //! processors.
 
