@@ -331,6 +331,6 @@ mod tests {
         let table = report().render_table();
         let push = "push  20 000 000  10 000 000  30 000 000          25.0 %     20.0 %";
         assert!(table.contains(push), "{table}");
-        assert!(table.contains("closed loop, window 4"), "{table}");
+        assert!(table.contains("closed loop, window 8"), "{table}");
     }
 }

@@ -109,7 +109,7 @@ impl Default for PushPullSpec {
             zipf_exponent: 0.0,
             seconds: 1.0,
             repeats: 7,
-            in_flight: 4,
+            in_flight: 8,
             seed: 1,
         }
     }
