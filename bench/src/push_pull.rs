@@ -16,7 +16,7 @@ use server::{Pinning, ServerSpec};
 use shard::rule::{Rule, Rules, table_spec};
 use transport::Limits;
 use wire::{Epoch, Incarnation, JobId, TableId, Time, WorkerId};
-use worker::{Join, PullTicket, Session, Staleness, Then, Timeouts, Values, WorkerError};
+use worker::{Join, PullTicket, Servers, Session, Staleness, Then, Timeouts, Values, WorkerError};
 
 use crate::error::{BenchError, Doing};
 use crate::keys::KeySet;

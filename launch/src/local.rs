@@ -12,7 +12,7 @@ use transport::shm::{self, Shm, ShmError};
 use transport::{AdoptError, Link, Transport};
 use wire::{Incarnation, Routing, RoutingError, WorkerId};
 use worker::{
-    ConnectError, ConnectSpec, Place, Session, SessionSpec, Timeouts, connect, ring_bytes,
+    ConnectError, ConnectSpec, Place, Servers, Session, SessionSpec, Timeouts, connect, ring_bytes,
 };
 
 /// How long connecting to a server of this process may take.
@@ -70,31 +70,6 @@ impl Local {
         Ok(Local { spec, doors, servers })
     }
 
-    /// A session with all shards, for the thread that calls.
-    pub fn session(
-        &self,
-        worker: WorkerId,
-        incarnation: Incarnation,
-    ) -> Result<Session, LocalError> {
-        match self.spec.server.way {
-            Way::Shm => self.session_by_shm(worker, incarnation),
-            Way::Tcp(backend) => {
-                let address = |door: &Door| door.address().map(|at| Place::Tcp(at.to_string()));
-                connect(&ConnectSpec {
-                    places: self.doors.iter().filter_map(address).collect(),
-                    worker,
-                    incarnation,
-                    epoch: self.spec.server.epoch,
-                    backend,
-                    limits: self.spec.server.limits,
-                    timeouts: self.spec.timeouts,
-                    connect_max: CONNECT_MAX,
-                })
-                .map_err(LocalError::Connect)
-            }
-        }
-    }
-
     fn session_by_shm(
         &self,
         worker: WorkerId,
@@ -123,6 +98,30 @@ impl Local {
             isa: Isa::detect(),
             timeouts: self.spec.timeouts,
         }))
+    }
+}
+
+impl Servers for Local {
+    type Error = LocalError;
+
+    fn session(&self, worker: WorkerId, incarnation: Incarnation) -> Result<Session, LocalError> {
+        match self.spec.server.way {
+            Way::Shm => self.session_by_shm(worker, incarnation),
+            Way::Tcp(backend) => {
+                let address = |door: &Door| door.address().map(|at| Place::Tcp(at.to_string()));
+                connect(&ConnectSpec {
+                    places: self.doors.iter().filter_map(address).collect(),
+                    worker,
+                    incarnation,
+                    epoch: self.spec.server.epoch,
+                    backend,
+                    limits: self.spec.server.limits,
+                    timeouts: self.spec.timeouts,
+                    connect_max: CONNECT_MAX,
+                })
+                .map_err(LocalError::Connect)
+            }
+        }
     }
 }
 

@@ -26,6 +26,11 @@ impl Table {
         Table { id, widths }
     }
 
+    /// Its number in the job.
+    pub const fn id(self) -> TableId {
+        self.id
+    }
+
     /// How many f32 a key has in a delta, a row and a value.
     pub const fn widths(self) -> Widths {
         self.widths

@@ -8,6 +8,7 @@
 
 pub mod data;
 mod feed;
+mod job;
 mod learner;
 mod logistic;
 pub mod metrics;
@@ -15,6 +16,7 @@ pub mod model;
 mod run;
 
 pub use feed::{Epochs, Feed, FeedProgress};
+pub use job::{CALL_MAX, INCARNATION, Job, JobError, Watch, Worked};
 pub use learner::{Ask, Io, Learner, Table};
 pub use logistic::{LogisticRegression, Optimizer, margins};
 pub use run::{Continue, PIPELINE_BATCHES, PUSHES_MAX, RunError, VALUES_MAX, learn, read};

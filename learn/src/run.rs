@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use worker::{Session, Then, WorkerError};
+use worker::{Refusal, Session, Then, WorkerError};
 
 use crate::data::{Csr, DataError};
 use crate::feed::Feed;
@@ -36,6 +36,14 @@ pub enum RunError {
     Data(DataError),
     /// The servers, or the way to them.
     Worker(WorkerError),
+}
+
+impl RunError {
+    /// Whether all that is wrong is that another worker has gone.
+    pub(crate) fn misses_worker(&self) -> bool {
+        let RunError::Worker(WorkerError::Refused { refusal, .. }) = self else { return false };
+        matches!(refusal, Refusal::WorkerLost { .. })
+    }
 }
 
 impl From<DataError> for RunError {

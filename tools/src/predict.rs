@@ -10,18 +10,17 @@ use kernels::logistic::sigmoid_one;
 use launch::{Local, LocalSpec};
 use learn::data::{Labels, Part, SourceSpec};
 use learn::metrics::Metrics;
-use learn::model::{ModelReader, write_whole_file};
-use learn::{Continue, Epochs, Table, margins, read};
+use learn::model::{ModelReader, check_table, write_whole_file};
+use learn::{Continue, Epochs, INCARNATION, Job, Table, margins, read};
 use server::{Pinning, Way};
 use shard::rule::Rules;
-use worker::{JobId, Session, Staleness, Timeouts, WorkerId};
+use worker::{JobId, Servers, Session, Staleness, Timeouts, WorkerId};
 
 use crate::cli::PredictArgs;
 use crate::failure::Failure;
 use crate::output::{complain, count};
 use crate::train::cluster::server_spec;
 use crate::train::keep::{DataManifest, fill, table_of};
-use crate::train::workers::{CALL_MAX, INCARNATION, WEIGHTS, join};
 
 /// Runs the command.
 pub(crate) fn run(arguments: &PredictArgs) -> Result<(), Failure> {
@@ -37,13 +36,12 @@ pub(crate) fn run(arguments: &PredictArgs) -> Result<(), Failure> {
     let local = LocalSpec { servers: 1, server, timeouts: Timeouts::default() };
     let local = Local::start(local).map_err(Failure::failed)?;
     let mut session = local.session(WorkerId::OBSERVER, INCARNATION).map_err(Failure::failed)?;
-    let deadline = session.now() + CALL_MAX;
-    let job = join(JobId::new(1), 1, Staleness::ASP);
-    session.join(job, deadline).map_err(Failure::failed)?;
-    session.define(WEIGHTS, &spec, deadline).map_err(Failure::failed)?;
-    fill(&reader, &mut session)?;
+    let mut job = Job::new(JobId::new(1), 1, Staleness::ASP);
+    let weights = job.table(&spec.name, spec.dim, &*rule);
+    check_table(table, &job.tables()[0]).map_err(Failure::failed)?;
+    job.begin(&mut session).map_err(Failure::failed)?;
+    fill(&reader, &mut session, weights)?;
 
-    let weights = Table::new(WEIGHTS, rule.widths(spec.dim as usize));
     let mut metrics = Metrics::default();
     let rows = match &arguments.output {
         Some(path) => {

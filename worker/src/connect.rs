@@ -39,6 +39,15 @@ pub enum Place {
     Unix(PathBuf),
 }
 
+/// Gives sessions with all shards of a cluster.
+pub trait Servers: Sync {
+    /// Why there is no session.
+    type Error: fmt::Display;
+
+    /// A session for the thread that calls.
+    fn session(&self, worker: WorkerId, incarnation: Incarnation) -> Result<Session, Self::Error>;
+}
+
 /// Who connects to whom, and how.
 #[derive(Clone, Debug)]
 pub struct ConnectSpec {

@@ -40,13 +40,13 @@ mod split;
 mod turn;
 
 pub use call::ScanPage;
-pub use connect::{ConnectError, ConnectSpec, Place, PlaceError, connect, ring_bytes};
+pub use connect::{ConnectError, ConnectSpec, Place, PlaceError, Servers, connect, ring_bytes};
 pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;
 pub use pull::{PullTicket, Values};
 pub use session::{Counts, Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
 pub use wire::{
-    Clock, Epoch, Incarnation, JobId, Join, ScanCursor, ShardId, Staleness, TableId, TableSize,
-    TableSpec, Time, WorkerId,
+    Clock, Epoch, Incarnation, JobId, Join, Refusal, ScanCursor, ShardId, Staleness, TableId,
+    TableSize, TableSpec, Time, WorkerId,
 };

@@ -5,9 +5,9 @@
 use std::io::{self, BufRead};
 use std::time::Duration;
 
-use learn::Epochs;
+use learn::{Epochs, INCARNATION, LogisticRegression};
 
-use super::workers::{INCARNATION, Report, WorkerPlan, work};
+use super::workers::{Done, Report, WorkerPlan, watch};
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Stop;
@@ -30,17 +30,18 @@ pub(crate) fn run() -> Result<(), Failure> {
 }
 
 fn go(plan: &WorkerPlan, stop: &Stop) -> Result<(), Failure> {
-    let none = || Failure::usage("the plan says no servers");
-    let contact = plan.contact.as_ref().ok_or_else(none)?;
     let feed = Epochs::open(plan.source.clone(), plan.epochs).map_err(Failure::failed)?;
-    let session = contact.session(plan.who(), INCARNATION)?;
-    let mut lost = false;
-    work(session, plan, &feed, stop, &mut |report| {
-        lost |= output::json(&report).is_err();
-        if lost {
-            stop.ask();
+    let mut session = plan.contact.session(plan.who(), INCARNATION)?;
+    let (job, weights) = plan.job();
+    let mut learner = LogisticRegression::new(weights, &plan.optimizer);
+    let mut watch = watch(&feed, stop, |report| {
+        if output::json(&report).is_err() {
+            stop.ask(); // Nobody listens any more.
         }
-    })
+    });
+    let worked = job.work(&mut session, &mut learner, &feed, &mut watch);
+    drop(watch);
+    output::json(&Report::Done(Box::new(Done::new(worked.map_err(Failure::failed)?, &feed))))
 }
 
 /// Asks this process to stop when the parent says so, by any line, or is gone: then standard

@@ -12,9 +12,11 @@ use server::{Pinning, ServerSpec, Way};
 use shard::rule::Rules;
 use transport::Limits;
 use transport::tcp::TcpBackend;
-use worker::{ConnectSpec, Epoch, Incarnation, Place, Session, Timeouts, WorkerId, connect};
+use worker::{
+    ConnectSpec, Epoch, Incarnation, Place, Servers, Session, Timeouts, WorkerId, connect,
+};
 
-use super::plan::{Plan, Servers, StartedAs};
+use super::plan::{Plan, ServersWanted, StartedAs};
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
 
@@ -71,29 +73,28 @@ impl Cluster {
     /// Starts the servers, or checks the names of those that run.
     pub(crate) fn start(plan: &Plan, children: &mut Children) -> Result<Cluster, Failure> {
         match (&plan.servers, plan.started_as) {
-            (Servers::Running(places), _) => {
+            (ServersWanted::Running(places), _) => {
                 let contact = Contact { places: places.clone(), transport: plan.transport };
                 contact.places()?;
                 Ok(Cluster::Remote(Remote { contact, _sockets: None }))
             }
-            (&Servers::Started(servers), StartedAs::Threads) => {
+            (&ServersWanted::Started(servers), StartedAs::Threads) => {
                 let way = way(plan.transport, Way::Shm);
                 let server = server_spec(way, 1, plan.isa, Pinning::Free);
                 let spec = LocalSpec { servers, server, timeouts: Timeouts::default() };
                 Local::start(spec).map(Cluster::Local).map_err(Failure::failed)
             }
-            (&Servers::Started(servers), StartedAs::Processes) => {
+            (&ServersWanted::Started(servers), StartedAs::Processes) => {
                 start_children(plan, servers, children).map(Cluster::Remote)
             }
         }
     }
+}
 
-    /// A session for the thread that calls.
-    pub(crate) fn session(
-        &self,
-        worker: WorkerId,
-        incarnation: Incarnation,
-    ) -> Result<Session, Failure> {
+impl Servers for Cluster {
+    type Error = Failure;
+
+    fn session(&self, worker: WorkerId, incarnation: Incarnation) -> Result<Session, Failure> {
         match self {
             Cluster::Local(local) => local.session(worker, incarnation).map_err(Failure::failed),
             Cluster::Remote(remote) => remote.contact.session(worker, incarnation),

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use learn::data::{ColumnSpec, Format, Intercept};
 use learn::model::{Manifest, ModelReader, ModelWriter, RowBatch, TableManifest, check_table};
+use learn::{CALL_MAX, Job, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use worker::{ScanCursor, Session, ShardId, TableSpec};
+use worker::{ScanCursor, Session, ShardId};
 
-use super::workers::{CALL_MAX, WEIGHTS};
 use crate::failure::Failure;
 
 /// How rows were read, so that others are read alike: `data` in the manifest.
@@ -27,11 +27,11 @@ pub(crate) struct DataManifest {
 pub(crate) fn save(
     dir: &Path,
     session: &mut Session,
-    spec: &TableSpec,
-    row_width: u32,
+    (job, weights): (&Job, Table),
     data: &DataManifest,
     trained: Map<String, Value>,
 ) -> Result<(), Failure> {
+    let row_width = u32::try_from(weights.widths().row).map_err(Failure::failed)?;
     let mut writer = ModelWriter::create(dir).map_err(Failure::failed)?;
     let mut parts = Vec::new();
     for shard in 0..session.shards() {
@@ -40,28 +40,37 @@ pub(crate) fn save(
         let mut cursor = ScanCursor::START;
         while cursor != ScanCursor::END {
             let deadline = session.now() + CALL_MAX;
-            let page = session.scan(shard, WEIGHTS, cursor, deadline).map_err(Failure::failed)?;
+            let page =
+                session.scan(shard, weights.id(), cursor, deadline).map_err(Failure::failed)?;
             part.write(&page.keys, &page.rows).map_err(Failure::failed)?;
             cursor = page.next;
         }
         parts.push(part.finish().map_err(Failure::failed)?);
     }
-    let mut manifest = Manifest::new("lr", vec![TableManifest::of(spec, row_width)]);
+    let mut manifest = Manifest::new("lr", vec![TableManifest::of(&job.tables()[0], row_width)]);
     manifest.data = serde_json::to_value(data).map_err(Failure::failed)?;
     manifest.trained = trained;
     writer.commit(manifest, parts).map_err(Failure::failed)
 }
 
-/// Loads the model directory `dir` into the weights' table, which is `spec`.
-pub(crate) fn load(dir: &Path, session: &mut Session, spec: &TableSpec) -> Result<(), Failure> {
+/// Loads the model directory `dir` into the job's only table, which must be alike.
+pub(crate) fn load(
+    dir: &Path,
+    session: &mut Session,
+    (job, weights): (&Job, Table),
+) -> Result<(), Failure> {
     let reader = ModelReader::open(dir).map_err(Failure::failed)?;
     let table = table_of(&reader)?;
-    check_table(table, spec).map_err(Failure::failed)?;
-    fill(&reader, session)
+    check_table(table, &job.tables()[0]).map_err(Failure::failed)?;
+    fill(&reader, session, weights)
 }
 
 /// Writes all rows of the model's only table into the weights' table.
-pub(crate) fn fill(reader: &ModelReader, session: &mut Session) -> Result<(), Failure> {
+pub(crate) fn fill(
+    reader: &ModelReader,
+    session: &mut Session,
+    weights: Table,
+) -> Result<(), Failure> {
     let mut batch = RowBatch::default();
     for part in reader.parts_of(0) {
         let mut part = part.map_err(Failure::failed)?;
@@ -69,7 +78,7 @@ pub(crate) fn fill(reader: &ModelReader, session: &mut Session) -> Result<(), Fa
         while part.next_batch(&mut batch).map_err(Failure::failed)? {
             let deadline = session.now() + CALL_MAX;
             session
-                .load(WEIGHTS, &batch.keys, &batch.rows, width, deadline)
+                .load(weights.id(), &batch.keys, &batch.rows, width, deadline)
                 .map_err(Failure::failed)?;
         }
     }

@@ -31,7 +31,7 @@ pub(crate) struct Plan {
     pub(crate) optimizer: Optimizer,
     pub(crate) epochs: u32,
     pub(crate) clock: ClockBound,
-    pub(crate) servers: Servers,
+    pub(crate) servers: ServersWanted,
     pub(crate) workers: u32,
     pub(crate) started_as: StartedAs,
     pub(crate) transport: TransportFlag,
@@ -44,7 +44,7 @@ pub(crate) struct Plan {
 
 /// Which servers hold the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Servers {
+pub(crate) enum ServersWanted {
     /// So many, started for this run.
     Started(u16),
     /// These, which run already.
@@ -76,8 +76,8 @@ impl Plan {
         let transport = args.transport.unwrap_or(TransportFlag::Auto);
         let by_tcp = |place: &String| !place.starts_with("unix:");
         let running = match &servers {
-            Servers::Running(places) => &places[..],
-            Servers::Started(_) => &[],
+            ServersWanted::Running(places) => &places[..],
+            ServersWanted::Started(_) => &[],
         };
         if transport == TransportFlag::Shm && running.iter().any(by_tcp) {
             return Err(Failure::usage("--transport shm reaches servers at unix:PATH only"));
@@ -122,13 +122,13 @@ fn in_range(name: &str, count: u32) -> Result<(), Failure> {
     Err(Failure::usage(format!("{name}: expected 1 to {STARTED_MAX}, found {count}")))
 }
 
-fn servers(args: &TrainArgs) -> Result<Servers, Failure> {
+fn servers(args: &TrainArgs) -> Result<ServersWanted, Failure> {
     if !args.servers.is_empty() {
-        return Ok(Servers::Running(args.servers.clone()));
+        return Ok(ServersWanted::Running(args.servers.clone()));
     }
     let started = args.servers_local.unwrap_or(1);
     in_range("--servers-local", u32::from(started))?;
-    Ok(Servers::Started(started))
+    Ok(ServersWanted::Started(started))
 }
 
 /// What is learned from and what is tested on.

@@ -1,21 +1,20 @@
 //! The workers of a run, as threads or as processes, and what they report.
 //!
 //! Owns starting them, gathering their reports, and finding out who ended the run. What a worker
-//! does is [`work`], the same in both cases.
+//! does is `learn::Job::work`, the same in both cases.
 //!
 //! Invariant: a run has succeeded when every worker has said so; else its error names the first
 //! cause, and a process that was killed is the cause before those who missed it.
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use launch::{ChildEvent, Children};
 use learn::data::{ColumnSpec, Share, SourceSpec};
 use learn::metrics::{BatchLoss, Metrics};
-use learn::{Continue, Epochs, LogisticRegression, Optimizer, Table, learn};
+use learn::{Continue, Epochs, Job, LogisticRegression, Optimizer, Table, Watch, Worked};
 use serde::{Deserialize, Serialize};
-use shard::rule::table_spec;
-use worker::{Incarnation, JobId, Join, Session, Staleness, TableId, TableSpec, WorkerId};
+use worker::{JobId, Staleness, WorkerId};
 
 use super::board::Board;
 use super::cluster::{Cluster, Contact};
@@ -26,17 +25,8 @@ use crate::signals::Stop;
 /// How often a worker reports.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
-/// How long one call to the servers may take.
-pub(crate) const CALL_MAX: Duration = Duration::from_secs(10);
-
 /// After a first failure, how long others may still tell a better cause.
 const CAUSE_WAIT: Duration = Duration::from_millis(500);
-
-/// The only life of a worker so far: a worker that dies ends the job.
-pub(crate) const INCARNATION: Incarnation = Incarnation::new(1);
-
-/// The table of the weights.
-pub(crate) const WEIGHTS: TableId = TableId::new(0);
 
 /// What one worker needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,8 +38,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) optimizer: Optimizer,
     pub(crate) source: SourceSpec,
     pub(crate) epochs: u32,
-    /// How a process reaches the servers; a thread is given its session.
-    pub(crate) contact: Option<Contact>,
+    /// How it reaches the servers.
+    pub(crate) contact: Contact,
 }
 
 /// What a worker says.
@@ -80,21 +70,13 @@ pub(crate) struct Done {
     pub(crate) resends: u64,
     pub(crate) bad_rows: u64,
     pub(crate) columns: Option<ColumnSpec>,
-    pub(crate) transport: String,
 }
 
 impl WorkerPlan {
-    /// The plan of worker number `worker`; each reads its share of the batches if it is a process.
-    pub(crate) fn new(
-        plan: &Plan,
-        job: JobId,
-        worker: u32,
-        contact: Option<Contact>,
-    ) -> WorkerPlan {
+    /// The plan of worker number `worker`, which reads its share of the batches.
+    fn new(plan: &Plan, job: JobId, worker: u32, contact: &Contact) -> WorkerPlan {
         let mut source = plan.train.clone();
-        if contact.is_some() {
-            source.share = Share { index: worker, count: plan.workers };
-        }
+        source.share = Share { index: worker, count: plan.workers };
         WorkerPlan {
             job: job.get(),
             worker,
@@ -103,7 +85,7 @@ impl WorkerPlan {
             optimizer: plan.optimizer,
             source,
             epochs: plan.epochs,
-            contact,
+            contact: contact.clone(),
         }
     }
 
@@ -111,101 +93,87 @@ impl WorkerPlan {
         WorkerId::new(self.worker)
     }
 
-    fn join(&self) -> Join {
-        join(JobId::new(self.job), self.workers, Staleness::ssp(self.staleness_clocks))
+    /// The job that it takes part in, and the table of the weights.
+    pub(crate) fn job(&self) -> (Job, Table) {
+        let staleness = Staleness::ssp(self.staleness_clocks);
+        regression(JobId::new(self.job), self.workers, staleness, &self.optimizer)
     }
 }
 
-/// The body of everybody's join.
-pub(crate) fn join(job: JobId, workers: u32, staleness: Staleness) -> Join {
-    Join { job, workers, staleness }
+/// The job of a logistic regression, and its only table.
+pub(crate) fn regression(
+    id: JobId,
+    workers: u32,
+    staleness: Staleness,
+    optimizer: &Optimizer,
+) -> (Job, Table) {
+    let mut job = Job::new(id, workers, staleness);
+    let weights = job.table("weights", 1, &*optimizer.rule());
+    (job, weights)
 }
 
-/// The definition of the weights' table.
-pub(crate) fn weights_spec(optimizer: &Optimizer) -> TableSpec {
-    table_spec("weights", 1, &*optimizer.rule())
+impl Done {
+    pub(crate) fn new(worked: Worked, feed: &Epochs) -> Done {
+        Done {
+            metrics: worked.metrics,
+            bytes_sent: worked.bytes_sent,
+            resends: worked.resends,
+            bad_rows: feed.progress().bad_rows,
+            columns: feed.columns(),
+        }
+    }
 }
 
-/// The weights' table, as a learner names it.
-pub(crate) fn weights_table(optimizer: &Optimizer) -> Table {
-    Table::new(WEIGHTS, optimizer.rule().widths(1))
-}
-
-/// What one worker does from its first to its last batch.
-pub(crate) fn work(
-    mut session: Session,
-    plan: &WorkerPlan,
-    feed: &Epochs,
-    stop: &Stop,
-    report: &mut dyn FnMut(Report),
-) -> Result<(), Failure> {
-    let deadline = session.now() + CALL_MAX;
-    session.join(plan.join(), deadline).map_err(Failure::failed)?;
-    session.define(WEIGHTS, &weights_spec(&plan.optimizer), deadline).map_err(Failure::failed)?;
-    let mut learner = LogisticRegression::new(weights_table(&plan.optimizer), &plan.optimizer);
-    let mut metrics = Metrics::default();
+/// Reports a worker's sums every [`REPORT_EVERY`], and looks whether it should stop.
+pub(crate) fn watch<'a>(
+    feed: &'a Epochs,
+    stop: &'a Stop,
+    mut report: impl FnMut(Report) + 'a,
+) -> Watch<'a> {
     let mut reported = Instant::now();
-    learn(&mut session, &mut learner, feed, &mut metrics, &mut |metrics| {
+    Box::new(move |metrics| {
         if reported.elapsed() >= REPORT_EVERY {
             reported = Instant::now();
             report(Report::Going { sums: metrics.sums(), fraction: feed.progress().fraction });
         }
         if stop.asked() { Continue::No } else { Continue::Yes }
     })
-    .map_err(Failure::failed)?;
-    let deadline = session.now() + CALL_MAX;
-    session.leave(deadline).map_err(Failure::failed)?;
-    let counts = session.counts();
-    report(Report::Done(Box::new(Done {
-        metrics,
-        bytes_sent: session.transport().bytes_sent(),
-        resends: counts.resends,
-        bad_rows: feed.progress().bad_rows,
-        columns: feed.columns(),
-        transport: session.transport().name().to_owned(),
-    })));
-    Ok(())
 }
 
 /// Runs the workers as threads that share one reader.
 pub(crate) fn run_threads(
     plan: &Plan,
-    job: JobId,
+    (job, weights): (&Job, Table),
     cluster: &Cluster,
     feed: &Epochs,
     stop: &Stop,
     board: &mut Board,
 ) -> Result<Vec<Done>, Failure> {
     let (sender, reports) = channel();
-    std::thread::scope(|scope| {
-        for worker in 0..plan.workers {
-            let sender: Sender<(usize, Report)> = sender.clone();
-            let plan = WorkerPlan::new(plan, job, worker, None);
-            let run = move || {
-                let mut report = |report| {
-                    let _ = sender.send((worker as usize, report));
-                };
-                let done = cluster
-                    .session(plan.who(), INCARNATION)
-                    .and_then(|session| work(session, &plan, feed, stop, &mut report));
-                if let Err(failure) = done {
-                    report(Report::Failed { why: failure.to_string() });
-                }
-            };
-            let name = format!("worker-{worker}");
-            std::thread::Builder::new()
-                .name(name)
-                .spawn_scoped(scope, run)
-                .map_err(|error| Failure::failed(format!("no thread for a worker: {error}")))?;
-        }
-        drop(sender);
-        gather(plan, board, stop, |wait| match reports.recv_timeout(wait) {
-            Ok((worker, report)) => Heard::Report(worker, report),
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => Heard::Nothing,
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-                Heard::Death("a worker's thread ended by a panic".to_owned())
-            }
+    let learner = |_| LogisticRegression::new(weights, &plan.optimizer);
+    let watch = move |worker: WorkerId| {
+        let sender = sender.clone();
+        watch(feed, stop, move |report| {
+            let _ = sender.send((worker, report));
         })
+    };
+    std::thread::scope(|scope| {
+        let job = scope.spawn(move || job.launch(cluster, feed, &learner, &watch));
+        // The senders go with the last worker, and the reports end.
+        while !job.is_finished() {
+            if let Ok((worker, Report::Going { sums, fraction })) =
+                reports.recv_timeout(REPORT_EVERY)
+            {
+                board.note(worker.get() as usize, sums, fraction);
+            }
+            board.show();
+        }
+        let worked = job.join().map_err(|_| Failure::failed("the job ended by a panic"))?;
+        let worked = worked.map_err(Failure::failed)?;
+        for (worker, one) in worked.iter().enumerate() {
+            board.note(worker, one.metrics.sums(), 1.0);
+        }
+        Ok(worked.into_iter().map(|one| Done::new(one, feed)).collect())
     })
 }
 
@@ -220,7 +188,7 @@ pub(crate) fn run_processes(
 ) -> Result<Vec<Done>, Failure> {
     let mut numbers = Vec::new();
     for worker in 0..plan.workers {
-        let plan = WorkerPlan::new(plan, job, worker, Some(contact.clone()));
+        let plan = WorkerPlan::new(plan, job, worker, contact);
         let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
         let name = format!("worker {worker}");
         let number = children.spawn(&name, &["worker".to_owned()], &line);
