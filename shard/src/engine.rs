@@ -190,7 +190,9 @@ impl Shard {
 
     fn join(&mut self, header: &Header, join: Join) -> Result<Status, Refusal> {
         self.check_epoch(header)?;
-        if join.workers > WORKERS_MAX {
+        let worker = header.worker();
+        let is_one = worker == WorkerId::OBSERVER || worker.get() < join.workers;
+        if join.workers > WORKERS_MAX || !is_one {
             return Err(Refusal::Malformed);
         }
         let other = |job: &Job| job.id() != join.job;
@@ -202,7 +204,7 @@ impl Shard {
             self.job = Some(Job::new(join));
         }
         let job = self.job.as_mut().expect("it was made above if there was none");
-        job.join(header.worker(), header.incarnation(), join)?;
+        job.join(worker, header.incarnation(), join)?;
         Ok(Status::Done)
     }
 

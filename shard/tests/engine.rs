@@ -297,3 +297,20 @@ fn a_measure_counts_rows() {
     assert_eq!(size.rows, 3);
     assert!(size.bytes > 0);
 }
+
+#[test]
+fn a_join_that_is_refused_leaves_the_rows_of_the_job_before() {
+    let mut rig = Rig::joined(1, Staleness::BSP);
+    rig.status(push(0, 1, &[5], Flags::NONE, 0));
+    assert_eq!(rig.status(letter(&[], request(Kind::Leave, 0))), Status::Done);
+    let nobody = join(50, 8, 7, Staleness::BSP);
+    assert_eq!(rig.status(nobody), Status::Refused(Refusal::Malformed));
+    assert_eq!(rig.count(5), 1.0);
+}
+
+#[test]
+fn a_tick_of_the_last_clock_there_is_does_no_harm() {
+    let mut rig = Rig::joined(1, Staleness::BSP);
+    assert_eq!(rig.status(push(0, 1, &[5], Flags::TICK, u64::MAX)), Status::Done);
+    assert_eq!(rig.count(5), 1.0);
+}

@@ -94,9 +94,9 @@ impl WorkerId {
 }
 
 impl Clock {
-    /// The clock after this one.
+    /// The clock after this one; the last one there is stays, since a peer may claim any.
     pub const fn next(self) -> Clock {
-        Clock(self.0 + 1)
+        Clock(self.0.saturating_add(1))
     }
 }
 
