@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod death;
+mod own_rule;
 mod serving;
 mod training;
 
