@@ -7,7 +7,7 @@
 //! Invariant: nothing is read past the newline that ends the row.
 
 use super::csr::Builder;
-use super::error::Fault;
+use super::error::{Fault, Reason};
 use super::hash::{KEY_MAX, hash_bytes, hash_word, key_of, namespace_seed};
 use super::label::{Labeller, finite, importance};
 
@@ -92,7 +92,12 @@ fn namespace(line: &[u8], start: usize, builder: &mut Builder) -> Result<usize, 
         at += len;
         if line.get(at) == Some(&b':') {
             let (number, end) = value(line, at + 1)?;
-            builder.value(key, number * scale);
+            let scaled = number * scale;
+            if !scaled.is_finite() {
+                let what = "a number times its namespace's";
+                return Err(Fault::new(at + 1, Reason::NotFinite { what }));
+            }
+            builder.value(key, scaled);
             at = end;
         } else if scale == 1.0 {
             builder.one(key);
@@ -200,6 +205,8 @@ mod tests {
         assert_eq!(message("1 |f a:"), "test:1:8: expected a number, found nothing");
         assert_eq!(message("1 |f a:x b"), "test:1:8: expected a number, found 'x'");
         assert_eq!(message("1 |f a:inf"), "test:1:8: a number is not a finite number");
+        let product = "test:1:13: a number times its namespace's is not a finite number";
+        assert_eq!(message("1 |f:1e20 a:1e20"), product);
         assert_eq!(message("1 |f :3"), "test:1:6: expected a feature's name, found ':'");
     }
 
