@@ -15,8 +15,9 @@ use crate::request::{Body, Origin, Request};
 use crate::session::Session;
 
 /// How often the time between two sendings of a pull doubles: it may wait at the shard for long,
-/// where each copy takes room.
-const PULL_DOUBLINGS_MAX: u32 = 8;
+/// which drops each copy of what waits there. Over a network that loses answers the slowest pull
+/// of all holds everybody up, so the longest time stays within a few seconds.
+const PULL_DOUBLINGS_MAX: u32 = 3;
 
 /// Messages in a row that may be damaged before the link is closed: this is no chance any more.
 const DAMAGED_IN_A_ROW_MAX: u32 = 16;
