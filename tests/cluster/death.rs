@@ -4,14 +4,11 @@ use std::fs;
 use std::io::Read;
 use std::ops::{Deref, DerefMut};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::gradwire;
-
-/// Far beyond what any of this may take: a test that waits longer hangs.
-const HANG: Duration = Duration::from_secs(60);
+use crate::{gradwire, wait_for, wait_for_worker};
 
 /// More rows than a test has time for.
 const ENDLESS: &str = "gen:criteo?rows=1000000000&seed=1";
@@ -48,7 +45,7 @@ fn endless(arguments: &[&str]) -> Job {
 }
 
 /// The children of a process whose command has this word.
-fn children(parent: u32, word: &str) -> Vec<u32> {
+pub(crate) fn children(parent: u32, word: &str) -> Vec<u32> {
     let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let numbers = list.unwrap_or_default();
     let numbers = numbers.split_whitespace().filter_map(|number| number.parse().ok());
@@ -57,17 +54,6 @@ fn children(parent: u32, word: &str) -> Vec<u32> {
         command.split(|&byte| byte == 0).nth(1) == Some(word.as_bytes())
     };
     numbers.filter(has_word).collect()
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + HANG;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "no {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn kill(process: u32) {
@@ -138,7 +124,7 @@ fn ctrl_c_ends_a_run_in_good_order_and_keeps_the_model() {
         let mut arguments = vec!["--save", &model, "--json"];
         arguments.extend(processes);
         let mut job = endless(&arguments);
-        std::thread::sleep(Duration::from_millis(1500));
+        wait_for_worker(job.id());
         let pid = Pid::from_raw(i32::try_from(job.id()).expect("a process number"));
         kill_process(pid.expect("not zero"), Signal::INT).expect("it is there");
         let status = wait_for("end of the job", || job.try_wait().expect("it is ours"));

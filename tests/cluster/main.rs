@@ -12,6 +12,7 @@ mod training;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -79,6 +80,34 @@ impl Files {
         names.sort();
         names
     }
+}
+
+/// Far beyond what anything here may take: a test that waits longer hangs.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Waits until there is something to see.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + HANG;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "no {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until a run has a worker at work: as a thread, or as a process.
+pub(crate) fn wait_for_worker(run: u32) {
+    wait_for("worker at work", || {
+        let tasks = std::fs::read_dir(format!("/proc/{run}/task")).ok()?;
+        let names = tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("comm")));
+        let works = |name: &str| name.starts_with("worker-0");
+        let thread = names.flatten().any(|name| works(&name));
+        (thread || !death::children(run, "worker").is_empty()).then_some(())
+    });
+    // It has yet to join, and to learn from a first batch.
+    std::thread::sleep(Duration::from_millis(700));
 }
 
 /// Says that a test did not run, past the test runner's capture.

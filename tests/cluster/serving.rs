@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use crate::{Files, gradwire, run, stderr, train};
+use crate::{Files, gradwire, run, stderr, train, wait_for_worker};
 
 /// A running server; dropped, it is killed.
 struct Serving {
@@ -63,7 +63,7 @@ fn a_busy_server_refuses_another_job() {
     let server = Serving::start(&["--listen", "127.0.0.1:0"]);
     let endless = ["train", "--train", "gen:criteo?rows=1000000000", "--servers", &server.listen];
     let mut first = gradwire(&endless).stderr(Stdio::null()).spawn().expect("it starts");
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    wait_for_worker(first.id());
     let second = run(&["train", "--servers", &server.listen]);
     let _ = first.kill();
     let _ = first.wait();

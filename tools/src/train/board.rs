@@ -31,9 +31,9 @@ pub(crate) struct Board {
     counted: BatchLoss,
     /// Seconds and rows since the start.
     points: Vec<(f64, u64)>,
-    /// Of so many drawings, one makes a point.
+    /// Of so many looks at the run, one makes a point.
     every: u64,
-    drawings: u64,
+    shown: u64,
 }
 
 impl Board {
@@ -54,7 +54,7 @@ impl Board {
             counted: BatchLoss::default(),
             points: vec![(0.0, 0)],
             every: 1,
-            drawings: 0,
+            shown: 0,
         })
     }
 
@@ -71,18 +71,18 @@ impl Board {
         self.counted = total;
     }
 
-    /// Draws the bar, if it is time.
+    /// Adds to the curve and draws the bar, if it is time.
     pub(crate) fn show(&mut self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rows = self.counted.rows;
+        self.shown += 1;
+        if self.shown.is_multiple_of(self.every) {
+            self.note_point(seconds, rows);
+        }
         if self.drawn.elapsed() < DRAW_EVERY {
             return;
         }
         self.drawn = Instant::now();
-        self.drawings += 1;
-        let seconds = self.started.elapsed().as_secs_f64();
-        let rows = self.counted.rows;
-        if self.drawings.is_multiple_of(self.every) {
-            self.note_point(seconds, rows);
-        }
         let fraction = self.fractions.iter().sum::<f64>() / self.fractions.len() as f64;
         self.bar.set_position((fraction * BAR_STEPS as f64) as u64);
         let rate = count((rows as f64 / seconds) as u64);

@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::signals::Stop;
 
 /// How often a worker reports.
-const REPORT_EVERY: Duration = Duration::from_millis(100);
+const REPORT_EVERY: Duration = Duration::from_millis(25);
 
 /// After a first failure, how long others may still tell a better cause.
 const CAUSE_WAIT: Duration = Duration::from_millis(500);
@@ -194,6 +194,7 @@ pub(crate) fn run_processes(
         let number = children.spawn(&name, &["worker".to_owned()], &line);
         numbers.push(number.map_err(Failure::failed)?);
     }
+    // Who has said a last word: its end is no news.
     let mut finished = vec![false; numbers.len()];
     let mut told = false;
     gather(plan, board, stop, |wait| {
@@ -206,7 +207,7 @@ pub(crate) fn run_processes(
         match (worker, event) {
             (Some(worker), ChildEvent::Line(line)) => match serde_json::from_str(&line) {
                 Ok(report) => {
-                    finished[worker] |= matches!(report, Report::Done(_));
+                    finished[worker] |= !matches!(report, Report::Going { .. });
                     Heard::Report(worker, report)
                 }
                 Err(error) => Heard::Death(format!("worker {worker} speaks no JSON: {error}")),
