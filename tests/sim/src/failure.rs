@@ -18,6 +18,13 @@ pub enum Failure {
         /// What it holds.
         found: f32,
     },
+    /// In the end there are other rows than keys that were pushed.
+    Rows {
+        /// Rows there are, on all shards together.
+        rows: u64,
+        /// Keys that were pushed.
+        named: u64,
+    },
     /// A pull did not see what all workers had to finish first.
     Stale {
         /// Who pulled.
@@ -74,6 +81,9 @@ impl fmt::Display for Failure {
         match self {
             Failure::Miscounted { key, pushed, found } => {
                 write!(f, "key {key} was pushed {pushed} times and holds {found}")
+            }
+            Failure::Rows { rows, named } => {
+                write!(f, "{named} keys were pushed, and the shards have {rows} rows")
             }
             Failure::Stale { worker, clock, key, floor, found } => write!(
                 f,
