@@ -4,7 +4,7 @@
 //!
 //! Invariant: `accum` never falls.
 
-use crate::columns::{self, Rule, View};
+use crate::columns::{self, Rule};
 use crate::isa::Isa;
 use crate::rows::{self, Layout};
 
@@ -46,24 +46,6 @@ pub fn apply_rows(
     rows::apply(isa, rows, Layout { stride, dim }, at, deltas, *step);
 }
 
-/// Reads each named row as its weights and the rate that each coordinate would step by now,
-/// `rate / (√accum + epsilon)`.
-///
-/// - `rows`: as in [`apply_rows`]. `at`: `[count]` row numbers; [`rows::MISSING`] reads as zeros.
-/// - `values`: `[count, 2 * dim]`, a row `[weight[dim] | rate[dim]]` for each key.
-/// - Panics: if `values` has another length, a row does not fit in the stride, or is out of bounds.
-pub fn read_rows(
-    isa: Isa,
-    rows: &[f32],
-    stride: usize,
-    dim: usize,
-    at: &[u32],
-    values: &mut [f32],
-    step: &Step,
-) {
-    rows::read(isa, rows, Layout { stride, dim }, at, values, *step);
-}
-
 impl Rule<2, 1> for Step {
     #[inline(always)]
     fn step(self, [weight, accum]: [f32; 2], [grad]: [f32; 1]) -> [f32; 2] {
@@ -72,18 +54,10 @@ impl Rule<2, 1> for Step {
     }
 }
 
-impl View<2, 2> for Step {
-    #[inline(always)]
-    fn read(self, [weight, accum]: [f32; 2]) -> [f32; 2] {
-        [weight, self.rate / (accum.sqrt() + self.epsilon)]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::{LENGTHS, bits, floats, positives, shapes, shuffled, step_rows, view_rows};
-    use crate::rows::MISSING;
+    use crate::oracle::{LENGTHS, bits, floats, positives, shapes, shuffled, step_rows};
     use proptest::prelude::*;
 
     const STEP: Step = Step { rate: 0.1, epsilon: 1e-8 };
@@ -106,10 +80,10 @@ mod tests {
         }
 
         #[test]
-        fn rows_are_stepped_and_read_as_one_row_is(seed: u64, spare in 0_usize..3) {
+        fn rows_are_stepped_as_one_row_is(seed: u64, spare in 0_usize..3) {
             for (dim, count) in shapes() {
                 let stride = 2 * dim + spare;
-                let (before, mut at) = (positives(seed, 100 * stride), shuffled(seed, 100, count));
+                let (before, at) = (positives(seed, 100 * stride), shuffled(seed, 100, count));
                 let deltas = floats(!seed, at.len() * dim);
                 let mut expected = before.clone();
                 step_rows(&mut expected, (stride, dim), &at, &deltas, STEP);
@@ -118,13 +92,6 @@ mod tests {
                     rows.copy_from_slice(&before);
                     apply_rows(isa, &mut rows, stride, dim, &at, &deltas, &STEP);
                     prop_assert_eq!(bits(&rows), bits(&expected));
-                }
-                at.push(MISSING);
-                let expected = view_rows(&rows, (stride, dim), &at, STEP);
-                for isa in Isa::available() {
-                    let mut values = vec![f32::NAN; expected.len()];
-                    read_rows(isa, &rows, stride, dim, &at, &mut values, &STEP);
-                    prop_assert_eq!(bits(&values), bits(&expected));
                 }
             }
         }

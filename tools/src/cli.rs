@@ -80,7 +80,8 @@ pub(crate) struct DataArgs {
     /// Columns that are left out.
     #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
     pub(crate) ignore: Vec<String>,
-    /// What an unreadable row does: fail, or skip:N to leave out up to N [default: fail].
+    /// What an unreadable row does: fail, or skip:N to leave out up to N of what each reader
+    /// reads (threads share one, each process has its own) [default: fail].
     #[arg(long, value_name = "fail|skip:N")]
     pub(crate) bad_rows: Option<BadRowsFlag>,
     /// Parser threads of each reader [default: one a processor].
@@ -261,7 +262,7 @@ pub(crate) struct PushPullArgs {
     #[arg(long, value_name = "EXPONENT", default_value_t = 0.0)]
     pub(crate) zipf: f64,
     /// Requests in flight.
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) in_flight: usize,
     /// Repeats of each measurement, of which the median counts.
     #[arg(long, value_name = "N", default_value_t = 5)]

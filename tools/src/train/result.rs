@@ -69,7 +69,7 @@ impl TrainResult {
             test_logloss: tested.map(Metrics::logloss).and_then(finite),
             test_auc: tested.map(Metrics::auc).and_then(finite),
             test_calibration: tested.map(Metrics::calibration).and_then(finite),
-            bad_rows: trained.iter().map(|done| done.bad_rows).max().unwrap_or(0),
+            bad_rows: trained.iter().map(|done| done.bad_rows).sum(),
             features: size.rows,
             table_bytes_per_key: size.bytes as f64 / size.rows.max(1) as f64,
             bytes_sent: trained.iter().map(|done| done.bytes_sent).sum(),

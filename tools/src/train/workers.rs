@@ -68,6 +68,7 @@ pub(crate) struct Done {
     pub(crate) metrics: Metrics,
     pub(crate) bytes_sent: u64,
     pub(crate) resends: u64,
+    /// Unreadable rows of the batches that only this worker read.
     pub(crate) bad_rows: u64,
     pub(crate) columns: Option<ColumnSpec>,
 }
@@ -173,7 +174,10 @@ pub(crate) fn run_threads(
         for (worker, one) in worked.iter().enumerate() {
             board.note(worker, one.metrics.sums(), 1.0);
         }
-        Ok(worked.into_iter().map(|one| Done::new(one, feed)).collect())
+        let mut done: Vec<Done> = worked.into_iter().map(|one| Done::new(one, feed)).collect();
+        // They share one reader: its unreadable rows are counted once.
+        done.iter_mut().skip(1).for_each(|one| one.bad_rows = 0);
+        Ok(done)
     })
 }
 
