@@ -58,8 +58,10 @@ pub(crate) enum BenchCommand {
 /// Where rows come from and how they are read.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
+#[command(next_help_heading = "Data")]
 pub(crate) struct DataArgs {
-    /// Format of the files [default: by name, else by the first line].
+    /// Format of the files: vw, libsvm, csv, tsv, criteo or parquet [default: by name, else by
+    /// the first line].
     #[arg(long, value_parser = format_parser)]
     pub(crate) format: Option<Format>,
     /// Column of the label [default: label, click or y, else the first].
@@ -96,13 +98,13 @@ pub(crate) struct DataArgs {
 #[serde(default, rename_all = "kebab-case")]
 pub(crate) struct TrainArgs {
     /// Files or patterns to learn from, in this order [default: the flights of 2013].
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, help_heading = "Data", value_name = "FILE", num_args = 1..)]
     pub(crate) train: Vec<String>,
     /// Files to test on [default: rows held out from the training files].
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, help_heading = "Data", value_name = "FILE", num_args = 1..)]
     pub(crate) test: Vec<String>,
     /// Share of the training rows that is held out where no test file is named [default: 0.1].
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, help_heading = "Data", value_name = "SHARE")]
     pub(crate) holdout: Option<f64>,
 
     #[command(flatten)]
@@ -110,63 +112,63 @@ pub(crate) struct TrainArgs {
     pub(crate) data: DataArgs,
 
     /// What is learned: lr, sparse logistic regression [default: lr].
-    #[arg(long, value_parser = ["lr"])]
+    #[arg(long, help_heading = "Learning", value_parser = ["lr"])]
     pub(crate) model: Option<String>,
     /// How servers change a row [default: ftrl].
-    #[arg(long, value_parser = ["ftrl", "adagrad", "adam", "sgd"])]
+    #[arg(long, help_heading = "Learning", value_parser = ["ftrl", "adagrad", "adam", "sgd"])]
     pub(crate) optimizer: Option<String>,
     /// Learning rate [default: 0.2 for ftrl, 0.05 for adagrad, 0.01 for adam and sgd].
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, help_heading = "Learning", value_name = "RATE")]
     pub(crate) alpha: Option<f32>,
     /// FTRL: damps the first steps [default: 1].
-    #[arg(long)]
+    #[arg(long, help_heading = "Learning")]
     pub(crate) beta: Option<f32>,
     /// FTRL: keeps small weights at zero [default: 0].
-    #[arg(long)]
+    #[arg(long, help_heading = "Learning")]
     pub(crate) l1: Option<f32>,
     /// FTRL: pulls weights towards zero [default: 0].
-    #[arg(long)]
+    #[arg(long, help_heading = "Learning")]
     pub(crate) l2: Option<f32>,
     /// Passes over the data [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = "Learning", value_name = "N")]
     pub(crate) epochs: Option<u32>,
     /// Rows between a pull and its push [default: 1000].
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = "Learning", value_name = "N")]
     pub(crate) batch_rows: Option<usize>,
     /// How far workers may be apart [default: bsp].
-    #[arg(long, value_name = "bsp|ssp:N|asp")]
+    #[arg(long, help_heading = "Cluster", value_name = "bsp|ssp:N|asp")]
     pub(crate) clock: Option<ClockBound>,
 
     /// Running servers to use.
-    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    #[arg(long, help_heading = "Cluster", value_name = "HOST:PORT,..", value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
     /// Servers to start on this machine [default: 1].
-    #[arg(long, value_name = "N", conflicts_with = "servers")]
+    #[arg(long, help_heading = "Cluster", value_name = "N", conflicts_with = "servers")]
     pub(crate) servers_local: Option<u16>,
     /// Workers to start on this machine [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = "Cluster", value_name = "N")]
     pub(crate) workers: Option<u32>,
     /// Start servers and workers as processes and not as threads.
-    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[arg(long, help_heading = "Cluster", num_args = 0, default_missing_value = "true")]
     pub(crate) processes: Option<bool>,
     /// How bytes move [default: auto].
-    #[arg(long, value_enum)]
+    #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,
     /// The best instruction set that local servers may use [default: what the processor has].
-    #[arg(long, value_name = "scalar|avx2|avx512")]
+    #[arg(long, help_heading = "Cluster", value_name = "scalar|avx2|avx512")]
     pub(crate) isa: Option<String>,
 
     /// Where the model is saved: a directory that is new or holds a model.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, help_heading = "Results", value_name = "DIR")]
     pub(crate) save: Option<PathBuf>,
     /// A saved model to go on from.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, help_heading = "Results", value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
     /// Print the result as one line of JSON.
-    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[arg(long, help_heading = "Results", num_args = 0, default_missing_value = "true")]
     pub(crate) json: Option<bool>,
     /// Write a page with the results and their curves.
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, help_heading = "Results", value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
     /// Read options from a file; the command line wins.
     #[arg(long, value_name = "FILE.toml")]
@@ -185,7 +187,8 @@ pub(crate) struct PredictArgs {
     /// Where the probabilities go, one a line [default: stdout].
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Format of the files [default: by name, else by the first line].
+    /// Format of the files: vw, libsvm, csv, tsv, criteo or parquet [default: by name, else by
+    /// the first line].
     #[arg(long, value_parser = format_parser)]
     pub(crate) format: Option<Format>,
     /// What an unreadable row does: fail, or skip:N.
