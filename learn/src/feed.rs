@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::data::{ColumnSpec, Csr, DataError, Source, SourceSpec};
+use crate::data::{Claim, ColumnSpec, Csr, DataError, Source, SourceSpec};
 
 /// Where a worker takes its batches from.
 pub trait Feed {
@@ -17,10 +17,14 @@ pub trait Feed {
     fn recycle(&self, batch: Csr);
 }
 
+/// Says which batch of an epoch, from 0, is this reader's next: see [`Claim`].
+pub type ClaimInEpoch = Arc<Mutex<dyn FnMut(u32) -> Result<u64, DataError> + Send>>;
+
 /// A source, read so many times. Several threads may take batches from it.
 pub struct Epochs {
     spec: SourceSpec,
     epochs: u32,
+    claim: Option<ClaimInEpoch>,
     state: Mutex<State>,
 }
 
@@ -44,9 +48,26 @@ pub struct FeedProgress {
 impl Epochs {
     /// Opens the source for the first of `epochs` passes.
     pub fn open(spec: SourceSpec, epochs: u32) -> Result<Epochs, DataError> {
-        let source = Arc::new(Source::open(&spec)?);
+        Epochs::with_claim(spec, epochs, None)
+    }
+
+    /// The same, for one of several readers that share the batches of each epoch.
+    pub fn open_shared(
+        spec: SourceSpec,
+        epochs: u32,
+        claim: ClaimInEpoch,
+    ) -> Result<Epochs, DataError> {
+        Epochs::with_claim(spec, epochs, Some(claim))
+    }
+
+    fn with_claim(
+        spec: SourceSpec,
+        epochs: u32,
+        claim: Option<ClaimInEpoch>,
+    ) -> Result<Epochs, DataError> {
+        let source = Arc::new(open_epoch(&spec, claim.as_ref(), 0)?);
         let state = State { source, epoch: 0, rows_before: 0 };
-        Ok(Epochs { spec, epochs, state: Mutex::new(state) })
+        Ok(Epochs { spec, epochs, claim, state: Mutex::new(state) })
     }
 
     /// What the columns were found to mean.
@@ -77,7 +98,7 @@ impl Epochs {
             if ended + 1 >= self.epochs {
                 return Ok(false);
             }
-            let source = Arc::new(Source::open(&self.spec)?);
+            let source = Arc::new(open_epoch(&self.spec, self.claim.as_ref(), ended + 1)?);
             state.rows_before += state.source.progress().rows;
             state.source = source;
             state.epoch += 1;
@@ -102,4 +123,15 @@ impl Feed for Epochs {
     fn recycle(&self, batch: Csr) {
         self.source().0.recycle(batch);
     }
+}
+
+fn open_epoch(
+    spec: &SourceSpec,
+    claim: Option<&ClaimInEpoch>,
+    epoch: u32,
+) -> Result<Source, DataError> {
+    let Some(claim) = claim.cloned() else { return Source::open(spec) };
+    let claim: Claim =
+        Box::new(move || claim.lock().unwrap_or_else(PoisonError::into_inner)(epoch));
+    Source::open_shared(spec, claim)
 }

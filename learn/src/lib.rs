@@ -15,7 +15,7 @@ pub mod metrics;
 pub mod model;
 mod run;
 
-pub use feed::{Epochs, Feed, FeedProgress};
+pub use feed::{ClaimInEpoch, Epochs, Feed, FeedProgress};
 pub use job::{CALL_MAX, INCARNATION, Job, JobError, Watch, Worked};
 pub use learner::{Ask, Io, Learner, Table};
 pub use logistic::{LogisticRegression, Optimizer, margins};

@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
         None => arguments.listen.clone(),
     };
     if arguments.child {
-        watch_parent(stop.clone())?;
+        watch_parent(stop.clone(), None)?;
         json(&Ready { listen })?;
     } else {
         complain(&format!("gradwire: {cores} shards listen on {listen}; Ctrl-C ends"));

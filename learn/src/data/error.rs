@@ -50,6 +50,8 @@ pub enum DataError {
     NoRows,
     /// A whole pass found one class only: nothing can be learned from it.
     OneClass { label: u8, rows: u64 },
+    /// Several readers share the batches, and this one could not claim its next.
+    NoClaim { reason: String },
     /// A thread of the reader died. This is a defect of this program.
     ThreadDied { thread: &'static str },
 }
@@ -203,6 +205,7 @@ impl fmt::Display for DataError {
             DataError::OneClass { label, rows } => {
                 write!(f, "all {rows} rows have the label {label}: nothing to learn")
             }
+            DataError::NoClaim { reason } => write!(f, "no batch could be claimed: {reason}"),
             DataError::ThreadDied { thread } => write!(f, "the {thread} thread died"),
         }
     }

@@ -7,6 +7,7 @@
 //! Invariant: one thread reads, several parse, and batches are delivered in the source's order;
 //! what a batch holds depends on the specification alone, never on threads or timing.
 
+mod claim;
 mod csr;
 mod dedupe;
 mod delimited;
@@ -28,6 +29,7 @@ mod table;
 mod text;
 mod vw;
 
+pub use claim::Claim;
 pub use csr::{Csr, Intercept};
 pub use error::{DataError, Found, Reason, RowError};
 pub use hash::{INTERCEPT_KEY, KEY_MAX, feature_key};
@@ -35,7 +37,7 @@ pub use parse::parse_block;
 pub use source::{Progress, Source};
 pub use spec::{
     BATCH_ROWS_DEFAULT, BATCH_ROWS_MAX, BadRows, ColumnSpec, Format, LabelRule, Labels,
-    PARSERS_MAX, Part, Share, SourceSpec,
+    PARSERS_MAX, Part, SourceSpec,
 };
 
 #[cfg(test)]

@@ -16,11 +16,12 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::claim::{Claim, Deal};
 use super::csr::{Csr, Place};
 use super::error::DataError;
 use super::feed::{Feed, Opened, open};
 use super::parse::{Block, Parsed, Parser};
-use super::spec::{ColumnSpec, Labels, Part, Share, SourceSpec};
+use super::spec::{ColumnSpec, Labels, Part, SourceSpec};
 
 /// Blocks that wait for a parser, per parser.
 const BLOCKS_WAITING_PER_PARSER: usize = 1;
@@ -49,15 +50,15 @@ pub struct Progress {
     pub bytes_read: u64,
     /// Bytes of all files on disk; 0 for a generator.
     pub bytes_total: u64,
-    /// Rows delivered, over all batches of this share.
+    /// Rows delivered, over all batches of this reader.
     pub rows: u64,
     /// Of these, how many have the label 1.
     pub rows_positive: u64,
     /// Bad rows that were left out.
     pub bad_rows: u64,
-    /// Rows of the source up to the last batch delivered, over all parts and shares.
+    /// Rows of the source up to the last batch delivered, over all parts and readers.
     pub source_rows: u64,
-    /// Rows of the whole source, over all parts and shares, if that is known.
+    /// Rows of the whole source, over all parts and readers, if that is known.
     pub rows_total: Option<u64>,
 }
 
@@ -110,10 +111,23 @@ impl Source {
     pub fn open(spec: &SourceSpec) -> Result<Source, DataError> {
         let counts = Arc::new(Counts::default());
         let opened = open(spec, &counts.bytes_read)?;
-        Source::run(spec, opened, counts)
+        Source::run(spec, opened, Deal::All, counts)
     }
 
-    fn run(spec: &SourceSpec, opened: Opened, counts: Arc<Counts>) -> Result<Source, DataError> {
+    /// The same, for one of several readers that share the batches: this one delivers the batches
+    /// that it claims. Each reads the inputs whole and parses its own batches only.
+    pub fn open_shared(spec: &SourceSpec, claim: Claim) -> Result<Source, DataError> {
+        let counts = Arc::new(Counts::default());
+        let opened = open(spec, &counts.bytes_read)?;
+        Source::run(spec, opened, Deal::claimed(claim), counts)
+    }
+
+    fn run(
+        spec: &SourceSpec,
+        opened: Opened,
+        deal: Deal,
+        counts: Arc<Counts>,
+    ) -> Result<Source, DataError> {
         let Opened { feed, rows, columns, bytes_total, rows_total } = opened;
         let parsers = spec.parsers;
         let (spares, spares_taken) = bounded(parsers * SPARES_PER_PARSER);
@@ -127,7 +141,7 @@ impl Source {
                 bad_rows_allowed: spec.bad_rows.allowed(),
                 whole_train_pass: spec.part == Part::Train
                     && spec.labels == Labels::Required
-                    && spec.share.count == 1,
+                    && matches!(deal, Deal::All),
             }),
             spares,
             counts: counts.clone(),
@@ -145,7 +159,7 @@ impl Source {
             };
             source.start("parser", move || thread.run())?;
         }
-        let reader = ReaderThread { feed, share: spec.share, counts, free, blocks, receipts };
+        let reader = ReaderThread { feed, deal, counts, free, blocks, receipts };
         source.start("reader", move || reader.run())?;
         Ok(source)
     }
@@ -283,7 +297,7 @@ impl Drop for Source {
 /// The thread that reads, unpacks and cuts.
 struct ReaderThread {
     feed: Feed,
-    share: Share,
+    deal: Deal,
     counts: Arc<Counts>,
     free: Receiver<Block>,
     blocks: Sender<Job>,
@@ -302,7 +316,11 @@ impl ReaderThread {
                 Err(error) => return self.finish(Receipt::Failed(error)),
             };
             block.place = Place { batch, first_row, source_rows: rows as u32 };
-            if self.share.has(batch) {
+            let is_mine = match self.deal.has(batch) {
+                Ok(is_mine) => is_mine,
+                Err(error) => return self.finish(Receipt::Failed(error)),
+            };
+            if is_mine {
                 let (owed, parsed) = bounded(1);
                 let taken = self.receipts.send(Receipt::Batch(parsed)).is_ok();
                 if !taken || self.blocks.send((block, owed)).is_err() {
@@ -356,7 +374,7 @@ mod tests {
             bytes_total: 0,
             rows_total: None,
         };
-        let source = Source::run(&spec, opened, Arc::default()).unwrap();
+        let source = Source::run(&spec, opened, Deal::All, Arc::default()).unwrap();
         for _ in 0..3 {
             assert_eq!(source.next(), Err(DataError::ThreadDied { thread: "parser" }));
         }

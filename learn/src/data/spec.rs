@@ -2,8 +2,8 @@
 //!
 //! Owns the words of the specification and their defaults. Opening files is left to `source`.
 //!
-//! Invariant: two processes with equal specifications but for `share` number rows and batches
-//! alike, so that what one leaves out another reads.
+//! Invariant: two processes with equal specifications number rows and batches alike, so that
+//! they may share the batches by number.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,8 +41,6 @@ pub struct SourceSpec {
     pub part: Part,
     /// Share of the rows that are held out for `Part::Test`, 0 to 1. `Part::All` ignores it.
     pub holdout: f64,
-    /// Which of the batches this process delivers.
-    pub share: Share,
     /// Whether each row gets a constant feature.
     pub intercept: Intercept,
     /// Whether a row must have a label.
@@ -62,7 +60,6 @@ impl Default for SourceSpec {
             portion: 1.0,
             part: Part::All,
             holdout: 0.1,
-            share: Share::default(),
             intercept: Intercept::Append,
             labels: Labels::Required,
         }
@@ -79,11 +76,6 @@ impl SourceSpec {
         };
         range("batch_rows", self.batch_rows, BATCH_ROWS_MAX)?;
         range("parsers", self.parsers, PARSERS_MAX)?;
-        if self.share.index >= self.share.count {
-            let Share { index, count } = self.share;
-            let message = format!("expected an index below the count {count}, found {index}");
-            return Err(DataError::Setting { name: "share", message });
-        }
         if let LabelRule::Above(threshold) = self.columns.label_rule
             && !threshold.is_finite()
         {
@@ -212,29 +204,6 @@ pub enum Part {
     Test,
 }
 
-/// Which of the batches a process delivers: those with `batch % count == index`. Each process
-/// reads its inputs whole and parses its own batches only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Share {
-    /// This process, below `count`.
-    pub index: u32,
-    /// How many processes share the batches.
-    pub count: u32,
-}
-
-impl Share {
-    /// Whether batch number `batch` is of this share.
-    pub fn has(self, batch: u64) -> bool {
-        batch % u64::from(self.count) == u64::from(self.index)
-    }
-}
-
-impl Default for Share {
-    fn default() -> Share {
-        Share { index: 0, count: 1 }
-    }
-}
-
 /// Whether a row must have a label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -262,10 +231,6 @@ mod tests {
         assert_eq!(
             message(SourceSpec { parsers: 65, ..spec.clone() }),
             "parsers: expected 1 to 64, found 65"
-        );
-        assert_eq!(
-            message(SourceSpec { share: Share { index: 2, count: 2 }, ..spec }),
-            "share: expected an index below the count 2, found 2"
         );
     }
 

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow_array::{
@@ -158,24 +159,29 @@ fn batches_do_not_depend_on_the_count_of_parsers_or_on_recycling() {
 }
 
 #[test]
-fn train_and_test_split_the_rows_and_shares_split_the_batches() {
+fn train_and_test_split_the_rows_and_claims_split_the_batches() {
     let folder = Folder::new();
     let file = folder.write("a.libsvm", numbered(0, 1000));
-    let read_numbers = |part, share| {
-        let spec = SourceSpec { part, share, holdout: 0.3, ..spec(&[&file]) };
-        numbers(&read(&spec).unwrap())
-    };
-    let whole = Share::default();
-    let (train, test) = (read_numbers(Part::Train, whole), read_numbers(Part::Test, whole));
+    let spec = |part| SourceSpec { part, holdout: 0.3, ..spec(&[&file]) };
+    let read_numbers = |part| numbers(&read(&spec(part)).unwrap());
+    let (train, test) = (read_numbers(Part::Train), read_numbers(Part::Test));
     assert!((200..400).contains(&test.len()), "{}", test.len());
     let both: BTreeSet<u64> = train.iter().chain(&test).copied().collect();
     assert_eq!((both.len(), train.len() + test.len()), (1000, 1000));
-    let shares = (0..3).map(|index| read_numbers(Part::Train, Share { index, count: 3 }));
+    let counter = Arc::new(AtomicU64::new(0));
+    let share = |_| {
+        let counter = Arc::clone(&counter);
+        let claim = move || Ok(counter.fetch_add(1, Ordering::Relaxed));
+        Source::open_shared(&spec(Part::Train), Box::new(claim)).unwrap()
+    };
+    let sources: Vec<Source> = (0..3).map(share).collect();
+    let shares = sources.iter().map(|source| {
+        let batches: Vec<Csr> = std::iter::from_fn(|| source.next().unwrap()).collect();
+        numbers(&batches)
+    });
     let mut shared: Vec<u64> = shares.flatten().collect();
     shared.sort_unstable();
     assert_eq!(shared, train);
-    let first = read(&SourceSpec { share: Share { index: 1, count: 3 }, ..spec(&[&file]) });
-    assert_eq!(first.unwrap()[0].batch, 1);
 }
 
 #[test]
@@ -479,8 +485,9 @@ fn generated_rows_do_not_depend_on_batches_and_stop_where_told() {
     let (small, large) = (rows(&read(&small).unwrap()), rows(&read(&large).unwrap()));
     assert_eq!(small.len(), 1005);
     assert_eq!(small, large);
-    let share = Share { index: 1, count: 2 };
-    let source = Source::open(&SourceSpec { share, ..spec(&[input]) }).unwrap();
+    let mut odd = (1..).step_by(2);
+    let claim = move || Ok(odd.next().unwrap());
+    let source = Source::open_shared(&spec(&[input]), Box::new(claim)).unwrap();
     assert_eq!((source.progress().rows_total, source.progress().fraction()), (Some(1005), 0.0));
     assert_eq!(source.next().unwrap().unwrap().batch, 1);
     assert_eq!((source.progress().rows, source.progress().source_rows), (10, 20));
@@ -493,10 +500,8 @@ fn a_source_can_be_dropped_at_any_point() {
         let source = Source::open(&spec(&[input])).unwrap();
         (0..batches).for_each(|_| drop(source.next().unwrap()));
     }
-    drop(Source::open(&SourceSpec {
-        share: Share { index: 0, count: u32::MAX },
-        ..spec(&[input])
-    }));
+    let nothing = Box::new(|| Ok(u64::MAX));
+    drop(Source::open_shared(&spec(&[input]), nothing));
 }
 
 fn any_format() -> impl Strategy<Value = Format> {

@@ -3,17 +3,23 @@
 //! Owns reading the plan, telling the parent how it goes, and ending when the parent is gone.
 
 use std::io::{self, BufRead};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use learn::data::DataError;
 use learn::{Epochs, INCARNATION, LogisticRegression};
 
-use super::workers::{Done, Report, WorkerPlan, watch};
+use super::workers::{Dealt, Done, Report, WorkerPlan, watch};
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Stop;
 
 /// How long a worker may take to end in good order once its parent is gone.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// How long the parent may take to deal out a batch.
+const CLAIM_MAX: Duration = Duration::from_secs(30);
 
 /// Works as the plan on standard input says.
 pub(crate) fn run() -> Result<(), Failure> {
@@ -22,15 +28,19 @@ pub(crate) fn run() -> Result<(), Failure> {
     io::stdin().lock().read_line(&mut line).map_err(Failure::failed)?;
     let plan: WorkerPlan = serde_json::from_str(&line)
         .map_err(|error| Failure::usage(format!("the plan on standard input: {error}")))?;
-    watch_parent(stop.clone())?;
-    match go(&plan, &stop) {
+    let (dealt, to_claim) = channel();
+    watch_parent(stop.clone(), Some(dealt))?;
+    match go(&plan, &stop, to_claim) {
         Ok(()) => Ok(()),
         Err(failure) => output::json(&Report::Failed { why: failure.to_string() }),
     }
 }
 
-fn go(plan: &WorkerPlan, stop: &Stop) -> Result<(), Failure> {
-    let feed = Epochs::open(plan.source.clone(), plan.epochs).map_err(Failure::failed)?;
+fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Failure> {
+    let mut claims = Claims { dealt, epoch: 0, asked: 0 };
+    let claim = Arc::new(Mutex::new(move |epoch| claims.next(epoch)));
+    let feed = Epochs::open_shared(plan.source.clone(), plan.epochs, claim);
+    let feed = feed.map_err(Failure::failed)?;
     let mut session = plan.contact.session(plan.who(), INCARNATION)?;
     let (job, weights) = plan.job();
     let mut learner = LogisticRegression::new(weights, &plan.optimizer);
@@ -44,15 +54,49 @@ fn go(plan: &WorkerPlan, stop: &Stop) -> Result<(), Failure> {
     output::json(&Report::Done(Box::new(Done::new(worked.map_err(Failure::failed)?, &feed))))
 }
 
-/// Asks this process to stop when the parent says so, by any line, or is gone: then standard
-/// input ends.
-pub(crate) fn watch_parent(stop: Stop) -> Result<(), Failure> {
-    let watch = move || {
-        for line in io::stdin().lock().lines() {
-            if line.is_err() {
-                break;
+/// Batches that are asked for before they are needed: the parent's answer takes its time.
+const CLAIMS_AHEAD: u32 = 3;
+
+/// The batches that the parent deals to this process.
+struct Claims {
+    dealt: Receiver<Dealt>,
+    epoch: u32,
+    /// Unanswered questions of this epoch.
+    asked: u32,
+}
+
+impl Claims {
+    /// This process's next batch of an epoch.
+    fn next(&mut self, epoch: u32) -> Result<u64, DataError> {
+        if self.epoch != epoch {
+            (self.epoch, self.asked) = (epoch, 0);
+        }
+        let no_claim = |reason: String| DataError::NoClaim { reason };
+        while self.asked < CLAIMS_AHEAD {
+            output::json(&Report::Claim { epoch }).map_err(|why| no_claim(why.to_string()))?;
+            self.asked += 1;
+        }
+        loop {
+            let silent = |_| no_claim("the parent does not answer".to_owned());
+            let dealt = self.dealt.recv_timeout(CLAIM_MAX).map_err(silent)?;
+            // What is left of an epoch before lies beyond its end.
+            if dealt.epoch == epoch {
+                self.asked -= 1;
+                return Ok(dealt.batch);
             }
-            stop.ask();
+        }
+    }
+}
+
+/// Listens to the parent: what it deals is handed to `dealt`, any other line asks this process to
+/// stop, and so does the end of standard input: then the parent is gone.
+pub(crate) fn watch_parent(stop: Stop, dealt: Option<Sender<Dealt>>) -> Result<(), Failure> {
+    let watch = move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            match (serde_json::from_str(&line), &dealt) {
+                (Ok(batch), Some(dealt)) => drop(dealt.send(batch)),
+                _ => stop.ask(),
+            }
         }
         stop.ask();
         std::thread::sleep(FAREWELL_MAX);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Command};
 use kernels::{Isa, Level};
 use learn::Optimizer;
-use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, Share, SourceSpec};
+use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, SourceSpec};
 
 use crate::cli::{DataArgs, TrainArgs};
 use crate::failure::Failure;
@@ -180,7 +180,6 @@ pub(crate) fn source(
             _ => Intercept::Append,
         },
         labels: Labels::Required,
-        share: Share::default(),
         ..default
     }
 }

@@ -6,11 +6,12 @@
 //! Invariant: a run has succeeded when every worker has said so; else its error names the first
 //! cause, and a process that was killed is the cause before those who missed it.
 
+use std::collections::HashMap;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use launch::{ChildEvent, Children};
-use learn::data::{ColumnSpec, Share, SourceSpec};
+use learn::data::{ColumnSpec, SourceSpec};
 use learn::metrics::{BatchLoss, Metrics};
 use learn::{Continue, Epochs, Job, LogisticRegression, Optimizer, Table, Watch, Worked};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,11 @@ pub(crate) enum Report {
         /// Part of its data that is read.
         fraction: f64,
     },
+    /// It asks which batch of this epoch is its next; [`Dealt`] answers.
+    Claim {
+        /// Counted from 0.
+        epoch: u32,
+    },
     /// It has finished.
     Done(Box<Done>),
     /// It cannot go on.
@@ -60,6 +66,13 @@ pub(crate) enum Report {
         /// Why.
         why: String,
     },
+}
+
+/// The batch that is a worker's next.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Dealt {
+    pub(crate) epoch: u32,
+    pub(crate) batch: u64,
 }
 
 /// What a worker has done.
@@ -74,17 +87,14 @@ pub(crate) struct Done {
 }
 
 impl WorkerPlan {
-    /// The plan of worker number `worker`, which reads its share of the batches.
     fn new(plan: &Plan, job: JobId, worker: u32, contact: &Contact) -> WorkerPlan {
-        let mut source = plan.train.clone();
-        source.share = Share { index: worker, count: plan.workers };
         WorkerPlan {
             job: job.get(),
             worker,
             workers: plan.workers,
             staleness_clocks: plan.clock.staleness().clocks_max(),
             optimizer: plan.optimizer,
-            source,
+            source: plan.train.clone(),
             epochs: plan.epochs,
             contact: contact.clone(),
         }
@@ -201,6 +211,9 @@ pub(crate) fn run_processes(
     // Who has said a last word: its end is no news.
     let mut finished = vec![false; numbers.len()];
     let mut told = false;
+    // The next batch of each epoch. Readers that claim from one counter stay together, however
+    // fast each of them is.
+    let mut batches = HashMap::new();
     gather(plan, board, stop, |wait| {
         if stop.asked() && !told {
             told = true;
@@ -210,8 +223,15 @@ pub(crate) fn run_processes(
         let worker = numbers.iter().position(|&known| known == number);
         match (worker, event) {
             (Some(worker), ChildEvent::Line(line)) => match serde_json::from_str(&line) {
+                Ok(Report::Claim { epoch }) => {
+                    let next = batches.entry(epoch).or_insert(0_u64);
+                    let dealt = serde_json::to_string(&Dealt { epoch, batch: *next });
+                    children.child(number).tell(&(dealt.expect("two numbers") + "\n"));
+                    *next += 1;
+                    Heard::Nothing
+                }
                 Ok(report) => {
-                    finished[worker] |= !matches!(report, Report::Going { .. });
+                    finished[worker] |= matches!(report, Report::Done(_) | Report::Failed { .. });
                     Heard::Report(worker, report)
                 }
                 Err(error) => Heard::Death(format!("worker {worker} speaks no JSON: {error}")),
@@ -266,7 +286,7 @@ fn gather(
                 stop.ask();
                 return Err(Failure::failed(who));
             }
-            Heard::Nothing => {}
+            Heard::Report(_, Report::Claim { .. }) | Heard::Nothing => {}
         }
         board.show();
     }

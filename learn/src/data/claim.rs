@@ -1,0 +1,61 @@
+//! Which batches a reader delivers, where several readers of the same inputs share them.
+//!
+//! Owns the decision, batch by batch. Who deals the numbers out is left to the caller.
+//!
+//! Invariant: numbers are claimed only when the one before has been delivered, so readers that
+//! claim from one counter stay together, and a slow one claims less.
+
+use super::error::DataError;
+
+/// Says which batch of the pass is this reader's next: a number above the one before.
+pub type Claim = Box<dyn FnMut() -> Result<u64, DataError> + Send>;
+
+/// The batches that one reader delivers.
+pub(crate) enum Deal {
+    /// All of them.
+    All,
+    /// Those whose numbers it claims.
+    Claimed {
+        /// The claimed batch that is still to come.
+        next: Option<u64>,
+        claim: Claim,
+    },
+}
+
+impl Deal {
+    /// The batches of `claim`.
+    pub(crate) fn claimed(claim: Claim) -> Deal {
+        Deal::Claimed { next: None, claim }
+    }
+
+    /// Whether to deliver this batch. Asked for each batch in order.
+    pub(crate) fn has(&mut self, batch: u64) -> Result<bool, DataError> {
+        let Deal::Claimed { next, claim } = self else { return Ok(true) };
+        if next.is_none() {
+            *next = Some(claim()?);
+        }
+        let is_mine = *next == Some(batch);
+        if is_mine {
+            *next = None;
+        }
+        Ok(is_mine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claimed_batches_are_delivered_and_others_passed_over() {
+        let mut numbers = [1, 2, 5].into_iter();
+        let reason = "the counter is gone".to_owned();
+        let none = DataError::NoClaim { reason };
+        let end = none.clone();
+        let claim = move || numbers.next().ok_or_else(|| none.clone());
+        let mut deal = Deal::claimed(Box::new(claim));
+        let mine: Vec<bool> = (0..6).map(|batch| deal.has(batch).unwrap()).collect();
+        assert_eq!(mine, [false, true, true, false, false, true]);
+        assert_eq!(deal.has(6), Err(end));
+    }
+}
