@@ -16,8 +16,10 @@ fn main() {
     };
     let commit = commit.map_or("unknown".to_owned(), |commit| commit + state);
     let mut out = std::io::stdout().lock();
-    let line = format!(
-        "cargo::rustc-env=GRADWIRE_COMMIT={commit}\ncargo::rerun-if-changed=../.git/HEAD\n"
-    );
+    // The log of HEAD changes with each commit, HEAD itself with a branch only.
+    let log = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]);
+    let watched = log.unwrap_or_else(|| "build.rs".to_owned());
+    let line =
+        format!("cargo::rustc-env=GRADWIRE_COMMIT={commit}\ncargo::rerun-if-changed={watched}\n");
     std::io::Write::write_all(&mut out, line.as_bytes()).expect("cargo reads this");
 }

@@ -15,9 +15,6 @@ use crate::roofs::Pings;
 use crate::spec::PushPullSpec;
 use crate::stats::Spread;
 
-/// Digits of a commit's name in the table.
-const COMMIT_DIGITS: usize = 12;
-
 /// What one repeat measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Repeat {
@@ -191,7 +188,6 @@ impl PushPullReport {
 
     fn heading(&self) -> String {
         let Run { commit, machine, spec, transport, .. } = &self.run;
-        let commit = commit.get(..COMMIT_DIGITS).unwrap_or(commit);
         format!(
             "gradwire bench push-pull   commit {commit}   {transport}   {}   dim {} f32   \
              {} keys a request   {} resident   zipf {}   {} s x {} runs\n\
