@@ -53,6 +53,16 @@ fn files_without_rows_labels_or_a_second_class_are_told_apart() {
 }
 
 #[test]
+fn one_class_only_is_seen_by_processes_too() {
+    let files = Files::new();
+    let data = files.file("one.libsvm", "1 1:1\n".repeat(5000));
+    let train = ["train", "--processes", "--workers", "2", "--train", &data];
+    let save = ["--save", &files.path("model")];
+    complains(&[&train[..], &save].concat(), 1, &["label 1", "nothing to learn"]);
+    assert_eq!(files.names(), ["one.libsvm"], "nothing is left");
+}
+
+#[test]
 fn numbers_that_are_none_or_too_large_are_named() {
     training_complains("nan.libsvm", crate::rows(4) + "1 5:nan\n", &["nan.libsvm:5:5", "finite"]);
     let large = crate::rows(4) + "1 9223372036854775808:1\n";

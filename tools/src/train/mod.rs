@@ -13,7 +13,7 @@ pub(crate) mod workers;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use launch::Children;
-use learn::data::{Source, SourceSpec};
+use learn::data::{DataError, Source, SourceSpec};
 use learn::metrics::Metrics;
 use learn::{CALL_MAX, Continue, Epochs, INCARNATION, Job, Table, margins, read};
 use worker::{JobId, Servers, Session, ShardId, TableSize, WorkerId};
@@ -54,9 +54,14 @@ pub(crate) fn run(arguments: TrainArgs) -> Result<(), Failure> {
     let seconds = board.finish();
     let trained = trained?;
 
+    let tested = if stop.asked() {
+        None
+    } else {
+        check_labels(&trained)?;
+        test(&plan, weights, &trained, &mut observer, &stop)?
+    };
     let interrupted = stop.asked();
-    let tested =
-        if interrupted { None } else { test(&plan, weights, &trained, &mut observer, &stop)? };
+    let tested = tested.filter(|_| !interrupted); // Of a part of the rows it would mean little.
     let size = measure(weights, &mut observer)?;
     let result = TrainResult::new(&plan, &trained, tested.as_ref(), size, seconds, &observer);
     if let Some(dir) = &plan.save {
@@ -88,6 +93,19 @@ fn prepare(plan: &Plan, job: &Job, weights: Table, observer: &mut Session) -> Re
     match &plan.resume {
         Some(dir) => keep::load(dir, observer, (job, weights)),
         None => Ok(()),
+    }
+}
+
+/// Readers that share the data cannot tell alone whether it has both classes.
+fn check_labels(trained: &[Done]) -> Result<(), Failure> {
+    let mut all = Metrics::default();
+    trained.iter().for_each(|done| all.merge(&done.metrics));
+    match (all.rows(), all.mean_label()) {
+        (0, _) => Err(Failure::failed(DataError::NoRows)),
+        (rows, label) if label == 0.0 || label == 1.0 => {
+            Err(Failure::failed(DataError::OneClass { label: label as u8, rows }))
+        }
+        _ => Ok(()),
     }
 }
 
