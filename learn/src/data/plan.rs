@@ -77,7 +77,7 @@ pub(crate) fn plan(
 fn check_names(names: &[String], spec: &ColumnSpec) -> Result<(), String> {
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
-            return Err(format!("column '{name}' occurs twice"));
+            return Err(format!("column '{name}' occurs twice (is the first line a header?)"));
         }
     }
     let lists = [&spec.categorical, &spec.numeric, &spec.bucketed, &spec.ignored];
@@ -219,7 +219,8 @@ mod tests {
         assert_eq!(refuse(&["y", "a"], numeric), "no column 'b' among 'y', 'a'");
         let label = ColumnSpec { label: Some("z".into()), ..ColumnSpec::default() };
         assert_eq!(refuse(&["y", "a"], label), "no label column 'z' among 'y', 'a'");
-        assert_eq!(refuse(&["y", "a", "a"], ColumnSpec::default()), "column 'a' occurs twice");
+        let twice = "column 'a' occurs twice (is the first line a header?)";
+        assert_eq!(refuse(&["y", "a", "a"], ColumnSpec::default()), twice);
         let twice =
             ColumnSpec { numeric: names(&["a"]), ignored: names(&["a"]), ..ColumnSpec::default() };
         assert_eq!(refuse(&["y", "a"], twice), "column 'a' is named twice in the settings");
