@@ -2,6 +2,7 @@
 //!
 //! Owns the arithmetic of one coordinate and the two powers that every row keeps for the
 //! correction of bias; so a row that is pushed seldom is corrected by its own count of steps.
+//! Owns the walk over such rows, too, for itself and for `adamw`.
 //!
 //! Invariant: a power is 0 only in a row that was never stepped; after that it is at least
 //! `f32::MIN_POSITIVE`, because a power that underflowed to 0 would read as no step at all.
@@ -68,21 +69,43 @@ pub fn apply_rows(
     deltas: &[f32],
     step: &Step,
 ) {
+    advance_rows(isa, rows, stride, dim, at, deltas, *step);
+}
+
+/// A step that counts itself in a row's powers before it is a rule of one coordinate.
+pub(crate) trait Advance: Copy {
+    /// The step with one row's correction of bias worked in.
+    type Rule: Rule<3, 1>;
+
+    /// Counts one more step in `powers`, and corrects for the bias of as many steps.
+    fn advance(&self, powers: &mut [f32; POWERS]) -> Self::Rule;
+}
+
+/// As [`apply_rows`], by any step on such rows.
+pub(crate) fn advance_rows<A: Advance>(
+    isa: Isa,
+    rows: &mut [f32],
+    stride: usize,
+    dim: usize,
+    at: &[u32],
+    deltas: &[f32],
+    step: A,
+) {
     let layout = Layout { stride, dim };
     rows::check_layout(layout, row_width(dim));
     assert_eq!(deltas.len(), at.len() * dim, "deltas against rows times width");
-    isa.run(Apply { rows, layout, at, deltas, step: *step });
+    isa.run(Apply { rows, layout, at, deltas, step });
 }
 
-struct Apply<'a> {
+struct Apply<'a, A> {
     rows: &'a mut [f32],
     layout: Layout,
     at: &'a [u32],
     deltas: &'a [f32],
-    step: Step,
+    step: A,
 }
 
-impl Portable for Apply<'_> {
+impl<A: Advance> Portable for Apply<'_, A> {
     type Output = ();
 
     /// A constant `dim` unrolls the walk.
@@ -96,7 +119,7 @@ impl Portable for Apply<'_> {
     }
 }
 
-impl Apply<'_> {
+impl<A: Advance> Apply<'_, A> {
     #[inline(always)]
     fn each_row(self, dim: usize) {
         for (index, (&row, grad)) in self.at.iter().zip(self.deltas.chunks_exact(dim)).enumerate() {
@@ -111,8 +134,9 @@ impl Apply<'_> {
     }
 }
 
-impl Step {
-    /// Counts one more step in `powers`, and corrects for the bias of as many steps.
+impl Advance for Step {
+    type Rule = Corrected;
+
     #[inline(always)]
     fn advance(&self, powers: &mut [f32; POWERS]) -> Corrected {
         for (power, beta) in powers.iter_mut().zip([self.beta1, self.beta2]) {
@@ -125,7 +149,7 @@ impl Step {
 
 /// A step with one row's correction of bias worked in.
 #[derive(Clone, Copy)]
-struct Corrected {
+pub(crate) struct Corrected {
     /// `rate / (1 - beta1^t)`.
     rate: f32,
     /// `1 - beta2^t`: the share of the true mean of squares that `v` holds by now.

@@ -8,6 +8,7 @@
 
 pub mod adagrad;
 pub mod adam;
+pub mod adamw;
 mod columns;
 pub mod copy;
 pub mod crc32c;
@@ -16,9 +17,11 @@ pub mod hash;
 mod isa;
 mod lanes;
 pub mod logistic;
+pub mod momentum;
 #[cfg(test)]
 mod oracle;
 pub mod probe;
+pub mod rmsprop;
 pub mod rows;
 pub mod sgd;
 pub mod sum;
