@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use kernels::{Isa, adagrad, adam, ftrl, rows as row_kernels, sgd, sum};
+use kernels::{Isa, adagrad, adam, adamw, ftrl, momentum, rmsprop, rows as row_kernels, sgd, sum};
 
 use super::{PARAMETERS_MAX, Rows, Rule, Widths};
 
@@ -15,12 +15,34 @@ pub struct Sgd {
     pub rate: f32,
 }
 
+/// `v = momentum · v + g`, `w -= rate · v`. Row `[w | v]`, delta `[g]`, value `[w]`. Source:
+/// Polyak, USSR Comput. Math. Math. Phys. 4 (1964).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Momentum {
+    /// Learning rate, positive.
+    pub rate: f32,
+    /// Share of the velocity that the next step keeps, from 0 to below 1.
+    pub momentum: f32,
+}
+
 /// `accum += g²`, `w -= rate · g / (√accum + epsilon)`. Row `[w | accum]`, delta `[g]`, value
 /// `[w]`. Source: Duchi, Hazan, Singer, JMLR 12 (2011).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdaGrad {
     /// Learning rate, positive.
     pub rate: f32,
+    /// Keeps the divisor from zero, positive.
+    pub epsilon: f32,
+}
+
+/// `s = decay · s + (1-decay) · g²`, `w -= rate · g / (√s + epsilon)`. Row `[w | s]`, delta `[g]`,
+/// value `[w]`. Source: Tieleman, Hinton, Neural Networks for Machine Learning (2012), lecture 6.5.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RmsProp {
+    /// Learning rate, positive.
+    pub rate: f32,
+    /// Decay of the mean square, from 0 to below 1.
+    pub decay: f32,
     /// Keeps the divisor from zero, positive.
     pub epsilon: f32,
 }
@@ -37,6 +59,16 @@ pub struct Adam {
     pub beta2: f32,
     /// Keeps the divisor from zero, positive.
     pub epsilon: f32,
+}
+
+/// `w -= rate · weight_decay · w`, then Adam's step, on Adam's row. A key that is not pushed does
+/// not decay. Source: Loshchilov, Hutter, ICLR 2019.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Adam's own parameters.
+    pub adam: Adam,
+    /// Pulls weights towards zero: zero or positive, and below 1 when multiplied by the rate.
+    pub weight_decay: f32,
 }
 
 /// FTRL-Proximal. Row `[z | n]`, delta `[Σg | Σg²]`, value `[w | alpha / (beta + √n)]`: the
@@ -90,6 +122,39 @@ impl Rule for Sgd {
     }
 }
 
+impl Momentum {
+    pub(super) const NAME: &str = "momentum";
+
+    pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
+        let [rate, momentum, ..] = *parameters;
+        (positive(rate) && decays(momentum))
+            .then(|| Arc::new(Momentum { rate, momentum }) as Arc<dyn Rule>)
+    }
+}
+
+impl Rule for Momentum {
+    fn name(&self) -> &'static str {
+        Momentum::NAME
+    }
+
+    fn parameters(&self) -> [f32; PARAMETERS_MAX] {
+        pad([self.rate, self.momentum])
+    }
+
+    fn widths(&self, dim: usize) -> Widths {
+        Widths { delta: dim, row: 2 * dim, value: dim }
+    }
+
+    fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
+        let step = momentum::Step { rate: self.rate, momentum: self.momentum };
+        momentum::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &step);
+    }
+
+    fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
+        row_kernels::gather(isa, rows.floats, rows.stride, rows.dim, at, values);
+    }
+}
+
 impl AdaGrad {
     pub(super) const NAME: &str = "adagrad";
 
@@ -123,14 +188,60 @@ impl Rule for AdaGrad {
     }
 }
 
+impl RmsProp {
+    pub(super) const NAME: &str = "rmsprop";
+
+    pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
+        let [rate, decay, epsilon, ..] = *parameters;
+        (positive(rate) && decays(decay) && positive(epsilon))
+            .then(|| Arc::new(RmsProp { rate, decay, epsilon }) as Arc<dyn Rule>)
+    }
+}
+
+impl Rule for RmsProp {
+    fn name(&self) -> &'static str {
+        RmsProp::NAME
+    }
+
+    fn parameters(&self) -> [f32; PARAMETERS_MAX] {
+        pad([self.rate, self.decay, self.epsilon])
+    }
+
+    fn widths(&self, dim: usize) -> Widths {
+        Widths { delta: dim, row: 2 * dim, value: dim }
+    }
+
+    fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
+        let RmsProp { rate, decay, epsilon } = *self;
+        let step = rmsprop::Step { rate, decay, epsilon };
+        rmsprop::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &step);
+    }
+
+    fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
+        row_kernels::gather(isa, rows.floats, rows.stride, rows.dim, at, values);
+    }
+}
+
 impl Adam {
     pub(super) const NAME: &str = "adam";
 
     pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
+        Adam::of(parameters).map(|adam| Arc::new(adam) as Arc<dyn Rule>)
+    }
+
+    fn of(parameters: &[f32; PARAMETERS_MAX]) -> Option<Adam> {
         let [rate, beta1, beta2, epsilon, ..] = *parameters;
-        let decay = |beta: f32| (0.0..1.0).contains(&beta);
-        (positive(rate) && decay(beta1) && decay(beta2) && positive(epsilon))
-            .then(|| Arc::new(Adam { rate, beta1, beta2, epsilon }) as Arc<dyn Rule>)
+        (positive(rate) && decays(beta1) && decays(beta2) && positive(epsilon)).then_some(Adam {
+            rate,
+            beta1,
+            beta2,
+            epsilon,
+        })
+    }
+
+    fn step(&self) -> adam::Step {
+        let Adam { rate, beta1, beta2, epsilon } = *self;
+        adam::Step { rate, beta1, beta2, epsilon }
     }
 }
 
@@ -144,17 +255,50 @@ impl Rule for Adam {
     }
 
     fn widths(&self, dim: usize) -> Widths {
-        Widths { delta: dim, row: 3 * dim + 2, value: dim }
+        Widths { delta: dim, row: adam::row_width(dim), value: dim }
     }
 
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
-        let Adam { rate, beta1, beta2, epsilon } = *self;
-        let step = adam::Step { rate, beta1, beta2, epsilon };
-        adam::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &step);
+        adam::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &self.step());
     }
 
     fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
         row_kernels::gather(isa, rows.floats, rows.stride, rows.dim, at, values);
+    }
+}
+
+impl AdamW {
+    pub(super) const NAME: &str = "adamw";
+
+    pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
+        let [_, _, _, _, weight_decay, ..] = *parameters;
+        let adam = Adam::of(parameters)?;
+        (not_negative(weight_decay) && adam.rate * weight_decay < 1.0)
+            .then(|| Arc::new(AdamW { adam, weight_decay }) as Arc<dyn Rule>)
+    }
+}
+
+impl Rule for AdamW {
+    fn name(&self) -> &'static str {
+        AdamW::NAME
+    }
+
+    fn parameters(&self) -> [f32; PARAMETERS_MAX] {
+        let Adam { rate, beta1, beta2, epsilon } = self.adam;
+        pad([rate, beta1, beta2, epsilon, self.weight_decay])
+    }
+
+    fn widths(&self, dim: usize) -> Widths {
+        self.adam.widths(dim)
+    }
+
+    fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
+        let step = adamw::Step { adam: self.adam.step(), weight_decay: self.weight_decay };
+        adamw::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &step);
+    }
+
+    fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
+        self.adam.read(isa, rows, at, values);
     }
 }
 
@@ -163,7 +307,6 @@ impl Ftrl {
 
     pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
         let [alpha, beta, l1, l2, ..] = *parameters;
-        let not_negative = |value: f32| value.is_finite() && value >= 0.0;
         // With neither beta nor l2, a row of zeros would have no step.
         let defined = beta > 0.0 || l2 > 0.0;
         (positive(alpha) && not_negative(beta) && not_negative(l1) && not_negative(l2) && defined)
@@ -230,6 +373,15 @@ impl Rule for Sum {
 
 fn positive(value: f32) -> bool {
     value.is_finite() && value > 0.0
+}
+
+fn not_negative(value: f32) -> bool {
+    value.is_finite() && value >= 0.0
+}
+
+/// Whether a power of it goes to zero, from 0 to below 1.
+fn decays(value: f32) -> bool {
+    (0.0..1.0).contains(&value)
 }
 
 fn pad<const N: usize>(parameters: [f32; N]) -> [f32; PARAMETERS_MAX] {

@@ -15,7 +15,7 @@ use kernels::Isa;
 use kernels::hash::hash_bytes;
 pub use wire::{PARAMETERS_MAX, TableSpec};
 
-pub use builtin::{AdaGrad, Adam, Ftrl, Sgd, Sum};
+pub use builtin::{AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Sgd, Sum};
 
 /// How many f32 a key has in each place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +75,15 @@ pub enum NoRule {
 }
 
 impl Rules {
-    /// SGD, AdaGrad, Adam, FTRL-Proximal and sum.
+    /// SGD with and without momentum, AdaGrad, RMSProp, Adam, AdamW, FTRL-Proximal and sum.
     pub fn builtin() -> Rules {
         Rules(vec![
             (Sgd::NAME, Sgd::make),
+            (Momentum::NAME, Momentum::make),
             (AdaGrad::NAME, AdaGrad::make),
+            (RmsProp::NAME, RmsProp::make),
             (Adam::NAME, Adam::make),
+            (AdamW::NAME, AdamW::make),
             (Ftrl::NAME, Ftrl::make),
             (Sum::NAME, Sum::make),
         ])
@@ -146,10 +149,14 @@ mod tests {
 
     #[test]
     fn each_builtin_rule_is_made_again_from_its_name_and_parameters() {
-        let rules: [&dyn Rule; 5] = [
+        let adam = Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+        let rules: [&dyn Rule; 8] = [
             &Sgd { rate: 0.1 },
+            &Momentum { rate: 0.1, momentum: 0.9 },
             &AdaGrad { rate: 0.1, epsilon: 1e-8 },
-            &Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
+            &RmsProp { rate: 0.1, decay: 0.99, epsilon: 1e-8 },
+            &adam,
+            &AdamW { adam, weight_decay: 0.01 },
             &Ftrl { alpha: 0.2, beta: 1.0, l1: 0.0, l2: 0.0 },
             &Sum,
         ];
@@ -167,6 +174,10 @@ mod tests {
         assert_eq!(rules.make("magic", &[0.0; 8]).err(), Some(NoRule::Unknown));
         assert_eq!(rules.make("ftrl", &[-1.0; 8]).err(), Some(NoRule::Parameters));
         assert_eq!(rules.make("sgd", &[f32::NAN; 8]).err(), Some(NoRule::Parameters));
+        assert_eq!(rules.make("momentum", &[1.0; 8]).err(), Some(NoRule::Parameters));
+        assert_eq!(rules.make("rmsprop", &[1.0; 8]).err(), Some(NoRule::Parameters));
+        let whole_weight = [0.5, 0.9, 0.999, 1e-8, 2.0, 0.0, 0.0, 0.0];
+        assert_eq!(rules.make("adamw", &whole_weight).err(), Some(NoRule::Parameters));
     }
 
     #[test]
