@@ -6,11 +6,11 @@
 //! Under FTRL and SGD the worker walks row by row and applies each row's step to its own copy of
 //! the weights before the next row: gradients of correlated features that are all taken at the
 //! same weights overshoot together. The shard gets sums of g and of g², so its rule sees every
-//! example. Under AdaGrad and Adam the gradient is that of the whole batch. Evidence:
+//! example. Under every other optimizer the gradient is that of the whole batch. Evidence:
 //! `docs/decisions/0004-ftrl-deltas-and-local-steps.md`.
 
 use serde::{Deserialize, Serialize};
-use shard::rule::{AdaGrad, Adam, Ftrl, Rule, Sgd};
+use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Rule, Sgd};
 
 use crate::data::Csr;
 use crate::learner::{Ask, Io, Learner, Table};
@@ -37,19 +37,40 @@ pub enum Optimizer {
         /// Learning rate.
         rate: f32,
     },
+    /// RMSProp.
+    RmsProp {
+        /// Learning rate.
+        rate: f32,
+        /// Decay of the mean of squared gradients.
+        decay: f32,
+    },
     /// Adam.
     Adam {
         /// Learning rate.
         rate: f32,
+    },
+    /// Adam with decoupled weight decay.
+    AdamW {
+        /// Learning rate.
+        rate: f32,
+        /// Pulls weights towards zero.
+        weight_decay: f32,
     },
     /// Plain gradient descent.
     Sgd {
         /// Learning rate.
         rate: f32,
     },
+    /// Gradient descent along a velocity.
+    Momentum {
+        /// Learning rate.
+        rate: f32,
+        /// Share of the velocity that the next step keeps.
+        momentum: f32,
+    },
 }
 
-/// Keeps AdaGrad's and Adam's divisors from zero.
+/// Keeps divisors from zero.
 const EPSILON: f32 = 1e-8;
 
 impl Optimizer {
@@ -58,10 +79,15 @@ impl Optimizer {
         match *self {
             Optimizer::Ftrl { alpha, beta, l1, l2 } => Box::new(Ftrl { alpha, beta, l1, l2 }),
             Optimizer::AdaGrad { rate } => Box::new(AdaGrad { rate, epsilon: EPSILON }),
-            Optimizer::Adam { rate } => {
-                Box::new(Adam { rate, beta1: 0.9, beta2: 0.999, epsilon: EPSILON })
+            Optimizer::RmsProp { rate, decay } => {
+                Box::new(RmsProp { rate, decay, epsilon: EPSILON })
+            }
+            Optimizer::Adam { rate } => Box::new(adam(rate)),
+            Optimizer::AdamW { rate, weight_decay } => {
+                Box::new(AdamW { adam: adam(rate), weight_decay })
             }
             Optimizer::Sgd { rate } => Box::new(Sgd { rate }),
+            Optimizer::Momentum { rate, momentum } => Box::new(Momentum { rate, momentum }),
         }
     }
 
@@ -70,10 +96,18 @@ impl Optimizer {
         match self {
             Optimizer::Ftrl { .. } => "ftrl",
             Optimizer::AdaGrad { .. } => "adagrad",
+            Optimizer::RmsProp { .. } => "rmsprop",
             Optimizer::Adam { .. } => "adam",
+            Optimizer::AdamW { .. } => "adamw",
             Optimizer::Sgd { .. } => "sgd",
+            Optimizer::Momentum { .. } => "momentum",
         }
     }
+}
+
+/// Adam with the decays of its paper.
+fn adam(rate: f32) -> Adam {
+    Adam { rate, beta1: 0.9, beta2: 0.999, epsilon: EPSILON }
 }
 
 /// Learns one weight a key.
@@ -112,7 +146,11 @@ impl LogisticRegression {
         let walk = match *optimizer {
             Optimizer::Ftrl { .. } => Walk::Stepping,
             Optimizer::Sgd { rate } => Walk::Constant { step: rate },
-            Optimizer::AdaGrad { .. } | Optimizer::Adam { .. } => Walk::Whole,
+            Optimizer::AdaGrad { .. }
+            | Optimizer::RmsProp { .. }
+            | Optimizer::Adam { .. }
+            | Optimizer::AdamW { .. }
+            | Optimizer::Momentum { .. } => Walk::Whole,
         };
         LogisticRegression { weights, walk, cells: Vec::new(), margins: Vec::new() }
     }

@@ -57,11 +57,16 @@ impl Weights {
         let state_count = if self.ftrl.is_some() { self.row_width } else { self.row_width - dim };
         let blocks: &[&str] = match rule {
             "ftrl" => &["z", "n"],
+            "momentum" => &["velocity"],
             "adagrad" => &["accum"],
-            "adam" => &["m", "v"],
+            "rmsprop" => &["mean_square"],
+            "adam" | "adamw" => &["m", "v"],
             _ => &[],
         };
-        let singles: &[&str] = if rule == "adam" { &["beta1_power", "beta2_power"] } else { &[] };
+        let singles: &[&str] = match rule {
+            "adam" | "adamw" => &["beta1_power", "beta2_power"],
+            _ => &[],
+        };
         let state = |index: usize| {
             let (block, single) = (index / dim, index.wrapping_sub(blocks.len() * dim));
             match (blocks.get(block), singles.get(single)) {
@@ -80,8 +85,11 @@ pub(super) fn parameter_name(rule: &str, index: usize) -> String {
     let names: &[&str] = match rule {
         "ftrl" => &["alpha", "beta", "l1", "l2"],
         "sgd" => &["rate"],
+        "momentum" => &["rate", "momentum"],
         "adagrad" => &["rate", "epsilon"],
+        "rmsprop" => &["rate", "decay", "epsilon"],
         "adam" => &["rate", "beta1", "beta2", "epsilon"],
+        "adamw" => &["rate", "beta1", "beta2", "epsilon", "weight_decay"],
         _ => &[],
     };
     names.get(index).map_or_else(|| format!("parameter {index}"), |name| (*name).to_owned())
@@ -91,13 +99,19 @@ pub(super) fn parameter_name(rule: &str, index: usize) -> String {
 mod tests {
     use super::*;
     use kernels::Isa;
-    use shard::rule::{AdaGrad, Adam, Ftrl, Rows, Rule, Sgd, Sum, table_spec};
+    use shard::rule::{
+        AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Rows, Rule, Sgd, Sum, table_spec,
+    };
 
-    fn rules() -> [Box<dyn Rule>; 5] {
+    fn rules() -> [Box<dyn Rule>; 8] {
+        let adam = Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
         [
             Box::new(Sgd { rate: 0.1 }),
+            Box::new(Momentum { rate: 0.1, momentum: 0.9 }),
             Box::new(AdaGrad { rate: 0.1, epsilon: 1e-8 }),
-            Box::new(Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }),
+            Box::new(RmsProp { rate: 0.1, decay: 0.99, epsilon: 1e-8 }),
+            Box::new(adam),
+            Box::new(AdamW { adam, weight_decay: 0.01 }),
             Box::new(Ftrl { alpha: 0.2, beta: 1.0, l1: 0.5, l2: 0.1 }),
             Box::new(Sum),
         ]
@@ -132,7 +146,10 @@ mod tests {
             names,
             [
                 "weight_0 weight_1",
+                "weight_0 weight_1 velocity_0 velocity_1",
                 "weight_0 weight_1 accum_0 accum_1",
+                "weight_0 weight_1 mean_square_0 mean_square_1",
+                "weight_0 weight_1 m_0 m_1 v_0 v_1 beta1_power beta2_power",
                 "weight_0 weight_1 m_0 m_1 v_0 v_1 beta1_power beta2_power",
                 "weight_0 weight_1 z_0 z_1 n_0 n_1",
                 "weight_0 weight_1",
