@@ -107,7 +107,7 @@ fn resuming_goes_on_from_the_saved_rows_and_only_with_the_same_rule() {
 fn every_optimizer_learns() {
     let files = Files::new();
     let data = files.file("rows.libsvm", crate::rows(20_000));
-    for optimizer in ["ftrl", "adagrad", "adam", "sgd"] {
+    for optimizer in ["ftrl", "adagrad", "rmsprop", "adam", "adamw", "sgd", "momentum"] {
         let result = train(&["--train", &data, "--optimizer", optimizer, "--batch-rows", "100"]);
         let loss = figure(&result, "test_logloss");
         assert!(loss < 0.5, "{optimizer} comes to {loss}, chance is 0.693");

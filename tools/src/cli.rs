@@ -94,6 +94,9 @@ pub(crate) struct DataArgs {
     pub(crate) no_intercept: Option<bool>,
 }
 
+/// What `train` can learn by.
+const OPTIMIZERS: [&str; 7] = ["ftrl", "adagrad", "rmsprop", "adam", "adamw", "sgd", "momentum"];
+
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub(crate) struct TrainArgs {
@@ -115,9 +118,10 @@ pub(crate) struct TrainArgs {
     #[arg(long, help_heading = "Learning", value_parser = ["lr"])]
     pub(crate) model: Option<String>,
     /// How servers change a row [default: ftrl].
-    #[arg(long, help_heading = "Learning", value_parser = ["ftrl", "adagrad", "adam", "sgd"])]
+    #[arg(long, help_heading = "Learning", value_parser = OPTIMIZERS)]
     pub(crate) optimizer: Option<String>,
-    /// Learning rate [default: 0.2 for ftrl, 0.05 for adagrad, 0.01 for adam and sgd].
+    /// Learning rate [default: 0.2 for ftrl, 0.05 for adagrad, 0.01 for adam, adamw and sgd,
+    /// 0.005 for rmsprop, 0.00005 for momentum].
     #[arg(long, help_heading = "Learning", value_name = "RATE")]
     pub(crate) alpha: Option<f32>,
     /// FTRL: damps the first steps [default: 1].
@@ -129,6 +133,15 @@ pub(crate) struct TrainArgs {
     /// FTRL: pulls weights towards zero [default: 0].
     #[arg(long, help_heading = "Learning")]
     pub(crate) l2: Option<f32>,
+    /// Momentum: share of the last step's velocity that is kept [default: 0.9].
+    #[arg(long, help_heading = "Learning", value_name = "SHARE")]
+    pub(crate) momentum: Option<f32>,
+    /// RMSProp: share of the mean of squares that is kept [default: 0.99].
+    #[arg(long, help_heading = "Learning", value_name = "SHARE")]
+    pub(crate) decay: Option<f32>,
+    /// AdamW: pulls weights towards zero, besides the gradient [default: 0.01].
+    #[arg(long, help_heading = "Learning")]
+    pub(crate) weight_decay: Option<f32>,
     /// Passes over the data [default: 1].
     #[arg(long, help_heading = "Learning", value_name = "N")]
     pub(crate) epochs: Option<u32>,

@@ -196,11 +196,17 @@ fn bundled() -> Result<String, Failure> {
 
 fn optimizer(args: &TrainArgs) -> Result<Optimizer, Failure> {
     let name = args.optimizer.as_deref().unwrap_or("ftrl");
-    if name != "ftrl" {
-        let only = [("--beta", args.beta), ("--l1", args.l1), ("--l2", args.l2)];
-        if let Some((flag, _)) = only.iter().find(|(_, value)| value.is_some()) {
-            return Err(Failure::usage(format!("{flag} is for --optimizer ftrl, not for {name}")));
-        }
+    let only = [
+        ("ftrl", "--beta", args.beta),
+        ("ftrl", "--l1", args.l1),
+        ("ftrl", "--l2", args.l2),
+        ("momentum", "--momentum", args.momentum),
+        ("rmsprop", "--decay", args.decay),
+        ("adamw", "--weight-decay", args.weight_decay),
+    ];
+    let foreign = only.iter().find(|(owner, _, value)| *owner != name && value.is_some());
+    if let Some((owner, flag, _)) = foreign {
+        return Err(Failure::usage(format!("{flag} is for --optimizer {owner}, not for {name}")));
     }
     let rate = |default: f32| args.alpha.unwrap_or(default);
     let optimizer = match name {
@@ -211,14 +217,25 @@ fn optimizer(args: &TrainArgs) -> Result<Optimizer, Failure> {
             l2: args.l2.unwrap_or(0.0),
         },
         "adagrad" => Optimizer::AdaGrad { rate: rate(0.05) },
+        "rmsprop" => Optimizer::RmsProp { rate: rate(0.005), decay: args.decay.unwrap_or(0.99) },
         "adam" => Optimizer::Adam { rate: rate(0.01) },
+        "adamw" => {
+            Optimizer::AdamW { rate: rate(0.01), weight_decay: args.weight_decay.unwrap_or(0.01) }
+        }
         "sgd" => Optimizer::Sgd { rate: rate(0.01) },
+        // Late gradients add to the velocity: on the flights, with four workers of no common clock,
+        // twice this rate already overshoots at times; one worker alone bears six times it.
+        "momentum" => {
+            Optimizer::Momentum { rate: rate(0.00005), momentum: args.momentum.unwrap_or(0.9) }
+        }
         other => return Err(Failure::usage(format!("--optimizer: no rule is named {other}"))),
     };
     let rule = optimizer.rule();
     let made = shard::rule::Rules::builtin().make(rule.name(), &rule.parameters());
     made.map_err(|_| {
-        Failure::usage(format!("--alpha, --beta, --l1 or --l2 is out of range for {name}"))
+        let own = only.iter().filter(|(owner, ..)| *owner == name).map(|(_, flag, _)| *flag);
+        let flags: Vec<&str> = ["--alpha"].into_iter().chain(own).collect();
+        Failure::usage(format!("{} is out of range for {name}", flags.join(" or ")))
     })?;
     Ok(optimizer)
 }
@@ -267,6 +284,9 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         beta: line.beta.or(file.beta),
         l1: line.l1.or(file.l1),
         l2: line.l2.or(file.l2),
+        momentum: line.momentum.or(file.momentum),
+        decay: line.decay.or(file.decay),
+        weight_decay: line.weight_decay.or(file.weight_decay),
         epochs: line.epochs.or(file.epochs),
         batch_rows: line.batch_rows.or(file.batch_rows),
         clock: line.clock.or(file.clock),
@@ -313,6 +333,17 @@ mod tests {
     }
 
     #[test]
+    fn an_optimizers_own_parameters_may_stand_in_the_file() {
+        let text = "train = ['a.vw']\noptimizer = 'adamw'\nalpha = 0.5\nweight-decay = 0.25\n";
+        let line = TrainArgs { alpha: Some(0.125), ..TrainArgs::default() };
+        let plan = config(text, line).expect("a right file");
+        assert_eq!(plan.optimizer, Optimizer::AdamW { rate: 0.125, weight_decay: 0.25 });
+        let error = config("optimizer = 'adam'\nweight-decay = 0.1\n", TrainArgs::default());
+        let error = error.expect_err("not Adam's");
+        assert_eq!(error, "--weight-decay is for --optimizer adamw, not for adam");
+    }
+
+    #[test]
     fn an_option_that_does_not_exist_is_named() {
         let error = config("epoch = 3\n", TrainArgs::default()).expect_err("no such option");
         assert_eq!(error, "job.toml: 'epoch' is no option of train");
@@ -333,6 +364,14 @@ mod tests {
             TrainArgs { alpha: Some(-1.0), ..TrainArgs::default() },
             TrainArgs { holdout: Some(1.0), ..TrainArgs::default() },
             TrainArgs { optimizer: Some("adam".into()), l1: Some(1.0), ..TrainArgs::default() },
+            TrainArgs { momentum: Some(0.9), ..TrainArgs::default() },
+            TrainArgs { decay: Some(0.9), ..TrainArgs::default() },
+            TrainArgs { weight_decay: Some(0.1), ..TrainArgs::default() },
+            TrainArgs {
+                optimizer: Some("momentum".into()),
+                momentum: Some(1.0),
+                ..TrainArgs::default()
+            },
             TrainArgs {
                 servers: vec!["host:1".into()],
                 transport: Some(TransportFlag::Shm),
