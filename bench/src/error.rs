@@ -3,6 +3,7 @@
 use std::fmt;
 
 use launch::LocalError;
+use wire::Refusal;
 use worker::WorkerError;
 
 use crate::roofs::RoofError;
@@ -20,6 +21,13 @@ pub enum BenchError {
         doing: Doing,
         /// Why.
         error: WorkerError,
+    },
+    /// The shard refused a request.
+    Refused {
+        /// In which phase.
+        doing: Doing,
+        /// Why.
+        refusal: Refusal,
     },
     /// A roof cannot be measured.
     Roof(RoofError),
@@ -100,6 +108,7 @@ impl fmt::Display for BenchError {
             BenchError::Spec(error) => error.fmt(f),
             BenchError::Start(error) => error.fmt(f),
             BenchError::Worker { doing, error } => write!(f, "{doing}: {error}"),
+            BenchError::Refused { doing, refusal } => write!(f, "{doing}: {refusal}"),
             BenchError::Roof(error) => error.fmt(f),
             BenchError::WrongValue { key, found, expected, pushes } => write!(
                 f,

@@ -9,6 +9,7 @@
 
 mod error;
 mod format;
+mod kernel;
 mod keys;
 mod machine;
 mod push_pull;
@@ -17,9 +18,12 @@ mod report;
 pub mod roofs;
 mod spec;
 mod stats;
+mod table;
+mod table_load;
 mod verify;
 
 pub use error::{BenchError, Doing, SpecError};
+pub use kernel::{KernelRow, KernelSpec, render_kernels, run_kernels};
 pub use machine::Machine;
 pub use push_pull::run;
 pub use report::{Latencies, PushPullReport, Roofs, Run, Shares, Spreads};
@@ -28,3 +32,4 @@ pub use spec::{
     RESIDENT_KEYS_MAX,
 };
 pub use stats::Spread;
+pub use table::{TableBenchSpec, TableRates, TableReport, TableShares, run_table};

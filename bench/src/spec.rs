@@ -166,11 +166,21 @@ impl PushPullSpec {
     }
 }
 
-fn check(name: &'static str, found: usize, min: usize, max: usize) -> Result<(), SpecError> {
+pub(crate) fn check(
+    name: &'static str,
+    found: usize,
+    min: usize,
+    max: usize,
+) -> Result<(), SpecError> {
     check_real(name, found as f64, min as f64, max as f64)
 }
 
-fn check_real(name: &'static str, found: f64, min: f64, max: f64) -> Result<(), SpecError> {
+pub(crate) fn check_real(
+    name: &'static str,
+    found: f64,
+    min: f64,
+    max: f64,
+) -> Result<(), SpecError> {
     if (min..=max).contains(&found) {
         Ok(())
     } else {

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
-use crate::flags::{BadRowsFlag, ClockBound, LogLevel, TransportFlag};
+use crate::flags::{BadRowsFlag, ClockBound, Count, LogLevel, TransportFlag};
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -53,6 +53,10 @@ pub(crate) enum ModelCommand {
 pub(crate) enum BenchCommand {
     /// Push to and pull from one shard in a closed loop, beside the roofs of this machine.
     PushPull(PushPullArgs),
+    /// Gather and update rows of one shard's table in this thread, beside random memory.
+    Table(TableArgs),
+    /// Run each kernel at each instruction set, beside the triad and a copy.
+    Kernel(KernelArgs),
 }
 
 /// Where rows come from and how they are read.
@@ -289,6 +293,50 @@ pub(crate) struct PushPullArgs {
     /// Seed of the keys.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TableArgs {
+    /// Keys that the table holds, such as 2M.
+    #[arg(long, value_name = "N", default_value = "2M")]
+    pub(crate) keys: Count,
+    /// Values a key.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) dim: u32,
+    /// How the shard changes a row.
+    #[arg(long, value_parser = ["sgd", "adagrad", "adam", "ftrl", "sum"], default_value = "sgd")]
+    pub(crate) optimizer: String,
+    /// Sorted keys a request, such as 10k.
+    #[arg(long, value_name = "N", default_value = "10k")]
+    pub(crate) request_keys: Count,
+    #[command(flatten)]
+    pub(crate) taking: TakingArgs,
+    /// Seed of the keys.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KernelArgs {
+    /// Length of each array that is read from memory, in f32: beyond the last-level cache.
+    #[arg(long, value_name = "N", default_value = "16M")]
+    pub(crate) floats: Count,
+    #[command(flatten)]
+    pub(crate) taking: TakingArgs,
+}
+
+/// How figures are taken, and how they are told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TakingArgs {
+    /// Repeats of each measurement, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) repeats: usize,
+    /// Least seconds of each figure in each repeat.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.05)]
+    pub(crate) seconds: f64,
     /// Print the result as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,

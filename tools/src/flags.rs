@@ -81,6 +81,22 @@ impl fmt::Display for BadRowsFlag {
     }
 }
 
+/// A count, which `k`, `M` or `G` behind it multiplies by a thousand, a million or a billion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Count(pub(crate) usize);
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Count, String> {
+        let units = [("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+        let with_unit = |&(unit, by)| text.strip_suffix(unit).map(|digits| (digits, by));
+        let (digits, by) = units.iter().find_map(with_unit).unwrap_or((text, 1));
+        let count = digits.parse().ok().and_then(|count: usize| count.checked_mul(by));
+        count.map(Count).ok_or_else(|| format!("expected a count such as 2M, found '{text}'"))
+    }
+}
+
 /// How bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -145,6 +161,17 @@ mod tests {
         }
         for text in ["fail", "skip:10"] {
             assert_eq!(text.parse::<BadRowsFlag>().map(|flag| flag.to_string()), Ok(text.into()));
+        }
+    }
+
+    #[test]
+    fn a_count_reads_its_unit_and_nothing_else() {
+        let read = |text: &str| text.parse::<Count>().map(|count| count.0);
+        assert_eq!(read("10k"), Ok(10_000));
+        assert_eq!(read("20M"), Ok(20_000_000));
+        assert_eq!(read("7"), Ok(7));
+        for text in ["", "M", "-1", "2m", "99999999999G", "1.5M"] {
+            assert_eq!(read(text), Err(format!("expected a count such as 2M, found '{text}'")));
         }
     }
 

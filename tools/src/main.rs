@@ -6,6 +6,7 @@
 //! line that says what and why.
 #![forbid(unsafe_code)]
 
+mod bench_alone;
 mod cli;
 mod failure;
 mod flags;
@@ -58,6 +59,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Model(ModelCommand::Inspect(arguments)) => model::inspect(&arguments),
         Command::Model(ModelCommand::Export(arguments)) => model::export(&arguments),
         Command::Bench(BenchCommand::PushPull(arguments)) => push_pull::run(&arguments),
+        Command::Bench(BenchCommand::Table(arguments)) => bench_alone::table(&arguments),
+        Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Worker => train::child::run(),
     }
 }

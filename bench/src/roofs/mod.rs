@@ -1,11 +1,12 @@
 //! Roofs: what this machine does when nothing but the bare work is done.
 //!
-//! Owns four: memory in order (`triad`), memory at random ([`Rows`]), bytes over the transport
-//! and round trips over it ([`Wire`]). A run measures them between its repeats, on the same
-//! processors.
+//! Owns five: memory in order ([`Triad`]), memory at random, once a row ([`Rows`]) and twice
+//! ([`TwoLines`]), bytes over the transport and round trips over it ([`Wire`]). A run measures
+//! them between its repeats, on the same processors.
 
 mod rows;
 mod triad;
+mod two_line;
 mod wire;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use transport::{AdoptError, Fault, SendRefusal};
 
 pub use rows::Rows;
 pub use triad::Triad;
+pub use two_line::TwoLines;
 pub use wire::{Pings, Wire};
 
 /// Why a roof cannot be measured.
@@ -71,7 +73,7 @@ impl fmt::Display for RoofError {
 impl std::error::Error for RoofError {}
 
 /// Zeroed memory in huge pages where the kernel has them, as tables have it.
-fn arena(floats: usize) -> Result<memory::Arena<f32>, RoofError> {
+pub(crate) fn arena(floats: usize) -> Result<memory::Arena<f32>, RoofError> {
     let mut arena = memory::Arena::reserve(floats).map_err(RoofError::Map)?;
     arena.grow_to(floats).map_err(RoofError::Grow)?;
     Ok(arena)
