@@ -196,6 +196,29 @@ fn a_server_of_another_version_is_named() {
 }
 
 #[test]
+fn a_server_that_takes_no_message_of_any_use_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let server = std::thread::spawn(move || {
+        // Every guest is told the same, for as long as guests come.
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.expect("a guest");
+            let mut bytes = [0; wire::HEADER_BYTES];
+            stream.read_exact(&mut bytes).expect("a hello");
+            let longest = wire::HEADER_BYTES as u64;
+            let welcome = wire::Header::new(wire::Kind::Welcome);
+            let welcome = wire::Header { keys: 1, sequence: longest, ..welcome };
+            let crc = |bytes: &[u8]| kernels::crc32c::crc32c(kernels::Isa::detect(), 0, bytes);
+            wire::seal(&mut bytes, welcome, wire::Seal::HeaderOnly, crc);
+            stream.write_all(&bytes).expect("answered");
+        }
+    });
+    complains(&["train", "--servers", &address], 1, &[&address, "sequence"]);
+    drop(std::net::TcpStream::connect(&address)); // So that the server ends.
+    let _ = server.join();
+}
+
+#[test]
 fn a_server_that_is_something_else_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound").to_string();

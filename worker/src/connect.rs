@@ -18,14 +18,17 @@ use transport::shm::{self, Shm, ShmError};
 use transport::tcp::{self, TcpBackend};
 use transport::{AdoptError, Limits, Link, Transport};
 use wire::{
-    Epoch, HEADER_BYTES, Header, Incarnation, Kind, Malformed, Refusal, Routing, RoutingError,
-    Seal, Status, WorkerId, read_header, seal,
+    DEFINE_BODY_BYTES, Epoch, HEADER_BYTES, Header, Incarnation, Kind, Malformed, Refusal, Routing,
+    RoutingError, Seal, Status, WorkerId, read_header, seal,
 };
 
 use crate::session::{Session, SessionSpec, Timeouts};
 
 /// The shard number of a hello that only asks how many shards there are.
 const ASK: u16 = u16::MAX;
+
+/// A server must take messages at least so long, in bytes: every request of fixed size fits.
+const MESSAGE_BYTES_MIN: usize = HEADER_BYTES + DEFINE_BODY_BYTES;
 
 /// Begins the name of a place in the file system.
 const UNIX_PREFIX: &str = "unix:";
@@ -197,6 +200,10 @@ fn ask(isa: Isa, place: &Place, spec: &ConnectSpec) -> Result<Told, ConnectError
     let shards =
         shards.ok_or_else(|| ConnectError::Malformed { place: place.clone(), malformed: none })?;
     let message_bytes_max = usize::try_from(welcome.sequence).unwrap_or(usize::MAX);
+    if message_bytes_max < MESSAGE_BYTES_MIN {
+        let malformed = Malformed::Field { name: "sequence" };
+        return Err(ConnectError::Malformed { place: place.clone(), malformed });
+    }
     Ok(Told { shards, message_bytes_max })
 }
 
