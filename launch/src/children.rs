@@ -9,11 +9,14 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// Longest line of a child, in bytes; more is cut off.
 const LINE_BYTES_MAX: u64 = 64 << 20;
+
+/// Lines of all children that nobody has taken yet; then the children wait.
+const EVENTS_MAX: usize = 1024;
 
 /// One child.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub struct Child {
 pub struct Children {
     children: Vec<Child>,
     events: Receiver<(usize, ChildEvent)>,
-    sender: Sender<(usize, ChildEvent)>,
+    sender: SyncSender<(usize, ChildEvent)>,
 }
 
 /// What a child did.
@@ -52,7 +55,7 @@ pub struct ChildError {
 impl Children {
     /// No child yet.
     pub fn new() -> Children {
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(EVENTS_MAX);
         Children { children: Vec::new(), events, sender }
     }
 
@@ -142,7 +145,7 @@ impl Drop for Child {
     }
 }
 
-fn read_lines(number: usize, output: impl io::Read, sender: &Sender<(usize, ChildEvent)>) {
+fn read_lines(number: usize, output: impl io::Read, sender: &SyncSender<(usize, ChildEvent)>) {
     let mut reader = BufReader::new(output);
     let mut line = String::new();
     loop {

@@ -4,7 +4,7 @@
 //! loop's content is left to `turn`.
 
 use std::fmt;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ use crate::turn::{Core, Who};
 
 /// How long a core sleeps at most before it looks around.
 const PARK_MAX: Duration = Duration::from_millis(100);
+
+/// Connections on their way to a core. Beyond it they are turned away.
+const COMMANDS_MAX: usize = 1024;
 
 /// How long a core may take to build its transport.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -93,7 +96,7 @@ pub struct Server {
 
 #[derive(Debug)]
 struct CoreHandle {
-    commands: Sender<Command>,
+    commands: SyncSender<Command>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
@@ -130,8 +133,8 @@ impl Server {
     /// Panics: if there is no such shard.
     pub fn attach(&self, shard: u16, link: Link, who: Who) {
         let core = &self.cores[usize::from(shard)];
-        // A core that is gone drops the link, and its other end sees it closed.
-        let _ = core.commands.send(Command::Adopt(link, who));
+        // A core that is gone, or has no time, drops the link, and its other end sees it closed.
+        let _ = core.commands.try_send(Command::Adopt(link, who));
         core.waker.wake();
     }
 }
@@ -152,8 +155,8 @@ impl Drop for Server {
 
 fn start_core(spec: &ServerSpec, shard: u16) -> Result<CoreHandle, StartError> {
     let failed = |reason: String| StartError::Core { shard, reason };
-    let (commands, inbox) = channel();
-    let (ready, started) = channel();
+    let (commands, inbox) = sync_channel(COMMANDS_MAX);
+    let (ready, started) = sync_channel(1);
     let spec = spec.clone();
     let thread = std::thread::Builder::new()
         .name(format!("shard-{shard}"))

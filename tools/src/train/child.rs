@@ -3,7 +3,7 @@
 //! Owns reading the plan, telling the parent how it goes, and ending when the parent is gone.
 
 use std::io::{self, BufRead};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     io::stdin().lock().read_line(&mut line).map_err(Failure::failed)?;
     let plan: WorkerPlan = serde_json::from_str(&line)
         .map_err(|error| Failure::usage(format!("the plan on standard input: {error}")))?;
-    let (dealt, to_claim) = channel();
+    let (dealt, to_claim) = sync_channel(DEALT_MAX);
     watch_parent(stop.clone(), Some(dealt))?;
     match go(&plan, &stop, to_claim) {
         Ok(()) => Ok(()),
@@ -56,6 +56,9 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Fail
 
 /// Batches that are asked for before they are needed: the parent's answer takes its time.
 const CLAIMS_AHEAD: u32 = 3;
+
+/// Batches that were dealt and not taken: of this epoch, and what is left of the one before.
+const DEALT_MAX: usize = 4 * CLAIMS_AHEAD as usize;
 
 /// The batches that the parent deals to this process.
 struct Claims {
@@ -90,7 +93,7 @@ impl Claims {
 
 /// Listens to the parent: what it deals is handed to `dealt`, any other line asks this process to
 /// stop, and so does the end of standard input: then the parent is gone.
-pub(crate) fn watch_parent(stop: Stop, dealt: Option<Sender<Dealt>>) -> Result<(), Failure> {
+pub(crate) fn watch_parent(stop: Stop, dealt: Option<SyncSender<Dealt>>) -> Result<(), Failure> {
     let watch = move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             match (serde_json::from_str(&line), &dealt) {

@@ -7,7 +7,7 @@
 //! cause, and a process that was killed is the cause before those who missed it.
 
 use std::collections::HashMap;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use launch::{ChildEvent, Children};
@@ -25,6 +25,9 @@ use crate::signals::Stop;
 
 /// How often a worker reports.
 const REPORT_EVERY: Duration = Duration::from_millis(25);
+
+/// Reports of threads that nobody has taken yet; then the threads wait.
+const REPORTS_MAX: usize = 1024;
 
 /// After a first failure, how long others may still tell a better cause.
 const CAUSE_WAIT: Duration = Duration::from_millis(500);
@@ -160,7 +163,7 @@ pub(crate) fn run_threads(
     stop: &Stop,
     board: &mut Board,
 ) -> Result<Vec<Done>, Failure> {
-    let (sender, reports) = channel();
+    let (sender, reports) = sync_channel(REPORTS_MAX);
     let learner = |_| LogisticRegression::new(weights, &plan.optimizer);
     let watch = move |worker: WorkerId| {
         let sender = sender.clone();
