@@ -78,8 +78,8 @@ struct Ahead {
 /// Learns from all batches of `feed`, then waits until every push is acknowledged.
 ///
 /// - `metrics`: predictions made before each batch was learned from.
-/// - `after_step`: called after each batch with what has been counted; `false` ends the run
-///   after this batch, as if the data ended there.
+/// - `after_step`: called after each batch with what has been counted; [`Continue::No`] ends the
+///   run after this batch, as if the data ended there.
 /// - Errors: [`RunError`]; batches before it have been pushed.
 pub fn learn<L: Learner<Batch = Csr>>(
     session: &mut Session,

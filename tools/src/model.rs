@@ -5,11 +5,11 @@
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use learn::model::{ExportRows, Manifest, ModelError, ModelReader, export_parquet, export_text};
+use learn::model::{ExportRows, Manifest, ModelReader, export_parquet, export_text};
 
 use crate::cli::{ExportArgs, InspectArgs};
 use crate::failure::Failure;
-use crate::output::{complain, count, json, table};
+use crate::output::{complain, count, json, table, whole_file};
 
 /// Prints what a model holds.
 pub(crate) fn inspect(arguments: &InspectArgs) -> Result<(), Failure> {
@@ -48,7 +48,9 @@ pub(crate) fn export(arguments: &ExportArgs) -> Result<(), Failure> {
         Some(path) if is_parquet(path) => {
             export_parquet(&reader, 0, ExportRows::All, path).map_err(Failure::failed)?
         }
-        Some(path) => text_file(&reader, path)?,
+        Some(path) => whole_file(path, |file| {
+            export_text(&reader, 0, ExportRows::All, file).map_err(Failure::failed)
+        })?,
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
             let written = export_text(&reader, 0, ExportRows::All, &mut out);
@@ -63,16 +65,4 @@ pub(crate) fn export(arguments: &ExportArgs) -> Result<(), Failure> {
 
 fn is_parquet(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "parquet")
-}
-
-/// Text into a file that appears whole or not at all.
-fn text_file(reader: &ModelReader, path: &Path) -> Result<u64, Failure> {
-    let mut outcome: Result<u64, ModelError> = Ok(0);
-    let written = learn::model::write_whole_file(path, |file| {
-        outcome = export_text(reader, 0, ExportRows::All, file);
-        outcome.as_ref().map(|_| ()).map_err(|error| io::Error::other(error.to_string()))
-    });
-    let rows = outcome.map_err(Failure::failed)?;
-    written.map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
-    Ok(rows)
 }

@@ -2,7 +2,11 @@
 //!
 //! Owns the two ways out. A reader that has gone away is no failure.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use learn::model::write_whole_file;
 
 use serde::Serialize;
 
@@ -27,6 +31,26 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
 /// One line for a person.
 pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes a file that appears whole or not at all. Returns what `write` returned.
+pub(crate) fn whole_file<T>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut outcome = None;
+    let written = write_whole_file(path, |file| {
+        let ended = write(file);
+        let stopped = ended.as_ref().err().map(|why| io::Error::other(why.to_string()));
+        outcome = Some(ended);
+        stopped.map_or(Ok(()), Err)
+    });
+    let disk = |error| Failure::failed(format!("{}: {error}", path.display()));
+    match outcome {
+        Some(Err(failure)) => Err(failure),
+        Some(Ok(value)) => written.map(|()| value).map_err(disk),
+        None => Err(written.err().map_or_else(|| Failure::failed("nothing was written"), disk)),
+    }
 }
 
 /// Names and values in two aligned columns.

@@ -10,7 +10,7 @@ use kernels::logistic::sigmoid_one;
 use launch::{Local, LocalSpec};
 use learn::data::{Labels, Part, SourceSpec};
 use learn::metrics::Metrics;
-use learn::model::{ModelReader, check_table, write_whole_file};
+use learn::model::{ModelReader, check_table};
 use learn::{Continue, Epochs, INCARNATION, Job, Table, margins, read};
 use server::{Pinning, Way};
 use shard::rule::Rules;
@@ -18,7 +18,7 @@ use worker::{JobId, Servers, Session, Staleness, Timeouts, WorkerId};
 
 use crate::cli::PredictArgs;
 use crate::failure::Failure;
-use crate::output::{complain, count};
+use crate::output::{complain, count, whole_file};
 use crate::train::cluster::server_spec;
 use crate::train::keep::{DataManifest, fill, table_of};
 
@@ -45,14 +45,7 @@ pub(crate) fn run(arguments: &PredictArgs) -> Result<(), Failure> {
     let mut metrics = Metrics::default();
     let rows = match &arguments.output {
         Some(path) => {
-            let mut outcome = Ok(0);
-            let written = write_whole_file(path, |file| {
-                outcome = score(&mut session, weights, &feed, &mut metrics, file);
-                outcome.as_ref().map(|_| ()).map_err(|why| io::Error::other(why.to_string()))
-            });
-            let rows = outcome?;
-            written.map_err(Failure::failed)?;
-            rows
+            whole_file(path, |file| score(&mut session, weights, &feed, &mut metrics, file))?
         }
         None => score(&mut session, weights, &feed, &mut metrics, &mut io::stdout().lock())?,
     };

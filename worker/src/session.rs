@@ -173,6 +173,12 @@ impl Session {
         self.links.len()
     }
 
+    /// Every shard's number.
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let shards = u16::try_from(self.links.len()).expect("a routing table has fewer");
+        (0..shards).map(ShardId::new)
+    }
+
     /// Which shard owns a key.
     pub fn routing(&self) -> &Routing {
         self.splitter.routing()

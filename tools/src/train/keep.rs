@@ -9,7 +9,7 @@ use learn::model::{Manifest, ModelReader, ModelWriter, RowBatch, TableManifest, 
 use learn::{CALL_MAX, Job, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use worker::{ScanCursor, Session, ShardId};
+use worker::{ScanCursor, Session};
 
 use crate::failure::Failure;
 
@@ -34,8 +34,7 @@ pub(crate) fn save(
     let row_width = u32::try_from(weights.widths().row).map_err(Failure::failed)?;
     let mut writer = ModelWriter::create(dir).map_err(Failure::failed)?;
     let mut parts = Vec::new();
-    for shard in 0..session.shards() {
-        let shard = ShardId::new(u16::try_from(shard).expect("shards are numbered by 16 bits"));
+    for shard in session.shard_ids() {
         let mut part = writer.part(0, row_width).map_err(Failure::failed)?;
         let mut cursor = ScanCursor::START;
         while cursor != ScanCursor::END {

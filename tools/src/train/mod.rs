@@ -16,7 +16,7 @@ use launch::Children;
 use learn::data::{DataError, Source, SourceSpec};
 use learn::metrics::Metrics;
 use learn::{CALL_MAX, Continue, Epochs, INCARNATION, Job, Table, margins, read};
-use worker::{JobId, Servers, Session, ShardId, TableSize, WorkerId};
+use worker::{JobId, Servers, Session, TableSize, WorkerId};
 
 use crate::cli::TrainArgs;
 use crate::failure::Failure;
@@ -137,8 +137,7 @@ fn read_alike(test: &SourceSpec, trained: &[Done]) -> SourceSpec {
 
 fn measure(weights: Table, observer: &mut Session) -> Result<TableSize, Failure> {
     let mut all = TableSize::default();
-    for shard in 0..observer.shards() {
-        let shard = ShardId::new(u16::try_from(shard).expect("shards are numbered by 16 bits"));
+    for shard in observer.shard_ids() {
         let deadline = observer.now() + CALL_MAX;
         let size = observer.measure(shard, weights.id(), deadline).map_err(Failure::failed)?;
         all.rows += size.rows;
