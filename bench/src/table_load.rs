@@ -46,6 +46,7 @@ impl TableLoad {
             epoch: EPOCH,
             rules: Rules::builtin(),
             table_bytes_max: bytes_max,
+            seed: 1,
             credit: CREDIT,
             mutation: Mutation::None,
         });

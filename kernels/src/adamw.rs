@@ -47,7 +47,7 @@ pub fn apply(
 ///   `r * stride`: [`row_width`] numbers, all 0 in a new row.
 /// - `at`: `[count]` distinct row numbers. `deltas`: `[count, dim]`, row after row.
 /// - Result: as [`apply`] on each row.
-/// - Panics: if `deltas` has another length, a row does not fit in the stride, or is out of bounds.
+/// - Panics: if `deltas` has another length, or a row is out of bounds.
 pub fn apply_rows(
     isa: Isa,
     rows: &mut [f32],

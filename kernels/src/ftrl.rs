@@ -60,7 +60,7 @@ pub fn apply(
 /// - `at`: `[count]` distinct row numbers.
 /// - `deltas`: `[count, 2 * dim]`, a row `[grad[dim] | grad_squared[dim]]` for each.
 /// - Result: as [`apply`] on each row. Where `dim` is 1, a row named twice may lose a delta.
-/// - Panics: if `deltas` has another length, a row does not fit in the stride, or is out of bounds.
+/// - Panics: if `deltas` has another length, or a row is out of bounds.
 pub fn apply_rows(
     isa: Isa,
     rows: &mut [f32],
@@ -79,7 +79,7 @@ pub fn apply_rows(
 /// - `rows`: as in [`apply_rows`]. `at`: `[count]` row numbers; [`rows::MISSING`] reads as zeros,
 ///   so its weight is 0 and its rate `alpha / beta`.
 /// - `values`: `[count, 2 * dim]`, a row `[weight[dim] | rate[dim]]` for each key.
-/// - Panics: if `values` has another length, a row does not fit in the stride, or is out of bounds.
+/// - Panics: if `values` has another length, or a row is out of bounds.
 pub fn read_rows(
     isa: Isa,
     rows: &[f32],

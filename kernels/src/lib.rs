@@ -16,6 +16,7 @@ pub mod ftrl;
 pub mod hash;
 mod isa;
 mod lanes;
+pub mod lines;
 pub mod logistic;
 pub mod momentum;
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub fn apply(isa: Isa, row: &mut [f32], velocity: &mut [f32], grad: &[f32], step
 /// - `rows`: an arena whose row `r` is `[weight[dim] | velocity[dim]]` at `r * stride`.
 /// - `at`: `[count]` distinct row numbers. `deltas`: `[count, dim]`, row after row.
 /// - Result: as [`apply`] on each row. Where `dim` is 1, a row named twice may lose a delta.
-/// - Panics: if `deltas` has another length, a row does not fit in the stride, or is out of bounds.
+/// - Panics: if `deltas` has another length, or a row is out of bounds.
 pub fn apply_rows(
     isa: Isa,
     rows: &mut [f32],

@@ -1,283 +1,354 @@
-//! Probing: from keys to row numbers, through lines of five keys with their rows' numbers.
+//! Probing: from keys to the places of their rows, through lines of a few keys each.
 //!
-//! Owns where a key may lie and how a batch is looked up with the cache asked ahead. Inserting,
-//! removing and growing are bookkeeping and left to `shard`.
+//! Owns how a batch is looked up with the cache asked ahead. Where a key may lie is left to
+//! `lines`, memory and growth to `shard`.
 //!
-//! An index is a power of two of lines, each one line of the cache: five keys, then their five
-//! row numbers, so that a look-up waits for memory once before it waits for the row. Invariant,
-//! which [`insert`] keeps: a key lies in its home line or in one after it with no [`EMPTY`] lane
-//! in a line between; so a line with an empty lane ends a search.
+//! Invariant: a search looks at a key's two home lines and no other.
 
-use crate::hash::mix;
 use crate::isa::{Isa, Level};
 use crate::lanes::{CACHE_LINE_BYTES, prefetch, prefetch_for_later};
+use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape, word};
 use crate::rows::MISSING;
 
-/// The key of a lane that holds none. No caller's key may be this one; a search for it misses.
-pub const EMPTY: u64 = u64::MAX;
-/// Keys in a line.
-pub const LANES: usize = 5;
-/// One line: [`LANES`] keys, then their row numbers, two a word, the earlier one in the low half.
-pub type Line = [u64; LINE_WORDS];
-/// A line that holds no key.
-pub const EMPTY_LINE: Line = [EMPTY; LINE_WORDS];
-
-/// 64-bit words in a line.
-const LINE_WORDS: usize = CACHE_LINE_BYTES / size_of::<u64>();
-/// Bit `i` for each lane `i`: what a comparison says of the words after the keys means nothing.
-const KEY_LANES: u32 = (1 << LANES) - 1;
 /// Keys between the one at work and the one whose line the cache is asked for. A power of two.
 /// With 32 a first-level cache's buffers for lines under way ran out: a sixth slower.
 const KEYS_AHEAD: usize = 16;
-/// Keys whose unfinished searches are noted together.
+/// Keys whose second lines are asked for together, and looked at after as many more keys.
 const BLOCK_KEYS: usize = 64;
 
-/// The line that a key's search starts in: the top bits of its hash.
-///
-/// - `lines`: how many there are, a power of two.
-#[inline(always)]
-#[must_use]
-pub const fn home(key: u64, lines: usize) -> usize {
-    debug_assert!(lines.is_power_of_two());
-    // Twice, because a shift by 64 (of one line) is not a shift.
-    (mix(key) >> 1 >> (63 - lines.trailing_zeros())) as usize
+/// The lines that a batch is looked up in.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines<'a> {
+    /// At least as many as `shape` says. Correct anywhere, fast where each starts on a line of
+    /// the cache.
+    pub lines: &'a [Line],
+    /// How a line is cut.
+    pub layout: Layout,
+    /// Which lines a key may lie in.
+    pub shape: Shape,
+}
+
+/// Rows that lie elsewhere, only for the cache: a row's first line is asked for when it is found,
+/// and its second where rows are longer than one.
+#[derive(Clone, Copy, Debug)]
+pub struct Elsewhere<'a> {
+    /// The arena that row numbers point in; an empty slice will do.
+    pub data: &'a [f32],
+    /// From one row to the next, in f32.
+    pub stride: usize,
 }
 
 /// Looks up a batch of keys, and asks the cache for the rows it finds.
 ///
-/// - `lines`: the index, a power of two of lines. Correct anywhere, fast where a line starts on a
-///   line of the cache.
-/// - `wanted`: `[count]` keys. `found`: `[count]`, receives row numbers, [`MISSING`] for no row.
-/// - `data`, `stride`: the arena that the row numbers point in, and f32 from one row to the next;
-///   only for the cache: a row's first line is asked for, and the second where the stride is more
-///   than one. An empty slice will do.
+/// - `wanted`: `[count]` keys, and after them keys that are looked up next, only for the cache.
+/// - `found`: `[count]`, receives for [`Holds::Number`] the row's number, for [`Holds::Row`] the
+///   word in which the row begins, counted from the first line; [`MISSING`] for an absent key.
 /// - Result: the same on every `isa`.
-/// - Panics: if the lengths differ, the lines are not a power of two, or `wanted` has more than
-///   `u32::MAX` keys.
-pub fn find(
-    isa: Isa,
-    lines: &[Line],
-    wanted: &[u64],
-    found: &mut [u32],
-    data: &[f32],
-    stride: usize,
-) {
-    assert!(lines.len().is_power_of_two(), "{} lines are not a power of two", lines.len());
-    assert_eq!(wanted.len(), found.len(), "wanted keys against found rows");
-    assert!(u32::try_from(wanted.len()).is_ok(), "a batch of {} keys", wanted.len());
-    let batch = Find { lines, wanted, found, data, stride };
-    match isa.level() {
-        // SAFETY: only `Isa::detect` makes an `Isa` of level `Avx512`, after CPUID reported it.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512(batch) },
-        // SAFETY: the same for `Avx2`.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2(batch) },
-        _ => scalar(batch),
+/// - Panics: if there are too few keys or lines, or more than `u32::MAX` keys.
+pub fn find(isa: Isa, lines: Lines<'_>, wanted: &[u64], found: &mut [u32], rows: Elsewhere<'_>) {
+    let keys = Keys::new(lines, wanted, found.len());
+    match lines.layout.holds() {
+        Holds::Number => by_words::<_, FindNumber>(isa, keys, (found, rows)),
+        Holds::Row => by_words::<_, FindPlace>(isa, keys, found),
+    };
+}
+
+/// Copies the rows of a batch of keys that lie in their lines.
+///
+/// - `wanted`: as in [`find`].
+/// - `values`: `[count, words]`, receives the 32-bit words beside each key; zeros for an absent one.
+/// - Result: the number of absent keys; the same on every `isa`.
+/// - Panics: as [`find`], or if lines hold numbers of rows, or `values` ends within a row.
+pub fn read(isa: Isa, lines: Lines<'_>, wanted: &[u64], values: &mut [f32]) -> usize {
+    assert_eq!(lines.layout.holds(), Holds::Row, "rows that lie in their lines");
+    let count = values.len() / lines.layout.words();
+    assert_eq!(values.len(), count * lines.layout.words(), "values are whole rows");
+    by_words::<_, CopyRow>(isa, Keys::new(lines, wanted, count), values)
+}
+
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    lines: Lines<'a>,
+    wanted: &'a [u64],
+    /// Keys that are looked up; those after them are only asked for.
+    count: usize,
+}
+
+impl Keys<'_> {
+    fn new<'a>(lines: Lines<'a>, wanted: &'a [u64], count: usize) -> Keys<'a> {
+        assert!(lines.shape.lines() <= lines.lines.len(), "fewer lines than the shape says");
+        assert!(count <= wanted.len(), "{count} results of {} keys", wanted.len());
+        assert!(u32::try_from(wanted.len()).is_ok(), "a batch of {} keys", wanted.len());
+        Keys { lines, wanted, count }
     }
 }
 
-/// Adds a key that is absent, in the first empty lane that a search for it comes by.
-///
-/// - `lines`: a power of two of them.
-/// - Panics: if no lane is empty. `shard` grows an index long before.
-pub fn insert(lines: &mut [Line], key: u64, row: u32) {
-    let first = home(key, lines.len());
-    let mut places = (0..lines.len()).filter_map(|step| {
-        let line = (first + step) & (lines.len() - 1);
-        lines[line][..LANES].iter().position(|&held| held == EMPTY).map(|lane| (line, lane))
-    });
-    let (line, lane) = places.next().expect("an index that is full was not grown");
-    lines[line][lane] = key;
-    let (word, shift) = row_place(lane);
-    let others = lines[line][word] & !(u64::from(u32::MAX) << shift);
-    lines[line][word] = others | u64::from(row) << shift;
+/// What is done with what a look at one line gave. Called for each key once or twice: first with
+/// its first home.
+trait Take<Out> {
+    fn take<const LANES: usize, const WORDS: usize>(
+        out: &mut Out,
+        index: usize,
+        line: (&Line, u32),
+        lane: Lane,
+    );
 }
 
-/// The keys of a line with their row numbers.
-pub fn entries(line: &Line) -> impl Iterator<Item = (u64, u32)> {
-    let lanes = (0..LANES).filter(|&lane| line[lane] != EMPTY);
-    lanes.map(|lane| (line[lane], row_at(line, lane)))
-}
-
-/// Where the row number of a lane lies: its word, and its lowest bit there.
+/// The first word of a lane's payload.
 #[inline(always)]
-const fn row_place(lane: usize) -> (usize, u32) {
-    (LANES + lane / 2, 32 * (lane as u32 % 2))
+const fn first_word<const LANES: usize, const WORDS: usize>(lane: usize) -> usize {
+    2 * LANES + lane * WORDS
 }
 
-#[inline(always)]
-fn row_at(line: &Line, lane: usize) -> u32 {
-    let (word, shift) = row_place(lane);
-    (line[word % LINE_WORDS] >> shift) as u32
-}
+struct FindNumber;
 
-struct Find<'a> {
-    lines: &'a [Line],
-    wanted: &'a [u64],
-    found: &'a mut [u32],
-    data: &'a [f32],
-    stride: usize,
-}
-
-/// The lanes of one line: bit `i` for lane `i`.
-#[derive(Clone, Copy)]
-struct Lanes {
-    /// Those that hold the wanted key: one at most, unless that is [`EMPTY`].
-    equal: u32,
-    /// Those that hold no key.
-    empty: u32,
-}
-
-impl Lanes {
-    /// The row number beside the wanted key, or [`MISSING`].
+impl Take<(&mut [u32], Elsewhere<'_>)> for FindNumber {
     #[inline(always)]
-    fn row(self, line: &Line) -> u32 {
-        let held = self.equal & !self.empty;
-        let row = row_at(line, held.trailing_zeros() as usize % LINE_WORDS);
-        if held == 0 { MISSING } else { row }
+    fn take<const LANES: usize, const WORDS: usize>(
+        (found, rows): &mut (&mut [u32], Elsewhere<'_>),
+        index: usize,
+        (line, _): (&Line, u32),
+        lane: Lane,
+    ) {
+        let row = word(line, first_word::<LANES, WORDS>(lane.number));
+        let row = select(lane.is_held, row, MISSING);
+        found[index] = row;
+        prefetch_row(*rows, row);
+    }
+}
+
+struct FindPlace;
+
+impl Take<&mut [u32]> for FindPlace {
+    #[inline(always)]
+    fn take<const LANES: usize, const WORDS: usize>(
+        found: &mut &mut [u32],
+        index: usize,
+        (_, number): (&Line, u32),
+        lane: Lane,
+    ) {
+        let first = number * LINE_WORDS as u32; // `LINES_MAX` fits.
+        let place = first + first_word::<LANES, WORDS>(lane.number) as u32;
+        found[index] = select(lane.is_held, place, MISSING);
+    }
+}
+
+struct CopyRow;
+
+impl Take<&mut [f32]> for CopyRow {
+    #[inline(always)]
+    fn take<const LANES: usize, const WORDS: usize>(
+        values: &mut &mut [f32],
+        index: usize,
+        (line, _): (&Line, u32),
+        lane: Lane,
+    ) {
+        let first = first_word::<LANES, WORDS>(lane.number);
+        let values = &mut values[index * WORDS..(index + 1) * WORDS];
+        for (at, value) in values.iter_mut().enumerate() {
+            *value = f32::from_bits(select(lane.is_held, word(line, first + at), 0));
+        }
+    }
+}
+
+/// Picks the walk whose numbers are constants.
+fn by_words<Out, T: Take<Out>>(isa: Isa, keys: Keys<'_>, out: Out) -> usize {
+    match keys.lines.layout.words() {
+        1 => by_level::<5, 1, Out, T>(isa, keys, out),
+        2 => by_level::<4, 2, Out, T>(isa, keys, out),
+        3 => by_level::<3, 3, Out, T>(isa, keys, out),
+        4 => by_level::<2, 4, Out, T>(isa, keys, out),
+        5 => by_level::<2, 5, Out, T>(isa, keys, out),
+        6 => by_level::<2, 6, Out, T>(isa, keys, out),
+        _ => unreachable!("a layout has at most PAYLOAD_WORDS_MAX words"),
+    }
+}
+
+fn by_level<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
+    isa: Isa,
+    keys: Keys<'_>,
+    out: Out,
+) -> usize {
+    match isa.level() {
+        // SAFETY: only `Isa::detect` makes an `Isa` of level `Avx512`, after CPUID reported it.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::<LANES, WORDS, Out, T>(keys, out) },
+        // SAFETY: the same for `Avx2`.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::<LANES, WORDS, Out, T>(keys, out) },
+        _ => scalar::<LANES, WORDS, Out, T>(keys, out),
     }
 }
 
 /// The reference.
-fn scalar(batch: Find<'_>) {
-    let bits = |line: &Line, key| {
-        let lane_bits =
-            line[..LANES].iter().enumerate().map(|(lane, &held)| u32::from(held == key) << lane);
-        lane_bits.sum()
-    };
-    pipeline(batch, |line, key| Lanes { equal: bits(line, key), empty: bits(line, EMPTY) });
+fn scalar<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
+    keys: Keys<'_>,
+    out: Out,
+) -> usize {
+    pipeline::<LANES, WORDS, Out, T>(keys, out, |line, stored| {
+        let bits = line.iter().enumerate().map(|(lane, &held)| u32::from(held == stored) << lane);
+        bits.sum()
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn avx2(batch: Find<'_>) {
+fn avx2<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
+    keys: Keys<'_>,
+    out: Out,
+) -> usize {
     use std::arch::x86_64::{
         __m256i, _mm256_castsi256_pd, _mm256_cmpeq_epi64, _mm256_movemask_pd, _mm256_set1_epi64x,
     };
-    pipeline(batch, |line, key| {
+    pipeline::<LANES, WORDS, Out, T>(keys, out, |line, stored| {
         let [low, high] = crate::lanes::load_avx2(line);
-        let bits = |half: __m256i, key: u64| {
-            let equal = _mm256_cmpeq_epi64(half, _mm256_set1_epi64x(key.cast_signed()));
+        let stored = _mm256_set1_epi64x(stored.cast_signed());
+        let bits = |half: __m256i| {
+            let equal = _mm256_cmpeq_epi64(half, stored);
             _mm256_movemask_pd(_mm256_castsi256_pd(equal)).cast_unsigned()
         };
-        let bits = |key| (bits(low, key) | bits(high, key) << 4) & KEY_LANES;
-        Lanes { equal: bits(key), empty: bits(EMPTY) }
-    });
+        bits(low) | bits(high) << 4
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt")]
-fn avx512(batch: Find<'_>) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,popcnt,bmi1")]
+fn avx512<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
+    keys: Keys<'_>,
+    out: Out,
+) -> usize {
     use std::arch::x86_64::{_mm512_cmpeq_epi64_mask, _mm512_set1_epi64};
-    pipeline(batch, |line, key| {
+    pipeline::<LANES, WORDS, Out, T>(keys, out, |line, stored| {
         let line = crate::lanes::load_avx512(line);
-        let bits = |key: u64| {
-            let equal = _mm512_cmpeq_epi64_mask(line, _mm512_set1_epi64(key.cast_signed()));
-            u32::from(equal) & KEY_LANES
-        };
-        Lanes { equal: bits(key), empty: bits(EMPTY) }
-    });
+        u32::from(_mm512_cmpeq_epi64_mask(line, _mm512_set1_epi64(stored.cast_signed())))
+    })
 }
 
-/// The batch's walk: asks for the lines of the key that is [`KEYS_AHEAD`], compares this one with
-/// its home line, asks for its row. No step branches on what is found: a key that is neither in
-/// its home line nor ruled out by it is noted, its next line asked for, and its search finished a
-/// block later.
+/// The batch's walk: asks for the first home of the key that is [`KEYS_AHEAD`], compares this one
+/// with its first home, takes what is there, or asks for its second home. No step branches on what
+/// is found: the second homes are looked at a block later. How many keys were absent.
+///
+/// Its steps are functions that are always inlined, and no closures: a closure of this function
+/// would not have the instructions of the level that it is inlined in.
 #[inline(always)]
-fn pipeline(batch: Find<'_>, compare: impl Fn(&Line, u64) -> Lanes) {
-    let Find { lines, wanted, found, data, stride } = batch;
-    let mut homes = [0; KEYS_AHEAD];
-    let ask = |homes: &mut [usize; KEYS_AHEAD], index: usize| {
-        if let Some(&key) = wanted.get(index) {
-            let line = home(key, lines.len());
-            homes[index % KEYS_AHEAD] = line;
-            prefetch(lines, line);
-        }
-    };
-    let settle = |late: &Late, found: &mut [u32]| {
-        for &index in &late.indices[..late.count] {
-            let row = search_on(lines, wanted[index as usize], &compare);
-            found[index as usize] = row;
-            prefetch_data(data, row, stride);
-        }
-    };
-    (0..KEYS_AHEAD).for_each(|index| ask(&mut homes, index));
-    let mut late_before = Late::NONE;
-    for start in (0..wanted.len()).step_by(BLOCK_KEYS) {
-        let mut late = Late::NONE;
-        for index in start..wanted.len().min(start + BLOCK_KEYS) {
-            let first = homes[index % KEYS_AHEAD];
-            ask(&mut homes, index + KEYS_AHEAD);
-            let lanes = compare(&lines[first], wanted[index]);
-            let row = lanes.row(&lines[first]);
-            found[index] = row;
-            prefetch_data(data, row, stride);
-            let goes_on = lanes.equal | lanes.empty == 0;
-            late.indices[late.count] = index as u32;
-            late.count += usize::from(goes_on);
-            prefetch(lines, (first + usize::from(goes_on)) & (lines.len() - 1));
-        }
-        settle(&late_before, found);
-        late_before = late;
+fn pipeline<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
+    keys: Keys<'_>,
+    mut out: Out,
+    compare: impl Fn(&Line, u64) -> u32,
+) -> usize {
+    let Keys { lines: Lines { lines, shape, .. }, wanted, count } = keys;
+    let mut homes = [[0_u32; 2]; KEYS_AHEAD];
+    for (pair, &key) in homes.iter_mut().zip(wanted) {
+        *pair = ask(lines, shape, key);
     }
-    settle(&late_before, found);
+    // Of this block and the one before: the keys that are not in their first home, by their place
+    // in the batch, with their second home.
+    let mut late = [[0_u32; 2]; 2 * BLOCK_KEYS];
+    let (mut late_before, mut absent) = (0, 0);
+    // One block more, to look at the second homes of the last one.
+    for block in 0..=count.div_ceil(BLOCK_KEYS) {
+        let first_late = block % 2 * BLOCK_KEYS;
+        let mut late_now = 0;
+        for index in block * BLOCK_KEYS..count.min((block + 1) * BLOCK_KEYS) {
+            let [first, second] = homes[index % KEYS_AHEAD];
+            if let Some(&key) = wanted.get(index + KEYS_AHEAD) {
+                homes[index % KEYS_AHEAD] = ask(lines, shape, key);
+            }
+            let line = &lines[first as usize];
+            let lane = lane_of::<LANES>(line, wanted[index], &compare);
+            T::take::<LANES, WORDS>(&mut out, index, (line, first), lane);
+            late[first_late + late_now % BLOCK_KEYS] = [index as u32, second];
+            late_now += usize::from(!lane.is_held);
+            prefetch(lines, select(lane.is_held, first, second) as usize);
+        }
+        let before = BLOCK_KEYS - first_late;
+        for at in before..before + late_before {
+            let [index, second] = late[at % late.len()].map(|number| number as usize);
+            let line = &lines[second];
+            let lane = lane_of::<LANES>(line, wanted[index], &compare);
+            T::take::<LANES, WORDS>(&mut out, index, (line, second as u32), lane);
+            absent += usize::from(!lane.is_held);
+        }
+        late_before = late_now;
+    }
+    absent
 }
 
-/// The keys of a block whose search goes on after their home line, by their place in the batch.
-struct Late {
-    indices: [u32; BLOCK_KEYS],
-    count: usize,
-}
-
-impl Late {
-    const NONE: Self = Self { indices: [0; BLOCK_KEYS], count: 0 };
-}
-
-/// Finishes a search whose home line was full of other keys.
+/// One of two, without a branch: which one it is, nothing can foresee.
 #[inline(always)]
-fn search_on(lines: &[Line], key: u64, compare: impl Fn(&Line, u64) -> Lanes) -> u32 {
-    let first = home(key, lines.len());
-    for step in 1..lines.len() {
-        let line = &lines[(first + step) & (lines.len() - 1)];
-        let lanes = compare(line, key);
-        if lanes.equal | lanes.empty != 0 {
-            return lanes.row(line);
-        }
-    }
-    MISSING
+fn select(first: bool, one: u32, other: u32) -> u32 {
+    let mask = 0_u32.wrapping_sub(u32::from(first));
+    one & mask | other & !mask
+}
+
+/// The homes of a key, of which the first is asked for.
+#[inline(always)]
+fn ask(lines: &[Line], shape: Shape, key: u64) -> [u32; 2] {
+    let homes = shape.homes(key);
+    prefetch(lines, homes[0]);
+    homes.map(|home| home as u32) // `LINES_MAX` fits.
+}
+
+/// The lane of a line in which a key lies; some other one if it does not.
+#[derive(Clone, Copy)]
+struct Lane {
+    number: usize,
+    is_held: bool,
+}
+
+#[inline(always)]
+fn lane_of<const LANES: usize>(
+    line: &Line,
+    key: u64,
+    compare: &impl Fn(&Line, u64) -> u32,
+) -> Lane {
+    // Words past the keys may equal one by chance.
+    let lanes = compare(line, key.wrapping_add(1)) & ((1 << LANES) - 1);
+    // A bit past the lanes, for a number in range.
+    let number = (lanes | 1 << (LANES - 1)).trailing_zeros() as usize;
+    Lane { number, is_held: (lanes != 0) & (key != NO_KEY) }
 }
 
 /// Asks for a row. For one that is missing this asks for row 0, since an address that no page has
 /// costs a walk through the page table each time.
 #[inline(always)]
-fn prefetch_data(data: &[f32], row: u32, stride: usize) {
+fn prefetch_row(rows: Elsewhere<'_>, row: u32) {
     const LINE: usize = CACHE_LINE_BYTES / size_of::<f32>();
-    let start = if row == MISSING { 0 } else { row as usize * stride };
-    prefetch_for_later(data, start);
-    if stride > LINE {
-        prefetch_for_later(data, start + LINE);
+    let start = select(row != MISSING, row, 0) as usize * rows.stride;
+    prefetch_for_later(rows.data, start);
+    if rows.stride > LINE {
+        prefetch_for_later(rows.data, start + LINE);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::mix;
+    use crate::lines::{EMPTY_LINE, Payload, insert, payload};
     use proptest::prelude::*;
 
-    fn build(lines: usize, keys: impl IntoIterator<Item = u64>) -> Vec<Line> {
-        let mut index = vec![EMPTY_LINE; lines];
-        (0..).zip(keys).for_each(|(row, key)| insert(&mut index, key, row));
-        index
+    /// Keys that were put in, each with its place or, for numbers, its order.
+    fn build(layout: Layout, shape: Shape, keys: &[u64]) -> (Vec<Line>, Vec<u64>) {
+        let mut lines = vec![EMPTY_LINE; shape.lines()];
+        let put = |(number, &key): (usize, &u64)| {
+            let payload: Payload = std::array::from_fn(|at| number as u32 + 100 * at as u32);
+            insert(&mut lines, layout, shape, key, &payload).map(|_| key)
+        };
+        let held = keys.iter().enumerate().filter_map(put).collect();
+        (lines, held)
     }
 
-    fn found_by_each_level(lines: &[Line], wanted: &[u64]) -> Vec<Vec<u32>> {
-        let find = |isa| {
+    fn found_by_each_level(lines: Lines<'_>, wanted: &[u64]) -> Vec<Vec<u32>> {
+        let rows = Elsewhere { data: &[], stride: 8 };
+        let by = |isa| {
             let mut found = vec![7; wanted.len()];
-            find(isa, lines, wanted, &mut found, &[], 8);
+            let (first, rest) = found.split_at_mut(wanted.len() / 2);
+            find(isa, lines, wanted, first, rows);
+            find(isa, lines, &wanted[first.len()..], rest, rows);
             found
         };
-        Isa::available().into_iter().map(find).collect()
+        Isa::available().into_iter().map(by).collect()
     }
 
     proptest! {
@@ -285,47 +356,83 @@ mod tests {
         #[test]
         fn every_level_finds_each_key_that_is_there_and_misses_the_others(
             seed: u64,
-            lines_log2 in 0_u32..7,
-            load_percent in 0_usize..=100,
+            count in 1_usize..100,
+            words in 1_usize..=6,
+            load_percent in 0_usize..=80,
             wanted in 0_usize..200,
         ) {
-            let lines = 1 << lines_log2;
-            let count = (lines * LANES * load_percent / 100) as u64;
-            let index = build(lines, (0..count).map(|key| mix(seed ^ key)));
-            let expected = |key: u64| if key < count { key as u32 } else { MISSING };
-            let ids: Vec<u64> = (0..wanted as u64).map(|i| mix(i) % (2 * count + 1)).collect();
-            let keys: Vec<u64> = ids.iter().map(|&id| mix(seed ^ id)).collect();
-            let expected: Vec<u32> = ids.into_iter().map(expected).collect();
-            for found in found_by_each_level(&index, &keys) {
-                prop_assert_eq!(&found, &expected);
+            for holds in [Holds::Number, Holds::Row] {
+                let layout = Layout::new(holds, words).expect("1 to 6 words");
+                let keys_max = count * layout.lanes() * load_percent / 100;
+                let keys: Vec<u64> = (0..keys_max as u64).map(|id| mix(seed ^ id) >> 1).collect();
+                let shape = Shape::of(count, seed);
+                let (lines, held) = build(layout, shape, &keys);
+                let wanted: Vec<u64> = (0..wanted as u64)
+                    .map(|i| mix(seed ^ (mix(i) % (2 * keys_max as u64 + 1))) >> 1).collect();
+                let lines = Lines { lines: &lines, layout, shape };
+                for found in found_by_each_level(lines, &wanted) {
+                    for (&key, row) in wanted.iter().zip(found) {
+                        prop_assert_eq!(row == MISSING, !held.contains(&key));
+                        if row == MISSING {
+                            continue;
+                        }
+                        let number = match holds {
+                            Holds::Number => row,
+                            Holds::Row => {
+                                let (line, at) = (row as usize / LINE_WORDS, row as usize % 16);
+                                payload(layout, &lines.lines[line], at)[0]
+                            }
+                        };
+                        prop_assert_eq!(keys[number as usize], key);
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_level_copies_the_rows_that_it_finds_and_zeros_for_others(
+            seed: u64, count in 1_usize..60, words in 1_usize..=6, wanted in 0_usize..200,
+        ) {
+            let layout = Layout::new(Holds::Row, words).expect("1 to 6 words");
+            let keys: Vec<u64> = (0..count as u64).map(|id| mix(seed ^ id) >> 1).collect();
+            let shape = Shape::of(count, seed);
+            let (lines, _) = build(layout, shape, &keys);
+            let ids: Vec<u64> = (0..wanted as u64).map(|i| mix(i) % (2 * count as u64)).collect();
+            let wanted: Vec<u64> = ids.iter().map(|id| mix(seed ^ id) >> 1).collect();
+            let lines = Lines { lines: &lines, layout, shape };
+            for isa in Isa::available() {
+                let mut values = vec![f32::NAN; wanted.len() * words];
+                let absent = read(isa, lines, &wanted, &mut values);
+                prop_assert_eq!(absent, ids.iter().filter(|&&id| id >= count as u64).count());
+                for (&id, row) in ids.iter().zip(values.chunks_exact(words)) {
+                    for (at, value) in row.iter().enumerate() {
+                        let held = id as u32 + 100 * at as u32;
+                        let expected = if id < count as u64 { held } else { 0 };
+                        prop_assert_eq!(value.to_bits(), expected);
+                    }
+                }
             }
         }
     }
 
     #[test]
-    fn the_key_that_means_empty_is_never_found() {
-        for found in found_by_each_level(&build(2, 0..4), &[EMPTY, 3]) {
+    fn the_key_that_means_none_is_never_found() {
+        let layout = Layout::new(Holds::Number, 1).expect("one word");
+        let shape = Shape::of(2, 1);
+        let (lines, _) = build(layout, shape, &[0, 1, 2, 3]);
+        let lines = Lines { lines: &lines, layout, shape };
+        for found in found_by_each_level(lines, &[NO_KEY, 3]) {
             assert_eq!(found, [MISSING, 3]);
         }
     }
 
     #[test]
-    fn the_entries_of_all_lines_are_the_keys_with_their_rows() {
-        let lines = build(8, (0..30).map(mix));
-        let mut entries: Vec<(u64, u32)> = lines.iter().flat_map(entries).collect();
-        entries.sort_unstable_by_key(|&(_, row)| row);
-        assert_eq!(entries, (0..30).map(|row| (mix(row.into()), row)).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn one_line_is_the_home_of_every_key() {
-        assert!((0..1000).all(|key| home(mix(key), 1) == 0));
-        assert!((0..1000).any(|key| home(key, 1 << 40) >> 39 == 1));
-    }
-
-    #[test]
-    #[should_panic(expected = "full")]
-    fn an_index_without_an_empty_lane_is_a_broken_promise() {
-        let _ = build(1, 0..9);
+    #[should_panic(expected = "fewer lines")]
+    fn lines_that_are_not_there_are_a_broken_promise() {
+        let layout = Layout::new(Holds::Number, 1).expect("one word");
+        let lines = Lines { lines: &[EMPTY_LINE], layout, shape: Shape::of(2, 1) };
+        find(Isa::scalar(), lines, &[1], &mut [0], Elsewhere { data: &[], stride: 1 });
     }
 }

@@ -42,9 +42,8 @@ impl Layout {
 /// - `rows`: the arena. `at`: `[count]` row numbers; [`MISSING`] copies zeros.
 /// - `values`: `[count * width]` f32.
 /// - Result: the rows' bits, on every level.
-/// - Panics: if `values` has another length, `width` exceeds `stride`, or a row is out of bounds.
+/// - Panics: if `values` has another length, or a row is out of bounds.
 pub fn gather(isa: Isa, rows: &[f32], stride: usize, width: usize, at: &[u32], values: &mut [f32]) {
-    assert!(width <= stride, "width {width} exceeds stride {stride}");
     assert_eq!(values.len(), at.len() * width, "values against rows times width");
     let layout = Layout { stride, dim: width };
     isa.run(Gather { rows, layout, at, values });
@@ -111,7 +110,7 @@ pub(crate) fn apply<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usiz
     deltas: &[f32],
     rule: R,
 ) {
-    check_layout(layout, STATE * layout.dim);
+    check_layout(layout);
     assert_eq!(deltas.len(), at.len() * DELTA * layout.dim, "deltas against rows times width");
     isa.run(Apply { rows, layout, at, deltas, rule });
 }
@@ -186,7 +185,7 @@ pub(crate) fn read<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize
     values: &mut [f32],
     view: V,
 ) {
-    check_layout(layout, STATE * layout.dim);
+    check_layout(layout);
     assert_eq!(values.len(), at.len() * VALUE * layout.dim, "values against rows times width");
     isa.run(Read { rows, layout, at, values, view });
 }
@@ -295,10 +294,9 @@ pub(crate) fn prefetch_row(rows: &[f32], layout: Layout, width: usize, at: &[u32
     }
 }
 
-/// Panics if a row of `width` numbers does not fit in the stride.
-pub(crate) fn check_layout(layout: Layout, width: usize) {
+/// Panics if rows have no coordinate.
+pub(crate) fn check_layout(layout: Layout) {
     assert!(layout.dim > 0, "a row has at least one coordinate");
-    assert!(width <= layout.stride, "row of {width} exceeds stride {}", layout.stride);
 }
 
 /// Cuts a row into its columns.

@@ -27,7 +27,7 @@ pub fn apply(isa: Isa, row: &mut [f32], delta: &[f32], step: &Step) {
 /// - `rows`: an arena whose row `r` is `[value[dim]]` at `r * stride`.
 /// - `at`: `[count]` distinct row numbers. `deltas`: `[count, dim]`, row after row.
 /// - Result: as [`apply`] on each row.
-/// - Panics: if `deltas` has another length, a row does not fit in the stride, or is out of bounds.
+/// - Panics: if `deltas` has another length, or a row is out of bounds.
 pub fn apply_rows(
     isa: Isa,
     rows: &mut [f32],

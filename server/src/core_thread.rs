@@ -4,6 +4,7 @@
 //! loop's content is left to `turn`.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -199,6 +200,7 @@ fn shard_spec(spec: &ServerSpec) -> ShardSpec {
         epoch: spec.epoch,
         rules: spec.rules.clone(),
         table_bytes_max: spec.table_bytes_max,
+        seed: RandomState::new().build_hasher().finish(),
         credit: CREDIT,
         mutation: Mutation::None,
     }

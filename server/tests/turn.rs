@@ -40,6 +40,7 @@ impl Rig {
             epoch: EPOCH,
             rules: Rules::builtin(),
             table_bytes_max: 1 << 16,
+            seed: 1,
             credit: 8,
             mutation: Mutation::None,
         });

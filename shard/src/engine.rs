@@ -29,8 +29,11 @@ pub struct ShardSpec {
     pub epoch: Epoch,
     /// The rules it knows.
     pub rules: Rules,
-    /// What the rows of one table may take, in bytes.
+    /// What one table may take, index included, in bytes.
     pub table_bytes_max: u64,
+    /// The order of keys in tables: another one in each shard, or rows that are read from one come
+    /// to the other in the order of its lines and crowd the first of them.
+    pub seed: u64,
     /// Requests that a worker may have in flight here.
     pub credit: u16,
     /// A defect put in on purpose, so that a test can show that it would be found.
@@ -93,8 +96,8 @@ pub struct Shard {
 impl Shard {
     /// A shard without tables that serves no job yet.
     pub fn new(spec: ShardSpec) -> Shard {
-        let ShardSpec { isa, epoch, rules, table_bytes_max, credit, mutation } = spec;
-        let tables = Tables::new(isa, rules, table_bytes_max);
+        let ShardSpec { isa, epoch, rules, table_bytes_max, seed, credit, mutation } = spec;
+        let tables = Tables::new(isa, rules, table_bytes_max, seed);
         Shard { isa, epoch, credit, mutation, job: None, tables, progress: false }
     }
 
@@ -285,8 +288,8 @@ impl Shard {
         self.member_job(header)?;
         let stamp = self.stamp();
         let table = self.tables.get(header.table())?;
-        let (width, lines) = (table.widths().row, table.lines());
-        let start = read_cursor(ScanCursor::new(header.clock), lines)?;
+        let (width, lines, changes) = (table.widths().row, table.lines(), table.changes());
+        let start = read_cursor(ScanCursor::new(header.clock), lines, changes)?;
         let (mut end, mut rows) = (start, 0);
         while end < lines {
             let more = rows + table.line(end).count();
@@ -312,7 +315,7 @@ impl Shard {
         let answer = Header {
             keys: rows as u32,
             width: width as u16,
-            clock: write_cursor(end, lines).get(),
+            clock: write_cursor(end, lines, changes).get(),
             ..stamp.header(header, Kind::Rows)
         };
         stamp.send(outbox, slot, answer);
@@ -356,21 +359,22 @@ fn floats_mut(bytes: &mut [u8]) -> &mut [f32] {
     zerocopy::FromBytes::mut_from_bytes(bytes).expect("an answer's slot is 8-byte aligned")
 }
 
-/// Bits of a cursor that count lines; those above hold the logarithm of how many lines there are.
-const CURSOR_LINE_BITS: u32 = 48;
+/// Bits of a cursor that count lines; those above hold the low bits of how often rows moved.
+const CURSOR_LINE_BITS: u32 = 32;
 
-fn write_cursor(line: usize, lines: usize) -> ScanCursor {
+fn write_cursor(line: usize, lines: usize, changes: u64) -> ScanCursor {
     if line >= lines {
         return ScanCursor::END;
     }
-    ScanCursor::new(u64::from(lines.trailing_zeros()) << CURSOR_LINE_BITS | line as u64)
+    // A table has fewer lines than the bits count, so no cursor but the end is all ones.
+    ScanCursor::new(changes << CURSOR_LINE_BITS | line as u64)
 }
 
-fn read_cursor(cursor: ScanCursor, lines: usize) -> Result<usize, Refusal> {
+fn read_cursor(cursor: ScanCursor, lines: usize, changes: u64) -> Result<usize, Refusal> {
     if cursor == ScanCursor::START {
         return Ok(0);
     }
     let line = (cursor.get() & ((1 << CURSOR_LINE_BITS) - 1)) as usize;
-    let same_shape = cursor.get() >> CURSOR_LINE_BITS == u64::from(lines.trailing_zeros());
-    if same_shape && line < lines { Ok(line) } else { Err(Refusal::CursorStale) }
+    let same_rows = cursor.get() >> CURSOR_LINE_BITS == changes & u64::from(u32::MAX);
+    if same_rows && line < lines { Ok(line) } else { Err(Refusal::CursorStale) }
 }

@@ -11,7 +11,6 @@
 mod admission;
 mod answer;
 mod engine;
-mod index;
 mod job;
 pub mod rule;
 mod table;

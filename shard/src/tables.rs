@@ -17,13 +17,14 @@ pub(crate) struct Tables {
     tables: Vec<Table>,
     rules: Rules,
     bytes_max: u64,
+    seed: u64,
     isa: Isa,
 }
 
 impl Tables {
-    /// No table yet; each may take `bytes_max` bytes of rows.
-    pub(crate) fn new(isa: Isa, rules: Rules, bytes_max: u64) -> Tables {
-        Tables { tables: Vec::new(), rules, bytes_max, isa }
+    /// No table yet; each may take `bytes_max` bytes. `seed`: the order of keys in them.
+    pub(crate) fn new(isa: Isa, rules: Rules, bytes_max: u64, seed: u64) -> Tables {
+        Tables { tables: Vec::new(), rules, bytes_max, seed, isa }
     }
 
     /// Drops all tables.
@@ -56,7 +57,7 @@ impl Tables {
         if layout_hash(&*rule, spec.dim) != spec.layout {
             return Err(Refusal::TableMismatch);
         }
-        let table = Table::new(self.isa, spec, rule, self.bytes_max)
+        let table = Table::new(self.isa, spec, rule, self.bytes_max, self.seed)
             .map_err(|full| Refusal::TableFull { rows: full.rows })?;
         self.tables.push(table);
         Ok(())
@@ -74,7 +75,7 @@ mod tests {
     const FTRL: Ftrl = Ftrl { alpha: 0.2, beta: 1.0, l1: 0.0, l2: 0.0 };
 
     fn tables() -> Tables {
-        Tables::new(Isa::detect(), Rules::builtin(), 1 << 20)
+        Tables::new(Isa::detect(), Rules::builtin(), 1 << 20, 0)
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl Rig {
             epoch: EPOCH,
             rules: Rules::builtin(),
             table_bytes_max: 1 << 20,
+            seed: 1,
             credit: 8,
             mutation: Mutation::None,
         };

@@ -9,7 +9,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use kernels::probe::{LANES, Line};
+use kernels::lines::Line;
 use kernels::{Isa, rows, sum};
 use memory::Arena;
 
@@ -22,8 +22,8 @@ const ROWS_PER_CLOCK: usize = 10_000;
 /// Rows whose lines are read before the first row is touched.
 const BLOCK_ROWS: usize = 256;
 
-/// The part of a table's lanes that hold a key at most, in tenths.
-const LOAD_TENTHS: usize = 6;
+/// Keys to a line, as a table's index has at most: a little over four of its five lanes.
+const KEYS_PER_LINE: usize = 4;
 
 /// Lines, rows and the order in which they are touched.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl TwoLines {
     /// - Panics: if there is no row, or more than 32 bits count.
     pub fn new(count: usize, width: usize, seed: u64) -> Result<TwoLines, RoofError> {
         assert!(count > 0 && width > 0, "{count} rows of {width} values");
-        let lines_count = (count * 10).div_ceil(LANES * LOAD_TENTHS).next_power_of_two();
+        let lines_count = count.div_ceil(KEYS_PER_LINE);
         let mut lines = Arena::<Line>::reserve(lines_count).map_err(RoofError::Map)?;
         lines.grow_to(lines_count).map_err(RoofError::Grow)?;
         let mut floats = arena(count * width)?;

@@ -29,7 +29,7 @@ pub struct Widths {
 }
 
 /// A table's rows as a rule sees them: row `r` starts at `floats[r * stride]`.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Rows<F> {
     /// The arena of the table, as `&[f32]` or `&mut [f32]`.
     pub floats: F,

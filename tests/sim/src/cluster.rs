@@ -89,6 +89,7 @@ impl Cluster {
             epoch: EPOCH,
             rules: Rules::builtin(),
             table_bytes_max: TABLE_BYTES_MAX,
+            seed,
             credit: plan.credit,
             mutation,
         };

@@ -111,6 +111,7 @@ fn fresh_shard() -> Shard {
         epoch: EPOCH,
         rules: Rules::builtin(),
         table_bytes_max: TABLE_BYTES_MAX,
+        seed: 1,
         credit: 8,
         mutation: Mutation::None,
     });

@@ -1,28 +1,45 @@
 //! A table: keys, rows and the rule that changes them.
 //!
-//! Owns the walk of a batch: find the rows, add the missing ones, hand row numbers to the rule.
-//! Searching is left to `index`, arithmetic to the rule.
+//! Owns the walk of a batch: find the rows, add the missing ones, hand their places to the rule.
+//! Searching is left to `index`, rows that lie apart to `rows`, arithmetic to the rule.
+//!
+//! A narrow row lies in one line of the cache with its key, a wider one in an arena of rows.
 //!
 //! Invariant: room for a batch is made before its first row changes, so a push is applied whole
 //! or not at all.
 
+mod index;
+mod rows;
+
 use std::sync::Arc;
 
 use kernels::copy::for_other_core;
+use kernels::lines::{Holds, Layout, PAYLOAD_WORDS_MAX, Payload};
+use kernels::probe::Elsewhere;
 use kernels::{Isa, MISSING};
-use memory::Arena;
 use wire::{Seal, TableSize, TableSpec};
 use zerocopy::IntoBytes;
 
-use crate::index::Index;
+use self::index::Index;
+use self::rows::RowArena;
 use crate::rule::{Rows, Rule, Widths};
 
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
-const BLOCK_KEYS: usize = 256;
+const BLOCK_KEYS: usize = 512;
 
 /// Values on their way into an answer that another core reads: gathered here, then copied past
 /// the cache. 16 KiB, half of a first-level cache.
 const GATHERED_FLOATS: usize = 4096;
+
+/// Rows that lie one behind another.
+const IN_ORDER: [u32; BLOCK_KEYS] = {
+    let (mut numbers, mut number) = ([0; BLOCK_KEYS], 0);
+    while number < BLOCK_KEYS {
+        numbers[number] = number as u32;
+        number += 1;
+    }
+    numbers
+};
 
 /// Why a table does not take more rows. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,33 +54,43 @@ pub(crate) struct Table {
     spec: TableSpec,
     rule: Arc<dyn Rule>,
     widths: Widths,
-    stride: usize,
     rows_max: usize,
-    rows: usize,
     index: Index,
-    floats: Arena<f32>,
+    /// The rows, where they do not lie in the index's lines.
+    rows: Option<RowArena>,
     isa: Isa,
 }
 
 impl Table {
     /// An empty table.
     ///
-    /// - `bytes_max`: what its rows may take.
+    /// - `bytes_max`: what it may take, index included. `seed`: the order of keys in its lines.
     /// - Errors: [`Full`], if the kernel gives no memory even for an empty one.
     pub(crate) fn new(
         isa: Isa,
         spec: TableSpec,
         rule: Arc<dyn Rule>,
         bytes_max: u64,
+        seed: u64,
     ) -> Result<Table, Full> {
+        const FULL: Full = Full { rows: 0 };
         let widths = rule.widths(spec.dim as usize);
-        let stride = stride(widths.row);
-        let row_bytes = (stride * size_of::<f32>()) as u64;
-        let rows_max = (bytes_max / row_bytes).clamp(1, u64::from(MISSING)) as usize;
-        let index = Index::new().map_err(|_| Full { rows: 0 })?;
-        let floats = Arena::reserve(rows_max * stride).map_err(|_| Full { rows: 0 })?;
-        let rows_max = rows_max.min(floats.items_max() / stride);
-        Ok(Table { spec, rule, widths, stride, rows_max, rows: 0, index, floats, isa })
+        let within = widths.row <= PAYLOAD_WORDS_MAX;
+        let layout = if within {
+            Layout::new(Holds::Row, widths.row)
+        } else {
+            Layout::new(Holds::Number, 1)
+        };
+        let layout = layout.expect("a row has a number, and a narrow one fits a line");
+        let row_bytes = if within { 0 } else { rows::stride(widths.row) * size_of::<f32>() };
+        let rows_max = rows_within(layout, row_bytes, bytes_max);
+        let lines_max = Index::lines_for(layout, rows_max);
+        let index = Index::new(layout, lines_max, seed).map_err(|_| FULL)?;
+        let rows = (!within).then(|| RowArena::new(widths.row, rows_max));
+        let rows = rows.transpose().map_err(|_| FULL)?;
+        let rows_max = rows.as_ref().map_or(rows_max, |rows| rows_max.min(rows.rows_max()));
+        let rows_max = rows_max.min(index.keys_max());
+        Ok(Table { spec, rule, widths, rows_max, index, rows, isa })
     }
 
     pub(crate) fn spec(&self) -> &TableSpec {
@@ -75,8 +102,8 @@ impl Table {
     }
 
     pub(crate) fn size(&self) -> TableSize {
-        let bytes = self.index.bytes() + self.rows * self.stride * size_of::<f32>();
-        TableSize { rows: self.rows as u64, bytes: bytes as u64 }
+        let bytes = self.index.bytes() + self.rows.as_ref().map_or(0, RowArena::bytes);
+        TableSize { rows: self.index.keys() as u64, bytes: bytes as u64 }
     }
 
     /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding missing rows.
@@ -84,13 +111,17 @@ impl Table {
         self.make_room(keys)?;
         let mut at = [0; BLOCK_KEYS];
         let delta_blocks = deltas.chunks(BLOCK_KEYS * self.widths.delta);
-        for (keys, deltas) in keys.chunks(BLOCK_KEYS).zip(delta_blocks) {
-            let at = &mut at[..keys.len()];
+        for (block, deltas) in (0..keys.len()).step_by(BLOCK_KEYS).zip(delta_blocks) {
+            let keys = &keys[block..];
+            let at = &mut at[..keys.len().min(BLOCK_KEYS)];
             self.find_or_add(keys, at);
-            let Table { isa, stride, .. } = *self;
-            let floats = self.floats.as_mut_slice();
-            let rows = Rows { floats, stride, dim: self.spec.dim as usize };
-            self.rule.apply(isa, rows, at, deltas);
+            let dim = self.spec.dim as usize;
+            let (stride, floats) = match &mut self.rows {
+                Some(rows) => (rows.stride(), rows.floats_mut()),
+                None => (1, self.index.floats_mut()),
+            };
+            let rows = Rows { floats, stride, dim };
+            self.rule.apply(self.isa, rows, at, deltas);
         }
         Ok(())
     }
@@ -100,35 +131,34 @@ impl Table {
     ///
     /// - `seal`: of the answer; where the way is this host's memory, another core reads `values`.
     pub(crate) fn pull(&self, keys: &[u64], values: &mut [f32], seal: Seal) {
-        let mut at = [0; BLOCK_KEYS];
+        let (mut at, mut copied) = ([0; BLOCK_KEYS], [0.0; BLOCK_KEYS * PAYLOAD_WORDS_MAX]);
         let value_blocks = values.chunks_mut(BLOCK_KEYS * self.widths.value);
-        for (keys, values) in keys.chunks(BLOCK_KEYS).zip(value_blocks) {
-            let at = &mut at[..keys.len()];
-            let floats = self.floats.as_slice();
-            self.index.find(self.isa, keys, at, floats, self.stride);
-            match seal {
-                Seal::Body => self.read(at, values),
-                Seal::HeaderOnly => self.read_for_other_core(at, values),
+        for (block, values) in (0..keys.len()).step_by(BLOCK_KEYS).zip(value_blocks) {
+            let (keys, count) = (&keys[block..], (keys.len() - block).min(BLOCK_KEYS));
+            if self.rows.is_some() {
+                self.find(keys, &mut at[..count]);
+                self.read(self.all_rows(), &at[..count], values, seal);
+            } else {
+                let stride = self.widths.row;
+                let copied = &mut copied[..count * stride];
+                self.index.read(self.isa, keys, copied);
+                let rows = Rows { floats: &*copied, stride, dim: self.spec.dim as usize };
+                self.read(rows, &IN_ORDER[..count], values, seal);
             }
         }
     }
 
-    fn read(&self, at: &[u32], values: &mut [f32]) {
-        let floats = self.floats.as_slice();
-        let rows = Rows { floats, stride: self.stride, dim: self.spec.dim as usize };
-        self.rule.read(self.isa, rows, at, values);
-    }
-
-    fn read_for_other_core(&self, at: &[u32], values: &mut [f32]) {
+    /// Hands rows to the rule, and what it makes of them on to where `values` are read.
+    fn read(&self, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32], seal: Seal) {
         let width = self.widths.value;
         let rows_at_once = GATHERED_FLOATS / width;
-        if rows_at_once == 0 {
-            return self.read(at, values);
+        if seal == Seal::Body || rows_at_once == 0 {
+            return self.rule.read(self.isa, rows, at, values);
         }
         let mut gathered = [0.0; GATHERED_FLOATS];
         for (at, values) in at.chunks(rows_at_once).zip(values.chunks_mut(rows_at_once * width)) {
             let gathered = &mut gathered[..values.len()];
-            self.read(at, gathered);
+            self.rule.read(self.isa, rows, at, gathered);
             for_other_core(self.isa, gathered.as_bytes(), values.as_mut_bytes());
         }
     }
@@ -139,7 +169,12 @@ impl Table {
         for (key, row) in keys.iter().zip(rows.chunks_exact(self.widths.row)) {
             let mut at = [0];
             self.find_or_add(std::slice::from_ref(key), &mut at);
-            self.row_mut(at[0]).copy_from_slice(row);
+            let start = self.start_of(at[0]);
+            let floats = match &mut self.rows {
+                Some(rows) => rows.floats_mut(),
+                None => self.index.floats_mut(),
+            };
+            floats[start..start + row.len()].copy_from_slice(row);
         }
         Ok(())
     }
@@ -149,32 +184,56 @@ impl Table {
         self.index.lines()
     }
 
+    /// Differs once a row may have moved to another line; see [`Table::line`].
+    pub(crate) fn changes(&self) -> u64 {
+        self.index.changes()
+    }
+
     /// The keys and whole rows of one line of the index.
     pub(crate) fn line(&self, line: usize) -> impl Iterator<Item = (u64, &[f32])> {
-        self.index.line(line).map(|(key, row)| {
-            let start = row as usize * self.stride;
-            (key, &self.floats.as_slice()[start..start + self.widths.row])
+        let Rows { floats, .. } = self.all_rows();
+        self.index.line(line).map(move |(key, row)| {
+            let start = self.start_of(row);
+            (key, &floats[start..start + self.widths.row])
         })
     }
 
-    fn row_mut(&mut self, row: u32) -> &mut [f32] {
-        let start = row as usize * self.stride;
-        &mut self.floats.as_mut_slice()[start..start + self.widths.row]
+    /// All rows, to read.
+    fn all_rows(&self) -> Rows<&[f32]> {
+        let (floats, stride) = match &self.rows {
+            Some(rows) => (rows.floats(), rows.stride()),
+            None => (self.index.floats(), 1),
+        };
+        Rows { floats, stride, dim: self.spec.dim as usize }
+    }
+
+    /// Where the row that a search found begins, in f32.
+    fn start_of(&self, row: u32) -> usize {
+        row as usize * self.rows.as_ref().map_or(1, RowArena::stride)
+    }
+
+    fn find(&self, keys: &[u64], at: &mut [u32]) {
+        let elsewhere = match &self.rows {
+            Some(rows) => Elsewhere { data: rows.floats(), stride: rows.stride() },
+            None => Elsewhere { data: &[], stride: 1 },
+        };
+        self.index.find(self.isa, keys, at, elsewhere);
     }
 
     /// Reserves what a batch may need: cheaply as if all its keys were new, exactly if that is
     /// more than the table may have.
     fn make_room(&mut self, keys: &[u64]) -> Result<(), Full> {
-        let full = Full { rows: self.rows as u64 };
+        let rows = self.index.keys();
+        let full = Full { rows: rows as u64 };
         let mut more = keys.len();
-        if self.rows + more > self.rows_max {
+        if rows + more > self.rows_max {
             more = self.count_missing(keys);
-            if self.rows + more > self.rows_max {
+            if rows + more > self.rows_max {
                 return Err(full);
             }
         }
         self.index.reserve(more).map_err(|_| full)?;
-        self.floats.grow_to((self.rows + more) * self.stride).map_err(|_| full)
+        self.rows.as_mut().map_or(Ok(()), |rows| rows.reserve(more)).map_err(|_| full)
     }
 
     #[cold]
@@ -182,35 +241,40 @@ impl Table {
         let mut at = [0; BLOCK_KEYS];
         let count = |keys: &[u64]| {
             let at = &mut at[..keys.len()];
-            self.index.find(self.isa, keys, at, self.floats.as_slice(), self.stride);
+            self.find(keys, at);
             at.iter().filter(|&&row| row == MISSING).count()
         };
         keys.chunks(BLOCK_KEYS).map(count).sum()
     }
 
-    /// Row numbers of the keys of a block, after [`Table::make_room`]. Keys are distinct, or come
-    /// one by one.
+    /// Places of the rows of a block, after [`Table::make_room`]. Keys are distinct, or come one
+    /// by one; those past `at` are searched next.
     fn find_or_add(&mut self, keys: &[u64], at: &mut [u32]) {
-        self.index.find(self.isa, keys, at, self.floats.as_slice(), self.stride);
-        for (&key, row) in keys.iter().zip(at) {
+        self.find(keys, at);
+        let changes = self.index.changes();
+        for (&key, row) in keys.iter().zip(at.iter_mut()) {
             if *row == MISSING {
-                *row = u32::try_from(self.rows).expect("rows_max fits 32 bits");
-                self.index.insert(key, *row);
-                self.rows += 1;
+                let mut payload = Payload::default();
+                if let Some(rows) = &mut self.rows {
+                    payload[0] = rows.add();
+                }
+                *row = self.index.insert(key, &payload);
             }
+        }
+        if self.rows.is_none() && self.index.changes() != changes {
+            self.find(keys, at);
         }
     }
 }
 
-/// Distance of rows: a power of two up to one cache line, whole lines above, so that a small row
-/// never lies across two lines.
-fn stride(row_width: usize) -> usize {
-    const LINE_FLOATS: usize = 16;
-    if row_width <= LINE_FLOATS {
-        row_width.next_power_of_two()
-    } else {
-        row_width.next_multiple_of(LINE_FLOATS)
-    }
+/// How many rows fit in so many bytes with their index, at least one.
+fn rows_within(layout: Layout, row_bytes: usize, bytes_max: u64) -> usize {
+    const LINE_BYTES: u64 = 64;
+    // The bytes of a hundred lines, and the rows that they index.
+    let rows = Index::keys_of(layout, 100) as u64;
+    let bytes = 100 * LINE_BYTES + rows * row_bytes as u64;
+    let rows = u128::from(bytes_max) * u128::from(rows) / u128::from(bytes);
+    rows.clamp(1, u128::from(MISSING - 1)) as usize
 }
 
 #[cfg(test)]
@@ -224,12 +288,12 @@ mod tests {
 
     fn sums(bytes_max: u64) -> Table {
         let spec = table_spec("counts", 2, &Sum);
-        Table::new(Isa::detect(), spec, Arc::new(Sum), bytes_max).expect("a small table")
+        Table::new(Isa::detect(), spec, Arc::new(Sum), bytes_max, 0).expect("a small table")
     }
 
     #[test]
     fn a_push_that_does_not_fit_changes_nothing() {
-        let mut table = sums(8 * 3);
+        let mut table = sums(19 * 3);
         table.push(&[1, 2], &[1.0; 4]).expect("two of three rows");
         assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8]), Err(Full { rows: 2 }));
         table.push(&[1, 2, 3], &[1.0; 6]).expect("one more row");
@@ -243,8 +307,9 @@ mod tests {
     fn rows_that_were_scanned_load_into_the_same_table() {
         let rule = Adam { rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8 };
         let spec = table_spec("weights", 3, &rule);
-        let make = || Table::new(Isa::detect(), spec.clone(), Arc::new(rule), 1 << 20);
-        let (mut first, mut second) = (make().expect("small"), make().expect("small"));
+        let make = |seed| Table::new(Isa::detect(), spec.clone(), Arc::new(rule), 1 << 20, seed);
+        // Of one seed, so that rows come in the order of the lines that they are loaded to.
+        let (mut first, mut second) = (make(3).expect("small"), make(3).expect("small"));
         let keys: Vec<u64> = (0..700).map(|n| n * 977).collect();
         first.push(&keys, &vec![0.25; 2100]).expect("room");
         for line in 0..first.lines() {
