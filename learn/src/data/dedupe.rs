@@ -32,6 +32,8 @@ struct Entry {
 }
 
 const SLOTS_MIN: usize = 1 << 10;
+/// Keys that are numbered at a time.
+const CHUNK_KEYS: usize = 1 << 10;
 const BUCKETS_MAX: usize = 1 << 14;
 
 impl KeyTable {
@@ -40,7 +42,10 @@ impl KeyTable {
     pub(crate) fn unique(&mut self, raw: &[u64], keys: &mut Vec<u64>, columns: &mut Vec<u32>) {
         self.forget();
         columns.clear();
-        columns.extend(raw.iter().map(|&key| self.index_of(key)));
+        columns.resize(raw.len(), 0);
+        for (raw, columns) in raw.chunks(CHUNK_KEYS).zip(columns.chunks_mut(CHUNK_KEYS)) {
+            self.number(raw, columns);
+        }
         self.sort();
         keys.clear();
         keys.extend(self.sorted.iter().map(|entry| entry.key));
@@ -51,9 +56,6 @@ impl KeyTable {
 
     fn forget(&mut self) {
         self.distinct.clear();
-        if self.slots.is_empty() {
-            self.resize(SLOTS_MIN);
-        }
         if self.stamp == u32::MAX {
             self.slots.fill(Slot::default());
             self.stamp = 0;
@@ -61,26 +63,35 @@ impl KeyTable {
         self.stamp += 1;
     }
 
-    #[inline]
-    fn index_of(&mut self, key: u64) -> u32 {
-        let mask = self.slots.len() - 1;
-        let mut at = (spread(key) >> self.shift) as usize;
-        loop {
-            let slot = &mut self.slots[at & mask];
-            if slot.stamp != self.stamp {
-                let index = self.distinct.len() as u32;
-                *slot = Slot { key, stamp: self.stamp, index };
-                self.distinct.push(Entry { key, index });
-                if self.distinct.len() * 2 > self.slots.len() {
-                    self.resize(self.slots.len() * 2);
-                }
-                return index;
-            }
-            if slot.key == key {
-                return slot.index;
-            }
-            at += 1;
+    /// Writes to `columns` the numbers, in the order of first appearance, of up to
+    /// [`CHUNK_KEYS`] keys. Room for all of them is made before, so that no step asks for it.
+    fn number(&mut self, raw: &[u64], columns: &mut [u32]) {
+        let mut count = self.distinct.len();
+        let keys_max = count + raw.len();
+        if keys_max * 2 > self.slots.len() {
+            self.resize((keys_max * 2).next_power_of_two().max(SLOTS_MIN));
         }
+        self.distinct.resize(keys_max, Entry::default());
+        let (slots, distinct) = (&mut self.slots[..], &mut self.distinct[..]);
+        let (stamp, shift, mask) = (self.stamp, self.shift, slots.len() - 1);
+        for (column, &key) in columns.iter_mut().zip(raw) {
+            let mut at = (spread(key) >> shift) as usize;
+            *column = loop {
+                let slot = &mut slots[at & mask];
+                if slot.stamp != stamp {
+                    let index = count as u32;
+                    *slot = Slot { key, stamp, index };
+                    distinct[count] = Entry { key, index };
+                    count += 1;
+                    break index;
+                }
+                if slot.key == key {
+                    break slot.index;
+                }
+                at += 1;
+            };
+        }
+        self.distinct.truncate(count);
     }
 
     #[cold]
@@ -129,8 +140,15 @@ impl KeyTable {
         }
         let mut start = 0;
         for &end in &self.bucket_ends[..buckets] {
-            if end - start > 1 {
-                self.sorted[start as usize..end as usize].sort_unstable_by_key(|entry| entry.key);
+            match &mut self.sorted[start as usize..end as usize] {
+                [] | [_] => {}
+                [low, high] => {
+                    let (below, above) = (*low, *high);
+                    let is_swapped = above.key < below.key;
+                    *low = if is_swapped { above } else { below };
+                    *high = if is_swapped { below } else { above };
+                }
+                bucket => bucket.sort_unstable_by_key(|entry| entry.key),
             }
             start = end;
         }
