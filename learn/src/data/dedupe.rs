@@ -11,7 +11,9 @@ pub(crate) struct KeyTable {
     slots: Vec<Slot>,
     stamp: u32,
     shift: u32,
+    /// The first `count` are the distinct keys so far. As all scratch here, it only grows.
     distinct: Vec<Entry>,
+    count: usize,
     sorted: Vec<Entry>,
     bucket_ends: Vec<u32>,
     ranks: Vec<u32>,
@@ -35,6 +37,8 @@ const SLOTS_MIN: usize = 1 << 10;
 /// Keys that are numbered at a time.
 const CHUNK_KEYS: usize = 1 << 10;
 const BUCKETS_MAX: usize = 1 << 14;
+/// Largest bucket with which all buckets are sorted by insertion.
+const INSERTION_MAX: u32 = 16;
 
 impl KeyTable {
     /// Fills `keys` with the distinct keys of `raw`, ascending, and `columns` with each raw key's
@@ -46,16 +50,14 @@ impl KeyTable {
         for (raw, columns) in raw.chunks(CHUNK_KEYS).zip(columns.chunks_mut(CHUNK_KEYS)) {
             self.number(raw, columns);
         }
-        self.sort();
-        keys.clear();
-        keys.extend(self.sorted.iter().map(|entry| entry.key));
+        self.sort(keys);
         for column in columns {
             *column = self.ranks[*column as usize];
         }
     }
 
     fn forget(&mut self) {
-        self.distinct.clear();
+        self.count = 0;
         if self.stamp == u32::MAX {
             self.slots.fill(Slot::default());
             self.stamp = 0;
@@ -65,33 +67,35 @@ impl KeyTable {
 
     /// Writes to `columns` the numbers, in the order of first appearance, of up to
     /// [`CHUNK_KEYS`] keys. Room for all of them is made before, so that no step asks for it.
+    ///
+    /// One key in five is new, which no branch predictor can tell. So a new key and one that is in
+    /// its first slot take the same path, on which every store is made; only a key that another
+    /// one has pushed out of its slot takes a branch.
     fn number(&mut self, raw: &[u64], columns: &mut [u32]) {
-        let mut count = self.distinct.len();
+        let mut count = self.count;
         let keys_max = count + raw.len();
         if keys_max * 2 > self.slots.len() {
             self.resize((keys_max * 2).next_power_of_two().max(SLOTS_MIN));
         }
-        self.distinct.resize(keys_max, Entry::default());
+        // One more, for the store of a key that is not new.
+        self.distinct.resize(self.distinct.len().max(keys_max + 1), Entry::default());
         let (slots, distinct) = (&mut self.slots[..], &mut self.distinct[..]);
         let (stamp, shift, mask) = (self.stamp, self.shift, slots.len() - 1);
         for (column, &key) in columns.iter_mut().zip(raw) {
-            let mut at = (spread(key) >> shift) as usize;
-            *column = loop {
-                let slot = &mut slots[at & mask];
-                if slot.stamp != stamp {
-                    let index = count as u32;
-                    *slot = Slot { key, stamp, index };
-                    distinct[count] = Entry { key, index };
-                    count += 1;
-                    break index;
-                }
-                if slot.key == key {
-                    break slot.index;
-                }
-                at += 1;
-            };
+            let mut at = (spread(key) >> shift) as usize & mask;
+            let mut slot = slots[at];
+            while slot.stamp == stamp && slot.key != key {
+                at = (at + 1) & mask;
+                slot = slots[at];
+            }
+            let is_new = slot.stamp != stamp;
+            let index = std::hint::select_unpredictable(is_new, count as u32, slot.index);
+            slots[at] = Slot { key, stamp, index };
+            distinct[count] = Entry { key, index };
+            count += usize::from(is_new);
+            *column = index;
         }
-        self.distinct.truncate(count);
+        self.count = count;
     }
 
     #[cold]
@@ -100,7 +104,7 @@ impl KeyTable {
         self.slots.resize(slots, Slot::default());
         self.shift = u64::BITS - slots.ilog2();
         self.stamp = 1;
-        for &Entry { key, index } in &self.distinct {
+        for &Entry { key, index } in &self.distinct[..self.count] {
             let mut at = (spread(key) >> self.shift) as usize;
             while self.slots[at & (slots - 1)].stamp == self.stamp {
                 at += 1;
@@ -109,52 +113,70 @@ impl KeyTable {
         }
     }
 
-    /// Sorts `distinct` into `sorted` and writes each entry's place there to `ranks`.
+    /// Sorts the distinct keys into `keys` and writes each one's place there to `ranks`.
     ///
-    /// One scatter into buckets over the keys' range, then a comparison sort inside each. Hashed
-    /// keys are spread evenly, so a bucket holds one or two; clustered ones cost a plain sort.
-    fn sort(&mut self) {
-        let keys = || self.distinct.iter().map(|entry| entry.key);
-        let (Some(low), Some(high)) = (keys().min(), keys().max()) else {
-            self.sorted.clear();
-            return;
-        };
-        let buckets = self.distinct.len().next_power_of_two().min(BUCKETS_MAX);
+    /// One scatter into buckets over the keys' range, then a sort inside each. Hashed keys are
+    /// spread evenly, so that a bucket holds one or two and all of them together are sorted by
+    /// insertion, in one pass; clustered ones cost a plain sort.
+    fn sort(&mut self, keys: &mut Vec<u64>) {
+        let KeyTable { distinct, sorted, bucket_ends, ranks, count, .. } = self;
+        let distinct = &distinct[..*count];
+        keys.clear();
+        keys.resize(*count, 0);
+        let Some(first) = distinct.first() else { return };
+        let (low, high) = distinct.iter().fold((first.key, first.key), |(low, high), entry| {
+            (low.min(entry.key), high.max(entry.key))
+        });
+        let buckets = count.next_power_of_two().min(BUCKETS_MAX);
         let range_bits = u64::BITS - (high - low).leading_zeros();
         let shift = range_bits.saturating_sub(buckets.ilog2());
         let bucket_of = |key: u64| ((key - low) >> shift) as usize;
 
-        self.bucket_ends.clear();
-        self.bucket_ends.resize(buckets + 1, 0);
-        for key in keys() {
-            self.bucket_ends[bucket_of(key) + 1] += 1;
+        bucket_ends.clear();
+        bucket_ends.resize(buckets, 0);
+        for entry in distinct {
+            bucket_ends[bucket_of(entry.key)] += 1;
         }
-        for bucket in 1..=buckets {
-            self.bucket_ends[bucket] += self.bucket_ends[bucket - 1];
+        let (mut start, mut largest) = (0, 0);
+        for end in &mut bucket_ends[..] {
+            largest = largest.max(*end);
+            start += std::mem::replace(end, start); // So far its start.
         }
-        self.sorted.resize(self.distinct.len(), Entry::default());
-        for entry in &self.distinct {
-            let end = &mut self.bucket_ends[bucket_of(entry.key)]; // So far its start.
-            self.sorted[*end as usize] = *entry;
+        sorted.resize(sorted.len().max(*count), Entry::default());
+        let sorted = &mut sorted[..*count];
+        for entry in distinct {
+            let end = &mut bucket_ends[bucket_of(entry.key)];
+            sorted[*end as usize] = *entry;
             *end += 1;
         }
-        let mut start = 0;
-        for &end in &self.bucket_ends[..buckets] {
-            match &mut self.sorted[start as usize..end as usize] {
-                [] | [_] => {}
-                [low, high] => {
-                    let (below, above) = (*low, *high);
-                    let is_swapped = above.key < below.key;
-                    *low = if is_swapped { above } else { below };
-                    *high = if is_swapped { below } else { above };
-                }
-                bucket => bucket.sort_unstable_by_key(|entry| entry.key),
+        if largest <= INSERTION_MAX {
+            sort_by_insertion(sorted);
+        } else {
+            let mut start = 0;
+            for &end in &bucket_ends[..] {
+                sorted[start as usize..end as usize].sort_unstable_by_key(|entry| entry.key);
+                start = end;
             }
-            start = end;
         }
-        self.ranks.resize(self.distinct.len(), 0);
-        for (rank, entry) in self.sorted.iter().enumerate() {
-            self.ranks[entry.index as usize] = rank as u32;
+        ranks.resize(ranks.len().max(*count), 0);
+        for (rank, (key, entry)) in keys.iter_mut().zip(sorted).enumerate() {
+            *key = entry.key;
+            ranks[entry.index as usize] = rank as u32;
+        }
+    }
+}
+
+/// Sorts what is nearly sorted: each entry moves down past those above it.
+fn sort_by_insertion(entries: &mut [Entry]) {
+    for top in 1..entries.len() {
+        let entry = entries[top];
+        let mut at = top;
+        while at > 0 && entries[at - 1].key > entry.key {
+            entries[at] = entries[at - 1];
+            at -= 1;
+        }
+        if at < top {
+            entries[at] = entry;
         }
     }
 }
