@@ -108,10 +108,11 @@ pub(crate) fn stream_avx2(from: &[[u8; CACHE_LINE_BYTES]], to: &mut [[u8; CACHE_
     _mm_sfence();
 }
 
+/// Thirty-two bytes, the first in the lowest place.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_bytes_avx2(bytes: &[u8; 32]) -> __m256i {
+pub(crate) fn load_bytes_avx2(bytes: &[u8; 32]) -> __m256i {
     // SAFETY: `bytes` borrows the 32 bytes that are read; an unaligned load needs no more.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }

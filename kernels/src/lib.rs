@@ -24,6 +24,7 @@ mod oracle;
 pub mod probe;
 pub mod rmsprop;
 pub mod rows;
+pub mod scan;
 pub mod sgd;
 pub mod sum;
 

@@ -48,6 +48,10 @@ pub trait Learner {
 
     /// Reads the values it asked for and writes the deltas.
     fn step(&mut self, batch: &Self::Batch, io: &mut Io<'_>);
+
+    /// Counts the predictions that the step on this batch made before it learned from each row.
+    /// Called once the deltas are under way, so that the shards work meanwhile.
+    fn score(&self, batch: &Self::Batch, metrics: &mut Metrics);
 }
 
 /// Where a learner says what it wants.
@@ -81,7 +85,6 @@ impl Ask<'_> {
 /// What a step reads and writes.
 pub struct Io<'a> {
     pub(crate) opened: &'a mut [Opened],
-    pub(crate) metrics: &'a mut Metrics,
 }
 
 /// One table's part of a step.
@@ -102,14 +105,6 @@ impl Io<'_> {
         let opened = opened.expect("a step opens what it asked for");
         let deltas = Rc::get_mut(&mut opened.deltas).expect("nobody else holds the deltas yet");
         (opened.values.as_slice(), deltas)
-    }
-
-    /// Counts predictions made before the batch was learned from.
-    ///
-    /// - `margins`, `labels`: `[rows]`; labels are 0 or 1.
-    /// - `importance`: `[rows]`, or empty where all are 1.
-    pub fn score(&mut self, margins: &[f32], labels: &[f32], importance: &[f32]) {
-        self.metrics.add_batch(margins, labels, importance);
     }
 }
 

@@ -14,6 +14,7 @@ use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Rule, Sgd};
 
 use crate::data::Csr;
 use crate::learner::{Ask, Io, Learner, Table};
+use crate::metrics::Metrics;
 use kernels::logistic::sigmoid_one;
 use worker::WorkerError;
 
@@ -207,7 +208,10 @@ impl Learner for LogisticRegression {
                 *delta = cell.sum;
             }
         }
-        io.score(&self.margins, &batch.labels, &batch.importance);
+    }
+
+    fn score(&self, batch: &Csr, metrics: &mut Metrics) {
+        metrics.add_batch(&self.margins, &batch.labels, &batch.importance);
     }
 }
 

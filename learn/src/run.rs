@@ -109,8 +109,9 @@ pub fn learn<L: Learner<Batch = Csr>>(
             opened.push(open(session, one)?);
         }
         spare.push(asked);
-        learner.step(&batch, &mut Io { opened: &mut opened, metrics });
+        learner.step(&batch, &mut Io { opened: &mut opened });
         push(session, &mut opened)?;
+        learner.score(&batch, metrics);
         feed.recycle(batch);
         if after_step(metrics) == Continue::No {
             more = false;

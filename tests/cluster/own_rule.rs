@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kernels::Isa;
 use launch::{Local, LocalSpec};
 use learn::data::{Csr, Intercept, Part, SourceSpec};
+use learn::metrics::Metrics;
 use learn::{Ask, Continue, Epochs, INCARNATION, Io, Job, Learner, Table};
 use server::{Pinning, ServerSpec, Way};
 use shard::rule::{PARAMETERS_MAX, Rows, Rule, Rules, Widths};
@@ -69,6 +70,8 @@ impl Learner for Heights {
             *delta = delta.max(value);
         }
     }
+
+    fn score(&self, _batch: &Csr, _metrics: &mut Metrics) {} // It predicts nothing.
 }
 
 fn servers(way: Way) -> Local {

@@ -19,6 +19,7 @@ mod input;
 mod label;
 mod layout;
 mod libsvm;
+mod marks;
 mod number;
 mod parse;
 mod plan;

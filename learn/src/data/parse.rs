@@ -5,6 +5,9 @@
 //!
 //! Invariant: what a block gives depends on the block and the specification alone.
 
+use kernels::Isa;
+use kernels::scan::{self, Stops};
+
 use super::csr::{Builder, Csr, Place};
 use super::delimited;
 use super::error::{DataError, Fault, RowError};
@@ -17,7 +20,7 @@ use super::selection::Selection;
 use super::spec::{Format, SourceSpec};
 use super::table::{self, TableBlock};
 use super::text::{TextBlock, TextReader};
-use super::vw;
+use super::vw::{self, Line};
 
 /// Parses `bytes`, all of it one block of a text file in `format`, as a source with this `spec`
 /// would; its inputs, its batch size and its share do not matter. The first bad row is the error,
@@ -83,6 +86,8 @@ pub(crate) struct Parser {
     labeller: Labeller,
     selection: Selection,
     builder: Builder,
+    isa: Isa,
+    marks: Vec<u64>,
     scratch: Vec<u8>,
 }
 
@@ -93,6 +98,8 @@ impl Parser {
             labeller: Labeller { rule: spec.columns.label_rule, labels: spec.labels },
             selection: Selection::new(spec)?,
             builder: Builder::new(spec.intercept),
+            isa: Isa::detect(),
+            marks: Vec::new(),
             scratch: Vec::new(),
         })
     }
@@ -122,13 +129,16 @@ impl Parser {
     }
 
     fn parse_text(&mut self, text: &TextBlock, place: Place, bad: &mut Vec<RowError>) {
+        if matches!(self.rows, Rows::Text(RowFormat::Vw)) {
+            scan::mark(self.isa, &text.bytes, Stops::Names, &mut self.marks);
+        }
         let mut places = text.places();
         for (row, span) in (place.first_row..).zip(&text.rows) {
             if !self.selection.keeps(row) {
                 continue;
             }
             let (start, end) = (span.start as usize, span.end as usize);
-            if let Err(Fault { at, reason }) = self.parse_row(&text.bytes[start..], end - start) {
+            if let Err(Fault { at, reason }) = self.parse_row(&text.bytes, start, end) {
                 self.builder.drop_row();
                 let (path, line) = places.find(start + at);
                 // A row with quotes may span lines: the fault's own line is named.
@@ -139,15 +149,16 @@ impl Parser {
         }
     }
 
-    /// Parses the row that `text` starts with: `len` bytes, then its line end, then other rows.
+    /// Parses the row that stands at `start..end` of `text`, before its line end.
     #[inline]
-    fn parse_row(&mut self, text: &[u8], len: usize) -> Result<(), Fault> {
-        let Parser { rows, labeller, builder, scratch, .. } = self;
+    fn parse_row(&mut self, text: &[u8], start: usize, end: usize) -> Result<(), Fault> {
+        let Parser { rows, labeller, builder, marks, scratch, .. } = self;
+        let row = &text[start..end];
         match rows {
-            Rows::Text(RowFormat::Vw) => vw::row(text, *labeller, builder),
-            Rows::Text(RowFormat::LibSvm) => libsvm::row(&text[..len], *labeller, builder),
+            Rows::Text(RowFormat::Vw) => vw::row(Line::at(text, start, marks), *labeller, builder),
+            Rows::Text(RowFormat::LibSvm) => libsvm::row(row, *labeller, builder),
             Rows::Text(RowFormat::Delimited { dialect, actions }) => {
-                delimited::row(&text[..len], *dialect, actions, *labeller, builder, scratch)
+                delimited::row(row, *dialect, actions, *labeller, builder, scratch)
             }
             Rows::Table | Rows::Generated(_) => panic!("only `parse_text` comes here"),
         }

@@ -9,8 +9,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use kernels::Isa;
+use kernels::scan::{self, Stops};
+
 use super::error::DataError;
 use super::input::{InputFile, Unpacked};
+use super::marks::Marks;
 
 /// Longest row.
 pub(crate) const ROW_BYTES_MAX: usize = 16 << 20;
@@ -128,6 +132,9 @@ struct Chunk {
     bytes: Box<[u8]>,
     at: usize,
     end: usize,
+    /// Marks of the newlines in `bytes[..end]`.
+    newlines: Vec<u64>,
+    isa: Isa,
 }
 
 /// A line that is being put together at the end of a block.
@@ -145,7 +152,8 @@ impl TextReader {
         rules: LineRules,
         rows_per_block: usize,
     ) -> TextReader {
-        let chunk = Chunk { bytes: vec![0; CHUNK_BYTES].into(), at: 0, end: 0 };
+        let bytes = vec![0; CHUNK_BYTES].into();
+        let chunk = Chunk { bytes, at: 0, end: 0, newlines: Vec::new(), isa: Isa::detect() };
         let current = Some(Current::new(first));
         TextReader { waiting, current, chunk, rules, rows_per_block }
     }
@@ -178,11 +186,12 @@ impl TextReader {
         let mut line = OpenLine::at(block.bytes.len());
         while block.rows.len() < *rows_per_block {
             if chunk.at == chunk.end {
-                (chunk.at, chunk.end) = (0, current.unpacked.read(&mut chunk.bytes)?);
+                chunk.fill(&mut current.unpacked)?;
                 if chunk.end == 0 {
                     if block.bytes.len() > line.start {
                         block.bytes.push(b'\n'); // The last line of a file may lack it.
-                        current.end_line(&line, 1, rules, block)?;
+                        line.newlines += 1;
+                        current.end_line(&line, block.bytes.len(), rules, block)?;
                     }
                     if current.rows == 0 {
                         return Err(DataError::Empty { path });
@@ -194,10 +203,11 @@ impl TextReader {
                     chunk.skip_byte_order_mark();
                 }
             }
-            if line.take(chunk, rules.quotes, &mut block.bytes) {
-                current.end_line(&line, line.newlines, rules, block)?;
-                line = OpenLine::at(block.bytes.len());
-            } else if block.bytes.len() - line.start > ROW_BYTES_MAX {
+            // A header and a line whose end depends on quotes are taken alone.
+            let alone = current.header == Header::Due || rules.quotes == Quotes::Protect;
+            let lines_max = if alone { 1 } else { *rows_per_block - block.rows.len() };
+            line = current.take_lines(line, chunk, lines_max, rules, block)?;
+            if block.bytes.len() - line.start > ROW_BYTES_MAX {
                 let line = current.lines + 1;
                 return Err(DataError::RowTooLong { path, line, bytes_max: ROW_BYTES_MAX });
             }
@@ -220,17 +230,47 @@ impl Current {
         Segment { path: self.unpacked.path().clone(), first_byte, first_line: self.lines + 1 }
     }
 
-    /// Counts the line that ends where the block ends, and notes it as a row if it is one.
+    /// Moves up to `lines_max` lines from `chunk` to `block`, or what the chunk has of them, and
+    /// ends those that are whole. Goes on with `line`; returns the line that is open then.
+    fn take_lines(
+        &mut self,
+        mut line: OpenLine,
+        chunk: &mut Chunk,
+        lines_max: usize,
+        rules: &LineRules,
+        block: &mut TextBlock,
+    ) -> Result<OpenLine, DataError> {
+        let (from, to) = (chunk.at, block.bytes.len());
+        let last = Marks::from(&chunk.newlines, from).nth(lines_max - 1);
+        chunk.at = last.map_or(chunk.end, |newline| newline + 1);
+        let taken = &chunk.bytes[from..chunk.at];
+        block.bytes.extend_from_slice(taken);
+        if rules.quotes == Quotes::Protect {
+            line.quotes += memchr::memchr_iter(b'"', taken).count();
+        }
+        let newlines = Marks::from(&chunk.newlines, from).take_while(|&newline| newline < chunk.at);
+        for newline in newlines {
+            line.newlines += 1;
+            if line.quotes.is_multiple_of(2) {
+                let end = to + (newline + 1 - from);
+                self.end_line(&line, end, rules, block)?;
+                line = OpenLine::at(end.min(block.bytes.len())); // A header is cut off.
+            }
+        }
+        Ok(line)
+    }
+
+    /// Counts the line that ends before byte `end`, and notes it as a row if it is one.
     #[inline]
     fn end_line(
         &mut self,
         line: &OpenLine,
-        newlines: u64,
+        end: usize,
         rules: &LineRules,
         block: &mut TextBlock,
     ) -> Result<(), DataError> {
-        self.lines += newlines;
-        let content = trim_carriage_return(&block.bytes[line.start..block.bytes.len() - 1]);
+        self.lines += line.newlines;
+        let content = trim_carriage_return(&block.bytes[line.start..end - 1]);
         let is_row = match content.iter().find(|&&byte| byte > b' ') {
             None => false,
             Some(&byte) => Some(byte) != rules.comment,
@@ -267,25 +307,16 @@ impl OpenLine {
     fn at(start: usize) -> OpenLine {
         OpenLine { start, newlines: 0, quotes: 0 }
     }
-
-    /// Moves bytes from `chunk` to `bytes`, up to the line's end or the chunk's. Returns whether
-    /// the line ended.
-    #[inline]
-    fn take(&mut self, chunk: &mut Chunk, quotes: Quotes, bytes: &mut Vec<u8>) -> bool {
-        let rest = &chunk.bytes[chunk.at..chunk.end];
-        let newline = memchr::memchr(b'\n', rest);
-        let taken = &rest[..newline.map_or(rest.len(), |at| at + 1)];
-        bytes.extend_from_slice(taken);
-        chunk.at += taken.len();
-        self.newlines += u64::from(newline.is_some());
-        if quotes == Quotes::Protect {
-            self.quotes += memchr::memchr_iter(b'"', taken).count();
-        }
-        newline.is_some() && self.quotes.is_multiple_of(2)
-    }
 }
 
 impl Chunk {
+    /// Reads the next bytes: none at the end.
+    fn fill(&mut self, unpacked: &mut Unpacked) -> Result<(), DataError> {
+        (self.at, self.end) = (0, unpacked.read(&mut self.bytes)?);
+        scan::mark(self.isa, &self.bytes[..self.end], Stops::Lines, &mut self.newlines);
+        Ok(())
+    }
+
     fn skip_byte_order_mark(&mut self) {
         if self.bytes[self.at..self.end].starts_with(BYTE_ORDER_MARK) {
             self.at += BYTE_ORDER_MARK.len();

@@ -4,23 +4,62 @@
 //! A feature's key is `feature_key(namespace, name)`, be the name a number or not. The base and
 //! the tag are read over.
 //!
-//! Invariant: nothing is read past the newline that ends the row.
+//! Invariant: no name and no number is taken from past the newline that ends the row.
 
 use super::csr::Builder;
 use super::error::{Fault, Reason};
 use super::hash::{KEY_MAX, hash_bytes, hash_word, key_of, namespace_seed};
 use super::label::{Labeller, finite, importance};
+use super::marks::Marks;
 
-/// Reads the row that `line` starts with, up to a newline or the end of `line`.
-pub(crate) fn row(line: &[u8], labeller: Labeller, builder: &mut Builder) -> Result<(), Fault> {
-    let head_end = memchr::memchr2(b'|', b'\n', line).unwrap_or(line.len());
-    let (label, importance) = head(&line[..head_end], labeller)?;
-    let mut at = head_end;
-    while line.get(at) == Some(&b'|') {
+/// Text that starts with a row, and the marks of `Stops::Names` of all the text around it.
+#[derive(Clone, Copy)]
+pub(crate) struct Line<'a> {
+    text: &'a [u8],
+    /// Where `text` starts among the bytes that were marked.
+    start: usize,
+    marks: &'a [u64],
+}
+
+impl<'a> Line<'a> {
+    /// What starts at byte `start` of `block`, which these `marks` are of.
+    #[inline]
+    pub(crate) fn at(block: &'a [u8], start: usize, marks: &'a [u64]) -> Line<'a> {
+        Line { text: &block[start..], start, marks }
+    }
+
+    /// The stops at or after `at`, in bytes from the row's start.
+    #[inline]
+    fn stops(self, at: usize) -> impl Iterator<Item = usize> + use<'a> {
+        Marks::from(self.marks, self.start + at).map(move |mark| mark - self.start)
+    }
+}
+
+/// Reads the row that `line` starts with, up to its newline.
+///
+/// - Panics: if there is none. A block's rows all end with one.
+pub(crate) fn row(line: Line<'_>, labeller: Labeller, builder: &mut Builder) -> Result<(), Fault> {
+    let (label, importance, mut at) = match bare_label(line) {
+        Some(label) => (labeller.text(label, 0)?, 1.0, label.len() + 1),
+        None => {
+            let end = memchr::memchr2(b'|', b'\n', line.text).expect("a row ends with a newline");
+            let (label, importance) = head(&line.text[..end], labeller)?;
+            (label, importance, end)
+        }
+    };
+    while line.text[at] == b'|' {
         at = namespace(line, at + 1, builder)?;
     }
     builder.end_row(label, importance);
     Ok(())
+}
+
+/// The label of a row that starts with it, one space and the bar: nearly every row does.
+#[inline]
+fn bare_label<'a>(line: Line<'a>) -> Option<&'a [u8]> {
+    let end = line.stops(0).next()?;
+    let is_bare = end > 0 && line.text[0] != b'\'' && line.text[end..].starts_with(b" |");
+    is_bare.then(|| &line.text[..end])
 }
 
 /// Label and importance from what stands before the first `|`.
@@ -66,39 +105,48 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-/// Reads one namespace, from the byte after its bar. Returns where it ends: at a bar, at the
-/// newline, or at the end.
-fn namespace(line: &[u8], start: usize, builder: &mut Builder) -> Result<usize, Fault> {
-    let mut at = start + name_len(&line[start..]);
-    let seed = namespace_seed(&line[start..at]);
+/// Reads one namespace, from the byte after its bar. Returns where it ends: at a bar or at the
+/// newline.
+///
+/// Where a name ends is known before it is looked at, so the names of a row wait for each other
+/// only at `Marks`, which is one instruction a name.
+fn namespace(line: Line<'_>, start: usize, builder: &mut Builder) -> Result<usize, Fault> {
+    let text = line.text;
+    let mut stops = line.stops(start);
+    let mut next = || stops.next().expect("a row ends with a newline");
+    let mut end = next();
+    let seed = namespace_seed(&text[start..end]);
     let mut scale = 1.0;
-    if line.get(at) == Some(&b':') {
-        (scale, at) = value(line, at + 1)?;
+    if text[end] == b':' {
+        (scale, end) = value(text, end + 1, &mut next)?;
     }
     loop {
-        while line.get(at).is_some_and(|&byte| byte <= b' ' && byte != b'\n') {
-            at += 1;
+        if matches!(text[end], b'\n' | b'|') {
+            return Ok(end);
         }
-        if matches!(line.get(at), None | Some(b'\n' | b'|')) {
-            return Ok(at);
-        }
-        let (hash, len) = name_hash(seed, &line[at..]);
-        if len == 0 {
-            return Err(Fault::expected("a feature's name", line, at));
+        let at = end + 1; // `end` is at a blank.
+        end = next();
+        let is_colon = text[end] == b':';
+        if at == end {
+            if is_colon {
+                return Err(Fault::expected("a feature's name", text, at));
+            }
+            continue;
         }
         // Not `key_of`: with a hash that is this rarely reserved, a minimum costs no branch.
+        let hash = name_hash(seed, text, at, end);
         let key = hash.min(KEY_MAX);
         debug_assert_eq!(key, key_of(hash));
-        at += len;
-        if line.get(at) == Some(&b':') {
-            let (number, end) = value(line, at + 1)?;
+        if is_colon {
+            let colon = end;
+            let number;
+            (number, end) = value(text, colon + 1, &mut next)?;
             let scaled = number * scale;
             if !scaled.is_finite() {
                 let what = "a number times its namespace's";
-                return Err(Fault::new(at + 1, Reason::NotFinite { what }));
+                return Err(Fault::new(colon + 1, Reason::NotFinite { what }));
             }
             builder.value(key, scaled);
-            at = end;
         } else if scale == 1.0 {
             builder.one(key);
         } else {
@@ -107,49 +155,30 @@ fn namespace(line: &[u8], start: usize, builder: &mut Builder) -> Result<usize, 
     }
 }
 
-/// The number at `at`, and where it ends.
-#[inline]
-fn value(line: &[u8], at: usize) -> Result<(f32, usize), Fault> {
-    let rest = &line[at..];
-    let is_end = |&byte: &u8| byte <= b' ' || byte == b'|';
-    let end = at + rest.iter().position(is_end).unwrap_or(rest.len());
-    Ok((finite(&line[at..end], at, "a number")?, end))
-}
-
-/// The hash and the length of the name that `text` starts with.
+/// The number at `at`, and where it ends: at a blank or a bar, and never at a colon.
 ///
-/// Nearly every name is shorter than eight bytes: one load finds its end and is its hash's input.
+/// - `next`: gives the stops from `at` on.
 #[inline]
-fn name_hash(seed: u64, text: &[u8]) -> (u64, usize) {
-    if let Some(chunk) = text.first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk);
-        let ends = name_ends(word);
-        if ends != 0 {
-            let bits = ends.trailing_zeros() - 7; // The flag is the byte's highest bit.
-            let name = word & ((1 << bits) - 1);
-            return (hash_word(seed, name), bits as usize / 8);
-        }
+fn value(text: &[u8], at: usize, next: &mut impl FnMut() -> usize) -> Result<(f32, usize), Fault> {
+    let mut end = next();
+    while text[end] == b':' {
+        end = next();
     }
-    let len = name_len(text);
-    (hash_bytes(seed, &text[..len]), len)
+    Ok((finite(&text[at..end], at, "a number")?, end))
 }
 
-fn name_len(text: &[u8]) -> usize {
-    let is_end = |&byte: &u8| byte <= b' ' || byte == b':' || byte == b'|';
-    text.iter().position(is_end).unwrap_or(text.len())
-}
-
-/// Flags, by its highest bit, the lowest byte of `word` that ends a name, and maybe higher ones.
+/// The hash of the name `text[at..end]`, which is not empty.
 ///
-/// Source: Mycroft's test for a zero byte, and its form for a byte below a bound (Anderson, "Bit
-/// Twiddling Hacks"). A borrow can flag a byte wrongly only above one that is flagged rightly.
+/// Nearly every name has at most eight bytes: one load is its hash's input.
 #[inline]
-fn name_ends(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
-    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
-    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    (below(word, b' ' + 1) | equal(b':') | equal(b'|')) & HIGHS
+fn name_hash(seed: u64, text: &[u8], at: usize, end: usize) -> u64 {
+    let len = end - at;
+    match text[at..].first_chunk() {
+        Some(&word) if len <= size_of::<u64>() => {
+            hash_word(seed, u64::from_le_bytes(word) & (u64::MAX >> (u64::BITS as usize - 8 * len)))
+        }
+        _ => hash_bytes(seed, &text[at..end]),
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +188,8 @@ mod tests {
     use super::super::parse::testing::{fault, only_row};
     use super::super::spec::{Format, Labels};
     use super::*;
+    use kernels::Isa;
+    use kernels::scan::{Stops, mark};
     use proptest::prelude::*;
 
     fn read(line: &str) -> Csr {
@@ -213,21 +244,58 @@ mod tests {
     #[test]
     fn a_row_without_label_is_read_where_labels_are_optional() {
         let labeller = Labeller { labels: Labels::Optional, ..Labeller::default() };
-        for line in ["|f a", "'tag |f a", " | a"] {
+        for text in ["|f a\n", "'tag |f a\n", " | a\n"] {
+            let mut marks = Vec::new();
+            mark(Isa::scalar(), text.as_bytes(), Stops::Names, &mut marks);
             let mut builder = Builder::new(Intercept::None);
             builder.start(Csr::default(), Default::default());
-            row(line.as_bytes(), labeller, &mut builder).unwrap();
+            row(Line::at(text.as_bytes(), 0, &marks), labeller, &mut builder).unwrap();
             assert!(builder.finish().labels[0].is_nan());
         }
+    }
+
+    /// Reads a row byte by byte, by the grammar alone.
+    fn slowly(line: &str) -> Vec<(u64, f32)> {
+        let is_blank = |c: char| c <= ' ';
+        let namespaces = line.split('|').skip(1).flat_map(|text| {
+            let (name, features) = text.split_at(text.find(is_blank).unwrap_or(text.len()));
+            let (name, scale) = name.split_once(':').unwrap_or((name, "1"));
+            let feature = move |token: &str| {
+                let (feature, number) = token.split_once(':').unwrap_or((token, "1"));
+                let [number, scale]: [f32; 2] = [number, scale].map(|text| text.parse().unwrap());
+                (feature_key(name.as_bytes(), feature.as_bytes()), number * scale)
+            };
+            features.split(is_blank).filter(|token| !token.is_empty()).map(feature)
+        });
+        namespaces.collect()
     }
 
     proptest! {
         #[test]
         fn a_name_hashes_alike_through_the_word_and_byte_by_byte(
-            text in prop::collection::vec(any::<u8>(), 0..24), seed: u64
+            text in prop::collection::vec(any::<u8>(), 1..24), at in 0..23_usize, seed: u64
         ) {
-            let len = name_len(&text);
-            prop_assert_eq!(name_hash(seed, &text), (hash_bytes(seed, &text[..len]), len));
+            let at = at.min(text.len() - 1);
+            for end in at + 1..=text.len() {
+                prop_assert_eq!(name_hash(seed, &text, at, end), hash_bytes(seed, &text[at..end]));
+            }
+        }
+
+        #[test]
+        fn a_row_of_any_shape_reads_as_the_grammar_says(
+            before in "(\n|x{0,70}\n)?",
+            row in "(0|1|-1) ?\\|[a-z]{0,9}(:[1-9])?([ \t]{1,3}[a-z0-9]{1,12}(:[1-9])?){0,9} ?",
+            other in "(\\|[A-Z]?( [a-z]{1,9}){0,9})?\r?",
+        ) {
+            let row = row + &other;
+            let text = format!("{before}{row}\n1 |after a b c:4\n");
+            let mut marks = Vec::new();
+            mark(Isa::detect(), text.as_bytes(), Stops::Names, &mut marks);
+            let mut builder = Builder::new(Intercept::None);
+            builder.start(Csr::default(), Default::default());
+            let line = Line::at(text.as_bytes(), before.len(), &marks);
+            super::row(line, Labeller::default(), &mut builder).unwrap();
+            prop_assert_eq!(features(&builder.finish()), slowly(&row));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Owns starting them and getting sessions with them. What workers do is left to `workers`.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use kernels::Isa;
@@ -31,6 +32,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How long a server may take to say where it listens.
 const READY_MAX: Duration = Duration::from_secs(10);
+
+/// Threads that read and parse while servers and workers are busy: one each.
+const DATA_THREADS: usize = 2;
 
 /// The servers of a run.
 pub(crate) enum Cluster {
@@ -80,7 +84,10 @@ impl Cluster {
             }
             (&ServersWanted::Started(servers), StartedAs::Threads) => {
                 let way = way(plan.transport, Way::Shm);
-                let server = server_spec(way, 1, plan.isa, Pinning::Free);
+                let mut server = server_spec(way, 1, plan.isa, Pinning::Free);
+                if busy_threads(plan, servers) > cores() {
+                    server.limits.spin_ns = 0; // A core that spins is another thread's.
+                }
                 let spec = LocalSpec { servers, server, timeouts: Timeouts::default() };
                 Local::start(spec).map(Cluster::Local).map_err(Failure::failed)
             }
@@ -89,6 +96,16 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Threads of this process that have work at one time, where all is done by threads.
+fn busy_threads(plan: &Plan, servers: u16) -> usize {
+    usize::from(servers) + plan.workers as usize + DATA_THREADS
+}
+
+/// Processors of this machine that this process may use.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Servers for Cluster {
