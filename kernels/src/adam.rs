@@ -5,7 +5,7 @@
 //! Owns the walk over such rows, too, for itself and for `adamw`.
 //!
 //! Invariant: a power is 0 only in a row that was never stepped; after that it is at least
-//! `f32::MIN_POSITIVE`, because a power that underflowed to 0 would read as no step at all.
+//! `POWER_MIN`, because a power that underflowed to 0 would read as no step at all.
 
 use crate::columns::{self, Rule};
 use crate::isa::{Isa, Portable};
@@ -13,6 +13,11 @@ use crate::rows::{self, Layout};
 
 /// Numbers that a row keeps besides its three columns: `beta1^t` and `beta2^t`.
 pub const POWERS: usize = 2;
+
+/// Least power of a row that was stepped: `2^-40`. One minus it is 1, as one minus any smaller
+/// number is, and its product with a beta is no subnormal number, which some processors are slow
+/// with.
+const POWER_MIN: f32 = 1.0 / (1_u64 << 40) as f32;
 
 /// The parameters of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,7 +118,9 @@ impl<A: Advance> Portable for Apply<'_, A> {
     fn scalar(self) {
         match self.layout.dim {
             1 => self.each_row(1),
+            4 => self.each_row(4),
             8 => self.each_row(8),
+            16 => self.each_row(16),
             dim => self.each_row(dim),
         }
     }
@@ -141,7 +148,7 @@ impl Advance for Step {
     fn advance(&self, powers: &mut [f32; POWERS]) -> Corrected {
         for (power, beta) in powers.iter_mut().zip([self.beta1, self.beta2]) {
             let before = if *power == 0.0 { 1.0 } else { *power };
-            *power = (before * beta).max(f32::MIN_POSITIVE);
+            *power = (before * beta).max(POWER_MIN);
         }
         Corrected { rate: self.rate / (1.0 - powers[0]), v_share: 1.0 - powers[1], step: *self }
     }
@@ -247,12 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn a_row_stepped_until_its_powers_underflow_is_not_taken_for_a_new_one() {
+    fn a_row_stepped_until_its_powers_reach_their_least_is_not_taken_for_a_new_one() {
         let mut rows = [0.0; row_width(1)];
         for _ in 0..3000 {
             apply_rows(Isa::detect(), &mut rows, row_width(1), 1, &[0], &[1.0], &STEP);
         }
-        assert_eq!(rows[3], f32::MIN_POSITIVE);
+        assert_eq!(rows[3], POWER_MIN);
         let before = rows[0];
         apply_rows(Isa::detect(), &mut rows, row_width(1), 1, &[0], &[0.0], &STEP);
         assert!((before - rows[0]).abs() < 0.011, "moved from {before} to {}", rows[0]);

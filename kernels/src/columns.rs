@@ -1,6 +1,6 @@
 //! A rule of one coordinate, carried over columns.
 //!
-//! Owns the walk: sixteen coordinates at a time, then eight, then one. The arithmetic is left to
+//! Owns the walk: sixteen coordinates at a time, then eight, four and one. The arithmetic is left to
 //! the rule's own file, where those columns lie to `rows`.
 //!
 //! Invariant: each coordinate is stepped once and depends on no other, so the width of a block
@@ -75,6 +75,10 @@ pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize
     if first + 8 <= len {
         block::<R, STATE, DELTA, 8>(&mut state, &delta, first, rule);
         first += 8;
+    }
+    if first + 4 <= len {
+        block::<R, STATE, DELTA, 4>(&mut state, &delta, first, rule);
+        first += 4;
     }
     for index in first..len {
         block::<R, STATE, DELTA, 1>(&mut state, &delta, index, rule);

@@ -92,19 +92,38 @@ pub fn read_rows(
     rows::read(isa, rows, Layout { stride, dim }, at, values, *step);
 }
 
-impl Rule<2, 2> for Step {
+impl Step {
+    /// The coordinate after one push, where `weight` is its weight before.
     #[inline(always)]
-    fn step(self, [z, n]: [f32; 2], [grad, grad_squared]: [f32; 2]) -> [f32; 2] {
+    pub(crate) fn step_from(
+        self,
+        weight: f32,
+        [z, n]: [f32; 2],
+        [grad, grad_squared]: [f32; 2],
+    ) -> [f32; 2] {
         let n_after = n + grad_squared;
         let sigma = (n_after.sqrt() - n.sqrt()) / self.alpha;
-        [z + (grad - sigma * weight(z, n, &self)), n_after]
+        [z + (grad - sigma * weight), n_after]
+    }
+
+    /// The rate that a coordinate would step by now.
+    #[inline(always)]
+    pub(crate) fn rate(self, n: f32) -> f32 {
+        self.alpha / (self.beta + n.sqrt())
+    }
+}
+
+impl Rule<2, 2> for Step {
+    #[inline(always)]
+    fn step(self, [z, n]: [f32; 2], delta: [f32; 2]) -> [f32; 2] {
+        self.step_from(weight(z, n, &self), [z, n], delta)
     }
 }
 
 impl View<2, 2> for Step {
     #[inline(always)]
     fn read(self, [z, n]: [f32; 2]) -> [f32; 2] {
-        [weight(z, n, &self), self.alpha / (self.beta + n.sqrt())]
+        [weight(z, n, &self), self.rate(n)]
     }
 }
 

@@ -65,6 +65,7 @@ impl Portable for Gather<'_> {
         match self.layout.dim {
             0 => {}
             1 => self.copy::<1>(),
+            4 => self.copy::<4>(),
             8 => self.copy::<8>(),
             16 => self.copy::<16>(),
             _ => self.copy_any(),
@@ -135,7 +136,9 @@ impl<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize> Portable
         match self.layout.dim {
             1 if STATE == 1 => self.each_row(1),
             1 => self.tiles(),
+            4 => self.each_row(4),
             8 => self.each_row(8),
+            16 => self.each_row(16),
             dim => self.each_row(dim),
         }
     }
@@ -208,7 +211,9 @@ impl<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize> Portable
     fn scalar(self) {
         match self.layout.dim {
             1 => self.tiles(),
+            4 => self.each_row(4),
             8 => self.each_row(8),
+            16 => self.each_row(16),
             dim => self.each_row(dim),
         }
     }
@@ -224,14 +229,7 @@ impl<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize> Read<'_, V, 
                 &self.rows[start..start + STATE * dim]
             });
             let value = &mut self.values[index * VALUE * dim..(index + 1) * VALUE * dim];
-            let mut first = 0;
-            while first + 8 <= dim {
-                read_block::<V, STATE, VALUE, 8>(state, value, Block { dim, first }, self.view);
-                first += 8;
-            }
-            for first in first..dim {
-                read_block::<V, STATE, VALUE, 1>(state, value, Block { dim, first }, self.view);
-            }
+            read_row(state, value, dim, self.view);
         }
     }
 
@@ -253,6 +251,32 @@ impl<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize> Read<'_, V, 
                 *value = array::from_fn(|column| read[column][lane]);
             }
         }
+    }
+}
+
+/// Reads one row, or zeros, through `view`: blocks of sixteen coordinates, eight, four and one.
+#[inline(always)]
+pub(crate) fn read_row<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize>(
+    state: Option<&[f32]>,
+    value: &mut [f32],
+    dim: usize,
+    view: V,
+) {
+    let mut first = 0;
+    while first + 16 <= dim {
+        read_block::<V, STATE, VALUE, 16>(state, value, Block { dim, first }, view);
+        first += 16;
+    }
+    if first + 8 <= dim {
+        read_block::<V, STATE, VALUE, 8>(state, value, Block { dim, first }, view);
+        first += 8;
+    }
+    if first + 4 <= dim {
+        read_block::<V, STATE, VALUE, 4>(state, value, Block { dim, first }, view);
+        first += 4;
+    }
+    for first in first..dim {
+        read_block::<V, STATE, VALUE, 1>(state, value, Block { dim, first }, view);
     }
 }
 
@@ -315,8 +339,9 @@ pub(crate) fn split_mut<const COLUMNS: usize>(
     })
 }
 
+/// As [`split_mut`], to read.
 #[inline(always)]
-fn split<const COLUMNS: usize>(row: &[f32], dim: usize) -> [&[f32]; COLUMNS] {
+pub(crate) fn split<const COLUMNS: usize>(row: &[f32], dim: usize) -> [&[f32]; COLUMNS] {
     array::from_fn(|column| &row[column * dim..(column + 1) * dim])
 }
 
@@ -330,7 +355,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn gather_copies_the_rows_bits_and_zeros_for_a_missing_one(seed: u64, spare in 0_usize..3) {
-            for width in [1, 2, 7, 8, 9, 16, 40] {
+            for width in [1, 2, 4, 7, 8, 9, 16, 40] {
                 for count in LENGTHS {
                     let stride = width + spare;
                     let rows = floats(seed, 100 * stride);
