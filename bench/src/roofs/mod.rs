@@ -18,7 +18,7 @@ use transport::tcp::OpenError;
 use transport::{AdoptError, Fault, SendRefusal};
 
 pub use rows::Rows;
-pub use triad::Triad;
+pub use triad::{Stores, TRIAD_BYTES, Triad};
 pub use two_line::TwoLines;
 pub use wire::{Pings, Wire};
 
