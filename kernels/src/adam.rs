@@ -150,7 +150,11 @@ impl Advance for Step {
             let before = if *power == 0.0 { 1.0 } else { *power };
             *power = (before * beta).max(POWER_MIN);
         }
-        Corrected { rate: self.rate / (1.0 - powers[0]), v_share: 1.0 - powers[1], step: *self }
+        Corrected {
+            rate: self.rate / (1.0 - powers[0]),
+            inverse_share: 1.0 / (1.0 - powers[1]),
+            step: *self,
+        }
     }
 }
 
@@ -159,8 +163,8 @@ impl Advance for Step {
 pub(crate) struct Corrected {
     /// `rate / (1 - beta1^t)`.
     rate: f32,
-    /// `1 - beta2^t`: the share of the true mean of squares that `v` holds by now.
-    v_share: f32,
+    /// `1 / (1 - beta2^t)`: one over the share of the true mean of squares that `v` holds by now.
+    inverse_share: f32,
     step: Step,
 }
 
@@ -170,7 +174,7 @@ impl Rule<3, 1> for Corrected {
         let Step { beta1, beta2, epsilon, .. } = self.step;
         let m = beta1 * m + (1.0 - beta1) * grad;
         let v = beta2 * v + (1.0 - beta2) * (grad * grad);
-        [weight - self.rate * m / ((v / self.v_share).sqrt() + epsilon), m, v]
+        [weight - self.rate * m / ((v * self.inverse_share).sqrt() + epsilon), m, v]
     }
 }
 

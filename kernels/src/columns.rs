@@ -16,8 +16,20 @@ use crate::isa::{Isa, Portable};
 /// Implementations are `#[inline(always)]` and do not branch on data (a chosen value is fine: it
 /// becomes a select), or the walk is not vectorised.
 pub(crate) trait Rule<const STATE: usize, const DELTA: usize>: Copy {
+    /// How rows of one coordinate are walked.
+    const LONE: Lone = Lone::Tiles;
+
     /// The coordinate's state after one push.
     fn step(self, state: [f32; STATE], delta: [f32; DELTA]) -> [f32; STATE];
+}
+
+/// A walk over rows of one coordinate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lone {
+    /// Some rows are brought together and stepped side by side: for rules that compute much.
+    Tiles,
+    /// Row after row: for rules whose arithmetic costs less than bringing rows together.
+    Rows,
 }
 
 /// What a pull returns of one coordinate: `VALUE` numbers made from the `STATE` that is kept.
@@ -59,6 +71,13 @@ impl<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize> Portable
     }
 }
 
+/// Coordinates that the walk takes at once as long as there are so many: four blocks, between which
+/// no bound is checked.
+const STRETCH: usize = 4 * WIDE;
+
+/// Coordinates of a block: a register of the widest level.
+const WIDE: usize = 16;
+
 /// The walk itself, for kernels that are inside a level already.
 #[inline(always)]
 pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
@@ -68,9 +87,13 @@ pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize
 ) {
     let len = state[0].len();
     let mut first = 0;
-    while first + 16 <= len {
-        block::<R, STATE, DELTA, 16>(&mut state, &delta, first, rule);
-        first += 16;
+    while first + STRETCH <= len {
+        stretch(&mut state, &delta, first, rule);
+        first += STRETCH;
+    }
+    while first + WIDE <= len {
+        block::<R, STATE, DELTA, WIDE>(&mut state, &delta, first, rule);
+        first += WIDE;
     }
     if first + 8 <= len {
         block::<R, STATE, DELTA, 8>(&mut state, &delta, first, rule);
@@ -83,6 +106,21 @@ pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize
     for index in first..len {
         block::<R, STATE, DELTA, 1>(&mut state, &delta, index, rule);
     }
+}
+
+#[inline(always)]
+fn stretch<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
+    state: &mut [&mut [f32]; STATE],
+    delta: &[&[f32]; DELTA],
+    first: usize,
+    rule: R,
+) {
+    let mut state = state.each_mut().map(|column| &mut column[first..first + STRETCH]);
+    let delta = delta.map(|column| &column[first..first + STRETCH]);
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, 0, rule);
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, WIDE, rule);
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, 2 * WIDE, rule);
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, 3 * WIDE, rule);
 }
 
 #[inline(always)]

@@ -31,7 +31,7 @@ pub struct Step {
 #[must_use]
 pub fn weight(z: f32, n: f32, step: &Step) -> f32 {
     let shrunk = z - step.l1.copysign(z);
-    let weight = -shrunk / ((step.beta + n.sqrt()) / step.alpha + step.l2);
+    let weight = -shrunk / ((step.beta + n.sqrt()) * step.inverse_alpha() + step.l2);
     if z.abs() <= step.l1 { 0.0 } else { weight }
 }
 
@@ -93,6 +93,13 @@ pub fn read_rows(
 }
 
 impl Step {
+    /// Divisions bind this kernel; one by `alpha` is the same for all coordinates of a call, which
+    /// multiply by its result.
+    #[inline(always)]
+    fn inverse_alpha(&self) -> f32 {
+        1.0 / self.alpha
+    }
+
     /// The coordinate after one push, where `weight` is its weight before.
     #[inline(always)]
     pub(crate) fn step_from(
@@ -102,7 +109,7 @@ impl Step {
         [grad, grad_squared]: [f32; 2],
     ) -> [f32; 2] {
         let n_after = n + grad_squared;
-        let sigma = (n_after.sqrt() - n.sqrt()) / self.alpha;
+        let sigma = (n_after.sqrt() - n.sqrt()) * self.inverse_alpha();
         [z + (grad - sigma * weight), n_after]
     }
 

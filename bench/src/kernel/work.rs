@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Case, Form, gb_per_s};
 use crate::random::Random;
-use crate::roofs::{RoofError, arena};
+use crate::roofs::{LINE_FLOATS, RoofError, arena, lines_apart};
 
 /// Length of an array that stays in a second-level cache, in f32: 128 KiB.
 const CACHE_FLOATS: usize = 32 << 10;
@@ -28,12 +28,6 @@ const CACHE_FLOATS: usize = 32 << 10;
 /// gradients within a few orders of 1, all above 0.
 const STATE_VALUE: f32 = 0.5;
 const DELTA_VALUE: f32 = 1e-3;
-
-/// Numbers in a line of the cache.
-const LINE_FLOATS: usize = 16;
-
-/// Lines in a page.
-const PAGE_LINES: usize = 64;
 
 /// Names of what is measured.
 pub const KERNEL_NAMES: [&str; 19] = [
@@ -202,14 +196,7 @@ impl Arrays {
         if arrays == 1 {
             return self.dense.len();
         }
-        let lines = (self.dense.len() - behind) / arrays / LINE_FLOATS;
-        // Arrays start apart within a page: those that start alike hinder each other.
-        let apart = (PAGE_LINES / arrays) | 1;
-        let lines = match lines.checked_sub(2 * PAGE_LINES) {
-            Some(fewer) => fewer.next_multiple_of(PAGE_LINES) + apart,
-            None => lines,
-        };
-        lines * LINE_FLOATS
+        lines_apart((self.dense.len() - behind) / arrays / LINE_FLOATS, arrays) * LINE_FLOATS
     }
 
     /// Length of the first of the two vectors that the dense form is cut into.
@@ -218,7 +205,7 @@ impl Arrays {
             Work::ToBf16 | Work::FromBf16 | Work::ToF16 | Work::FromF16 => 4,
             _ => 3,
         };
-        self.dense.len() * thirds_of_two / 6 / LINE_FLOATS * LINE_FLOATS
+        lines_apart(self.dense.len() * thirds_of_two / 6 / LINE_FLOATS, 2) * LINE_FLOATS
     }
 
     /// Bytes that a pass reads and writes.
@@ -229,7 +216,11 @@ impl Arrays {
             Form::Cache | Form::Sparse => CACHE_FLOATS,
         };
         let floats = match (case.work, case.form) {
-            (Work::Optimizer(_), Form::Dense) => (2 * state + delta) * self.dense_dim(case.work),
+            (Work::Optimizer(optimizer), Form::Dense) => {
+                // The group lasso reads a column before it steps it.
+                let again = usize::from(matches!(optimizer, Optimizer::FtrlGroup(_)));
+                (2 * state + delta + again) * self.dense_dim(case.work)
+            }
             (Work::Optimizer(_), _) => {
                 self.at.len() * ((2 * state + delta) * case.dim + 2 * behind)
             }

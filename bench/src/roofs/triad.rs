@@ -19,7 +19,10 @@ pub const TRIAD_BYTES: usize = 1 << 30;
 const ELEMENT_BYTES: usize = 12;
 
 /// Numbers in a line of the cache, of which an array has a whole count.
-const LINE_FLOATS: usize = 16;
+pub(crate) const LINE_FLOATS: usize = 16;
+
+/// Lines in a page.
+const PAGE_LINES: usize = 64;
 
 /// How the triad writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +53,8 @@ impl Triad {
     /// - Errors: the kernel gives no memory.
     /// - Panics: if that is less than a few lines of the cache.
     pub fn of_bytes(bytes: usize) -> Result<Triad, RoofError> {
-        let lines = bytes / ELEMENT_BYTES / LINE_FLOATS;
+        let lines = lines_apart(bytes / ELEMENT_BYTES / LINE_FLOATS, 3);
         assert!(lines > 0, "{bytes} bytes of arrays");
-        // An odd count of lines: arrays whose places in a page are alike hinder each other.
-        let lines = lines - (lines + 1) % 2;
         let mut arrays = arena(3 * lines * LINE_FLOATS)?;
         arrays.as_mut_slice().fill(1.0);
         Ok(Triad { arrays, isa: Isa::detect() })
@@ -84,6 +85,15 @@ impl Triad {
                 return bytes as f64 / elapsed.as_secs_f64() / 1e9;
             }
         }
+    }
+}
+
+/// A length of nearly `lines` lines of the cache, such that arrays of it that lie one behind the
+/// other start apart within a page: those that start alike, or a line apart, hinder each other.
+pub(crate) fn lines_apart(lines: usize, arrays: usize) -> usize {
+    match lines.checked_sub(2 * PAGE_LINES) {
+        Some(fewer) => fewer.next_multiple_of(PAGE_LINES) + ((PAGE_LINES / arrays) | 1),
+        None => lines,
     }
 }
 
