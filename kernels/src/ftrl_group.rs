@@ -104,6 +104,18 @@ pub fn read_rows(
     isa.run(Read { rows, layout, at, values, step });
 }
 
+/// The weights of one row, as [`read_rows`] reads them.
+///
+/// - `z`, `n`, `weights`: `[dim]`.
+/// - Panics: if the lengths differ.
+pub fn weights(z: &[f32], n: &[f32], step: &Step, weights: &mut [f32]) {
+    assert!(z.len() == n.len() && z.len() == weights.len(), "columns that differ in length");
+    let grouped = Grouped::of(z, step);
+    for ((weight, &z), &n) in weights.iter_mut().zip(z).zip(n) {
+        *weight = grouped.weight(z, n);
+    }
+}
+
 /// FTRL's step in a row whose shrinkage is known.
 #[derive(Clone, Copy)]
 pub(crate) struct Grouped {
@@ -363,6 +375,11 @@ mod tests {
                     let mut values = vec![f32::NAN; expected.len()];
                     read_rows(isa, &rows, stride, dim, &at, &mut values, &STEP);
                     prop_assert_eq!(bits(&values), bits(&expected));
+                    if at[0] != MISSING {
+                        let (z, n) = rows[at[0] as usize * stride..][..2 * dim].split_at(dim);
+                        weights(z, n, &STEP, &mut values[dim..2 * dim]);
+                        prop_assert_eq!(bits(&values[dim..2 * dim]), bits(&expected[..dim]));
+                    }
                 }
             }
         }

@@ -6,7 +6,9 @@
 //! Invariant: for every input, NaN and subnormal numbers too, every level of `Isa` returns the same
 //! bits. The processor's own conversion to bf16 is not used: it reads subnormal numbers as zero.
 
-use crate::isa::{Isa, Level, Portable};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Level;
+use crate::isa::{Isa, Portable};
 
 /// Rounds each number to the nearest bf16, of two that are as near to the one that ends in 0.
 ///

@@ -149,6 +149,7 @@ impl Isa {
     }
 
     /// Whether VPCLMULQDQ exists on top of `Level::Avx512`.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) const fn has_wide_carryless(self) -> bool {
         self.wide_carryless
     }

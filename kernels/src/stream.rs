@@ -7,7 +7,9 @@
 //!
 //! Invariant: every element is written once, with the bits of the scalar reference.
 
-use crate::isa::{Isa, Level};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Level;
 use crate::lanes::CACHE_LINE_BYTES;
 
 /// Numbers in a line of the cache.
