@@ -7,7 +7,7 @@
 //!
 //! Invariant: a row's share is the median of each repeat's own ratio to the roof of that repeat.
 
-mod work;
+pub(crate) mod work;
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,9 @@ use crate::machine::Places;
 use crate::roofs::{Stores, Triad};
 use crate::spec::{REPEATS_MAX, REPEATS_MIN, SECONDS_MAX, check, check_real};
 use crate::stats::Spread;
-use work::{Arrays, Code, Work};
+use work::Work;
 
-pub use work::KERNEL_NAMES;
+pub use work::{Arrays, Code, KERNEL_NAMES};
 
 /// Fewest bytes of the dense form.
 const BYTES_MIN: usize = 1 << 16;
@@ -123,7 +123,8 @@ pub fn run_kernels(
         phase: Duration::from_secs_f64(spec.seconds),
         isas: Isa::available(),
     };
-    let cases: Vec<Case> = cases().into_iter().filter(|case| spec.wants(case.work)).collect();
+    let cases: Vec<Case> =
+        kernel_cases().into_iter().filter(|case| spec.wants(case.work)).collect();
     let mut figures: Vec<Figures> = vec![Figures::default(); cases.len() * bench.isas.len()];
     for number in 1..=spec.repeats {
         progress(&format!("repeat {number} of {}", spec.repeats));
@@ -188,14 +189,36 @@ impl Form {
 
 /// A kernel in one form.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
+pub struct Case {
     pub(crate) work: Work,
     pub(crate) form: Form,
     /// Coordinates a row, in the sparse form.
     pub(crate) dim: usize,
 }
 
-fn cases() -> Vec<Case> {
+impl Case {
+    /// `kernel, form`, and the dim of rows.
+    pub fn name(&self) -> String {
+        let (kernel, form) = (self.work.name(), self.form.name());
+        match self.form {
+            Form::Sparse => format!("{kernel}, {form}, dim {}", self.dim),
+            Form::Dense | Form::Cache => format!("{kernel}, {form}"),
+        }
+    }
+
+    /// What it works on.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// What can do its work: the kernel, and the plain loop where there is one.
+    pub fn codes(&self) -> &'static [Code] {
+        if self.work.has_plain() { &[Code::Kernel, Code::Plain] } else { &[Code::Kernel] }
+    }
+}
+
+/// Every kernel in every form that it has.
+pub fn kernel_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for form in [Form::Dense, Form::Cache, Form::Sparse] {
         for work in Work::ALL.into_iter().filter(|work| work.has(form)) {

@@ -164,12 +164,13 @@ fn shrunk(z: f32, l1: f32) -> f32 {
     if z.abs() <= l1 { 0.0 } else { z - l1.copysign(z) }
 }
 
-/// What the group lasso leaves of a row whose squares add up to `squares`.
+/// What the group lasso leaves of a row whose squares add up to `squares`. Without a penalty that
+/// is all, also where the squares of small numbers are zero.
 #[inline(always)]
 fn share(squares: f32, threshold: f32) -> f32 {
     let norm = squares.sqrt();
-    let share = 1.0 - threshold / norm;
-    if norm <= threshold { 0.0 } else { share }
+    let kept = if norm <= threshold { 0.0 } else { 1.0 - threshold / norm };
+    if threshold > 0.0 { kept } else { 1.0 }
 }
 
 impl Rule<2, 2> for Grouped {
@@ -386,13 +387,19 @@ mod tests {
 
         #[test]
         fn without_a_group_penalty_it_is_ftrl(seed: u64) {
-            let (rows, at) = (rows_of(seed, 18, 9), shuffled(seed, 100, 50));
+            let (mut rows, at) = (rows_of(seed, 18, 9), shuffled(seed, 100, 50));
+            rows[..9].fill(1e-30); // Its squares are zero.
             let deltas = positives(!seed, 50 * 18);
             let (mut grouped, mut plain) = (rows.clone(), rows);
             let step = Step { l21: 0.0, ..STEP };
+            let step = Step { ftrl: ftrl::Step { l1: 0.0, ..FTRL }, ..step };
             apply_rows(Isa::detect(), &mut grouped, 18, 9, &at, &deltas, &step);
-            ftrl::apply_rows(Isa::detect(), &mut plain, 18, 9, &at, &deltas, &FTRL);
+            ftrl::apply_rows(Isa::detect(), &mut plain, 18, 9, &at, &deltas, &step.ftrl);
             prop_assert_eq!(bits(&grouped), bits(&plain));
+            let mut values = [vec![0.0; 18], vec![0.0; 18]];
+            read_rows(Isa::detect(), &plain, 18, 9, &[0], &mut values[0], &step);
+            ftrl::read_rows(Isa::detect(), &plain, 18, 9, &[0], &mut values[1], &step.ftrl);
+            prop_assert_eq!(bits(&values[0]), bits(&values[1]));
         }
 
         /// The weights of one row minimise what they are the argument of: no step of any

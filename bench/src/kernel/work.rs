@@ -73,7 +73,7 @@ pub(crate) enum Work {
 
 /// Which code does the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Code {
+pub enum Code {
     /// The kernel.
     Kernel,
     /// The plain loop.
@@ -138,7 +138,8 @@ impl Work {
 }
 
 /// What all kernels work on.
-pub(crate) struct Arrays {
+#[derive(Debug)]
+pub struct Arrays {
     /// The dense form.
     dense: Arena<f32>,
     /// Rows, or what stays in the cache.
@@ -152,7 +153,10 @@ pub(crate) struct Arrays {
 }
 
 impl Arrays {
-    pub(crate) fn new(bytes: usize) -> Result<Arrays, RoofError> {
+    /// Arrays for all cases; those of the dense form have so many bytes together.
+    ///
+    /// - Errors: the kernel gives no memory.
+    pub fn new(bytes: usize) -> Result<Arrays, RoofError> {
         let mut shuffled: Vec<u32> = (0..CACHE_FLOATS as u32).collect();
         Random::new(1).shuffle(&mut shuffled);
         Ok(Arrays {
@@ -164,8 +168,8 @@ impl Arrays {
         })
     }
 
-    /// Lays out what the case works on.
-    pub(crate) fn prepare(&mut self, case: &Case) {
+    /// Lays out what the case works on; to be called before its first pass.
+    pub fn prepare(&mut self, case: &Case) {
         let (state, delta, behind) = case.work.shape();
         match case.form {
             Form::Dense => {
@@ -209,7 +213,7 @@ impl Arrays {
     }
 
     /// Bytes that a pass reads and writes.
-    pub(crate) fn bytes(&self, case: &Case) -> usize {
+    pub fn bytes(&self, case: &Case) -> usize {
         let (state, delta, behind) = case.work.shape();
         let first = match case.form {
             Form::Dense => self.dense_first(case.work),
@@ -242,7 +246,7 @@ impl Arrays {
     }
 
     /// One pass over all arrays, or all rows.
-    pub(crate) fn pass(&mut self, case: &Case, isa: Isa, code: Code) {
+    pub fn pass(&mut self, case: &Case, isa: Isa, code: Code) {
         match (case.work, case.form) {
             (Work::Optimizer(optimizer), Form::Sparse) => {
                 self.optimize_rows(case, optimizer, isa, code);
@@ -333,11 +337,17 @@ impl Arrays {
 
     /// Bytes read and written by copies of an array within the cache.
     pub(crate) fn copy_gb_per_s(&mut self, phase: Duration) -> f64 {
+        gb_per_s(Arrays::COPY_BYTES, phase, Form::Cache, || self.copy())
+    }
+
+    /// Bytes that [`Arrays::copy`] reads and writes.
+    pub const COPY_BYTES: usize = 2 * CACHE_FLOATS * size_of::<f32>();
+
+    /// The roof of what stays in the cache: copies an array there.
+    pub fn copy(&mut self) {
         let (from, to) = self.others.as_mut_slice().split_at_mut(CACHE_FLOATS);
-        gb_per_s(2 * CACHE_FLOATS * size_of::<f32>(), phase, Form::Cache, || {
-            to.copy_from_slice(black_box(&*from));
-            black_box(&*to);
-        })
+        to.copy_from_slice(black_box(&*from));
+        black_box(&*to);
     }
 }
 

@@ -67,24 +67,33 @@ impl Triad {
 
     /// As [`Triad::gb_per_s`], with these stores.
     pub fn gb_per_s_by(&mut self, stores: Stores, duration: Duration) -> f64 {
-        let floats = self.arrays.len() / 3;
         let (start, mut passes) = (Instant::now(), 0_usize);
         loop {
-            let (a, sources) = self.arrays.as_mut_slice().split_at_mut(floats);
-            let (b, c) = sources.split_at(floats);
-            let factor = black_box(0.5);
-            match stores {
-                Stores::PastCache => stream::triad(self.isa, a, b, c, factor),
-                Stores::ThroughCache => through_cache(a, b, c, factor),
-            }
-            black_box(a);
+            self.pass(stores);
             passes += 1;
             let elapsed = start.elapsed();
             if elapsed >= duration {
-                let bytes = passes * floats * ELEMENT_BYTES;
-                return bytes as f64 / elapsed.as_secs_f64() / 1e9;
+                return (passes * self.bytes()) as f64 / elapsed.as_secs_f64() / 1e9;
             }
         }
+    }
+
+    /// Bytes that a pass reads and writes.
+    pub fn bytes(&self) -> usize {
+        self.arrays.len() / 3 * ELEMENT_BYTES
+    }
+
+    /// Walks the arrays once.
+    pub fn pass(&mut self, stores: Stores) {
+        let floats = self.arrays.len() / 3;
+        let (a, sources) = self.arrays.as_mut_slice().split_at_mut(floats);
+        let (b, c) = sources.split_at(floats);
+        let factor = black_box(0.5);
+        match stores {
+            Stores::PastCache => stream::triad(self.isa, a, b, c, factor),
+            Stores::ThroughCache => through_cache(a, b, c, factor),
+        }
+        black_box(a);
     }
 }
 
