@@ -136,7 +136,11 @@ impl<A: Advance> Apply<'_, A> {
             let (state, powers) = row.split_at_mut(3 * dim);
             let (powers, _) = powers.as_chunks_mut::<POWERS>();
             let corrected = self.step.advance(&mut powers[0]);
-            columns::walk(rows::split_mut::<3>(state, dim), [grad], corrected);
+            let columns = rows::split_mut::<3>(state, dim);
+            match dim {
+                16 => columns::walk_by_eight(columns, [grad], corrected),
+                _ => columns::walk(columns, [grad], corrected),
+            }
         }
     }
 }
