@@ -1,7 +1,7 @@
 //! A rule of one coordinate, carried over columns.
 //!
-//! Owns the walk: sixteen coordinates at a time, then eight, four and one. The arithmetic is left to
-//! the rule's own file, where those columns lie to `rows`.
+//! Owns the walk: sixteen coordinates at a time, then eight, four and one. The arithmetic is left
+//! to the rule's own file, where those columns lie to `rows`.
 //!
 //! Invariant: each coordinate is stepped once and depends on no other, so the width of a block
 //! never changes a bit.
@@ -108,8 +108,8 @@ pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize
     }
 }
 
-/// As [`walk`], eight coordinates at a time: where columns start anywhere in a line of the cache and
-/// are a line long, each block of sixteen would lie across two lines, and of two of eight one does.
+/// As [`walk`], eight coordinates at a time: where columns are a line of the cache long and start
+/// anywhere in one, a block of sixteen would lie across two lines; of two of eight, one does.
 #[inline(always)]
 pub(crate) fn walk_by_eight<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
     mut state: [&mut [f32]; STATE],

@@ -35,7 +35,11 @@ pub(crate) fn prefetch<T>(items: &[T], index: usize) {
         let address = items.as_ptr().wrapping_add(index);
         // SAFETY: as above; the instruction changes no register, flag or memory.
         unsafe {
-            asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+            asm!(
+                "prfm pldl1keep, [{}]",
+                in(reg) address,
+                options(nostack, preserves_flags, readonly),
+            );
         }
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -57,7 +61,11 @@ pub(crate) fn prefetch_for_later<T>(items: &[T], index: usize) {
         let address = items.as_ptr().wrapping_add(index);
         // SAFETY: as in `prefetch`.
         unsafe {
-            asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+            asm!(
+                "prfm pldl2keep, [{}]",
+                in(reg) address,
+                options(nostack, preserves_flags, readonly),
+            );
         }
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

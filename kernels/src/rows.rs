@@ -79,8 +79,8 @@ impl Gather<'_> {
         let (values, _) = self.values.as_chunks_mut::<WIDTH>();
         for (index, (value, &row)) in values.iter_mut().zip(self.at).enumerate() {
             prefetch_row(self.rows, self.layout, WIDTH, self.at, index);
-            // Two branches that write, and not one that chooses what is written: the choice was made
-            // on the stack by some compilations, in halves, and a row of 16 took ten times as long.
+            // Two branches that write, and not one that chooses what is written: some compilations
+            // chose on the stack, in halves, and a row of 16 took ten times as long.
             if row == MISSING {
                 value.fill(0.0);
             } else {

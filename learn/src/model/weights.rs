@@ -1,7 +1,7 @@
 //! The weights in a table's rows, and names for a row's columns.
 //!
-//! Owns which f32 of a row are weights: FTRL, alone or with a group lasso, derives them, every other
-//! rule keeps them first.
+//! Owns which f32 of a row are weights: FTRL, alone or with a group lasso, derives them; every
+//! other rule keeps them first.
 
 use kernels::{ftrl, ftrl_group};
 

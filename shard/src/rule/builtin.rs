@@ -95,7 +95,7 @@ pub struct Ftrl {
 pub struct FtrlGroup {
     /// FTRL's own parameters. Its `l1` acts on each value alone.
     pub ftrl: Ftrl,
-    /// A row whose `‖z - clamp(z, -l1, l1)‖` does not exceed `l21 · √dim` is zero. Zero or positive.
+    /// A row whose `‖z - clamp(z, -l1, l1)‖` does not exceed `l21 · √dim` is zero. Not negative.
     pub l21: f32,
 }
 
