@@ -62,7 +62,7 @@ pub enum Doing {
 }
 
 /// Why a spec cannot be measured. Nothing was started.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SpecError {
     /// A field is out of range.
     OutOfRange {
@@ -81,6 +81,11 @@ pub enum SpecError {
         bytes: usize,
         /// The longest message, in bytes.
         bytes_max: usize,
+    },
+    /// No kernel has this name.
+    NoKernel {
+        /// What was given.
+        name: String,
     },
 }
 
@@ -140,6 +145,10 @@ impl fmt::Display for SpecError {
             }
             SpecError::MessageBytes { bytes, bytes_max } => {
                 write!(f, "a request of {bytes} bytes; a message has {bytes_max} at most")
+            }
+            SpecError::NoKernel { name } => {
+                write!(f, "no kernel is named {name:?}; there are ")?;
+                f.write_str(&crate::kernel::KERNEL_NAMES.join(", "))
             }
         }
     }

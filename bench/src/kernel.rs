@@ -1,48 +1,49 @@
 //! Kernels alone: every kernel on every instruction set of this machine, beside its roof.
 //!
-//! Owns the loads and their clock. Roofs are STREAM's triad for what comes from memory and a copy
-//! for what stays in the cache, both counted in bytes read and written and measured in each repeat.
+//! Owns what a figure is and how it is taken; what a kernel works on is left to `work`. Roofs are
+//! STREAM's triad, stores past the cache, for what comes from memory, and a copy for what stays in
+//! the cache. Both count bytes read and written and are measured right before what they stand
+//! beside, in each repeat.
 //!
 //! Invariant: a row's share is the median of each repeat's own ratio to the roof of that repeat.
 
-use std::hint::black_box;
+pub(crate) mod work;
+
 use std::time::{Duration, Instant};
 
-use kernels::hash::mix_all;
-use kernels::logistic::{axpy, dot, sigmoid};
-use kernels::{Isa, adagrad, adam, crc32c, ftrl, rows, sgd, sum};
-use memory::Arena;
+use kernels::Isa;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, SpecError};
 use crate::format::columns;
 use crate::machine::Places;
-use crate::random::Random;
-use crate::roofs::{RoofError, Triad, arena};
+use crate::roofs::{Stores, Triad};
 use crate::spec::{REPEATS_MAX, REPEATS_MIN, SECONDS_MAX, check, check_real};
 use crate::stats::Spread;
+use work::Work;
 
-/// Least length of an array: what the loads in the cache take of it.
-const FLOATS_MIN: usize = CACHE_FLOATS;
+pub use work::{Arrays, Code, KERNEL_NAMES};
 
-/// Longest array, in f32.
-const FLOATS_MAX: usize = 1 << 30;
+/// Fewest bytes of the dense form.
+const BYTES_MIN: usize = 1 << 16;
 
-/// Length of an array that stays in a second-level cache, in f32: 128 KiB.
-const CACHE_FLOATS: usize = 32 << 10;
+/// Most bytes of the dense form.
+const BYTES_MAX: usize = 1 << 36;
 
 /// Dims of the sparse form.
-const DIMS: [usize; 3] = [1, 8, 64];
+pub(crate) const DIMS: [usize; 7] = [1, 4, 8, 16, 32, 64, 128];
 
 /// What is measured, and for how long.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelSpec {
-    /// Length of each array of the dense form, in f32; to be beyond the last-level cache.
-    pub floats: usize,
+    /// Bytes of the dense form's arrays together; to be beyond the last-level cache.
+    pub bytes: usize,
     /// How long each figure is measured in each repeat, in seconds, and at least one pass.
     pub seconds: f64,
     /// Repeats, interleaved with the roofs.
     pub repeats: usize,
+    /// The kernels to measure, by [`KERNEL_NAMES`]; none means all.
+    pub only: Vec<String>,
 }
 
 /// One kernel in one form on one instruction set.
@@ -50,8 +51,10 @@ pub struct KernelSpec {
 pub struct KernelRow {
     /// The kernel's name.
     pub kernel: String,
-    /// What it worked on: `dense`, from memory; `cache`; or `sparse dim N`, rows in the cache.
-    pub form: String,
+    /// What it worked on.
+    pub form: Form,
+    /// Coordinates a row, in the sparse form.
+    pub dim: Option<usize>,
     /// The instruction set.
     pub isa: String,
     /// Median over repeats, in `unit`.
@@ -62,24 +65,48 @@ pub struct KernelRow {
     pub roof: f64,
     /// Median of each repeat's rate as a part of its roof.
     pub share: f64,
+    /// Dense: the median of the triad whose stores go through the cache, in `unit`.
+    pub roof_through_cache: Option<f64>,
+    /// Optimizers: the median of the plain loop, compiled for the same instructions, in `unit`.
+    pub plain: Option<f64>,
+    /// Optimizers: median of each repeat's rate as a part of its plain loop's.
+    pub of_plain: Option<f64>,
     /// The lowest repeat's rate.
     pub min: f64,
     /// The highest repeat's rate.
     pub max: f64,
 }
 
+/// What a kernel works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// Arrays that no cache holds.
+    Dense,
+    /// Arrays that a cache holds.
+    Cache,
+    /// Rows in random order, which a cache holds.
+    Sparse,
+}
+
 impl KernelSpec {
     /// Whether this can be measured.
     ///
-    /// - Errors: the first field that is out of range.
+    /// - Errors: the first field that is out of range, or the first name that no kernel has.
     pub fn check(&self) -> Result<(), SpecError> {
-        check("floats", self.floats, FLOATS_MIN, FLOATS_MAX)?;
+        check("bytes", self.bytes, BYTES_MIN, BYTES_MAX)?;
         check("repeats", self.repeats, REPEATS_MIN, REPEATS_MAX)?;
-        check_real("seconds", self.seconds, f64::MIN_POSITIVE, SECONDS_MAX)
+        check_real("seconds", self.seconds, f64::MIN_POSITIVE, SECONDS_MAX)?;
+        let unknown = self.only.iter().find(|name| !KERNEL_NAMES.contains(&name.as_str()));
+        unknown.map_or(Ok(()), |name| Err(SpecError::NoKernel { name: name.clone() }))
+    }
+
+    fn wants(&self, work: Work) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == work.name())
     }
 }
 
-/// Measures all kernels and their roofs in turns, on one core.
+/// Measures the kernels and their roofs in turns, on one core.
 ///
 /// - `progress`: is told in words what happens.
 /// - Errors: [`BenchError`].
@@ -90,354 +117,218 @@ pub fn run_kernels(
     spec.check()?;
     let _pinned = Places::find().pin_worker();
     progress("filling arrays");
-    let mut load = Load::new(spec.floats)?;
-    let mut triad = Triad::new()?;
-    let (cases, phase) = (cases(spec.floats), Duration::from_secs_f64(spec.seconds));
-    let isas = Isa::available();
-    // A figure and its roof a repeat, for each case on each instruction set.
-    let mut figures = vec![Vec::with_capacity(spec.repeats); cases.len() * isas.len()];
+    let mut bench = Bench {
+        arrays: Arrays::new(spec.bytes)?,
+        triad: Triad::of_bytes(spec.bytes)?,
+        phase: Duration::from_secs_f64(spec.seconds),
+        isas: Isa::available(),
+    };
+    let cases: Vec<Case> =
+        kernel_cases().into_iter().filter(|case| spec.wants(case.work)).collect();
+    let mut figures: Vec<Figures> = vec![Figures::default(); cases.len() * bench.isas.len()];
     for number in 1..=spec.repeats {
         progress(&format!("repeat {number} of {}", spec.repeats));
-        let roofs = [triad.gb_per_s(phase), load.copy_gb_per_s(phase)];
-        let runs = cases.iter().flat_map(|case| isas.iter().map(move |&isa| (case, isa)));
-        for ((case, isa), figures) in runs.zip(&mut figures) {
-            let gb_per_s = case.gb_per_s(&mut load, isa, phase);
-            let roof = if case.form == Form::Dense { roofs[0] } else { roofs[1] };
-            figures.push([gb_per_s * case.per_gb(), roof * case.per_gb()]);
+        for (case, figures) in cases.iter().zip(figures.chunks_mut(bench.isas.len())) {
+            bench.repeat(case, figures);
         }
     }
-    let runs = cases.iter().flat_map(|case| isas.iter().map(move |&isa| (case, isa)));
-    Ok(runs.zip(&figures).map(|((case, isa), figures)| case.row(isa, figures)).collect())
+    let runs = cases.iter().flat_map(|case| bench.isas.iter().map(move |isa| (case, isa)));
+    Ok(runs.zip(&figures).map(|((case, isa), figures)| figures.row(case, *isa)).collect())
 }
 
 /// The rows as a table for people.
 pub fn render_kernels(rows: &[KernelRow]) -> String {
-    let head = ["kernel", "form", "isa", "rate", "_min", "_max", "roof", "share", "unit"];
+    let head = [
+        "kernel",
+        "form",
+        "dim",
+        "isa",
+        "rate",
+        "_min",
+        "_max",
+        "roof",
+        "share",
+        "cached roof",
+        "plain",
+        "of plain",
+        "unit",
+    ];
     let mut cells = vec![head.map(str::to_owned).to_vec()];
     cells.extend(rows.iter().map(|row| {
-        let figures = [row.rate, row.min, row.max, row.roof].map(|figure| format!("{figure:.1}"));
-        let names = [&row.kernel, &row.form, &row.isa].map(String::clone);
-        let last = [format!("{:.1} %", 100.0 * row.share), row.unit.clone()];
-        [names.to_vec(), figures.to_vec(), last.to_vec()].concat()
+        let real = |figure: f64| format!("{figure:.1}");
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| String::from("-"));
+        vec![
+            row.kernel.clone(),
+            row.form.name().to_owned(),
+            or_dash(row.dim.map(|dim| dim.to_string())),
+            row.isa.clone(),
+            real(row.rate),
+            real(row.min),
+            real(row.max),
+            real(row.roof),
+            percent(row.share),
+            or_dash(row.roof_through_cache.map(real)),
+            or_dash(row.plain.map(real)),
+            or_dash(row.of_plain.map(percent)),
+            row.unit.clone(),
+        ]
     }));
     columns(&cells)
 }
 
-/// What a kernel works on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// Arrays that no cache holds.
-    Dense,
-    /// Arrays that a cache holds.
-    Cache,
-    /// Rows of this dim in random order, which a cache holds.
-    Sparse(usize),
+impl Form {
+    const fn name(self) -> &'static str {
+        match self {
+            Form::Dense => "dense",
+            Form::Cache => "cache",
+            Form::Sparse => "sparse",
+        }
+    }
 }
 
-/// One pass of a kernel over `count` numbers, or over all rows of so many numbers a row.
-type Pass = Box<dyn Fn(&mut Load, Isa)>;
-
 /// A kernel in one form.
-struct Case {
-    kernel: &'static str,
-    form: Form,
-    /// Bytes that a pass reads and writes.
-    bytes: usize,
-    /// Rows that a pass goes over, in the sparse form.
-    rows: usize,
-    pass: Pass,
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub(crate) work: Work,
+    pub(crate) form: Form,
+    /// Coordinates a row, in the sparse form.
+    pub(crate) dim: usize,
 }
 
 impl Case {
-    fn gb_per_s(&self, load: &mut Load, isa: Isa, phase: Duration) -> f64 {
-        if let Form::Sparse(_) = self.form {
-            load.rows.as_mut_slice().fill(0.0); // Rows of another kernel mean nothing to this one.
-        }
-        (self.pass)(load, isa);
-        let (start, mut passes) = (Instant::now(), 0);
-        loop {
-            (self.pass)(load, isa);
-            passes += 1;
-            let elapsed = start.elapsed();
-            if elapsed >= phase {
-                return (passes * self.bytes) as f64 / elapsed.as_secs_f64() / 1e9;
-            }
-        }
-    }
-
-    /// In the case's unit, what a GB/s is.
-    fn per_gb(&self) -> f64 {
+    /// `kernel, form`, and the dim of rows.
+    pub fn name(&self) -> String {
+        let (kernel, form) = (self.work.name(), self.form.name());
         match self.form {
-            Form::Sparse(_) => 1e3 * self.rows as f64 / self.bytes as f64,
-            Form::Dense | Form::Cache => 1.0,
+            Form::Sparse => format!("{kernel}, {form}, dim {}", self.dim),
+            Form::Dense | Form::Cache => format!("{kernel}, {form}"),
         }
     }
 
-    fn row(&self, isa: Isa, figures: &[[f64; 2]]) -> KernelRow {
-        let spread =
-            |of: fn(&[f64; 2]) -> f64| Spread::of(&figures.iter().map(of).collect::<Vec<f64>>());
-        let rate = spread(|[rate, _]| *rate);
-        let (form, unit) = match self.form {
-            Form::Dense => (String::from("dense"), "GB_per_s"),
-            Form::Cache => (String::from("cache"), "GB_per_s"),
-            Form::Sparse(dim) => (format!("sparse dim {dim}"), "M_rows_per_s"),
-        };
-        KernelRow {
-            kernel: self.kernel.to_owned(),
-            form,
-            isa: isa.level().to_string(),
-            rate: rate.median,
-            unit: unit.to_owned(),
-            roof: spread(|[_, roof]| *roof).median,
-            share: spread(|[rate, roof]| rate / roof).median,
-            min: rate.min,
-            max: rate.max,
+    /// What it works on.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// What can do its work: the kernel, and the plain loop where there is one.
+    pub fn codes(&self) -> &'static [Code] {
+        if self.work.has_plain() { &[Code::Kernel, Code::Plain] } else { &[Code::Kernel] }
+    }
+}
+
+/// Every kernel in every form that it has.
+pub fn kernel_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for form in [Form::Dense, Form::Cache, Form::Sparse] {
+        for work in Work::ALL.into_iter().filter(|work| work.has(form)) {
+            let dims = if form == Form::Sparse { &DIMS[..] } else { &[1] };
+            cases.extend(dims.iter().map(|&dim| Case { work, form, dim }));
         }
-    }
-}
-
-/// The arrays.
-struct Load {
-    /// A row's columns: values, and the optimizer's state.
-    state: [Arena<f32>; 3],
-    /// Gradients and their squares; all above 0.
-    deltas: [Arena<f32>; 2],
-    keys: Arena<u64>,
-    mixed: Arena<u64>,
-    bytes: Arena<u8>,
-    /// Rows of the sparse form, which the numbers of rows, shuffled, point in.
-    rows: Arena<f32>,
-    at: Vec<u32>,
-    powers: [f32; adam::POWERS],
-}
-
-impl Load {
-    fn new(floats: usize) -> Result<Load, RoofError> {
-        let filled = |value: f32| -> Result<Arena<f32>, RoofError> {
-            let mut array = arena(floats)?;
-            array.as_mut_slice().fill(value);
-            Ok(array)
-        };
-        let mut at: Vec<u32> = (0..CACHE_FLOATS as u32).collect();
-        Random::new(1).shuffle(&mut at);
-        let mut keys = array(floats / 2)?;
-        keys.as_mut_slice().iter_mut().zip(0..).for_each(|(key, number)| *key = number);
-        Ok(Load {
-            state: [filled(0.5)?, filled(0.5)?, filled(0.5)?],
-            deltas: [filled(1e-3)?, filled(1e-6)?],
-            keys,
-            mixed: array(floats / 2)?,
-            bytes: array(floats * size_of::<f32>())?,
-            rows: arena(CACHE_FLOATS)?,
-            at,
-            powers: [0.0; adam::POWERS],
-        })
-    }
-
-    /// Bytes read and written by copies of an array within the cache.
-    fn copy_gb_per_s(&mut self, phase: Duration) -> f64 {
-        let copy = Case {
-            kernel: "copy",
-            form: Form::Cache,
-            bytes: 2 * CACHE_FLOATS * size_of::<f32>(),
-            rows: 0,
-            pass: Box::new(|load, _| {
-                let [to, from, _] = &mut load.state;
-                let from = black_box(&from.as_slice()[..CACHE_FLOATS]);
-                to.as_mut_slice()[..CACHE_FLOATS].copy_from_slice(from);
-                black_box(to.as_slice());
-            }),
-        };
-        copy.gb_per_s(self, Isa::detect(), phase)
-    }
-}
-
-/// Zeroed memory.
-fn array<T: zerocopy::FromZeros + Copy>(items: usize) -> Result<Arena<T>, RoofError> {
-    let mut array = Arena::reserve(items).map_err(RoofError::Map)?;
-    array.grow_to(items).map_err(RoofError::Grow)?;
-    Ok(array)
-}
-
-const SGD: sgd::Step = sgd::Step { rate: 1e-3 };
-const ADAGRAD: adagrad::Step = adagrad::Step { rate: 1e-3, epsilon: 1e-8 };
-const ADAM: adam::Step = adam::Step { rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
-const FTRL: ftrl::Step = ftrl::Step { alpha: 0.1, beta: 1.0, l1: 1.0, l2: 0.1 };
-
-fn cases(floats: usize) -> Vec<Case> {
-    let mut cases = optimizers(floats);
-    for (form, count) in [(Form::Dense, floats), (Form::Cache, CACHE_FLOATS)] {
-        cases.extend(vectors(form, count));
-    }
-    for dim in DIMS {
-        cases.extend(sparse(dim));
     }
     cases
 }
 
-/// Optimizers over whole columns, from memory.
-fn optimizers(count: usize) -> Vec<Case> {
-    let case = |kernel, columns: usize, pass: Pass| {
-        let bytes = columns * count * size_of::<f32>();
-        Case { kernel, form: Form::Dense, bytes, rows: 0, pass }
-    };
-    vec![
-        case(
-            "sgd",
-            3,
-            Box::new(|load, isa| {
-                sgd::apply(isa, load.state[0].as_mut_slice(), load.deltas[0].as_slice(), &SGD);
-            }),
-        ),
-        case(
-            "adagrad",
-            5,
-            Box::new(|load, isa| {
-                let [row, accum, _] = load.state.each_mut().map(Arena::as_mut_slice);
-                adagrad::apply(isa, row, accum, load.deltas[0].as_slice(), &ADAGRAD);
-            }),
-        ),
-        case(
-            "adam",
-            7,
-            Box::new(|load, isa| {
-                let state = load.state.each_mut().map(Arena::as_mut_slice);
-                adam::apply(isa, state, &mut load.powers, load.deltas[0].as_slice(), &ADAM);
-            }),
-        ),
-        case(
-            "ftrl",
-            6,
-            Box::new(|load, isa| {
-                let [z, n, _] = load.state.each_mut().map(Arena::as_mut_slice);
-                let [grad, grad_squared] = load.deltas.each_ref().map(Arena::as_slice);
-                ftrl::apply(isa, z, n, grad, grad_squared, &FTRL);
-            }),
-        ),
-        case(
-            "sum",
-            3,
-            Box::new(|load, isa| {
-                sum::apply(
-                    isa,
-                    load.state[0].as_mut_slice(),
-                    load.deltas[0].as_slice(),
-                    &sum::Step,
-                );
-            }),
-        ),
-    ]
+/// What is measured on, and how long.
+struct Bench {
+    arrays: Arrays,
+    triad: Triad,
+    phase: Duration,
+    isas: Vec<Isa>,
 }
 
-/// Kernels on vectors as long as `count` f32.
-fn vectors(form: Form, count: usize) -> Vec<Case> {
-    let case = |kernel, columns: usize, pass: Pass| Case {
-        kernel,
-        form,
-        bytes: columns * count * size_of::<f32>(),
-        rows: 0,
-        pass,
-    };
-    vec![
-        case(
-            "dot",
-            2,
-            Box::new(move |load, isa| {
-                let [a, b] = load.deltas.each_ref().map(|array| &array.as_slice()[..count]);
-                black_box(dot(isa, black_box(a), b));
-            }),
-        ),
-        case(
-            "axpy",
-            3,
-            Box::new(move |load, isa| {
-                let x = &load.deltas[0].as_slice()[..count];
-                axpy(isa, 1e-3, x, &mut load.state[0].as_mut_slice()[..count]);
-            }),
-        ),
-        case(
-            "sigmoid",
-            2,
-            Box::new(move |load, isa| {
-                sigmoid(isa, &mut load.state[0].as_mut_slice()[..count]);
-            }),
-        ),
-        case(
-            "hash",
-            2,
-            Box::new(move |load, isa| {
-                let keys = &load.keys.as_slice()[..count / 2];
-                mix_all(isa, keys, &mut load.mixed.as_mut_slice()[..count / 2]);
-            }),
-        ),
-        case(
-            "crc32c",
-            1,
-            Box::new(move |load, isa| {
-                let bytes = &load.bytes.as_slice()[..count * size_of::<f32>()];
-                black_box(crc32c::crc32c(isa, 0, black_box(bytes)));
-            }),
-        ),
-    ]
-}
-
-/// Kernels on rows in random order.
-fn sparse(dim: usize) -> Vec<Case> {
-    // A row is read and written, its delta is read; a gathered row is read, its copy written.
-    let case = |kernel, stride: usize, floats_a_row: usize, pass: fn(&mut Sparse<'_>)| {
-        let rows = CACHE_FLOATS / stride;
-        // Those of the shuffled numbers that are rows here, still in their order.
-        let numbers = std::cell::OnceCell::<Vec<u32>>::new();
-        let whole: Pass = Box::new(move |load, isa| {
-            let at = numbers.get_or_init(|| {
-                load.at.iter().copied().filter(|&row| (row as usize) < rows).collect()
+impl Bench {
+    /// Measures one case on every instruction set, and its roof.
+    fn repeat(&mut self, case: &Case, figures: &mut [Figures]) {
+        self.arrays.prepare(case);
+        let (roof, through_cache) = match case.form {
+            Form::Dense => {
+                let past = self.triad.gb_per_s(self.phase);
+                (past, Some(self.triad.gb_per_s_by(Stores::ThroughCache, self.phase)))
+            }
+            Form::Cache | Form::Sparse => (self.arrays.copy_gb_per_s(self.phase), None),
+        };
+        for index in 0..self.isas.len() {
+            let isa = self.isas[index];
+            let plain = case.work.has_plain().then(|| self.rate(case, isa, Code::Plain));
+            let rate = self.rate(case, isa, Code::Kernel);
+            let per_gb = self.arrays.per_gb(case);
+            figures[index].push(Figure {
+                rate,
+                roof: roof * per_gb,
+                through_cache: through_cache.map(|roof| roof * per_gb),
+                plain,
             });
-            let [deltas, _] = load.deltas.each_ref().map(Arena::as_slice);
-            let values = load.state[0].as_mut_slice();
-            pass(&mut Sparse { isa, rows: load.rows.as_mut_slice(), dim, at, deltas, values });
-        });
-        let bytes = rows * floats_a_row * size_of::<f32>();
-        Case { kernel, form: Form::Sparse(dim), bytes, rows, pass: whole }
-    };
-    let adam_width = adam::row_width(dim);
-    vec![
-        case("sgd", dim, 3 * dim, |s| {
-            sgd::apply_rows(s.isa, s.rows, s.dim, s.dim, s.at, s.delta(s.dim), &SGD);
-        }),
-        case("adagrad", 2 * dim, 5 * dim, |s| {
-            adagrad::apply_rows(s.isa, s.rows, 2 * s.dim, s.dim, s.at, s.delta(s.dim), &ADAGRAD);
-        }),
-        case("adam", adam_width, 2 * adam_width + dim, |s| {
-            let stride = adam::row_width(s.dim);
-            adam::apply_rows(s.isa, s.rows, stride, s.dim, s.at, s.delta(s.dim), &ADAM);
-        }),
-        case("ftrl", 2 * dim, 6 * dim, |s| {
-            ftrl::apply_rows(s.isa, s.rows, 2 * s.dim, s.dim, s.at, s.delta(2 * s.dim), &FTRL);
-        }),
-        case("sum", dim, 3 * dim, |s| {
-            sum::apply_rows(s.isa, s.rows, s.dim, s.dim, s.at, s.delta(s.dim), &sum::Step);
-        }),
-        case("gather", dim, 2 * dim, |s| {
-            let values = &mut s.values[..s.at.len() * s.dim];
-            rows::gather(s.isa, s.rows, s.dim, s.dim, s.at, black_box(values));
-        }),
-    ]
+        }
+    }
+
+    /// In the case's unit.
+    fn rate(&mut self, case: &Case, isa: Isa, code: Code) -> f64 {
+        let (bytes, arrays) = (self.arrays.bytes(case), &mut self.arrays);
+        let gb_per_s = gb_per_s(bytes, self.phase, case.form, || arrays.pass(case, isa, code));
+        gb_per_s * self.arrays.per_gb(case)
+    }
 }
 
-/// What a pass over rows works on.
-struct Sparse<'a> {
-    isa: Isa,
-    rows: &'a mut [f32],
-    dim: usize,
-    at: &'a [u32],
-    deltas: &'a [f32],
-    values: &'a mut [f32],
+/// How many GB a second passes over so many bytes go through, for at least `phase`. What a cache is
+/// to hold goes through it once before.
+pub(crate) fn gb_per_s(bytes: usize, phase: Duration, form: Form, mut pass: impl FnMut()) -> f64 {
+    if form != Form::Dense {
+        pass();
+    }
+    let (start, mut passes) = (Instant::now(), 0);
+    loop {
+        pass();
+        passes += 1;
+        let elapsed = start.elapsed();
+        if elapsed >= phase {
+            return (passes * bytes) as f64 / elapsed.as_secs_f64() / 1e9;
+        }
+    }
 }
 
-impl<'a> Sparse<'a> {
-    /// Deltas of `width` f32 a row.
-    fn delta(&self, width: usize) -> &'a [f32] {
-        &self.deltas[..self.at.len() * width]
+/// One repeat of a case on one instruction set, in the case's unit.
+#[derive(Clone, Copy, Debug)]
+struct Figure {
+    rate: f64,
+    roof: f64,
+    through_cache: Option<f64>,
+    plain: Option<f64>,
+}
+
+/// All repeats of a case on one instruction set.
+#[derive(Clone, Debug, Default)]
+struct Figures(Vec<Figure>);
+
+impl Figures {
+    fn push(&mut self, figure: Figure) {
+        self.0.push(figure);
+    }
+
+    fn row(&self, case: &Case, isa: Isa) -> KernelRow {
+        let spread =
+            |of: fn(&Figure) -> f64| Spread::of(&self.0.iter().map(of).collect::<Vec<f64>>());
+        let median = |of: fn(&Figure) -> Option<f64>| {
+            let figures: Option<Vec<f64>> = self.0.iter().map(of).collect();
+            figures.map(|figures| Spread::of(&figures).median)
+        };
+        let rate = spread(|figure| figure.rate);
+        let is_sparse = case.form == Form::Sparse;
+        KernelRow {
+            kernel: case.work.name().to_owned(),
+            form: case.form,
+            dim: is_sparse.then_some(case.dim),
+            isa: isa.level().to_string(),
+            rate: rate.median,
+            unit: String::from(if is_sparse { "M_rows_per_s" } else { "GB_per_s" }),
+            roof: spread(|figure| figure.roof).median,
+            share: spread(|figure| figure.rate / figure.roof).median,
+            roof_through_cache: median(|figure| figure.through_cache),
+            plain: median(|figure| figure.plain),
+            of_plain: median(|figure| figure.plain.map(|plain| figure.rate / plain)),
+            min: rate.min,
+            max: rate.max,
+        }
     }
 }
 
@@ -445,25 +336,40 @@ impl<'a> Sparse<'a> {
 mod tests {
     use super::*;
 
+    fn small() -> KernelSpec {
+        KernelSpec { bytes: BYTES_MIN, seconds: 1e-6, repeats: REPEATS_MIN, only: Vec::new() }
+    }
+
     #[test]
     fn every_kernel_has_a_row_for_each_form_and_instruction_set() {
-        let spec = KernelSpec { floats: FLOATS_MIN, seconds: 1e-6, repeats: REPEATS_MIN };
-        let rows = run_kernels(&spec, &mut |_| {}).expect("small arrays");
-        let per_isa = 5 + 2 * 5 + DIMS.len() * 6;
+        let rows = run_kernels(&small(), &mut |_| {}).expect("small arrays");
+        let (optimizers, vectors) = (9, 9);
+        let per_isa = optimizers + 2 * vectors + DIMS.len() * (optimizers + 1);
         assert_eq!(rows.len(), per_isa * Isa::available().len());
         for row in &rows {
             assert!(row.rate > 0.0 && row.share > 0.0 && row.roof > 0.0, "{row:?}");
             assert!(row.min <= row.rate && row.rate <= row.max, "{row:?}");
+            assert_eq!(row.dim.is_some(), row.form == Form::Sparse);
+            assert_eq!(row.roof_through_cache.is_some(), row.form == Form::Dense);
         }
-        assert!(render_kernels(&rows).contains("sparse dim 64"));
+        assert!(render_kernels(&rows).contains("ftrl-group"));
         let json = serde_json::to_string(&rows).expect("numbers and strings");
         let back: Vec<KernelRow> = serde_json::from_str(&json).expect("its own fields");
         assert_eq!(back.len(), rows.len());
     }
 
     #[test]
+    fn a_spec_names_the_kernels_that_it_wants() {
+        let spec = KernelSpec { only: vec![String::from("adam")], ..small() };
+        let rows = run_kernels(&spec, &mut |_| {}).expect("small arrays");
+        assert!(!rows.is_empty() && rows.iter().all(|row| row.kernel == "adam"));
+        let spec = KernelSpec { only: vec![String::from("eve")], ..small() };
+        assert!(matches!(spec.check(), Err(SpecError::NoKernel { name }) if name == "eve"));
+    }
+
+    #[test]
     fn a_spec_whose_arrays_are_too_short_is_refused() {
-        let spec = KernelSpec { floats: 1, seconds: 1.0, repeats: REPEATS_MIN };
-        assert!(matches!(spec.check(), Err(SpecError::OutOfRange { name: "floats", .. })));
+        let spec = KernelSpec { bytes: 1, ..small() };
+        assert!(matches!(spec.check(), Err(SpecError::OutOfRange { name: "bytes", .. })));
     }
 }

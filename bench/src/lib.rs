@@ -23,7 +23,10 @@ mod table_load;
 mod verify;
 
 pub use error::{BenchError, Doing, SpecError};
-pub use kernel::{KernelRow, KernelSpec, render_kernels, run_kernels};
+pub use kernel::{
+    Arrays, Case, Code, Form, KERNEL_NAMES, KernelRow, KernelSpec, kernel_cases, render_kernels,
+    run_kernels,
+};
 pub use machine::Machine;
 pub use push_pull::run;
 pub use report::{Latencies, PushPullReport, Roofs, Run, Shares, Spreads};

@@ -5,7 +5,7 @@
 //! Owns the walk over such rows, too, for itself and for `adamw`.
 //!
 //! Invariant: a power is 0 only in a row that was never stepped; after that it is at least
-//! `f32::MIN_POSITIVE`, because a power that underflowed to 0 would read as no step at all.
+//! `POWER_MIN`, because a power that underflowed to 0 would read as no step at all.
 
 use crate::columns::{self, Rule};
 use crate::isa::{Isa, Portable};
@@ -13,6 +13,11 @@ use crate::rows::{self, Layout};
 
 /// Numbers that a row keeps besides its three columns: `beta1^t` and `beta2^t`.
 pub const POWERS: usize = 2;
+
+/// Least power of a row that was stepped: `2^-40`. One minus it is 1, as one minus any smaller
+/// number is, and its product with a beta is no subnormal number, which some processors are slow
+/// with.
+const POWER_MIN: f32 = 1.0 / (1_u64 << 40) as f32;
 
 /// The parameters of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,7 +118,9 @@ impl<A: Advance> Portable for Apply<'_, A> {
     fn scalar(self) {
         match self.layout.dim {
             1 => self.each_row(1),
+            4 => self.each_row(4),
             8 => self.each_row(8),
+            16 => self.each_row(16),
             dim => self.each_row(dim),
         }
     }
@@ -129,7 +136,11 @@ impl<A: Advance> Apply<'_, A> {
             let (state, powers) = row.split_at_mut(3 * dim);
             let (powers, _) = powers.as_chunks_mut::<POWERS>();
             let corrected = self.step.advance(&mut powers[0]);
-            columns::walk(rows::split_mut::<3>(state, dim), [grad], corrected);
+            let columns = rows::split_mut::<3>(state, dim);
+            match dim {
+                16 => columns::walk_by_eight(columns, [grad], corrected),
+                _ => columns::walk(columns, [grad], corrected),
+            }
         }
     }
 }
@@ -141,9 +152,13 @@ impl Advance for Step {
     fn advance(&self, powers: &mut [f32; POWERS]) -> Corrected {
         for (power, beta) in powers.iter_mut().zip([self.beta1, self.beta2]) {
             let before = if *power == 0.0 { 1.0 } else { *power };
-            *power = (before * beta).max(f32::MIN_POSITIVE);
+            *power = (before * beta).max(POWER_MIN);
         }
-        Corrected { rate: self.rate / (1.0 - powers[0]), v_share: 1.0 - powers[1], step: *self }
+        Corrected {
+            rate: self.rate / (1.0 - powers[0]),
+            inverse_share: 1.0 / (1.0 - powers[1]),
+            step: *self,
+        }
     }
 }
 
@@ -152,8 +167,8 @@ impl Advance for Step {
 pub(crate) struct Corrected {
     /// `rate / (1 - beta1^t)`.
     rate: f32,
-    /// `1 - beta2^t`: the share of the true mean of squares that `v` holds by now.
-    v_share: f32,
+    /// `1 / (1 - beta2^t)`: one over the share of the true mean of squares that `v` holds by now.
+    inverse_share: f32,
     step: Step,
 }
 
@@ -163,7 +178,7 @@ impl Rule<3, 1> for Corrected {
         let Step { beta1, beta2, epsilon, .. } = self.step;
         let m = beta1 * m + (1.0 - beta1) * grad;
         let v = beta2 * v + (1.0 - beta2) * (grad * grad);
-        [weight - self.rate * m / ((v / self.v_share).sqrt() + epsilon), m, v]
+        [weight - self.rate * m / ((v * self.inverse_share).sqrt() + epsilon), m, v]
     }
 }
 
@@ -247,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn a_row_stepped_until_its_powers_underflow_is_not_taken_for_a_new_one() {
+    fn a_row_stepped_until_its_powers_reach_their_least_is_not_taken_for_a_new_one() {
         let mut rows = [0.0; row_width(1)];
         for _ in 0..3000 {
             apply_rows(Isa::detect(), &mut rows, row_width(1), 1, &[0], &[1.0], &STEP);
         }
-        assert_eq!(rows[3], f32::MIN_POSITIVE);
+        assert_eq!(rows[3], POWER_MIN);
         let before = rows[0];
         apply_rows(Isa::detect(), &mut rows, row_width(1), 1, &[0], &[0.0], &STEP);
         assert!((before - rows[0]).abs() < 0.011, "moved from {before} to {}", rows[0]);

@@ -1,7 +1,7 @@
 //! A rule of one coordinate, carried over columns.
 //!
-//! Owns the walk: sixteen coordinates at a time, then eight, then one. The arithmetic is left to
-//! the rule's own file, where those columns lie to `rows`.
+//! Owns the walk: sixteen coordinates at a time, then eight, four and one. The arithmetic is left
+//! to the rule's own file, where those columns lie to `rows`.
 //!
 //! Invariant: each coordinate is stepped once and depends on no other, so the width of a block
 //! never changes a bit.
@@ -16,8 +16,20 @@ use crate::isa::{Isa, Portable};
 /// Implementations are `#[inline(always)]` and do not branch on data (a chosen value is fine: it
 /// becomes a select), or the walk is not vectorised.
 pub(crate) trait Rule<const STATE: usize, const DELTA: usize>: Copy {
+    /// How rows of one coordinate are walked.
+    const LONE: Lone = Lone::Tiles;
+
     /// The coordinate's state after one push.
     fn step(self, state: [f32; STATE], delta: [f32; DELTA]) -> [f32; STATE];
+}
+
+/// A walk over rows of one coordinate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lone {
+    /// Some rows are brought together and stepped side by side: for rules that compute much.
+    Tiles,
+    /// Row after row: for rules whose arithmetic costs less than bringing rows together.
+    Rows,
 }
 
 /// What a pull returns of one coordinate: `VALUE` numbers made from the `STATE` that is kept.
@@ -59,6 +71,13 @@ impl<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize> Portable
     }
 }
 
+/// Coordinates that the walk takes at once as long as there are so many: four blocks, between which
+/// no bound is checked.
+const STRETCH: usize = 4 * WIDE;
+
+/// Coordinates of a block: a register of the widest level.
+const WIDE: usize = 16;
+
 /// The walk itself, for kernels that are inside a level already.
 #[inline(always)]
 pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
@@ -68,17 +87,60 @@ pub(crate) fn walk<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize
 ) {
     let len = state[0].len();
     let mut first = 0;
-    while first + 16 <= len {
-        block::<R, STATE, DELTA, 16>(&mut state, &delta, first, rule);
-        first += 16;
+    while first + STRETCH <= len {
+        stretch(&mut state, &delta, first, rule);
+        first += STRETCH;
+    }
+    while first + WIDE <= len {
+        block::<R, STATE, DELTA, WIDE>(&mut state, &delta, first, rule);
+        first += WIDE;
     }
     if first + 8 <= len {
         block::<R, STATE, DELTA, 8>(&mut state, &delta, first, rule);
         first += 8;
     }
+    if first + 4 <= len {
+        block::<R, STATE, DELTA, 4>(&mut state, &delta, first, rule);
+        first += 4;
+    }
     for index in first..len {
         block::<R, STATE, DELTA, 1>(&mut state, &delta, index, rule);
     }
+}
+
+/// As [`walk`], eight coordinates at a time: where columns are a line of the cache long and start
+/// anywhere in one, a block of sixteen would lie across two lines; of two of eight, one does.
+#[inline(always)]
+pub(crate) fn walk_by_eight<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
+    mut state: [&mut [f32]; STATE],
+    delta: [&[f32]; DELTA],
+    rule: R,
+) {
+    let whole = state[0].len() / 8 * 8;
+    for first in (0..whole).step_by(8) {
+        block::<R, STATE, DELTA, 8>(&mut state, &delta, first, rule);
+    }
+    walk(state.map(|column| &mut column[whole..]), delta.map(|column| &column[whole..]), rule);
+}
+
+#[inline(always)]
+fn stretch<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize>(
+    state: &mut [&mut [f32]; STATE],
+    delta: &[&[f32]; DELTA],
+    first: usize,
+    rule: R,
+) {
+    let mut state = state.each_mut().map(|column| &mut column[first..first + STRETCH]);
+    let delta = delta.map(|column| &column[first..first + STRETCH]);
+    if R::LONE == Lone::Rows {
+        // Little arithmetic: loads of two blocks together keep more lines from memory under way.
+        block::<R, STATE, DELTA, { 2 * WIDE }>(&mut state, &delta, 0, rule);
+        return block::<R, STATE, DELTA, { 2 * WIDE }>(&mut state, &delta, 2 * WIDE, rule);
+    }
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, 0, rule);
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, WIDE, rule);
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, 2 * WIDE, rule);
+    block::<R, STATE, DELTA, WIDE>(&mut state, &delta, 3 * WIDE, rule);
 }
 
 #[inline(always)]

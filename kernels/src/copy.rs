@@ -8,7 +8,9 @@
 //! last-level caches are not the same one, a copy of 400 KB took a tenth of the time (measured on
 //! family 25, model 17: 20 GB/s against 2); within one such cache both were alike.
 
-use crate::isa::{Isa, Level};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Level;
 use crate::lanes::CACHE_LINE_BYTES;
 
 /// Shorter copies go through the cache: they are over before another core would notice.

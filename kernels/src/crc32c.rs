@@ -7,7 +7,9 @@
 //! highest power in the lowest bit. A message is `first · x^(8 · bytes after it) + second`, so a
 //! part's remainder moves past later bytes by one product with a power of x known in advance.
 
-use crate::isa::{Isa, Level};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Level;
 
 /// The Castagnoli polynomial without `x^32`, highest power in the lowest bit.
 const POLYNOMIAL: u32 = 0x82F6_3B78;

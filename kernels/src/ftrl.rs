@@ -31,7 +31,7 @@ pub struct Step {
 #[must_use]
 pub fn weight(z: f32, n: f32, step: &Step) -> f32 {
     let shrunk = z - step.l1.copysign(z);
-    let weight = -shrunk / ((step.beta + n.sqrt()) / step.alpha + step.l2);
+    let weight = -shrunk / ((step.beta + n.sqrt()) * step.inverse_alpha() + step.l2);
     if z.abs() <= step.l1 { 0.0 } else { weight }
 }
 
@@ -92,19 +92,45 @@ pub fn read_rows(
     rows::read(isa, rows, Layout { stride, dim }, at, values, *step);
 }
 
+impl Step {
+    /// Divisions bind this kernel; one by `alpha` is the same for all coordinates of a call, which
+    /// multiply by its result.
+    #[inline(always)]
+    fn inverse_alpha(&self) -> f32 {
+        1.0 / self.alpha
+    }
+
+    /// The coordinate after one push, where `weight` is its weight before.
+    #[inline(always)]
+    pub(crate) fn step_from(
+        self,
+        weight: f32,
+        [z, n]: [f32; 2],
+        [grad, grad_squared]: [f32; 2],
+    ) -> [f32; 2] {
+        let n_after = n + grad_squared;
+        let sigma = (n_after.sqrt() - n.sqrt()) * self.inverse_alpha();
+        [z + (grad - sigma * weight), n_after]
+    }
+
+    /// The rate that a coordinate would step by now.
+    #[inline(always)]
+    pub(crate) fn rate(self, n: f32) -> f32 {
+        self.alpha / (self.beta + n.sqrt())
+    }
+}
+
 impl Rule<2, 2> for Step {
     #[inline(always)]
-    fn step(self, [z, n]: [f32; 2], [grad, grad_squared]: [f32; 2]) -> [f32; 2] {
-        let n_after = n + grad_squared;
-        let sigma = (n_after.sqrt() - n.sqrt()) / self.alpha;
-        [z + (grad - sigma * weight(z, n, &self)), n_after]
+    fn step(self, [z, n]: [f32; 2], delta: [f32; 2]) -> [f32; 2] {
+        self.step_from(weight(z, n, &self), [z, n], delta)
     }
 }
 
 impl View<2, 2> for Step {
     #[inline(always)]
     fn read(self, [z, n]: [f32; 2]) -> [f32; 2] {
-        [weight(z, n, &self), self.alpha / (self.beta + n.sqrt())]
+        [weight(z, n, &self), self.rate(n)]
     }
 }
 

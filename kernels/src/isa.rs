@@ -15,7 +15,10 @@ use std::str::FromStr;
 pub enum Level {
     /// What the target guarantees. The reference for every other level.
     Scalar,
-    /// AVX2, with SSE4.2 (for its CRC instruction), PCLMULQDQ and POPCNT.
+    /// AArch64's 128-bit vectors. They belong to the target, so the reference is compiled with
+    /// them too: this level says which instructions run, and runs what `Scalar` does.
+    Neon,
+    /// AVX2, with SSE4.2 (for its CRC instruction), PCLMULQDQ, POPCNT and F16C.
     Avx2,
     /// AVX-512 F, BW, VL and DQ, on top of all that `Avx2` has.
     Avx512,
@@ -23,11 +26,21 @@ pub enum Level {
 
 impl Level {
     /// Every level, ascending.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// Whether processors of the target that this was compiled for can have it.
+    const fn is_of_target(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            Self::Neon => cfg!(target_arch = "aarch64"),
+            Self::Avx2 | Self::Avx512 => cfg!(target_arch = "x86_64"),
+        }
+    }
 
     const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         }
@@ -58,7 +71,7 @@ pub struct UnknownLevel {
 
 impl fmt::Display for UnknownLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "level {:?} is not one of scalar, avx2, avx512", self.text)
+        write!(f, "level {:?} is not one of scalar, neon, avx2, avx512", self.text)
     }
 }
 
@@ -81,7 +94,8 @@ impl Isa {
             let avx2 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("sse4.2")
                 && is_x86_feature_detected!("pclmulqdq")
-                && is_x86_feature_detected!("popcnt");
+                && is_x86_feature_detected!("popcnt")
+                && is_x86_feature_detected!("f16c");
             let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
@@ -94,6 +108,10 @@ impl Isa {
             if avx2 {
                 return Self { level: Level::Avx2, wide_carryless: false };
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Self { level: Level::Neon, wide_carryless: false };
         }
         Self::scalar()
     }
@@ -108,14 +126,20 @@ impl Isa {
     #[must_use]
     pub fn available() -> Vec<Self> {
         let highest = Self::detect();
-        let levels = Level::ALL.into_iter().filter(|&level| level <= highest.level);
+        let levels = Level::ALL.into_iter().filter(|level| level.is_of_target());
+        let levels = levels.filter(|&level| level <= highest.level);
         levels.map(|level| highest.at_most(level)).collect()
     }
 
-    /// This level, or `level` where that is the lower one.
+    /// This level, or `level` where that is the lower one; or, where `level` is another
+    /// architecture's, the reference.
     #[must_use]
     pub fn at_most(self, level: Level) -> Self {
-        if self.level <= level { self } else { Self { level, wide_carryless: false } }
+        match self.level <= level {
+            true => self,
+            false if level.is_of_target() => Self { level, wide_carryless: false },
+            false => Self::scalar(),
+        }
     }
 
     /// The level that this proves.
@@ -125,6 +149,7 @@ impl Isa {
     }
 
     /// Whether VPCLMULQDQ exists on top of `Level::Avx512`.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) const fn has_wide_carryless(self) -> bool {
         self.wide_carryless
     }
@@ -145,7 +170,7 @@ impl Isa {
             // SAFETY: the same for `Avx2`, whose features `Avx512` includes.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2(kernel) },
-            _ => kernel.scalar(),
+            _ => kernel.scalar(), // With NEON, where the target has it.
         }
     }
 }
@@ -167,13 +192,13 @@ pub(crate) trait Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,sse4.2,pclmulqdq,popcnt")]
+#[target_feature(enable = "avx2,sse4.2,pclmulqdq,popcnt,f16c")]
 fn avx2<K: Portable>(kernel: K) -> K::Output {
     kernel.scalar()
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,sse4.2,pclmulqdq,popcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,sse4.2,pclmulqdq,popcnt,f16c")]
 fn avx512<K: Portable>(kernel: K) -> K::Output {
     kernel.scalar()
 }
@@ -194,6 +219,10 @@ mod tests {
     fn at_most_never_raises_a_level() {
         assert_eq!(Isa::scalar().at_most(Level::Avx512), Isa::scalar());
         assert_eq!(Isa::detect().at_most(Level::Scalar), Isa::scalar());
+        for level in Level::ALL {
+            let lowered = Isa::detect().at_most(level);
+            assert!(lowered.level() <= level && Isa::available().contains(&lowered), "{level}");
+        }
     }
 
     #[test]
@@ -201,7 +230,7 @@ mod tests {
         for level in Level::ALL {
             assert_eq!(level.to_string().parse(), Ok(level));
         }
-        let refused = UnknownLevel { text: "neon".to_owned() };
-        assert_eq!("neon".parse::<Level>(), Err(refused));
+        let refused = UnknownLevel { text: "sse9".to_owned() };
+        assert_eq!("sse9".parse::<Level>(), Err(refused));
     }
 }

@@ -5,10 +5,15 @@
 //!
 //! Invariant: a load reads and a store writes exactly the array that its caller borrowed.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::asm;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256i, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm_sfence, _mm256_loadu_si256,
-    _mm256_stream_si256, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_stream_si512,
+    __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128,
+    _mm_prefetch, _mm_sfence, _mm_storeu_si128, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_stream_ps, _mm256_stream_si256, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_stream_ps,
+    _mm512_stream_si512,
 };
 
 /// Bytes that one line of the cache holds on every processor that has the levels above scalar.
@@ -25,7 +30,19 @@ pub(crate) fn prefetch<T>(items: &[T], index: usize) {
         // address will do; `wrapping_add` makes one out of bounds without undefined behaviour.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let address = items.as_ptr().wrapping_add(index);
+        // SAFETY: as above; the instruction changes no register, flag or memory.
+        unsafe {
+            asm!(
+                "prfm pldl1keep, [{}]",
+                in(reg) address,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (items, index);
 }
 
@@ -39,7 +56,19 @@ pub(crate) fn prefetch_for_later<T>(items: &[T], index: usize) {
         // SAFETY: as in `prefetch`: any address will do, and `wrapping_add` makes any.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let address = items.as_ptr().wrapping_add(index);
+        // SAFETY: as in `prefetch`.
+        unsafe {
+            asm!(
+                "prfm pldl2keep, [{}]",
+                in(reg) address,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (items, index);
 }
 
@@ -130,4 +159,115 @@ pub(crate) fn stream_avx512(from: &[[u8; CACHE_LINE_BYTES]], to: &mut [[u8; CACH
         unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), line) };
     }
     _mm_sfence();
+}
+
+/// Writes one line after another past the cache, as many as there are of both.
+///
+/// - Panics: as [`stream_avx2`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn stream_f32_avx512(
+    lines: impl Iterator<Item = __m512>,
+    to: &mut [[f32; CACHE_LINE_BYTES / 4]],
+) {
+    let first = to.as_ptr().addr();
+    assert!(to.is_empty() || first.is_multiple_of(CACHE_LINE_BYTES), "lines start on lines");
+    for (line, to) in lines.zip(to) {
+        // SAFETY: as in `stream_avx2`, of 64 bytes.
+        unsafe { _mm512_stream_ps(to.as_mut_ptr(), line) };
+    }
+    _mm_sfence();
+}
+
+/// As [`stream_f32_avx512`], half a line at a time.
+///
+/// - Panics: as [`stream_avx2`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn stream_f32_avx2(
+    halves: impl Iterator<Item = __m256>,
+    to: &mut [[f32; CACHE_LINE_BYTES / 4]],
+) {
+    let first = to.as_ptr().addr();
+    assert!(to.is_empty() || first.is_multiple_of(CACHE_LINE_BYTES), "lines start on lines");
+    let (to, _) = to.as_flattened_mut().as_chunks_mut::<8>();
+    for (half, to) in halves.zip(to) {
+        // SAFETY: as in `stream_avx2`.
+        unsafe { _mm256_stream_ps(to.as_mut_ptr(), half) };
+    }
+    _mm_sfence();
+}
+
+/// Sixteen numbers.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_f32_avx512(numbers: &[f32; 16]) -> __m512 {
+    // SAFETY: `numbers` borrows the 64 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
+}
+
+/// Writes sixteen numbers.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn store_f32_avx512(numbers: &mut [f32; 16], register: __m512) {
+    // SAFETY: `numbers` borrows, alone, the 64 bytes that are written.
+    unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), register) }
+}
+
+/// Eight numbers.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_f32_avx2(numbers: &[f32; 8]) -> __m256 {
+    // SAFETY: `numbers` borrows the 32 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm256_loadu_ps(numbers.as_ptr()) }
+}
+
+/// Writes eight numbers.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn store_f32_avx2(numbers: &mut [f32; 8], register: __m256) {
+    // SAFETY: `numbers` borrows, alone, the 32 bytes that are written.
+    unsafe { _mm256_storeu_ps(numbers.as_mut_ptr(), register) }
+}
+
+/// Sixteen half-width words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_u16x16(words: &[u16; 16]) -> __m256i {
+    // SAFETY: `words` borrows the 32 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+}
+
+/// Writes sixteen half-width words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn store_u16x16(words: &mut [u16; 16], register: __m256i) {
+    // SAFETY: `words` borrows, alone, the 32 bytes that are written.
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), register) }
+}
+
+/// Eight half-width words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_u16x8(words: &[u16; 8]) -> __m128i {
+    // SAFETY: `words` borrows the 16 bytes that are read; an unaligned load needs no more.
+    unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
+}
+
+/// Writes eight half-width words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn store_u16x8(words: &mut [u16; 8], register: __m128i) {
+    // SAFETY: `words` borrows, alone, the 16 bytes that are written.
+    unsafe { _mm_storeu_si128(words.as_mut_ptr().cast(), register) }
 }

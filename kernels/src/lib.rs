@@ -13,6 +13,8 @@ mod columns;
 pub mod copy;
 pub mod crc32c;
 pub mod ftrl;
+pub mod ftrl_group;
+pub mod half;
 pub mod hash;
 mod isa;
 mod lanes;
@@ -21,11 +23,13 @@ pub mod logistic;
 pub mod momentum;
 #[cfg(test)]
 mod oracle;
+pub mod plain;
 pub mod probe;
 pub mod rmsprop;
 pub mod rows;
 pub mod scan;
 pub mod sgd;
+pub mod stream;
 pub mod sum;
 
 pub use isa::{Isa, Level, UnknownLevel};

@@ -5,7 +5,7 @@
 //!
 //! Invariant: under constant gradients a step is at most `1 / (1 - momentum)` times SGD's.
 
-use crate::columns::{self, Rule};
+use crate::columns::{self, Lone, Rule};
 use crate::isa::Isa;
 use crate::rows::{self, Layout};
 
@@ -48,6 +48,8 @@ pub fn apply_rows(
 }
 
 impl Rule<2, 1> for Step {
+    const LONE: Lone = Lone::Rows;
+
     #[inline(always)]
     fn step(self, [weight, velocity]: [f32; 2], [grad]: [f32; 1]) -> [f32; 2] {
         let velocity = self.momentum * velocity + grad;

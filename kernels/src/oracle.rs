@@ -15,7 +15,7 @@ pub(crate) const LENGTHS: RangeInclusive<usize> = 0..=67;
 /// rows have every tail, and the others are tried around the widths of blocks.
 pub(crate) fn shapes() -> impl Iterator<Item = (usize, usize)> {
     let every_count = [1, 8].into_iter().flat_map(|dim| LENGTHS.map(move |count| (dim, count)));
-    every_count.chain([2, 7, 9, 15, 16, 17, 24, 25, 67].map(|dim| (dim, 13)))
+    every_count.chain([2, 4, 7, 9, 12, 15, 16, 17, 24, 25, 67].map(|dim| (dim, 13)))
 }
 
 /// `len` finite numbers, most near 1, some zero, some large, some tiny, of both signs.

@@ -1,7 +1,7 @@
 //! A rule or a read carried over rows that lie anywhere in an arena.
 //!
 //! Owns the walk from row numbers to rows: which row, how far ahead the cache is asked, and the
-//! turn from rows to columns where a row holds one coordinate. The arithmetic is left to the rule.
+//! tiles in which rows of one coordinate are brought together. The arithmetic is left to the rule.
 //!
 //! An arena is one `[f32]` in which row `r` starts at `r * stride`, its columns of `dim` numbers
 //! one after the other. Invariant: a row is touched through a checked slice only, so a row number
@@ -9,7 +9,7 @@
 
 use std::{array, mem};
 
-use crate::columns::{self, Rule, View};
+use crate::columns::{self, Lone, Rule, View};
 use crate::isa::{Isa, Portable};
 use crate::lanes::{CACHE_LINE_BYTES, prefetch};
 
@@ -18,7 +18,7 @@ pub const MISSING: u32 = u32::MAX;
 
 /// Rows between the one at work and the one whose line the cache is asked for.
 const ROWS_AHEAD: usize = 12;
-/// Rows of one coordinate that are turned into columns and stepped together.
+/// Rows of one coordinate that are brought together and stepped side by side.
 const TILE_ROWS: usize = 64;
 
 /// Where a table's rows lie: the distance between two, and the coordinates in each column.
@@ -64,6 +64,7 @@ impl Portable for Gather<'_> {
         match self.layout.dim {
             0 => {}
             1 => self.copy::<1>(),
+            4 => self.copy::<4>(),
             8 => self.copy::<8>(),
             16 => self.copy::<16>(),
             _ => self.copy_any(),
@@ -77,11 +78,14 @@ impl Gather<'_> {
         let (values, _) = self.values.as_chunks_mut::<WIDTH>();
         for (index, (value, &row)) in values.iter_mut().zip(self.at).enumerate() {
             prefetch_row(self.rows, self.layout, WIDTH, self.at, index);
-            *value = if row == MISSING {
-                [0.0; WIDTH]
+            // Two branches that write, and not one that chooses what is written: some compilations
+            // chose on the stack, in halves, and a row of 16 took ten times as long.
+            if row == MISSING {
+                value.fill(0.0);
             } else {
-                columns::load(self.rows, self.layout.start(row))
-            };
+                let start = self.layout.start(row);
+                value.copy_from_slice(&self.rows[start..start + WIDTH]);
+            }
         }
     }
 
@@ -128,14 +132,18 @@ impl<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize> Portable
 {
     type Output = ();
 
-    /// A constant `dim` unrolls the walk. A rule of one column costs less than a tile's copies.
+    /// A constant `dim` unrolls the walk.
     #[inline(always)]
     fn scalar(self) {
-        match self.layout.dim {
-            1 if STATE == 1 => self.each_row(1),
-            1 => self.tiles(),
-            8 => self.each_row(8),
-            dim => self.each_row(dim),
+        match (self.layout.dim, R::LONE) {
+            (1, Lone::Rows) => self.each_row(1),
+            (1, Lone::Tiles) => self.tiles(),
+            (4, _) => self.each_row(4),
+            (8, _) => self.each_row(8),
+            (16, _) => self.each_row(16),
+            (32, _) => self.each_row(32),
+            (64, _) => self.each_row(64),
+            (dim, _) => self.each_row(dim),
         }
     }
 }
@@ -152,25 +160,23 @@ impl<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize> Apply<'_, R,
         }
     }
 
-    /// Rows of one coordinate: turned into columns, stepped side by side, and turned back.
+    /// Rows of one coordinate: brought together, stepped side by side, and taken back.
     #[inline(always)]
     fn tiles(self) {
-        for (tile, at) in self.at.chunks(TILE_ROWS).enumerate() {
-            let mut state = [[0.0; TILE_ROWS]; STATE];
-            let mut delta = [[0.0; TILE_ROWS]; DELTA];
-            let (deltas, _) = self.deltas.as_chunks::<DELTA>();
-            let deltas = &deltas[tile * TILE_ROWS..];
-            for (lane, (&row, row_delta)) in at.iter().zip(deltas).enumerate() {
-                prefetch_row(self.rows, self.layout, STATE, self.at, tile * TILE_ROWS + lane);
-                let row: [f32; STATE] = columns::load(self.rows, self.layout.start(row));
-                (0..STATE).for_each(|column| state[column][lane] = row[column]);
-                (0..DELTA).for_each(|column| delta[column][lane] = row_delta[column]);
+        let (deltas, _) = self.deltas.as_chunks::<DELTA>();
+        let tiles = self.at.chunks(TILE_ROWS).zip(deltas.chunks(TILE_ROWS));
+        let mut state = [[0.0; STATE]; TILE_ROWS];
+        for (tile, (at, deltas)) in tiles.enumerate() {
+            for (index, (&row, state)) in at.iter().zip(&mut state).enumerate() {
+                prefetch_row(self.rows, self.layout, STATE, self.at, tile * TILE_ROWS + index);
+                *state = columns::load(self.rows, self.layout.start(row));
             }
-            columns::step_lanes(&mut state, &delta, self.rule);
-            for (lane, &row) in at.iter().enumerate() {
-                let after: [f32; STATE] = array::from_fn(|column| state[column][lane]);
+            for (state, delta) in state.iter_mut().zip(deltas) {
+                *state = self.rule.step(*state, *delta);
+            }
+            for (&row, state) in at.iter().zip(&state) {
                 let start = self.layout.start(row);
-                self.rows[start..start + STATE].copy_from_slice(&after);
+                self.rows[start..start + STATE].copy_from_slice(state);
             }
         }
     }
@@ -207,7 +213,11 @@ impl<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize> Portable
     fn scalar(self) {
         match self.layout.dim {
             1 => self.tiles(),
+            4 => self.each_row(4),
             8 => self.each_row(8),
+            16 => self.each_row(16),
+            32 => self.each_row(32),
+            64 => self.each_row(64),
             dim => self.each_row(dim),
         }
     }
@@ -223,14 +233,7 @@ impl<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize> Read<'_, V, 
                 &self.rows[start..start + STATE * dim]
             });
             let value = &mut self.values[index * VALUE * dim..(index + 1) * VALUE * dim];
-            let mut first = 0;
-            while first + 8 <= dim {
-                read_block::<V, STATE, VALUE, 8>(state, value, Block { dim, first }, self.view);
-                first += 8;
-            }
-            for first in first..dim {
-                read_block::<V, STATE, VALUE, 1>(state, value, Block { dim, first }, self.view);
-            }
+            read_row(state, value, dim, self.view);
         }
     }
 
@@ -238,20 +241,45 @@ impl<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize> Read<'_, V, 
     fn tiles(self) {
         let (values, _) = self.values.as_chunks_mut::<VALUE>();
         let tiles = self.at.chunks(TILE_ROWS).zip(values.chunks_mut(TILE_ROWS));
+        let mut state = [[0.0; STATE]; TILE_ROWS];
         for (tile, (at, values)) in tiles.enumerate() {
-            let mut state = [[0.0; TILE_ROWS]; STATE];
-            for (lane, &row) in at.iter().enumerate() {
-                prefetch_row(self.rows, self.layout, STATE, self.at, tile * TILE_ROWS + lane);
-                if row != MISSING {
-                    let row: [f32; STATE] = columns::load(self.rows, self.layout.start(row));
-                    (0..STATE).for_each(|column| state[column][lane] = row[column]);
-                }
+            for (index, (&row, state)) in at.iter().zip(&mut state).enumerate() {
+                prefetch_row(self.rows, self.layout, STATE, self.at, tile * TILE_ROWS + index);
+                *state = match row {
+                    MISSING => [0.0; STATE],
+                    row => columns::load(self.rows, self.layout.start(row)),
+                };
             }
-            let read: [[f32; TILE_ROWS]; VALUE] = columns::read_lanes(&state, self.view);
-            for (lane, value) in values.iter_mut().enumerate() {
-                *value = array::from_fn(|column| read[column][lane]);
+            for (state, value) in state.iter().zip(values) {
+                *value = self.view.read(*state);
             }
         }
+    }
+}
+
+/// Reads one row, or zeros, through `view`: blocks of sixteen coordinates, eight, four and one.
+#[inline(always)]
+pub(crate) fn read_row<V: View<STATE, VALUE>, const STATE: usize, const VALUE: usize>(
+    state: Option<&[f32]>,
+    value: &mut [f32],
+    dim: usize,
+    view: V,
+) {
+    let mut first = 0;
+    while first + 16 <= dim {
+        read_block::<V, STATE, VALUE, 16>(state, value, Block { dim, first }, view);
+        first += 16;
+    }
+    if first + 8 <= dim {
+        read_block::<V, STATE, VALUE, 8>(state, value, Block { dim, first }, view);
+        first += 8;
+    }
+    if first + 4 <= dim {
+        read_block::<V, STATE, VALUE, 4>(state, value, Block { dim, first }, view);
+        first += 4;
+    }
+    for first in first..dim {
+        read_block::<V, STATE, VALUE, 1>(state, value, Block { dim, first }, view);
     }
 }
 
@@ -313,8 +341,9 @@ pub(crate) fn split_mut<const COLUMNS: usize>(
     })
 }
 
+/// As [`split_mut`], to read.
 #[inline(always)]
-fn split<const COLUMNS: usize>(row: &[f32], dim: usize) -> [&[f32]; COLUMNS] {
+pub(crate) fn split<const COLUMNS: usize>(row: &[f32], dim: usize) -> [&[f32]; COLUMNS] {
     array::from_fn(|column| &row[column * dim..(column + 1) * dim])
 }
 
@@ -328,7 +357,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn gather_copies_the_rows_bits_and_zeros_for_a_missing_one(seed: u64, spare in 0_usize..3) {
-            for width in [1, 2, 7, 8, 9, 16, 40] {
+            for width in [1, 2, 4, 7, 8, 9, 16, 40] {
                 for count in LENGTHS {
                     let stride = width + spare;
                     let rows = floats(seed, 100 * stride);

@@ -4,7 +4,7 @@
 //!
 //! Invariant: one product and one difference a push, never fused.
 
-use crate::columns::{self, Rule};
+use crate::columns::{self, Lone, Rule};
 use crate::isa::Isa;
 use crate::rows::{self, Layout};
 
@@ -44,6 +44,8 @@ pub fn apply_rows(
 }
 
 impl Rule<1, 1> for Step {
+    const LONE: Lone = Lone::Rows;
+
     #[inline(always)]
     fn step(self, [weight]: [f32; 1], [grad]: [f32; 1]) -> [f32; 1] {
         [weight - self.rate * grad]

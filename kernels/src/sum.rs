@@ -5,7 +5,7 @@
 //! Invariant: one addition a push, never fused or reordered, so the order of pushes decides the
 //! bits and nothing else does.
 
-use crate::columns::{self, Rule};
+use crate::columns::{self, Lone, Rule};
 use crate::isa::Isa;
 use crate::rows::{self, Layout};
 
@@ -41,6 +41,8 @@ pub fn apply_rows(
 }
 
 impl Rule<1, 1> for Step {
+    const LONE: Lone = Lone::Rows;
+
     #[inline(always)]
     fn step(self, [value]: [f32; 1], [delta]: [f32; 1]) -> [f32; 1] {
         [value + delta]

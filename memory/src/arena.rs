@@ -14,6 +14,7 @@ use std::slice;
 use zerocopy::FromZeros;
 
 use crate::map::{Access, HUGE_PAGE_BYTES, MapError, Mapping};
+use crate::placement::{Locality, Pages};
 
 /// Least that one growth commits, in bytes.
 const STEP_BYTES_MIN: usize = 4 << 20;
@@ -67,7 +68,9 @@ impl std::error::Error for GrowError {}
 /// A contiguous array of `T` that grows in place. `T` is plain data for which zeros are a value.
 ///
 /// The base is aligned to [`HUGE_PAGE_BYTES`]; huge pages are asked for once the array outgrows
-/// one, so that a small table costs pages and not megabytes.
+/// one, so that a small table costs pages and not megabytes. Huge pages that an administrator has
+/// set aside are used where there are enough for all items that it can grow to, since an address
+/// that is in use cannot be exchanged for one of theirs.
 #[derive(Debug)]
 pub struct Arena<T> {
     map: Mapping,
@@ -94,19 +97,13 @@ impl<T: FromZeros + Copy> Arena<T> {
             .checked_mul(size_of::<T>())
             .and_then(|bytes| bytes.checked_next_multiple_of(HUGE_PAGE_BYTES))
             .ok_or(too_large)?;
+        if let Some(map) = Mapping::on_pages_set_aside(bytes_first) {
+            return Ok(Self::over(map, items_max));
+        }
         let mut bytes = bytes_first;
         loop {
             match Mapping::new(bytes, HUGE_PAGE_BYTES, Access::Reserved) {
-                Ok(map) => {
-                    let items = PhantomData;
-                    return Ok(Self {
-                        map,
-                        bytes_committed: 0,
-                        len: 0,
-                        items_asked: items_max,
-                        items,
-                    });
-                }
+                Ok(map) => return Ok(Self::over(map, items_max)),
                 Err(MapError::Refused { .. }) if bytes >= 2 * HUGE_PAGE_BYTES => {
                     bytes = (bytes / 2).next_multiple_of(HUGE_PAGE_BYTES);
                 }
@@ -117,6 +114,20 @@ impl<T: FromZeros + Copy> Arena<T> {
                 Err(MapError::Empty) => return Err(MapError::Empty),
             }
         }
+    }
+
+    fn over(map: Mapping, items_asked: usize) -> Self {
+        Self { map, bytes_committed: 0, len: 0, items_asked, items: PhantomData }
+    }
+
+    /// Which pages it has been given so far.
+    pub fn pages(&self) -> Pages {
+        self.map.pages()
+    }
+
+    /// Which memory node its pages come from: the caller's of [`Arena::reserve`].
+    pub fn locality(&self) -> Locality {
+        self.map.locality()
     }
 
     /// How many items there are.
@@ -228,6 +239,20 @@ mod tests {
         assert!(base.addr().is_multiple_of(HUGE_PAGE_BYTES));
         arena.grow_to(1 << 20).unwrap();
         assert_eq!(arena.as_slice().as_ptr(), base);
+    }
+
+    #[test]
+    fn an_arena_outgrows_base_pages_and_tells() {
+        let mut arena = Arena::<u64>::reserve(1 << 30).unwrap();
+        arena.grow_to(100).unwrap();
+        if arena.pages() == Pages::SetAside {
+            return; // This machine has 8 GiB of them.
+        }
+        assert_eq!(arena.pages(), Pages::Base);
+        arena.grow_to(1 << 20).unwrap();
+        // A kernel without transparent huge pages keeps to base pages.
+        assert!(matches!(arena.pages(), Pages::Advised | Pages::Base), "{:?}", arena.pages());
+        assert!(!matches!(arena.locality(), Locality::Refused { .. }), "{:?}", arena.locality());
     }
 
     #[test]

@@ -10,10 +10,12 @@
 
 mod arena;
 mod map;
+mod placement;
 mod region;
 mod slots;
 
 pub use arena::{Arena, GrowError};
 pub use map::{HUGE_PAGE_BYTES, MapError, PAGE_BYTES};
+pub use placement::{Locality, Pages};
 pub use region::Region;
 pub use slots::{SLOT_ALIGN_BYTES, Slot, SlotPool};

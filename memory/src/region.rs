@@ -6,10 +6,11 @@
 
 use std::slice;
 
-use crate::map::{Access, HUGE_PAGE_BYTES, MapError, Mapping, PAGE_BYTES};
+use crate::map::{MapError, Mapping, PAGE_BYTES};
+use crate::placement::{Locality, Pages};
 
 /// Bytes of zeros at a page-aligned address; at a 2 MiB-aligned one, on huge pages where the
-/// kernel grants them, from [`HUGE_PAGE_BYTES`] up.
+/// kernel grants them, from [`HUGE_PAGE_BYTES`](crate::HUGE_PAGE_BYTES) up.
 #[derive(Debug)]
 pub struct Region {
     map: Mapping,
@@ -21,13 +22,18 @@ impl Region {
     ///
     /// Errors: [`MapError`], naming the bytes asked for.
     pub fn anonymous(bytes: usize) -> Result<Self, MapError> {
-        let huge = bytes >= HUGE_PAGE_BYTES;
-        let align_bytes = if huge { HUGE_PAGE_BYTES } else { PAGE_BYTES };
-        let map = Mapping::new(bytes, align_bytes, Access::ReadWrite)?;
-        if huge {
-            map.advise_huge_pages();
-        }
+        let map = Mapping::on_huge_pages(bytes, PAGE_BYTES)?;
         Ok(Self { map, bytes })
+    }
+
+    /// Which pages it has been given.
+    pub fn pages(&self) -> Pages {
+        self.map.pages()
+    }
+
+    /// Which memory node its pages come from: the caller's of [`Region::anonymous`].
+    pub fn locality(&self) -> Locality {
+        self.map.locality()
     }
 
     /// How many bytes were asked for; never 0.
@@ -55,6 +61,7 @@ impl Region {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map::HUGE_PAGE_BYTES;
 
     #[test]
     fn a_region_is_zero_filled_aligned_and_keeps_what_is_written() {

@@ -9,7 +9,7 @@
 use std::slice;
 use std::sync::Arc;
 
-use crate::map::{Access, HUGE_PAGE_BYTES, MapError, Mapping, PAGE_BYTES};
+use crate::map::{MapError, Mapping, PAGE_BYTES};
 
 /// Slots start at, and are as long as, a multiple of this: one cache line, in bytes.
 pub const SLOT_ALIGN_BYTES: usize = 64;
@@ -69,13 +69,7 @@ impl SlotPool {
         assert!(slot_bytes.is_multiple_of(SLOT_ALIGN_BYTES), "slot of {slot_bytes} bytes");
         let too_large = MapError::TooLarge { count: slots_max, item_bytes: slot_bytes };
         let bytes = slots_max.checked_mul(slot_bytes).ok_or(too_large)?;
-        let huge = bytes >= HUGE_PAGE_BYTES;
-        let align_bytes = if huge { HUGE_PAGE_BYTES } else { PAGE_BYTES };
-        let map = Mapping::new(bytes, align_bytes, Access::ReadWrite)?;
-        if huge {
-            map.advise_huge_pages();
-        }
-        let map = Arc::new(map);
+        let map = Arc::new(Mapping::on_huge_pages(bytes, PAGE_BYTES)?);
         let slot = |index| Slot { map: Arc::clone(&map), index, bytes: slot_bytes };
         let free = (0..slots_max).rev().map(slot).collect(); // Taken from the end: 0 first.
         Ok(Self { map, free, slots_max, slot_bytes })

@@ -8,6 +8,9 @@ use crate::failure::Failure;
 use crate::output::{complain, json, result};
 use crate::push_pull::{COMMIT, command, optimizer};
 
+/// What the flag for a length of memory counts.
+const BYTES_A_MEGABYTE: usize = 1 << 20;
+
 /// Runs `bench table`.
 pub(crate) fn table(arguments: &TableArgs) -> Result<(), Failure> {
     let spec = TableBenchSpec {
@@ -28,9 +31,10 @@ pub(crate) fn table(arguments: &TableArgs) -> Result<(), Failure> {
 /// Runs `bench kernel`.
 pub(crate) fn kernel(arguments: &KernelArgs) -> Result<(), Failure> {
     let spec = KernelSpec {
-        floats: arguments.floats.0,
+        bytes: arguments.megabytes.saturating_mul(BYTES_A_MEGABYTE),
         seconds: arguments.taking.seconds,
         repeats: arguments.taking.repeats,
+        only: arguments.only.clone(),
     };
     spec.check().map_err(Failure::usage)?;
     let rows = bench::run_kernels(&spec, &mut |step| complain(step)).map_err(Failure::failed)?;

@@ -172,7 +172,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,
     /// The best instruction set that local servers may use [default: what the processor has].
-    #[arg(long, help_heading = "Cluster", value_name = "scalar|avx2|avx512")]
+    #[arg(long, help_heading = "Cluster", value_name = "scalar|neon|avx2|avx512")]
     pub(crate) isa: Option<String>,
 
     /// Where the model is saved: a directory that is new or holds a model.
@@ -226,7 +226,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) transport: TransportFlag,
     /// The best instruction set to use [default: what the processor has].
-    #[arg(long, value_name = "scalar|avx2|avx512")]
+    #[arg(long, value_name = "scalar|neon|avx2|avx512")]
     pub(crate) isa: Option<String>,
     /// Listen where other hosts can reach it, though the wire is neither encrypted nor
     /// authenticated.
@@ -321,9 +321,12 @@ pub(crate) struct TableArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct KernelArgs {
-    /// Length of each array that is read from memory, in f32: beyond the last-level cache.
-    #[arg(long, value_name = "N", default_value = "16M")]
-    pub(crate) floats: Count,
+    /// MiB of all arrays of a kernel that reads from memory: beyond the last-level cache.
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) megabytes: usize,
+    /// Kernels to run, by name and separated by commas [default: all].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
     #[command(flatten)]
     pub(crate) taking: TakingArgs,
 }

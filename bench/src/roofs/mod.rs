@@ -18,7 +18,8 @@ use transport::tcp::OpenError;
 use transport::{AdoptError, Fault, SendRefusal};
 
 pub use rows::Rows;
-pub use triad::Triad;
+pub(crate) use triad::{LINE_FLOATS, lines_apart};
+pub use triad::{Stores, TRIAD_BYTES, Triad};
 pub use two_line::TwoLines;
 pub use wire::{Pings, Wire};
 

@@ -1,8 +1,9 @@
 //! The weights in a table's rows, and names for a row's columns.
 //!
-//! Owns which f32 of a row are weights: FTRL derives them, every other rule keeps them first.
+//! Owns which f32 of a row are weights: FTRL, alone or with a group lasso, derives them; every
+//! other rule keeps them first.
 
-use kernels::ftrl;
+use kernels::{ftrl, ftrl_group};
 
 use super::TableManifest;
 
@@ -11,17 +12,23 @@ use super::TableManifest;
 pub struct Weights {
     dim: usize,
     row_width: usize,
-    /// Set where weights are derived of `[z[dim] | n[dim]]`.
-    ftrl: Option<ftrl::Step>,
+    /// Set where weights are derived of `[z[dim] | n[dim]]`; FTRL alone has no group penalty.
+    ftrl: Option<ftrl_group::Step>,
 }
 
 impl Weights {
     /// The weights of this table.
     pub fn of(table: &TableManifest) -> Weights {
         let (dim, row_width) = (table.dim as usize, table.row_width as usize);
-        let [alpha, beta, l1, l2, ..] = table.parameters;
-        let derived = table.rule == "ftrl" && row_width >= 2 * dim;
-        let ftrl = derived.then_some(ftrl::Step { alpha, beta, l1, l2 });
+        let [alpha, beta, l1, l2, l21, ..] = table.parameters;
+        let penalty = match table.rule.as_str() {
+            "ftrl" => Some(0.0),
+            "ftrl-group" => Some(l21),
+            _ => None,
+        };
+        let own = ftrl::Step { alpha, beta, l1, l2 };
+        let ftrl = penalty.filter(|_| row_width >= 2 * dim);
+        let ftrl = ftrl.map(|l21| ftrl_group::Step { ftrl: own, l21 });
         Weights { dim, row_width, ftrl }
     }
 
@@ -41,9 +48,7 @@ impl Weights {
             return;
         };
         let (z, n) = row.split_at(self.dim);
-        for ((weight, &z), &n) in weights.iter_mut().zip(z).zip(n) {
-            *weight = ftrl::weight(z, n, step);
-        }
+        ftrl_group::weights(z, &n[..self.dim], step, weights);
     }
 
     /// What the row keeps besides its weights.
@@ -56,7 +61,7 @@ impl Weights {
         let dim = self.dim;
         let state_count = if self.ftrl.is_some() { self.row_width } else { self.row_width - dim };
         let blocks: &[&str] = match rule {
-            "ftrl" => &["z", "n"],
+            "ftrl" | "ftrl-group" => &["z", "n"],
             "momentum" => &["velocity"],
             "adagrad" => &["accum"],
             "rmsprop" => &["mean_square"],
@@ -84,6 +89,7 @@ impl Weights {
 pub(super) fn parameter_name(rule: &str, index: usize) -> String {
     let names: &[&str] = match rule {
         "ftrl" => &["alpha", "beta", "l1", "l2"],
+        "ftrl-group" => &["alpha", "beta", "l1", "l2", "l21"],
         "sgd" => &["rate"],
         "momentum" => &["rate", "momentum"],
         "adagrad" => &["rate", "epsilon"],
@@ -100,10 +106,11 @@ mod tests {
     use super::*;
     use kernels::Isa;
     use shard::rule::{
-        AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Rows, Rule, Sgd, Sum, table_spec,
+        AdaGrad, Adam, AdamW, Ftrl, FtrlGroup, Momentum, RmsProp, Rows, Rule, Sgd, Sum, table_spec,
     };
 
-    fn rules() -> [Box<dyn Rule>; 8] {
+    fn rules() -> [Box<dyn Rule>; 9] {
+        let ftrl = Ftrl { alpha: 0.2, beta: 1.0, l1: 0.5, l2: 0.1 };
         let adam = Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
         [
             Box::new(Sgd { rate: 0.1 }),
@@ -112,7 +119,8 @@ mod tests {
             Box::new(RmsProp { rate: 0.1, decay: 0.99, epsilon: 1e-8 }),
             Box::new(adam),
             Box::new(AdamW { adam, weight_decay: 0.01 }),
-            Box::new(Ftrl { alpha: 0.2, beta: 1.0, l1: 0.5, l2: 0.1 }),
+            Box::new(ftrl),
+            Box::new(FtrlGroup { ftrl, l21: 0.3 }),
             Box::new(Sum),
         ]
     }
@@ -151,6 +159,7 @@ mod tests {
                 "weight_0 weight_1 mean_square_0 mean_square_1",
                 "weight_0 weight_1 m_0 m_1 v_0 v_1 beta1_power beta2_power",
                 "weight_0 weight_1 m_0 m_1 v_0 v_1 beta1_power beta2_power",
+                "weight_0 weight_1 z_0 z_1 n_0 n_1",
                 "weight_0 weight_1 z_0 z_1 n_0 n_1",
                 "weight_0 weight_1",
             ]

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use kernels::{Isa, adagrad, adam, adamw, ftrl, momentum, rmsprop, rows as row_kernels, sgd, sum};
+use kernels::{
+    Isa, adagrad, adam, adamw, ftrl, ftrl_group, momentum, rmsprop, rows as row_kernels, sgd, sum,
+};
 
 use super::{PARAMETERS_MAX, Rows, Rule, Widths};
 
@@ -84,6 +86,17 @@ pub struct Ftrl {
     pub l1: f32,
     /// Pulls weights towards zero.
     pub l2: f32,
+}
+
+/// FTRL-Proximal with a group lasso, under which a key's row is kept or zero as one. Row, delta and
+/// value are those of [`Ftrl`]. In a table of dim 1 it is [`Ftrl`] with `l1 + l21`. Source: Yue et
+/// al., ECML PKDD 2021.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FtrlGroup {
+    /// FTRL's own parameters. Its `l1` acts on each value alone.
+    pub ftrl: Ftrl,
+    /// A row whose `‖z - clamp(z, -l1, l1)‖` does not exceed `l21 · √dim` is zero. Not negative.
+    pub l21: f32,
 }
 
 /// `w += delta`. Row `[w]`, delta `[d]`, value `[w]`: counters and accumulators.
@@ -306,11 +319,15 @@ impl Ftrl {
     pub(super) const NAME: &str = "ftrl";
 
     pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
+        Ftrl::of(parameters).map(|ftrl| Arc::new(ftrl) as Arc<dyn Rule>)
+    }
+
+    fn of(parameters: &[f32; PARAMETERS_MAX]) -> Option<Ftrl> {
         let [alpha, beta, l1, l2, ..] = *parameters;
         // With neither beta nor l2, a row of zeros would have no step.
         let defined = beta > 0.0 || l2 > 0.0;
         (positive(alpha) && not_negative(beta) && not_negative(l1) && not_negative(l2) && defined)
-            .then(|| Arc::new(Ftrl { alpha, beta, l1, l2 }) as Arc<dyn Rule>)
+            .then_some(Ftrl { alpha, beta, l1, l2 })
     }
 
     fn step(&self) -> ftrl::Step {
@@ -338,6 +355,45 @@ impl Rule for Ftrl {
 
     fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
         ftrl::read_rows(isa, rows.floats, rows.stride, rows.dim, at, values, &self.step());
+    }
+}
+
+impl FtrlGroup {
+    pub(super) const NAME: &str = "ftrl-group";
+
+    pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
+        let [_, _, _, _, l21, ..] = *parameters;
+        let ftrl = Ftrl::of(parameters)?;
+        not_negative(l21).then(|| Arc::new(FtrlGroup { ftrl, l21 }) as Arc<dyn Rule>)
+    }
+
+    fn step(&self) -> ftrl_group::Step {
+        ftrl_group::Step { ftrl: self.ftrl.step(), l21: self.l21 }
+    }
+}
+
+impl Rule for FtrlGroup {
+    fn name(&self) -> &'static str {
+        FtrlGroup::NAME
+    }
+
+    fn parameters(&self) -> [f32; PARAMETERS_MAX] {
+        let Ftrl { alpha, beta, l1, l2 } = self.ftrl;
+        pad([alpha, beta, l1, l2, self.l21])
+    }
+
+    fn widths(&self, dim: usize) -> Widths {
+        self.ftrl.widths(dim)
+    }
+
+    fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
+        let Rows { floats, stride, dim } = rows;
+        ftrl_group::apply_rows(isa, floats, stride, dim, at, deltas, &self.step());
+    }
+
+    fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
+        let Rows { floats, stride, dim } = rows;
+        ftrl_group::read_rows(isa, floats, stride, dim, at, values, &self.step());
     }
 }
 

@@ -15,7 +15,7 @@ use kernels::Isa;
 use kernels::hash::hash_bytes;
 pub use wire::{PARAMETERS_MAX, TableSpec};
 
-pub use builtin::{AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Sgd, Sum};
+pub use builtin::{AdaGrad, Adam, AdamW, Ftrl, FtrlGroup, Momentum, RmsProp, Sgd, Sum};
 
 /// How many f32 a key has in each place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,8 @@ pub enum NoRule {
 }
 
 impl Rules {
-    /// SGD with and without momentum, AdaGrad, RMSProp, Adam, AdamW, FTRL-Proximal and sum.
+    /// SGD with and without momentum, AdaGrad, RMSProp, Adam, AdamW, FTRL-Proximal alone and with a
+    /// group lasso, and sum.
     pub fn builtin() -> Rules {
         Rules(vec![
             (Sgd::NAME, Sgd::make),
@@ -85,6 +86,7 @@ impl Rules {
             (Adam::NAME, Adam::make),
             (AdamW::NAME, AdamW::make),
             (Ftrl::NAME, Ftrl::make),
+            (FtrlGroup::NAME, FtrlGroup::make),
             (Sum::NAME, Sum::make),
         ])
     }
@@ -150,14 +152,16 @@ mod tests {
     #[test]
     fn each_builtin_rule_is_made_again_from_its_name_and_parameters() {
         let adam = Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
-        let rules: [&dyn Rule; 8] = [
+        let ftrl = Ftrl { alpha: 0.2, beta: 1.0, l1: 0.0, l2: 0.0 };
+        let rules: [&dyn Rule; 9] = [
             &Sgd { rate: 0.1 },
             &Momentum { rate: 0.1, momentum: 0.9 },
             &AdaGrad { rate: 0.1, epsilon: 1e-8 },
             &RmsProp { rate: 0.1, decay: 0.99, epsilon: 1e-8 },
             &adam,
             &AdamW { adam, weight_decay: 0.01 },
-            &Ftrl { alpha: 0.2, beta: 1.0, l1: 0.0, l2: 0.0 },
+            &ftrl,
+            &FtrlGroup { ftrl, l21: 0.5 },
             &Sum,
         ];
         for rule in rules {
@@ -173,6 +177,8 @@ mod tests {
         let rules = Rules::builtin();
         assert_eq!(rules.make("magic", &[0.0; 8]).err(), Some(NoRule::Unknown));
         assert_eq!(rules.make("ftrl", &[-1.0; 8]).err(), Some(NoRule::Parameters));
+        let below_zero = [0.2, 1.0, 0.0, 0.0, -0.1, 0.0, 0.0, 0.0];
+        assert_eq!(rules.make("ftrl-group", &below_zero).err(), Some(NoRule::Parameters));
         assert_eq!(rules.make("sgd", &[f32::NAN; 8]).err(), Some(NoRule::Parameters));
         assert_eq!(rules.make("momentum", &[1.0; 8]).err(), Some(NoRule::Parameters));
         assert_eq!(rules.make("rmsprop", &[1.0; 8]).err(), Some(NoRule::Parameters));
