@@ -248,12 +248,11 @@ impl Bench {
             }
             Form::Cache | Form::Sparse => (self.arrays.copy_gb_per_s(self.phase), None),
         };
-        for index in 0..self.isas.len() {
-            let isa = self.isas[index];
+        for (isa, figures) in self.isas.clone().into_iter().zip(figures) {
             let plain = case.work.has_plain().then(|| self.rate(case, isa, Code::Plain));
             let rate = self.rate(case, isa, Code::Kernel);
             let per_gb = self.arrays.per_gb(case);
-            figures[index].push(Figure {
+            figures.push(Figure {
                 rate,
                 roof: roof * per_gb,
                 through_cache: through_cache.map(|roof| roof * per_gb),
