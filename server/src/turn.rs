@@ -139,7 +139,10 @@ impl Core {
             }
         }
         self.events = events;
-        busy |= self.serve_short();
+        if self.serve_short() {
+            self.transport.flush(); // These answers wait for nothing long.
+            busy = true;
+        }
         busy |= self.serve_long();
         self.settle_turns();
         if self.shard.take_progress() {
