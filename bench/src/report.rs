@@ -130,8 +130,8 @@ pub struct Roofs {
     pub row_updates_per_s: Spread,
     /// The same, read.
     pub row_reads_per_s: Spread,
-    /// As many lines and rows as the table has, in random order: a line, then the row that it names,
-    /// changed.
+    /// As many lines and rows as the table has, in random order: a line, then the row that it
+    /// names, changed.
     pub two_line_updates_per_s: Spread,
     /// The same, read.
     pub two_line_reads_per_s: Spread,

@@ -123,8 +123,8 @@ impl Core {
         Ok(peer)
     }
 
-    /// One pass: what is short is handled, and some of what is long; answers are sent. Whether there
-    /// was anything to do, or is more.
+    /// One pass: what is short is handled, and some of what is long; answers are sent. Whether
+    /// there was anything to do, or is more.
     pub fn turn(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
         self.transport.poll(&mut events);

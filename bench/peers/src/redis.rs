@@ -1,7 +1,7 @@
 //! The table's work on a Redis server: MSET and MGET of as many keys as a request has, pipelined.
 //!
-//! Owns the server's process, which keeps nothing on disk, and as much of RESP as two commands need.
-//! MSET overwrites a value and applies no rule, which is less than a push does.
+//! Owns the server's process, which keeps nothing on disk, and as much of RESP as two commands
+//! need. MSET overwrites a value and applies no rule, which is less than a push does.
 //!
 //! Invariant: the process ends with its [`Redis`].
 

@@ -1,8 +1,8 @@
 //! Roofs: what this machine does when nothing but the bare work is done.
 //!
 //! Owns six: memory in order ([`Triad`]), memory at random, once a row ([`Rows`]) and twice
-//! ([`TwoLines`]), bytes over the transport and round trips over it ([`Wire`]), and round trips over
-//! a socket without it ([`Sockets`]). A run measures them between its repeats, on the same
+//! ([`TwoLines`]), bytes over the transport and round trips over it ([`Wire`]), and round trips
+//! over a socket without it ([`Sockets`]). A run measures them between its repeats, on the same
 //! processors.
 
 mod rows;

@@ -1,7 +1,7 @@
 //! The bare socket: round trips between two threads that read and write TCP and know nothing else.
 //!
-//! Owns two non-blocking sockets over loop-back, asked in a busy loop: no ring, no epoll, no framing
-//! beyond lengths that both sides know. What a transport adds to this is its own.
+//! Owns two non-blocking sockets over loop-back, asked in a busy loop: no ring, no epoll, no
+//! framing beyond lengths that both sides know. What a transport adds to this is its own.
 //!
 //! Invariant: the far thread answers each question, and ends when the connection does or when
 //! nothing comes.

@@ -1,7 +1,7 @@
 //! TCP by epoll: non-blocking sockets, told of once by each change (edge-triggered).
 //!
-//! Owns the epoll instance. For kernels without io_uring, and for machines that forbid it; framing is
-//! left to `stream`, what is kept of all peers to `desk`.
+//! Owns the epoll instance. For kernels without io_uring, and for machines that forbid it; framing
+//! is left to `stream`, what is kept of all peers to `desk`.
 //!
 //! Invariant: a peer whose socket is readable has been read until it was empty, or is `stalled`;
 //! one whose socket is writable has nothing flushed left.

@@ -4,7 +4,7 @@
 //!
 //! A ring saves system calls where there is much to do; where one short message answers another, it
 //! adds a third to the round trip. So a few peers that have just been heard are asked by a plain
-//! call, and a lone short message leaves by one. Long messages, many peers and sleep are the ring's.
+//! call, and a lone short message leaves by one. Long messages, many peers and sleep are its own.
 //!
 //! Invariant: memory that the kernel was given outlives its operation: a closed peer stays until
 //! its last completion has come, and one whose completion does not come is leaked.
@@ -240,8 +240,8 @@ impl Uring {
         }
     }
 
-    /// Asks the sockets of hot peers. What came is for `advance_stalled` to take up; a peer that has
-    /// been silent for a while is left to the ring.
+    /// Asks the sockets of hot peers. What came is for `advance_stalled` to take up; a peer that
+    /// has been silent for a while is left to the ring.
     fn try_hot(&mut self) {
         for at in (0..self.hot.len()).rev() {
             let number = self.hot[at].peer;
