@@ -57,6 +57,8 @@ pub enum Doing {
     Pull,
     /// Round trips of one key.
     RoundTrip,
+    /// Pulls of one key while another worker pushes.
+    UnderPush,
     /// Comparing rows with what was pushed.
     Check,
 }
@@ -132,6 +134,7 @@ impl fmt::Display for Doing {
             Doing::Push => "pushing",
             Doing::Pull => "pulling",
             Doing::RoundTrip => "round trips of one key",
+            Doing::UnderPush => "pulls of one key while another worker pushes",
             Doing::Check => "checking the rows",
         })
     }

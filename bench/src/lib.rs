@@ -7,6 +7,7 @@
 //! were measured between them; work that was timed is checked for having been done.
 #![forbid(unsafe_code)]
 
+mod bystander;
 mod error;
 mod format;
 mod kernel;
@@ -22,6 +23,7 @@ mod table;
 mod table_load;
 mod verify;
 
+pub use bystander::Precedence;
 pub use error::{BenchError, Doing, SpecError};
 pub use kernel::{
     Arrays, Case, Code, Form, KERNEL_NAMES, KernelRow, KernelSpec, kernel_cases, render_kernels,

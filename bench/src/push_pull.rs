@@ -2,7 +2,8 @@
 //!
 //! Owns the load and its phases. The loop is closed: a fixed number of requests is under way, and
 //! the next one is posted when the oldest was answered. Timed are splitting, encoding, sending,
-//! applying, answering, and reading what was pulled; drawing keys is not.
+//! applying, answering, and reading what was pulled; drawing keys is not. In one phase `bystander`
+//! pulls single keys meanwhile.
 //!
 //! Invariant: what was posted in a phase is answered before the phase's clock stops.
 
@@ -18,12 +19,13 @@ use transport::Limits;
 use wire::{Epoch, Incarnation, JobId, TableId, Time, WorkerId};
 use worker::{Join, PullTicket, Servers, Session, Staleness, Then, Timeouts, Values, WorkerError};
 
+use crate::bystander::{Bystander, SinglePulls};
 use crate::error::{BenchError, Doing};
 use crate::keys::KeySet;
 use crate::machine::{Machine, Places};
 use crate::report::{PushPullReport, Repeat, Run};
-use crate::roofs::{Rows, Triad, Wire};
-use crate::spec::PushPullSpec;
+use crate::roofs::{PingSizes, Rows, Sockets, Triad, TwoLines, Wire};
+use crate::spec::{Carrier, PushPullSpec};
 use crate::stats::LatencyLog;
 use crate::verify::{GRADIENT, Tally, expected_values};
 
@@ -85,6 +87,7 @@ pub fn run(
     for number in 1..=spec.repeats {
         progress(&format!("repeat {number} of {}", spec.repeats));
         let mut repeat = load.repeat(spec.phase())?;
+        load.push_beside_bystander(&local, spec.phase(), &mut repeat)?;
         roofs.measure(spec, &mut repeat)?;
         repeats.push(repeat);
     }
@@ -96,6 +99,7 @@ pub fn run(
         transport: load.session.transport().name().to_owned(),
         checked_keys,
         resends: load.session.counts().resends,
+        precedence: repeats[0].precedence,
         machine,
         spec: spec.clone(),
     };
@@ -105,7 +109,7 @@ pub fn run(
 
 fn limits(spec: &PushPullSpec, places: Places) -> Limits {
     let usual = Limits::default();
-    let message_bytes = spec.push_bytes().max(spec.values_bytes());
+    let message_bytes = spec.push_bytes().max(spec.values_bytes(spec.keys_per_request));
     // One more than is under way: the next one is encoded while the oldest is still read.
     let window_bytes = message_bytes * (spec.in_flight + 1);
     Limits {
@@ -140,6 +144,7 @@ fn local_spec(spec: &PushPullSpec, limits: Limits) -> LocalSpec {
 struct RoofSet {
     triad: Triad,
     rows: Rows,
+    two_lines: TwoLines,
     limits: Limits,
     places: Places,
 }
@@ -147,7 +152,8 @@ struct RoofSet {
 impl RoofSet {
     fn new(spec: &PushPullSpec, limits: Limits, places: Places) -> Result<RoofSet, BenchError> {
         let rows = Rows::new(spec.resident_keys, spec.dim, spec.seed)?;
-        Ok(RoofSet { triad: Triad::new()?, rows, limits, places })
+        let two_lines = TwoLines::new(spec.resident_keys, spec.dim, spec.seed)?;
+        Ok(RoofSet { triad: Triad::new()?, rows, two_lines, limits, places })
     }
 
     fn measure(&mut self, spec: &PushPullSpec, repeat: &mut Repeat) -> Result<(), BenchError> {
@@ -155,10 +161,26 @@ impl RoofSet {
         repeat.triad_gb_per_s = self.triad.gb_per_s(phase);
         repeat.row_updates_per_s = self.rows.updates_per_s(phase);
         repeat.row_reads_per_s = self.rows.reads_per_s(phase);
+        repeat.two_line_updates_per_s = self.two_lines.updates_per_s(phase);
+        repeat.two_line_reads_per_s = self.two_lines.reads_per_s(phase);
         let mut wire = Wire::between(spec.transport, self.limits, self.places)?;
         wire.pings(phase / SIDE_PHASE_PART)?; // Warms both ends.
         repeat.stream_gb_per_s = wire.stream_gb_per_s(spec.push_bytes(), phase)?;
         repeat.ping = wire.pings(phase)?;
+        drop(wire);
+        repeat.raw_ping = match spec.transport {
+            // There is nothing below: a message is written where it is read.
+            Carrier::Shm => repeat.ping,
+            Carrier::Uring | Carrier::Epoll => {
+                let sizes = PingSizes {
+                    question_bytes: spec.pull_bytes(1),
+                    answer_bytes: spec.values_bytes(1),
+                };
+                let mut sockets = Sockets::between(sizes, self.places)?;
+                sockets.pings(phase / SIDE_PHASE_PART)?;
+                sockets.pings(phase)?
+            }
+        };
         Ok(())
     }
 }
@@ -223,8 +245,10 @@ impl<'a> Load<'a> {
     /// One turn of all phases.
     fn repeat(&mut self, phase: Duration) -> Result<Repeat, BenchError> {
         let side_phase = phase / SIDE_PHASE_PART;
+        let pushed = self.push_for(phase).map_err(failed(Doing::Push))?;
         Ok(Repeat {
-            push_keys_per_s: self.push_for(phase).map_err(failed(Doing::Push))?,
+            push_keys_per_s: pushed.keys_per_s,
+            push_bytes_per_key: pushed.bytes_per_key,
             pull_keys_per_s: self.pull_for(phase).map_err(failed(Doing::Pull))?,
             pull_rtt_us: self.pull_singles(side_phase).map_err(failed(Doing::RoundTrip))?,
             push_rtt_us: self.push_singles(side_phase).map_err(failed(Doing::RoundTrip))?,
@@ -232,8 +256,30 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// Pushes batches; keys a second.
-    fn push_for(&mut self, phase: Duration) -> Result<f64, WorkerError> {
+    /// Pushes batches while somebody else pulls single keys.
+    fn push_beside_bystander(
+        &mut self,
+        local: &Local,
+        phase: Duration,
+        repeat: &mut Repeat,
+    ) -> Result<(), BenchError> {
+        let singles = self.singles.clone();
+        let width = self.rule.widths(self.spec.dim).value as u16;
+        let pulls = SinglePulls { table: TABLE, keys: &singles, width };
+        std::thread::scope(|scope| {
+            let bystander = Bystander::start(scope, local, pulls);
+            let pushed = self.push_for(phase).map_err(failed(Doing::UnderPush));
+            let seen = bystander.finish()?;
+            repeat.push_beside_keys_per_s = pushed?.keys_per_s;
+            repeat.pull_under_push_us = seen.pull_rtt_us;
+            repeat.precedence = seen.precedence;
+            Ok(())
+        })
+    }
+
+    /// Pushes batches.
+    fn push_for(&mut self, phase: Duration) -> Result<Pushed, WorkerError> {
+        let bytes_before = self.session.transport().bytes_sent();
         let (start, mut keys_count, keys) = (Instant::now(), 0, self.keys);
         while start.elapsed() < phase {
             let number = self.requests % keys.batches.len();
@@ -244,7 +290,9 @@ impl<'a> Load<'a> {
             keys_count += self.spec.keys_per_request;
         }
         self.wait_pushes(0)?;
-        Ok(keys_count as f64 / start.elapsed().as_secs_f64())
+        let keys_per_s = keys_count as f64 / start.elapsed().as_secs_f64();
+        let bytes = self.session.transport().bytes_sent() - bytes_before;
+        Ok(Pushed { keys_per_s, bytes_per_key: bytes as f64 / keys_count as f64 })
     }
 
     /// Pulls batches and reads them; keys a second.
@@ -364,6 +412,13 @@ impl<'a> Load<'a> {
     }
 }
 
+/// What pushing for a while gave.
+struct Pushed {
+    keys_per_s: f64,
+    /// Headers included.
+    bytes_per_key: f64,
+}
+
 fn failed(doing: Doing) -> impl FnOnce(WorkerError) -> BenchError {
     move |error| BenchError::Worker { doing, error }
 }
@@ -401,6 +456,7 @@ mod tests {
             let report = report.unwrap_or_else(|error| panic!("{optimizer}: {error}"));
             assert!(report.push_keys_per_s > 0.0 && report.pull_keys_per_s > 0.0, "{optimizer}");
             assert!(report.run.checked_keys > 100, "{optimizer}");
+            assert!(report.pull_rtt_us_p99_under_push > 0.0, "{optimizer}");
         }
     }
 

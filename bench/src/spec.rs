@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use server::Way;
-use shard::rule::{AdaGrad, Adam, Ftrl, Rule, Sgd, Sum};
+use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Rule, Sgd, Sum};
 use transport::tcp::TcpBackend;
 use wire::{FRAME_BYTES_MAX, HEADER_BYTES, Keyed};
 
@@ -68,10 +68,16 @@ pub struct PushPullSpec {
 pub enum Optimizer {
     /// Stochastic gradient descent.
     Sgd,
+    /// Gradient descent with momentum.
+    Momentum,
     /// AdaGrad.
     AdaGrad,
+    /// RMSProp.
+    RmsProp,
     /// Adam.
     Adam,
+    /// Adam with decoupled weight decay.
+    AdamW,
     /// FTRL-Proximal.
     Ftrl,
     /// Plain accumulation.
@@ -129,7 +135,7 @@ impl PushPullSpec {
         check_real("zipf_exponent", self.zipf_exponent, 0.0, ZIPF_EXPONENT_MAX)?;
         // Shared memory holds messages of half a ring at most; four messages fit a ring.
         let bytes_max = FRAME_BYTES_MAX;
-        let bytes = self.push_bytes().max(self.values_bytes());
+        let bytes = self.push_bytes().max(self.values_bytes(self.keys_per_request));
         if bytes > bytes_max {
             return Err(SpecError::MessageBytes { bytes, bytes_max });
         }
@@ -138,12 +144,14 @@ impl PushPullSpec {
 
     /// The table's rule.
     pub(crate) fn rule(&self) -> Arc<dyn Rule> {
+        let adam = Adam { rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
         match self.optimizer {
             Optimizer::Sgd => Arc::new(Sgd { rate: SGD_RATE }),
+            Optimizer::Momentum => Arc::new(Momentum { rate: 0.001, momentum: 0.9 }),
             Optimizer::AdaGrad => Arc::new(AdaGrad { rate: 0.05, epsilon: 1e-8 }),
-            Optimizer::Adam => {
-                Arc::new(Adam { rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 })
-            }
+            Optimizer::RmsProp => Arc::new(RmsProp { rate: 0.001, decay: 0.99, epsilon: 1e-8 }),
+            Optimizer::Adam => Arc::new(adam),
+            Optimizer::AdamW => Arc::new(AdamW { adam, weight_decay: 0.01 }),
             Optimizer::Ftrl => Arc::new(Ftrl { alpha: 0.1, beta: 1.0, l1: 1.0, l2: 1.0 }),
             Optimizer::Sum => Arc::new(Sum),
         }
@@ -154,9 +162,14 @@ impl PushPullSpec {
         Keyed::message_bytes(self.keys_per_request, self.rule().widths(self.dim).delta)
     }
 
-    /// Length of the answer to a pull, in bytes.
-    pub(crate) fn values_bytes(&self) -> usize {
-        let values = self.keys_per_request * self.rule().widths(self.dim).value;
+    /// Length of a pull of `keys` keys, in bytes.
+    pub(crate) fn pull_bytes(&self, keys: usize) -> usize {
+        Keyed::message_bytes(keys, 0)
+    }
+
+    /// Length of the answer to a pull of `keys` keys, in bytes.
+    pub(crate) fn values_bytes(&self, keys: usize) -> usize {
+        let values = keys * self.rule().widths(self.dim).value;
         HEADER_BYTES + values * size_of::<f32>()
     }
 
@@ -190,15 +203,26 @@ pub(crate) fn check_real(
 
 impl Optimizer {
     /// All of them.
-    pub const ALL: [Optimizer; 5] =
-        [Optimizer::Sgd, Optimizer::AdaGrad, Optimizer::Adam, Optimizer::Ftrl, Optimizer::Sum];
+    pub const ALL: [Optimizer; 8] = [
+        Optimizer::Sgd,
+        Optimizer::Momentum,
+        Optimizer::AdaGrad,
+        Optimizer::RmsProp,
+        Optimizer::Adam,
+        Optimizer::AdamW,
+        Optimizer::Ftrl,
+        Optimizer::Sum,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
             Optimizer::Sgd => "sgd",
+            Optimizer::Momentum => "momentum",
             Optimizer::AdaGrad => "adagrad",
+            Optimizer::RmsProp => "rmsprop",
             Optimizer::Adam => "adam",
+            Optimizer::AdamW => "adamw",
             Optimizer::Ftrl => "ftrl",
             Optimizer::Sum => "sum",
         }

@@ -1,7 +1,11 @@
 //! The data path on one screen: poll, handle, answer, flush.
 //!
-//! Owns one turn of a core's loop, and the messages that cannot be answered yet. What a message
-//! does is left to `shard`.
+//! Owns one turn of a core's loop, whose turn it is among peers, and the messages that cannot be
+//! answered yet. What a message does is left to `shard`.
+//!
+//! A turn handles what is short, of every peer, and then so much of what is long that the next poll
+//! is near: a short request waits for one long one at most, however many another peer has sent.
+//! Peers with long ones take turns.
 //!
 //! Invariant: the messages of one peer are handled in the order they came, except pulls that wait
 //! for a clock: those step aside, so that the push they wait for can pass. What waits is bounded
@@ -11,7 +15,19 @@ use std::collections::VecDeque;
 
 use shard::{Outbox, Outcome, Shard};
 use transport::{AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Transport, Waker};
-use wire::{HEADER_BYTES, Incarnation, Seal, Time, WorkerId};
+use wire::{HEADER_BYTES, Header, Incarnation, Kind, Seal, Time, WorkerId};
+
+/// Keys up to which a request is short: some 10 us of work.
+const SHORT_KEYS_MAX: usize = 512;
+
+/// Keys of short requests that a turn handles of one peer.
+const SHORT_KEYS_PER_TURN: usize = 4096;
+
+/// Keys of long requests that a turn handles; one such request may pass it.
+const LONG_KEYS_PER_TURN: usize = 8192;
+
+/// What a request costs besides its keys, as a number of them.
+const REQUEST_KEYS: usize = 16;
 
 /// Who is at the other end of a connection, by its hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +57,36 @@ pub struct Core {
     shard: Shard,
     on_closed: OnClosed,
     /// By peer; none where the connection is over.
-    peers: Vec<Option<Who>>,
+    peers: Vec<Option<Guest>>,
+    /// Peers with messages in their inbox, in the order of their turns.
+    turns: VecDeque<PeerId>,
     /// Pulls ahead of the slowest worker, in the order they came.
     waiting: Vec<RecvSlot>,
-    /// Messages whose answer had no room, and those behind them, in order.
-    blocked: VecDeque<RecvSlot>,
     events: Vec<Event>,
-    aside: Vec<RecvSlot>,
+}
+
+/// A peer.
+struct Guest {
+    who: Who,
+    /// What it has sent and nobody has handled, in order.
+    inbox: VecDeque<RecvSlot>,
+    way_back: WayBack,
+}
+
+/// Whether a peer's next message may be tried in this turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WayBack {
+    /// It may.
+    Open,
+    /// There was no room for its answer.
+    Full,
+}
+
+/// Whether a request is handled before long ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    Short,
+    Long,
 }
 
 impl Core {
@@ -67,10 +106,9 @@ impl Core {
             shard,
             on_closed,
             peers: Vec::new(),
+            turns: VecDeque::new(),
             waiting: Vec::new(),
-            blocked: VecDeque::new(),
             events: Vec::new(),
-            aside: Vec::new(),
         }
     }
 
@@ -78,18 +116,19 @@ impl Core {
     pub fn adopt(&mut self, link: Link, who: Who) -> Result<PeerId, AdoptError> {
         let peer = self.transport.adopt(link)?;
         if self.peers.len() <= peer.index() {
-            self.peers.resize(peer.index() + 1, None);
+            self.peers.resize_with(peer.index() + 1, || None);
         }
-        self.peers[peer.index()] = Some(who);
+        let (inbox, way_back) = (VecDeque::new(), WayBack::Open);
+        self.peers[peer.index()] = Some(Guest { who, inbox, way_back });
         Ok(peer)
     }
 
-    /// One pass: whatever has come is handled, answers are sent. Whether anything had come.
+    /// One pass: what is short is handled, and some of what is long; answers are sent. Whether
+    /// there was anything to do, or is more.
     pub fn turn(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
         self.transport.poll(&mut events);
-        let busy = !events.is_empty();
-        self.unblock();
+        let mut busy = !events.is_empty();
         for event in events.drain(..) {
             match event {
                 Event::Received { slot, .. } => self.receive(slot),
@@ -99,11 +138,18 @@ impl Core {
                 }
             }
         }
-        while self.shard.take_progress() {
+        self.events = events;
+        if self.serve_short() {
+            self.transport.flush(); // These answers wait for nothing long.
+            busy = true;
+        }
+        busy |= self.serve_long();
+        self.settle_turns();
+        if self.shard.take_progress() {
             self.wake_waiting();
+            busy = true;
         }
         self.transport.flush();
-        self.events = events;
         busy
     }
 
@@ -127,21 +173,76 @@ impl Core {
         &self.shard
     }
 
-    /// A message has come: it is handled now, unless one before it is blocked.
+    /// A message has come; its peer gets a turn.
     fn receive(&mut self, slot: RecvSlot) {
-        if !self.blocked.is_empty() && self.blocked.iter().any(|one| one.peer() == slot.peer()) {
-            self.blocked.push_back(slot);
-        } else {
-            self.handle(slot);
+        let peer = slot.peer();
+        let Some(Some(guest)) = self.peers.get_mut(peer.index()) else {
+            return self.transport.release(slot);
+        };
+        if guest.inbox.is_empty() {
+            self.turns.push_back(peer);
         }
+        guest.inbox.push_back(slot);
     }
 
-    /// Handles one message. Whether there was room for its answer.
-    fn handle(&mut self, slot: RecvSlot) -> bool {
-        let Some(Some(who)) = self.peers.get(slot.peer().index()) else {
-            self.transport.release(slot);
-            return true;
-        };
+    /// Handles what is short in front of each peer's inbox. Whether there was any.
+    fn serve_short(&mut self) -> bool {
+        let mut served = false;
+        for at in 0..self.turns.len() {
+            let (peer, mut keys_done) = (self.turns[at], 0);
+            while keys_done < SHORT_KEYS_PER_TURN
+                && let Some(keys) = self.serve_one(peer, Length::Short)
+            {
+                keys_done += keys;
+                served = true;
+            }
+        }
+        served
+    }
+
+    /// Handles some of what is long, one message of each peer after another. Whether there was any.
+    fn serve_long(&mut self) -> bool {
+        let (mut keys_done, mut passed_over) = (0, 0);
+        while keys_done < LONG_KEYS_PER_TURN && passed_over < self.turns.len() {
+            let Some(peer) = self.turns.pop_front() else { break };
+            self.turns.push_back(peer);
+            match self.serve_one(peer, Length::Long) {
+                Some(keys) => (keys_done, passed_over) = (keys_done + keys, 0),
+                None => passed_over += 1,
+            }
+        }
+        keys_done > 0
+    }
+
+    /// Handles the next message of a peer, if it is of this length and its answer has room. What it
+    /// cost, in keys.
+    fn serve_one(&mut self, peer: PeerId, length: Length) -> Option<usize> {
+        let guest = self.peers[peer.index()].as_mut()?;
+        let (keys, found) = cost(guest.inbox.front()?);
+        if found != length || guest.way_back == WayBack::Full {
+            return None;
+        }
+        let (who, slot) = (guest.who, guest.inbox.pop_front()?);
+        let Err(slot) = self.handle(who, slot) else { return Some(keys) };
+        let guest = self.peers[peer.index()].as_mut()?;
+        guest.inbox.push_front(slot);
+        guest.way_back = WayBack::Full;
+        None
+    }
+
+    /// Ends the turns of peers that have nothing left; the others may be tried again.
+    fn settle_turns(&mut self) {
+        let peers = &mut self.peers;
+        self.turns.retain(|peer| {
+            let guest = peers[peer.index()].as_mut();
+            let guest = guest.expect("`forget` takes a peer that is gone off the list");
+            guest.way_back = WayBack::Open;
+            !guest.inbox.is_empty()
+        });
+    }
+
+    /// Handles one message; gives it back where its answer has no room.
+    fn handle(&mut self, who: Who, slot: RecvSlot) -> Result<(), RecvSlot> {
         let mut reply = Reply {
             transport: &mut *self.transport,
             peer: slot.peer(),
@@ -150,10 +251,7 @@ impl Core {
         match self.shard.handle(slot.bytes(), &mut reply) {
             Outcome::Answered => self.transport.release(slot),
             Outcome::Waiting => self.wait(slot),
-            Outcome::NoSlot => {
-                self.blocked.push_back(slot);
-                return false;
-            }
+            Outcome::NoSlot => return Err(slot),
             Outcome::Malformed(malformed) => {
                 let peer = slot.peer();
                 tracing::warn!(peer = peer.index(), %malformed, "a message is dropped");
@@ -164,7 +262,7 @@ impl Core {
                 }
             }
         }
-        true
+        Ok(())
     }
 
     /// Keeps a pull until the clock advances, unless it is a copy of one that waits already: the
@@ -180,53 +278,42 @@ impl Core {
         }
     }
 
-    /// Tries what had no room, in order; a peer that still has none keeps the rest of its own.
-    fn unblock(&mut self) {
-        for _ in 0..self.blocked.len() {
-            let Some(slot) = self.blocked.pop_front() else { return };
-            // What is in front and blocked again went to the back: it stands among the last.
-            let behind = self.aside.iter().any(|one| one.peer() == slot.peer());
-            if behind {
-                self.aside.push(slot);
-            } else {
-                let before = self.blocked.len();
-                if !self.handle(slot) {
-                    let again = self.blocked.remove(before).expect("handle pushed it back");
-                    self.aside.push(again);
-                }
-            }
-        }
-        self.blocked.extend(self.aside.drain(..));
-    }
-
-    /// The clock has advanced: pulls that waited are tried again.
+    /// The clock has advanced: pulls that waited are the first of their peers again.
     fn wake_waiting(&mut self) {
-        std::mem::swap(&mut self.waiting, &mut self.aside);
-        let mut tried = std::mem::take(&mut self.aside);
-        for slot in tried.drain(..) {
-            self.receive(slot);
+        for slot in self.waiting.drain(..).rev() {
+            let peer = slot.peer();
+            let guest = self.peers[peer.index()].as_mut();
+            let guest = guest.expect("`forget` releases what waits for a peer that is gone");
+            if guest.inbox.is_empty() {
+                self.turns.push_front(peer);
+            }
+            guest.inbox.push_front(slot);
         }
-        self.aside = tried; // Keeps the room it has.
     }
 
     /// A connection is over: its messages go, and its worker is missed or waited for.
     fn forget(&mut self, peer: PeerId) {
-        let Some(who) = self.peers.get_mut(peer.index()).and_then(Option::take) else { return };
+        let Some(guest) = self.peers.get_mut(peer.index()).and_then(Option::take) else { return };
         if self.on_closed == OnClosed::LoseWorker {
-            self.shard.worker_lost(who.worker, who.incarnation);
+            self.shard.worker_lost(guest.who.worker, guest.who.incarnation);
         }
-        let transport = &mut self.transport;
-        let gone = |slot: &RecvSlot| slot.peer() == peer;
-        for slot in self.waiting.extract_if(.., |slot| gone(slot)) {
-            transport.release(slot);
+        let waited = self.waiting.extract_if(.., |slot| slot.peer() == peer);
+        for slot in waited.chain(guest.inbox) {
+            self.transport.release(slot);
         }
-        for _ in 0..self.blocked.len() {
-            match self.blocked.pop_front() {
-                Some(slot) if gone(&slot) => transport.release(slot),
-                Some(slot) => self.blocked.push_back(slot),
-                None => break,
-            }
-        }
+        self.turns.retain(|&other| other != peer);
+    }
+}
+
+/// What a request costs, and whether it is short. What cannot be read costs little.
+fn cost(slot: &RecvSlot) -> (usize, Length) {
+    let header = slot.bytes().first_chunk().map(Header::peek);
+    let Some(Ok(header)) = header else { return (REQUEST_KEYS, Length::Short) };
+    match (header.kind(), header.keys as usize) {
+        // Its answer has as many rows as fit a message.
+        (Kind::Scan, _) => (LONG_KEYS_PER_TURN, Length::Long),
+        (_, keys) if keys <= SHORT_KEYS_MAX => (REQUEST_KEYS + keys, Length::Short),
+        (_, keys) => (REQUEST_KEYS + keys, Length::Long),
     }
 }
 

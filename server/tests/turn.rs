@@ -28,25 +28,30 @@ struct Rig {
     world: World,
     core: Core,
     endpoint: Simulated,
+    limits: Limits,
     /// By worker.
     peers: Vec<PeerId>,
 }
 
 impl Rig {
     fn new(on_closed: OnClosed) -> Rig {
+        Rig::with_limits(on_closed, LIMITS)
+    }
+
+    fn with_limits(on_closed: OnClosed, limits: Limits) -> Rig {
         let world = World::new(1, Faults::NONE);
         let shard = Shard::new(ShardSpec {
             isa: Isa::detect(),
             epoch: EPOCH,
             rules: Rules::builtin(),
-            table_bytes_max: 1 << 16,
+            table_bytes_max: 1 << 24,
             seed: 1,
             credit: 8,
             mutation: Mutation::None,
         });
-        let core = Core::with_on_closed(Box::new(world.endpoint(LIMITS)), shard, on_closed);
-        let endpoint = world.endpoint(LIMITS);
-        let mut rig = Rig { world, core, endpoint, peers: Vec::new() };
+        let core = Core::with_on_closed(Box::new(world.endpoint(limits)), shard, on_closed);
+        let endpoint = world.endpoint(limits);
+        let mut rig = Rig { world, core, endpoint, limits, peers: Vec::new() };
         let join = Join { job: JobId::new(1), workers: 2, staleness: Staleness::BSP }.to_bytes();
         let define = Define::new(&table_spec("counts", 1, &Sum)).expect("a short name");
         for worker in 0..2 {
@@ -65,7 +70,7 @@ impl Rig {
         let who = Who {
             worker: WorkerId::new(worker),
             incarnation: INCARNATION,
-            message_bytes_max: LIMITS.message_bytes_max,
+            message_bytes_max: self.limits.message_bytes_max,
         };
         self.core.adopt(Link::Simulated(theirs), who).expect("an end of its own world");
         let peer = self.endpoint.adopt(Link::Simulated(ours)).expect("an end of its own world");
@@ -96,6 +101,21 @@ impl Rig {
     fn tick(&mut self, worker: u32) {
         let flags = Flags::TICK.get();
         self.ask(worker, Kind::Push, Header { sequence: 1, flags, ..Header::new(Kind::Push) }, &[]);
+    }
+
+    /// Pushes 1 to each key below `keys`.
+    fn push(&mut self, worker: u32, sequence: u64, keys: u32) {
+        let (numbers, deltas) = (0..u64::from(keys), vec![1.0_f32; keys as usize]);
+        let numbers = numbers.flat_map(u64::to_le_bytes);
+        let body: Vec<u8> = numbers.chain(deltas.into_iter().flat_map(f32::to_le_bytes)).collect();
+        let header = Header { sequence, keys, width: 1, ..Header::new(Kind::Push) };
+        self.ask(worker, Kind::Push, header, &body);
+    }
+
+    /// Delivers what was asked to the core, without giving it a turn.
+    fn deliver(&mut self) {
+        self.endpoint.flush();
+        while self.world.step() {}
     }
 
     /// Lets everything happen, and returns the headers of what was answered.
@@ -155,4 +175,50 @@ fn a_worker_that_is_waited_for_goes_on_over_another_connection() {
     rig.pull(1, 1);
     let kinds: Vec<Kind> = rig.turn().iter().map(Header::kind).collect();
     assert_eq!(kinds, [Kind::Reply, Kind::Values]);
+}
+
+/// Room for a window of long pushes.
+const ROOMY: Limits = Limits {
+    message_bytes_max: 1 << 18,
+    send_bytes_max: 1 << 22,
+    recv_bytes_max: 1 << 22,
+    ..LIMITS
+};
+
+/// Keys of a long push: a turn handles one.
+const LONG: u32 = 10_000;
+
+#[test]
+fn a_short_pull_passes_the_long_pushes_of_another_worker() {
+    let mut rig = Rig::with_limits(OnClosed::LoseWorker, ROOMY);
+    (1..=5).for_each(|sequence| rig.push(0, sequence, LONG));
+    rig.pull(1, 0);
+    rig.deliver();
+    let answers = rig.turn();
+    assert_eq!(answers.len(), 6);
+    let place = answers.iter().position(|answer| answer.worker == 1);
+    assert!(place <= Some(1), "one turn: the pull and one push; the answer is number {place:?}");
+    assert!(answers.iter().all(|answer| answer.status() == Ok(Status::Done)));
+}
+
+#[test]
+fn workers_with_long_pushes_take_turns() {
+    let mut rig = Rig::with_limits(OnClosed::LoseWorker, ROOMY);
+    (1..=3).for_each(|sequence| rig.push(0, sequence, LONG));
+    (1..=3).for_each(|sequence| rig.push(1, sequence, LONG));
+    rig.deliver();
+    let workers: Vec<u32> = rig.turn().iter().map(|answer| answer.worker).collect();
+    assert_eq!(workers, [0, 1, 0, 1, 0, 1]);
+}
+
+#[test]
+fn one_workers_requests_keep_their_order_however_long_each_is() {
+    let mut rig = Rig::with_limits(OnClosed::LoseWorker, ROOMY);
+    let lengths = [LONG, 1, 600, LONG, 0, 2 * LONG, 1];
+    for (sequence, keys) in (1..).zip(lengths) {
+        rig.push(0, sequence, keys);
+    }
+    rig.deliver();
+    let sequences: Vec<u64> = rig.turn().iter().map(|answer| answer.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 4, 5, 6, 7]);
 }

@@ -98,6 +98,9 @@ pub(crate) struct DataArgs {
     pub(crate) no_intercept: Option<bool>,
 }
 
+/// What `bench` can change rows by.
+const RULES: [&str; 8] = ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "ftrl", "sum"];
+
 /// What `train` can learn by.
 const OPTIMIZERS: [&str; 7] = ["ftrl", "adagrad", "rmsprop", "adam", "adamw", "sgd", "momentum"];
 
@@ -273,7 +276,7 @@ pub(crate) struct PushPullArgs {
     #[arg(long, value_name = "N", default_value_t = 2_000_000)]
     pub(crate) resident: usize,
     /// How the server changes a row.
-    #[arg(long, value_parser = ["sgd", "adagrad", "adam", "ftrl", "sum"], default_value = "sgd")]
+    #[arg(long, value_parser = RULES, default_value = "sgd")]
     pub(crate) optimizer: String,
     /// How bytes move.
     #[arg(long, value_enum, default_value = "auto")]
@@ -307,7 +310,7 @@ pub(crate) struct TableArgs {
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) dim: u32,
     /// How the shard changes a row.
-    #[arg(long, value_parser = ["sgd", "adagrad", "adam", "ftrl", "sum"], default_value = "sgd")]
+    #[arg(long, value_parser = RULES, default_value = "sgd")]
     pub(crate) optimizer: String,
     /// Sorted keys a request, such as 10k.
     #[arg(long, value_name = "N", default_value = "10k")]

@@ -141,6 +141,11 @@ impl Assembly {
         }
     }
 
+    /// Whether the rest of a long message is awaited.
+    pub(crate) fn has_bulk(&self) -> bool {
+        self.bulk.is_some()
+    }
+
     /// Counts `bytes` bytes that were received at the start of the window.
     ///
     /// Panics: if the window is shorter.

@@ -16,6 +16,22 @@ use crate::api::{Fault, Limits, Transport};
 use crate::epoll::Epoll;
 use crate::uring::Uring;
 
+/// How long a peer's host may leave probes or sent bytes unacknowledged, or its process may take
+/// nothing of what waits for it, before the kernel ends the link. Workers give a silent server up
+/// by their own time-outs, which are shorter; this ends what nobody waits for by a clock.
+pub const LINK_SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// From one probe of an idle link to the next.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(4);
+
+/// Probes in a row that may go unanswered.
+pub(crate) const PROBES_MAX: u32 = 4;
+
+const _: () = {
+    let idle = PROBE_INTERVAL.as_secs() * (1 + PROBES_MAX as u64);
+    assert!(idle <= LINK_SILENCE_MAX.as_secs(), "an idle link is noticed no later");
+};
+
 /// How TCP is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TcpBackend {

@@ -1,10 +1,12 @@
 //! Roofs: what this machine does when nothing but the bare work is done.
 //!
-//! Owns five: memory in order ([`Triad`]), memory at random, once a row ([`Rows`]) and twice
-//! ([`TwoLines`]), bytes over the transport and round trips over it ([`Wire`]). A run measures
-//! them between its repeats, on the same processors.
+//! Owns six: memory in order ([`Triad`]), memory at random, once a row ([`Rows`]) and twice
+//! ([`TwoLines`]), bytes over the transport and round trips over it ([`Wire`]), and round trips
+//! over a socket without it ([`Sockets`]). A run measures them between its repeats, on the same
+//! processors.
 
 mod rows;
+mod socket;
 mod triad;
 mod two_line;
 mod wire;
@@ -18,6 +20,8 @@ use transport::tcp::OpenError;
 use transport::{AdoptError, Fault, SendRefusal};
 
 pub use rows::Rows;
+pub(crate) use socket::PingSizes;
+pub use socket::Sockets;
 pub(crate) use triad::{LINE_FLOATS, lines_apart};
 pub use triad::{Stores, TRIAD_BYTES, Triad};
 pub use two_line::TwoLines;

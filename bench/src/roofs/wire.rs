@@ -25,7 +25,7 @@ use crate::spec::Carrier;
 use crate::stats::LatencyLog;
 
 /// How long either side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From one cache line to the next, in bytes.
 const LINE_BYTES: usize = 64;
@@ -139,6 +139,12 @@ fn pair(carrier: Carrier, limits: &Limits) -> Result<(Link, Link), RoofError> {
         let (one, other) = shm::pair(ring_bytes(limits)).map_err(RoofError::Shm)?;
         return Ok((Link::Shm(one), Link::Shm(other)));
     }
+    let (one, other) = tcp_pair()?;
+    Ok((Link::Tcp(one), Link::Tcp(other)))
+}
+
+/// Two ends of one TCP connection over loop-back.
+pub(super) fn tcp_pair() -> Result<(TcpStream, TcpStream), RoofError> {
     let failed = |call| move |error| RoofError::Os { call, error };
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("bind"))?;
     let address = listener.local_addr().map_err(failed("getsockname"))?;
@@ -147,7 +153,7 @@ fn pair(carrier: Carrier, limits: &Limits) -> Result<(Link, Link), RoofError> {
     for stream in [&one, &other] {
         stream.set_nodelay(true).map_err(failed("TCP_NODELAY"))?;
     }
-    Ok((Link::Tcp(one), Link::Tcp(other)))
+    Ok((one, other))
 }
 
 impl Side {

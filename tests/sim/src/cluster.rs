@@ -64,7 +64,8 @@ struct Cores {
 }
 
 impl Cores {
-    /// Every core has one turn, but those that are stopped, like a process by a signal.
+    /// Every core turns until it has nothing left to do, but those that are stopped, like a process
+    /// by a signal.
     fn turn(&mut self, now: Time) {
         if self.random.below(1000) < self.stops_per_mille {
             let core = self.random.below(self.cores.len() as u64) as usize;
@@ -73,7 +74,7 @@ impl Cores {
         }
         for (core, &until) in self.cores.iter_mut().zip(&self.stopped_until) {
             if now >= until {
-                core.turn();
+                while core.turn() {}
             }
         }
     }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::api::{Event, Fault, Limits, PeerId};
+use crate::desk::{Connection, Flushing};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::slot::{RecvMemory, RecvSlot};
@@ -27,19 +28,12 @@ const PARTS_MAX: usize = 32;
 pub(super) struct Peer {
     id: PeerId,
     pub(super) socket: TcpStream,
-    pub(super) inbox: Assembly,
-    pub(super) outbox: Outbox,
-    pub(super) flushing: Flushing,
+    inbox: Assembly,
+    outbox: Outbox,
+    flushing: Flushing,
     readable: Readiness,
     writable: Readiness,
     ending: Ending,
-}
-
-/// Whether the peer is on the list of those whose outbox the next flush lets go of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flushing {
-    Listed,
-    Unlisted,
 }
 
 /// Why reading stopped, when nothing is wrong.
@@ -66,6 +60,24 @@ enum Readiness {
 enum Ending {
     No,
     Seen,
+}
+
+impl Connection for Peer {
+    fn is_open(&self) -> bool {
+        true // One that is not is dropped at once.
+    }
+
+    fn inbox(&self) -> &Assembly {
+        &self.inbox
+    }
+
+    fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn sending(&mut self) -> (&mut Outbox, &mut Flushing) {
+        (&mut self.outbox, &mut self.flushing)
+    }
 }
 
 impl Peer {

@@ -1,6 +1,10 @@
 //! TCP by io_uring: a receive and a send under way for each peer, all on one ring.
 //!
-//! Owns the ring and the peers. Framing is left to `stream`, order and credit to `outbox`.
+//! Owns the ring. Framing is left to `stream`, what is kept of all peers to `desk`.
+//!
+//! A ring saves system calls where there is much to do; where one short message answers another, it
+//! adds a third to the round trip. So a few peers that have just been heard are asked by a plain
+//! call, and a lone short message leaves by one. Long messages, many peers and sleep are its own.
 //!
 //! Invariant: memory that the kernel was given outlives its operation: a closed peer stays until
 //! its last completion has come, and one whose completion does not come is leaked.
@@ -18,15 +22,14 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use wire::Time;
 
-use self::peer::{Flushing, Life, Peer};
+use self::peer::{Life, Peer};
 use self::ring::{Completion, Op, Ring, Stage, Tag};
 use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
-use crate::pool::Pool;
-use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot};
-use crate::starved::Starved;
-use crate::stream::{self, Assembly, Step};
+use crate::desk::{Desk, prepare};
+use crate::slot::{RecvMemory, RecvSlot, SendSlot};
+use crate::stream::{Assembly, Step};
 use crate::tcp::{OpenError, os_fault};
 use crate::wake::{Wake, Woken};
 
@@ -34,6 +37,12 @@ use crate::wake::{Wake, Woken};
 const NAME: &str = "uring";
 /// Connections at a time.
 const PEERS_MAX: u32 = 1024;
+/// Peers that are served by plain calls at a time; each costs a system call in every poll.
+const HOT_MAX: usize = 4;
+/// Calls in a row that may find nothing before a peer is left to the ring: some 20 us of spinning.
+const HOT_MISSES_MAX: u32 = 64;
+/// Looks for news between two looks at the clock, while `park` spins.
+const SPINS_PER_CLOCK: u32 = 16;
 /// How long a drop waits for the kernel to give memory back, before it is leaked.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// How long one wait of a drop lasts at most.
@@ -42,29 +51,24 @@ const DRAIN_STEP: Duration = Duration::from_millis(10);
 /// TCP by io_uring.
 pub(crate) struct Uring {
     // Before the ring: a peer that is dropped here has nothing in the kernel.
-    peers: Vec<Option<Box<Peer>>>,
+    desk: Desk<Peer>,
     peers_max: usize,
     /// Free places in the ring's table of sockets.
     places: Vec<u32>,
     ring: Ring,
     wake: Wake,
-    /// Whether somebody woke since the last park.
-    woken: Woken,
-    sends: Pool,
-    recvs: Pool,
-    limits: Limits,
-    /// Peers with posted slots that are not flushed.
-    unflushed: Vec<u32>,
-    /// Peers that wait for slots to be released.
-    stalled: VecDeque<u32>,
+    /// Peers whose next bytes are asked for by a call of this thread, and not by the ring.
+    hot: Vec<Hot>,
     /// Completions that a flush has found, for the next poll.
     landed: VecDeque<Completion>,
-    /// Peers that were refused a slot.
-    starved: Starved,
-    /// `Closed` events for the next poll.
-    closed: Vec<Event>,
-    start: Instant,
-    bytes_sent: u64,
+}
+
+/// A peer that has just sent something short: more is likely to come at once.
+#[derive(Clone, Copy, Debug)]
+struct Hot {
+    peer: u32,
+    /// Calls in a row that found nothing.
+    misses: u32,
 }
 
 impl Uring {
@@ -76,22 +80,13 @@ impl Uring {
         let peers_max = u32::try_from(files_max).unwrap_or(u32::MAX).min(PEERS_MAX);
         let ring = Ring::new(peers_max).map_err(|setup| os(setup.call)(setup.error))?;
         let mut uring = Uring {
-            peers: Vec::new(),
+            desk: Desk::new(limits)?,
             peers_max: peers_max as usize,
             places: (0..peers_max).rev().collect(),
             ring,
             wake: Wake::new().map_err(|errno| os("eventfd")(errno.into()))?,
-            woken: Woken::No,
-            sends: Pool::new(&limits).map_err(OpenError::Memory)?,
-            recvs: stream::recv_pool(&limits).map_err(OpenError::Memory)?,
-            limits,
-            unflushed: Vec::new(),
-            stalled: VecDeque::new(),
+            hot: Vec::with_capacity(HOT_MAX),
             landed: VecDeque::new(),
-            starved: Starved::default(),
-            closed: Vec::new(),
-            start: Instant::now(),
-            bytes_sent: 0,
         };
         let armed = uring.arm_waker().and_then(|()| uring.ring.enter());
         armed.map_err(|errno| os("io_uring_enter")(errno.into()))?;
@@ -106,11 +101,6 @@ impl Uring {
         unsafe { self.ring.push(entry, Tag { op: Op::Wake, peer: 0 }) }
     }
 
-    fn open_peer(&mut self, peer: PeerId) -> Option<&mut Peer> {
-        let peer = self.peers.get_mut(peer.index())?.as_deref_mut()?;
-        (peer.life == Life::Open).then_some(peer)
-    }
-
     fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
         let Completion { tag, result, stage, .. } = completion;
         match tag.op {
@@ -118,7 +108,7 @@ impl Uring {
             Op::Send => self.sent(tag.peer, result),
             Op::Wake => {
                 self.wake.clear();
-                self.woken = Woken::Yes;
+                self.desk.woken = Woken::Yes;
                 if stage == Stage::Last
                     && let Err(errno) = self.arm_waker()
                 {
@@ -130,7 +120,7 @@ impl Uring {
 
     fn received(&mut self, completion: Completion, events: &mut Vec<Event>) {
         let Completion { tag: Tag { peer: number, .. }, result, socket, .. } = completion;
-        let peer = self.peers[number as usize].as_deref_mut();
+        let peer = self.desk.peers[number as usize].as_deref_mut();
         let peer = peer.expect("a peer stays until its last completion");
         peer.recv_landed(socket);
         if peer.life == Life::Closed {
@@ -148,14 +138,20 @@ impl Uring {
     }
 
     fn sent(&mut self, number: u32, result: Result<usize, Errno>) {
-        let peer = self.peers[number as usize].as_deref_mut();
+        let peer = self.desk.peers[number as usize].as_deref_mut();
         let peer = peer.expect("a peer stays until its last completion");
         peer.send_landed(result.unwrap_or(0));
         if peer.life == Life::Closed {
             return self.retire(number);
         }
-        match result {
-            Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {
+        self.go_on_sending(number, result.map(drop));
+    }
+
+    /// Sends what is ready of a peer, after its last send ended so.
+    fn go_on_sending(&mut self, number: u32, last: Result<(), Errno>) {
+        let Some(peer) = self.desk.open_peer(PeerId::new(number)) else { return };
+        match last {
+            Ok(()) | Err(Errno::INTR | Errno::AGAIN) => {
                 if let Err(errno) = peer.start_send(&mut self.ring) {
                     self.fail(number, os_fault("io_uring_enter", errno));
                 }
@@ -179,16 +175,19 @@ impl Uring {
 
     /// Gives out the whole messages of a peer and receives on, if it may.
     fn advance(&mut self, number: u32, events: &mut Vec<Event>) {
-        let Some(peer) = self.peers[number as usize].as_deref_mut() else { return };
+        let Some(peer) = self.desk.peers[number as usize].as_deref_mut() else { return };
         let id = peer.id;
         let fault = loop {
-            match peer.inbox.next(&self.recvs, &self.limits) {
+            match peer.inbox.next(&self.desk.recvs, &self.desk.limits) {
                 Ok(Step::Message { slot, bytes }) => {
                     let memory = RecvMemory::Pool(slot);
                     let slot = RecvSlot { peer: id, bytes, memory };
                     events.push(Event::Received { peer: id, slot });
                 }
-                Ok(Step::Stalled) => return self.stalled.push_back(number),
+                Ok(Step::Stalled) => return self.desk.stalled.push_back(number),
+                Ok(Step::Starved) if peer.is_between_messages() && self.hot.len() < HOT_MAX => {
+                    return self.hot.push(Hot { peer: number, misses: 0 });
+                }
                 Ok(Step::Starved) => match peer.start_recv(&mut self.ring) {
                     Ok(()) => return,
                     Err(errno) => break os_fault("io_uring_enter", errno),
@@ -200,9 +199,9 @@ impl Uring {
     }
 
     fn advance_stalled(&mut self, events: &mut Vec<Event>) {
-        for _ in 0..self.stalled.len() {
-            let Some(number) = self.stalled.pop_front() else { return };
-            if self.open_peer(PeerId::new(number)).is_some() {
+        for _ in 0..self.desk.stalled.len() {
+            let Some(number) = self.desk.stalled.pop_front() else { return };
+            if self.desk.open_peer(PeerId::new(number)).is_some() {
                 self.advance(number, events);
             }
         }
@@ -210,24 +209,24 @@ impl Uring {
 
     /// Ends an open peer. Its operations end soon, since the socket is shut down.
     fn fail(&mut self, number: u32, fault: Fault) {
-        let Some(peer) = self.open_peer(PeerId::new(number)) else { return };
+        let Some(peer) = self.desk.open_peer(PeerId::new(number)) else { return };
         peer.life = Life::Closed;
         let _ = peer.socket.shutdown(Shutdown::Both); // It fails when the peer has reset it.
         let peer = peer.id;
-        self.closed.push(Event::Closed { peer, fault });
+        self.desk.closed.push(Event::Closed { peer, fault });
         self.retire(number);
     }
 
     /// Ends all: the ring itself does not work any more.
     fn fail_all(&mut self, errno: Errno) {
-        for number in 0..self.peers.len() as u32 {
+        for number in 0..self.desk.peers.len() as u32 {
             self.fail(number, os_fault("io_uring_enter", errno));
         }
     }
 
     /// Forgets a closed peer, once the kernel has none of its memory.
     fn retire(&mut self, number: u32) {
-        let retired = self.peers[number as usize].take_if(|peer| !peer.in_kernel());
+        let retired = self.desk.peers[number as usize].take_if(|peer| !peer.in_kernel());
         if let Some(peer) = retired
             && self.ring.unregister(peer.place).is_ok()
         {
@@ -241,41 +240,71 @@ impl Uring {
         }
     }
 
-    /// Lists the peers for the flush whose posted slots may have waited behind dropped ones.
-    fn list_unblocked(&mut self) {
-        if self.sends.take_unused() == 0 {
-            return;
-        }
-        for (number, peer) in self.peers.iter_mut().enumerate() {
-            let Some(peer) = peer else { continue };
-            if peer.flushing == Flushing::Unlisted && peer.outbox.has_unused() {
-                peer.flushing = Flushing::Listed;
-                self.unflushed.push(number as u32);
+    /// Asks the sockets of hot peers. What came is for `advance_stalled` to take up; a peer that
+    /// has been silent for a while is left to the ring.
+    fn try_hot(&mut self) {
+        for at in (0..self.hot.len()).rev() {
+            let number = self.hot[at].peer;
+            let received = self.desk.open_peer(PeerId::new(number)).map(Peer::try_recv);
+            if matches!(received, Some(Err(Errno::AGAIN | Errno::INTR))) {
+                self.hot[at].misses += 1;
+                if self.hot[at].misses == HOT_MISSES_MAX {
+                    self.hot.swap_remove(at);
+                    self.hand_to_ring(number);
+                }
+                continue;
+            }
+            self.hot.swap_remove(at);
+            match received {
+                Some(Ok(bytes)) if bytes > 0 => self.desk.stalled.push_back(number),
+                Some(Ok(_) | Err(Errno::CONNRESET | Errno::PIPE)) => {
+                    self.fail(number, Fault::PeerClosed);
+                }
+                Some(Err(errno)) => self.fail(number, os_fault("recv", errno)),
+                None => {} // Closed meanwhile.
             }
         }
     }
 
-    /// Whether a peer that was refused a slot would get it now; each is told of once.
-    fn has_fed(&mut self) -> bool {
-        let (peers, sends, limits) = (&self.peers, &self.sends, &self.limits);
-        let has_credit = |number: u32, bytes| match &peers[number as usize] {
-            Some(peer) => peer.outbox.has_credit(bytes, limits) && sends.take(bytes).is_some(),
-            None => true,
-        };
-        self.starved.take_fed(has_credit) > 0
+    /// Leaves all receives to the ring, which alone can wake this thread.
+    fn cool(&mut self) {
+        while let Some(Hot { peer, .. }) = self.hot.pop() {
+            self.hand_to_ring(peer);
+        }
     }
 
-    /// Whether the next poll has something to do.
-    fn has_work(&mut self) -> bool {
+    fn hand_to_ring(&mut self, number: u32) {
+        if let Some(peer) = self.desk.open_peer(PeerId::new(number))
+            && let Err(errno) = peer.start_recv(&mut self.ring)
+        {
+            self.fail(number, os_fault("io_uring_enter", errno));
+        }
+    }
+
+    /// Whether the next poll has something to do, or a refused `acquire` may succeed.
+    fn has_news(&mut self) -> bool {
         self.enter();
-        let resumable = |&number: &u32| match &self.peers[number as usize] {
-            Some(peer) => peer.inbox.could_resume(&self.recvs, &self.limits),
-            None => true,
-        };
-        self.ring.has_completions()
+        self.try_hot();
+        self.desk.woken == Woken::Yes
+            || self.ring.has_completions()
             || !self.landed.is_empty()
-            || !self.closed.is_empty()
-            || self.stalled.iter().any(resumable)
+            || self.desk.has_work()
+            || self.desk.has_fed()
+    }
+
+    /// Spins until there is news, which is true, or until `until` has come.
+    fn spin(&mut self, until: Time) -> bool {
+        loop {
+            for _ in 0..SPINS_PER_CLOCK {
+                if self.has_news() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.now() >= until {
+                return false;
+            }
+        }
     }
 
     fn place(&mut self, socket: &TcpStream) -> Result<u32, AdoptError> {
@@ -295,7 +324,7 @@ impl Transport for Uring {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        self.desk.limits
     }
 
     fn integrity(&self) -> Integrity {
@@ -303,7 +332,7 @@ impl Transport for Uring {
     }
 
     fn now(&self) -> Time {
-        Time::from_nanos(0) + self.start.elapsed()
+        self.desk.now()
     }
 
     fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
@@ -311,12 +340,12 @@ impl Transport for Uring {
             return Err(AdoptError::WrongKind { transport: NAME });
         };
         let full = AdoptError::Full { peers_max: self.peers_max };
-        let Ok(number) = u32::try_from(self.peers.len()) else { return Err(full) };
+        let Ok(number) = u32::try_from(self.desk.peers.len()) else { return Err(full) };
         let os = |call| move |error| AdoptError::Os { call, error };
-        socket.set_nodelay(true).map_err(os("setsockopt"))?;
+        prepare(&socket)?;
         // On a non-blocking socket the ring would fail an operation instead of waiting.
         socket.set_nonblocking(false).map_err(os("fcntl"))?;
-        let Some(inbox) = Assembly::new(&self.recvs) else { return Err(full) };
+        let Some(inbox) = Assembly::new(&self.desk.recvs) else { return Err(full) };
         let place = self.place(&socket)?;
         let id = PeerId::new(number);
         let mut peer = Box::new(Peer::new(id, socket, place, inbox));
@@ -324,55 +353,35 @@ impl Transport for Uring {
             let _ = self.ring.unregister(place);
             return Err(AdoptError::Os { call: "io_uring_enter", error: errno.into() });
         }
-        self.peers.push(Some(peer));
+        self.desk.peers.push(Some(peer));
         Ok(id)
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) {
+        self.try_hot();
         self.advance_stalled(events);
         self.enter();
         while let Some(completion) = self.landed.pop_front().or_else(|| self.ring.pop()) {
             self.complete(completion, events);
         }
-        events.append(&mut self.closed);
+        events.append(&mut self.desk.closed);
     }
 
     fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
-        let entry = self.peers.get_mut(peer.index()).and_then(Option::as_deref_mut);
-        let entry = entry.filter(|entry| entry.life == Life::Open);
-        let entry = entry.ok_or(SendRefusal::NoSuchPeer)?;
-        let slot = entry.outbox.acquire(bytes, &self.sends, &self.limits);
-        if matches!(slot, Err(SendRefusal::NoCredit)) {
-            self.starved.note(peer.index() as u32, bytes);
-        }
-        Ok(SendSlot { peer, bytes, memory: SendMemory::Pool(slot?) })
+        self.desk.acquire(peer, bytes)
     }
 
     fn post(&mut self, slot: SendSlot) {
-        let SendSlot { peer, bytes, memory: SendMemory::Pool(memory) } = slot else {
-            panic!("a slot of another transport was posted");
-        };
-        self.bytes_sent += bytes as u64;
-        let Some(entry) = self.open_peer(peer) else { return };
-        entry.outbox.post(memory, bytes);
-        if entry.flushing == Flushing::Unlisted {
-            entry.flushing = Flushing::Listed;
-            self.unflushed.push(peer.index() as u32);
-        }
+        self.desk.post(slot);
     }
 
     fn flush(&mut self) {
-        self.list_unblocked();
+        let unflushed = self.desk.count_unflushed();
         self.land_sends();
-        while let Some(number) = self.unflushed.pop() {
-            let Some(peer) = self.peers[number as usize].as_deref_mut() else { continue };
-            peer.flushing = Flushing::Unlisted;
-            peer.outbox.flush();
-            if peer.life == Life::Open
-                && let Err(errno) = peer.start_send(&mut self.ring)
-            {
-                self.fail(number, os_fault("io_uring_enter", errno));
-            }
+        while let Some(number) = self.desk.next_flushed() {
+            let Some(peer) = self.desk.open_peer(PeerId::new(number)) else { continue };
+            let sent = if unflushed <= HOT_MAX { peer.try_send() } else { Ok(()) };
+            self.go_on_sending(number, sent);
         }
         self.enter();
     }
@@ -382,21 +391,18 @@ impl Transport for Uring {
     }
 
     fn park(&mut self, deadline: Time) {
-        let spin_until = deadline.min(self.now() + Duration::from_nanos(self.limits.spin_ns));
-        while self.woken == Woken::No && !self.has_work() && !self.has_fed() {
-            let now = self.now();
-            if now >= deadline {
-                break;
+        let spin_until = match self.desk.limits.spin_ns {
+            u64::MAX => deadline,
+            spin_ns => deadline.min(self.now() + Duration::from_nanos(spin_ns)),
+        };
+        if !self.spin(spin_until) && spin_until < deadline {
+            self.cool();
+            // What a hot peer sent since it was asked last completes its receive at once.
+            if let Err(errno) = self.ring.sleep(deadline - self.now()) {
+                self.fail_all(errno);
             }
-            if now >= spin_until && self.limits.spin_ns != u64::MAX {
-                if let Err(errno) = self.ring.sleep(deadline - now) {
-                    self.fail_all(errno);
-                }
-                break;
-            }
-            std::hint::spin_loop();
         }
-        self.woken = Woken::No;
+        self.desk.woken = Woken::No;
     }
 
     fn waker(&self) -> Waker {
@@ -408,7 +414,7 @@ impl Transport for Uring {
     }
 
     fn bytes_sent(&self) -> u64 {
-        self.bytes_sent
+        self.desk.bytes_sent()
     }
 }
 
@@ -416,15 +422,15 @@ impl Drop for Uring {
     /// Shuts all connections down and waits for the kernel to give their memory back. What it
     /// does not give back within `DRAIN_MAX` is leaked: the kernel may still write there.
     fn drop(&mut self) {
-        for peer in self.peers.iter().flatten() {
+        for peer in self.desk.peers.iter().flatten() {
             let _ = peer.socket.shutdown(Shutdown::Both);
         }
         let mut ignored = Vec::new();
-        for number in 0..self.peers.len() as u32 {
+        for number in 0..self.desk.peers.len() as u32 {
             self.fail(number, Fault::ClosedHere);
         }
         let deadline = Instant::now() + DRAIN_MAX;
-        while self.peers.iter().any(Option::is_some) && Instant::now() < deadline {
+        while self.desk.peers.iter().any(Option::is_some) && Instant::now() < deadline {
             if self.ring.sleep(DRAIN_STEP).is_err() {
                 break;
             }
@@ -432,7 +438,7 @@ impl Drop for Uring {
                 self.complete(completion, &mut ignored);
             }
         }
-        let leaked = self.peers.drain(..).flatten().map(Box::leak).count();
+        let leaked = self.desk.peers.drain(..).flatten().map(Box::leak).count();
         if leaked > 0 {
             tracing::warn!(peers = leaked, "the kernel kept memory of closed connections; leaked");
         }

@@ -13,9 +13,11 @@ use std::ptr;
 use io_uring::{opcode, squeue, types};
 use libc::{iovec, msghdr};
 use rustix::io::Errno;
+use rustix::net::{self, RecvFlags, SendFlags};
 
 use super::ring::{Op, Ring, Socket, Tag};
 use crate::api::PeerId;
+use crate::desk::{Connection, Flushing};
 use crate::outbox::Outbox;
 use crate::stream::{Assembly, Reach};
 
@@ -24,6 +26,8 @@ const PARTS_MAX: usize = 32;
 /// A send gathers no more slots once it has this many bytes: what is sent is told in steps of one
 /// send, and the sender's credit with it.
 const GATHER_BYTES: usize = 256 << 10;
+/// A lone message of at most so many bytes is sent by a plain call.
+const SEND_NOW_BYTES_MAX: usize = 4 << 10;
 /// `IORING_RECVSEND_POLL_FIRST`: do not try to receive before there is something.
 const POLL_FIRST: u16 = 1;
 
@@ -34,9 +38,9 @@ pub(super) struct Peer {
     /// Of the socket, in the ring's table.
     pub(super) place: u32,
     pub(super) inbox: Assembly,
-    pub(super) outbox: Outbox,
     pub(super) life: Life,
-    pub(super) flushing: Flushing,
+    outbox: Outbox,
+    flushing: Flushing,
     /// As the last receive left it.
     socket_state: Socket,
     recv: Flight,
@@ -50,13 +54,6 @@ pub(super) enum Life {
     Open,
     /// Its `Closed` event is on its way; operations may still be in the kernel.
     Closed,
-}
-
-/// Whether the peer is on the list of those whose outbox the next flush lets go of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flushing {
-    Listed,
-    Unlisted,
 }
 
 /// Where one direction's operation is.
@@ -76,6 +73,24 @@ struct Parts {
     header: msghdr,
 }
 
+impl Connection for Peer {
+    fn is_open(&self) -> bool {
+        self.life == Life::Open
+    }
+
+    fn inbox(&self) -> &Assembly {
+        &self.inbox
+    }
+
+    fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn sending(&mut self) -> (&mut Outbox, &mut Flushing) {
+        (&mut self.outbox, &mut self.flushing)
+    }
+}
+
 impl Peer {
     pub(super) fn new(id: PeerId, socket: TcpStream, place: u32, inbox: Assembly) -> Peer {
         Peer {
@@ -83,8 +98,8 @@ impl Peer {
             socket,
             place,
             inbox,
-            outbox: Outbox::default(),
             life: Life::Open,
+            outbox: Outbox::default(),
             flushing: Flushing::Unlisted,
             socket_state: Socket::HasBytes,
             recv: Flight::Landed,
@@ -117,9 +132,41 @@ impl Peer {
         //   and leak it otherwise.
         // - Nobody else's: the flight set below holds `window`, `filled` and `next` off until
         //   `recv_landed`, since the parent calls the last two from there only, or when stalled,
-        //   which is when nothing is under way.
+        //   which is when nothing is under way; `try_recv` asserts that nothing is.
         unsafe { ring.push(entry, tag) }?;
         self.recv = Flight::Kernel;
+        Ok(())
+    }
+
+    /// Whether the next bytes begin a message: short ones are likely.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.recv == Flight::Landed && !self.inbox.has_bulk()
+    }
+
+    /// Receives what is there, by a plain call; how many bytes that was, none at the stream's end.
+    pub(super) fn try_recv(&mut self) -> Result<usize, Errno> {
+        assert_eq!(self.recv, Flight::Landed, "the kernel has the window");
+        let window = self.inbox.window();
+        let room_bytes = window.bytes.len();
+        let (_, bytes) = net::recv(&self.socket, window.bytes, RecvFlags::DONTWAIT)?;
+        self.inbox.filled(bytes);
+        self.socket_state = if bytes == room_bytes { Socket::HasBytes } else { Socket::LooksEmpty };
+        Ok(bytes)
+    }
+
+    /// Sends a lone short message by a plain call; what does not leave is left to `start_send`.
+    pub(super) fn try_send(&mut self) -> Result<(), Errno> {
+        if self.send != Flight::Landed {
+            return Ok(());
+        }
+        let mut ready = self.outbox.ready();
+        let (Some(bytes), None) = (ready.next(), ready.next()) else { return Ok(()) };
+        if bytes.len() > SEND_NOW_BYTES_MAX {
+            return Ok(());
+        }
+        let sent = net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        drop(ready);
+        self.outbox.sent(sent?);
         Ok(())
     }
 

@@ -1,0 +1,183 @@
+//! What both TCP back ends keep of all their peers: credit, slots, and what waits for what.
+//!
+//! Owns the peers, the pools that slots come from, and the lists of peers that wait: for the next
+//! flush, for slots to come back, for credit. Moving bytes is left to `uring` and `epoll`.
+//!
+//! Invariant: a peer is on the list for the flush exactly while it says so itself; one that was
+//! refused a slot is told of once.
+
+use std::collections::VecDeque;
+use std::net::TcpStream;
+use std::time::Instant;
+
+use rustix::net::sockopt;
+use wire::Time;
+
+use crate::api::{AdoptError, Event, Limits, PeerId, SendRefusal};
+use crate::outbox::Outbox;
+use crate::pool::Pool;
+use crate::slot::{SendMemory, SendSlot};
+use crate::starved::Starved;
+use crate::stream::{self, Assembly};
+use crate::tcp::{LINK_SILENCE_MAX, OpenError, PROBE_INTERVAL, PROBES_MAX};
+use crate::wake::Woken;
+
+/// What a back end's peer has besides its way of moving bytes.
+pub(crate) trait Connection {
+    /// Whether it may still be used.
+    fn is_open(&self) -> bool;
+    /// The receiving half.
+    fn inbox(&self) -> &Assembly;
+    /// The sending half.
+    fn outbox(&self) -> &Outbox;
+    /// The sending half, and whether it is on the list for the flush.
+    fn sending(&mut self) -> (&mut Outbox, &mut Flushing);
+}
+
+/// Whether the peer is on the list of those whose outbox the next flush lets go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushing {
+    Listed,
+    Unlisted,
+}
+
+/// The peers of one transport.
+pub(crate) struct Desk<P> {
+    pub(crate) peers: Vec<Option<Box<P>>>,
+    pub(crate) recvs: Pool,
+    pub(crate) limits: Limits,
+    /// Peers that wait for slots to be released.
+    pub(crate) stalled: VecDeque<u32>,
+    /// `Closed` events for the next poll.
+    pub(crate) closed: Vec<Event>,
+    /// Whether somebody woke since the last park.
+    pub(crate) woken: Woken,
+    sends: Pool,
+    /// Peers with posted slots that are not flushed.
+    unflushed: Vec<u32>,
+    /// Peers that were refused a slot.
+    starved: Starved,
+    start: Instant,
+    bytes_sent: u64,
+}
+
+impl<P: Connection> Desk<P> {
+    /// No peers yet.
+    pub(crate) fn new(limits: Limits) -> Result<Desk<P>, OpenError> {
+        Ok(Desk {
+            peers: Vec::new(),
+            recvs: stream::recv_pool(&limits).map_err(OpenError::Memory)?,
+            limits,
+            stalled: VecDeque::new(),
+            closed: Vec::new(),
+            woken: Woken::No,
+            sends: Pool::new(&limits).map_err(OpenError::Memory)?,
+            unflushed: Vec::new(),
+            starved: Starved::default(),
+            start: Instant::now(),
+            bytes_sent: 0,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time::from_nanos(0) + self.start.elapsed()
+    }
+
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
+    }
+
+    pub(crate) fn open_peer(&mut self, peer: PeerId) -> Option<&mut P> {
+        let peer = self.peers.get_mut(peer.index())?.as_deref_mut()?;
+        peer.is_open().then_some(peer)
+    }
+
+    /// See [`crate::Transport::acquire`].
+    pub(crate) fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
+        let entry = self.peers.get_mut(peer.index()).and_then(Option::as_deref_mut);
+        let entry = entry.filter(|entry| entry.is_open()).ok_or(SendRefusal::NoSuchPeer)?;
+        let slot = entry.sending().0.acquire(bytes, &self.sends, &self.limits);
+        if matches!(slot, Err(SendRefusal::NoCredit)) {
+            self.starved.note(peer.index() as u32, bytes);
+        }
+        Ok(SendSlot { peer, bytes, memory: SendMemory::Pool(slot?) })
+    }
+
+    /// See [`crate::Transport::post`].
+    ///
+    /// Panics: if the slot is another back end's.
+    pub(crate) fn post(&mut self, slot: SendSlot) {
+        let SendSlot { peer, bytes, memory: SendMemory::Pool(memory) } = slot else {
+            panic!("a slot of another transport was posted");
+        };
+        self.bytes_sent += bytes as u64;
+        let Some(entry) = self.open_peer(peer) else { return };
+        let (outbox, flushing) = entry.sending();
+        outbox.post(memory, bytes);
+        if std::mem::replace(flushing, Flushing::Listed) == Flushing::Unlisted {
+            self.unflushed.push(peer.index() as u32);
+        }
+    }
+
+    /// How many peers the next flush lets go, those included whose posted slots may have waited
+    /// behind dropped ones.
+    pub(crate) fn count_unflushed(&mut self) -> usize {
+        if self.sends.take_unused() > 0 {
+            for (number, peer) in self.peers.iter_mut().enumerate() {
+                let Some(peer) = peer else { continue };
+                let (outbox, flushing) = peer.sending();
+                if *flushing == Flushing::Unlisted && outbox.has_unused() {
+                    *flushing = Flushing::Listed;
+                    self.unflushed.push(number as u32);
+                }
+            }
+        }
+        self.unflushed.len()
+    }
+
+    /// Lets the outbox of a listed peer go, which is to be sent now.
+    pub(crate) fn next_flushed(&mut self) -> Option<u32> {
+        while let Some(number) = self.unflushed.pop() {
+            let Some(peer) = self.peers[number as usize].as_deref_mut() else { continue };
+            let (outbox, flushing) = peer.sending();
+            *flushing = Flushing::Unlisted;
+            outbox.flush();
+            if peer.is_open() {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Whether a peer that was refused a slot would get it now; each is told of once.
+    pub(crate) fn has_fed(&mut self) -> bool {
+        let (peers, sends, limits) = (&self.peers, &self.sends, &self.limits);
+        let has_credit = |number: u32, bytes| match &peers[number as usize] {
+            Some(peer) => peer.outbox().has_credit(bytes, limits) && sends.take(bytes).is_some(),
+            None => true,
+        };
+        self.starved.take_fed(has_credit) > 0
+    }
+
+    /// Whether the next poll has something to do, whatever the kernel says.
+    pub(crate) fn has_work(&self) -> bool {
+        let resumable = |&number: &u32| match &self.peers[number as usize] {
+            Some(peer) => peer.inbox().could_resume(&self.recvs, &self.limits),
+            None => true,
+        };
+        !self.closed.is_empty() || self.stalled.iter().any(resumable)
+    }
+}
+
+/// Has a socket send at once and notice a link that is silent though something is due.
+pub(crate) fn prepare(socket: &TcpStream) -> Result<(), AdoptError> {
+    let os = |error| AdoptError::Os { call: "setsockopt", error };
+    socket.set_nodelay(true).map_err(os)?;
+    let millis = u32::try_from(LINK_SILENCE_MAX.as_millis()).expect("seconds");
+    let set = sockopt::set_tcp_user_timeout(socket, millis)
+        .and_then(|()| sockopt::set_tcp_keepidle(socket, PROBE_INTERVAL))
+        .and_then(|()| sockopt::set_tcp_keepintvl(socket, PROBE_INTERVAL))
+        .and_then(|()| sockopt::set_tcp_keepcnt(socket, PROBES_MAX))
+        .and_then(|()| sockopt::set_socket_keepalive(socket, true));
+    set.map_err(|errno| os(errno.into()))
+}
