@@ -56,7 +56,8 @@ pub fn find(isa: Isa, lines: Lines<'_>, wanted: &[u64], found: &mut [u32], rows:
 /// Copies the rows of a batch of keys that lie in their lines.
 ///
 /// - `wanted`: as in [`find`].
-/// - `values`: `[count, words]`, receives the 32-bit words beside each key; zeros for an absent one.
+/// - `values`: `[count, words]`, receives the 32-bit words beside each key; zeros where it is
+///   absent.
 /// - Result: the number of absent keys; the same on every `isa`.
 /// - Panics: as [`find`], or if lines hold numbers of rows, or `values` ends within a row.
 pub fn read(isa: Isa, lines: Lines<'_>, wanted: &[u64], values: &mut [f32]) -> usize {
