@@ -9,6 +9,7 @@
 pub mod adagrad;
 pub mod adam;
 pub mod adamw;
+pub mod codec;
 mod columns;
 pub mod copy;
 pub mod crc32c;
