@@ -33,8 +33,6 @@ use crate::isa::{Isa, Portable};
 const BLOCK_KEYS: usize = 128;
 /// Lanes side by side in a part of [`BLOCK_KEYS`].
 const LANES: usize = 8;
-/// Keys one after the other in a lane.
-const ROWS: usize = BLOCK_KEYS / LANES;
 /// The bits of a part's first byte that hold its low bits a key.
 const LOW_BITS: u8 = 0x3F;
 /// In their place: the part is a run.

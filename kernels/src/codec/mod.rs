@@ -6,11 +6,20 @@
 //! Invariant: what a decoder accepts it writes in full; it never panics on bytes, and writes no
 //! number that is not finite unless the codec carries one as itself (`F32`, `Bf16`, `F16`).
 
+mod block;
+mod draw;
+mod half;
 mod keys;
+mod sign;
+mod values;
 
 use std::fmt;
 
+pub use draw::Rounding;
 pub use keys::{pack_keys, packed_keys_bytes_max, unpack_keys};
+pub use values::{
+    VALUES_BLOCK, ValueCodec, decode_values, encode_values, encoded_values_bytes_max,
+};
 
 /// What is wrong with encoded bytes. What the decoder has written by then means nothing; the
 /// caller drops the message.
