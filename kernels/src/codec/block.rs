@@ -14,7 +14,7 @@
 //! Invariant: the step is rounded up, so the largest magnitude has a level, and zero stays zero.
 
 use super::Damaged;
-use super::draw::Round;
+use super::draw::{Round, whole};
 use super::values::VALUES_BLOCK;
 
 /// Bytes of a step.
@@ -54,9 +54,9 @@ impl<const BITS: u32> Grid for Uniform<BITS> {
 
     #[inline(always)]
     fn level(magnitude: f32, round: impl Round, index: u32) -> u32 {
-        let fixed = (magnitude * FIXED) as i32;
+        let fixed = whole(magnitude * FIXED);
         // The inverse of a step is rounded, so the largest may come out a little above the top.
-        round.off(fixed.cast_unsigned(), FRACTION_BITS, index).min((1 << BITS) - 1)
+        round.off(fixed, FRACTION_BITS, index).min((1 << BITS) - 1)
     }
 
     #[inline(always)]
@@ -84,8 +84,8 @@ impl<const BITS: u32> Grid for Float<BITS> {
     #[inline(always)]
     fn level(magnitude: f32, round: impl Round, index: u32) -> u32 {
         // What is not below 2^mantissa is cut short here and not used.
-        let fixed = (magnitude * FIXED) as i32;
-        let low = round.off(fixed.cast_unsigned(), FRACTION_BITS, index);
+        let fixed = whole(magnitude * FIXED);
+        let low = round.off(fixed, FRACTION_BITS, index);
         let high = round.off(magnitude.to_bits(), Self::DROPPED, index).wrapping_sub(Self::BIAS);
         let is_low = magnitude < (1 << Self::MANTISSA_BITS) as f32;
         (if is_low { low } else { high }).min((1 << BITS) - 1)

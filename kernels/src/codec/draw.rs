@@ -29,6 +29,20 @@ pub(super) trait Round: Copy {
     fn off(self, value: u32, bits: u32, index: u32) -> u32;
 }
 
+/// The whole part of a number from 0 to 2^30; of others, of the nearer end, and 0 of NaN.
+///
+/// A cast would say the same of all numbers, but is not vectorised.
+#[inline(always)]
+pub(super) fn whole(number: f32) -> u32 {
+    const MOST: f32 = (1 << 30) as f32;
+    let number = if number > 0.0 { number } else { 0.0 };
+    let number = if number < MOST { number } else { MOST };
+    // SAFETY: an i32 holds the whole part: the first choice leaves what is above zero or zero, so
+    // no NaN, and the second at most 2^30.
+    let whole: i32 = unsafe { number.to_int_unchecked() };
+    whole.cast_unsigned()
+}
+
 /// [`Rounding::Nearest`].
 #[derive(Clone, Copy)]
 pub(super) struct Nearest;

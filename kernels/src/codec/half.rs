@@ -6,7 +6,7 @@
 //! Invariant: infinities and NaN stay what they are, and a finite number stays finite: beyond the
 //! largest one of the narrow format it becomes that one.
 
-use super::draw::Round;
+use super::draw::{Round, whole};
 
 /// Everything but the sign.
 const MAGNITUDE: u32 = 0x7FFF_FFFF;
@@ -71,8 +71,8 @@ pub(super) fn to_f16(bits: u32, round: impl Round, index: u32) -> u16 {
     let magnitude = bits & MAGNITUDE;
     let normal = round.off(magnitude, F16_DROPPED, index).wrapping_sub(F16_BIAS).min(F16_LARGEST);
     // What is not below 2^-14 is cut short here and not used.
-    let fixed = (f32::from_bits(magnitude) * F16_FIXED) as i32;
-    let tiny = round.off(fixed.cast_unsigned(), F16_FRACTION_BITS, index);
+    let fixed = whole(f32::from_bits(magnitude) * F16_FIXED);
+    let tiny = round.off(fixed, F16_FRACTION_BITS, index);
     let finite = if magnitude < F16_NORMAL { tiny } else { normal };
     let special = if magnitude > INFINITY { F16_NAN } else { F16_INFINITY };
     let narrow = if magnitude < INFINITY { finite } else { special };

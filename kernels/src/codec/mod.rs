@@ -7,16 +7,24 @@
 //! number that is not finite unless the codec carries one as itself (`F32`, `Bf16`, `F16`).
 
 mod block;
+mod columns;
 mod draw;
+mod feedback;
 mod half;
 mod keys;
+mod select;
 mod sign;
 mod values;
 
 use std::fmt;
 
+pub use columns::{RowShape, join_columns, split_columns};
 pub use draw::Rounding;
+pub use feedback::encode_with_feedback;
 pub use keys::{pack_keys, packed_keys_bytes_max, unpack_keys};
+pub use select::{
+    bitmap_words, compress_rows, count_kept, expand_rows, keep_above, keep_nonzero, keep_top,
+};
 pub use values::{
     VALUES_BLOCK, ValueCodec, decode_values, encode_values, encoded_values_bytes_max,
 };
@@ -58,6 +66,13 @@ pub enum Damaged {
         /// The scale's bits: the upper half of an f32.
         bits: u16,
     },
+    /// A bitmap is not as long as its rows need, or keeps a row that there is not.
+    Bitmap {
+        /// Words that it has.
+        words: usize,
+        /// Rows that it is about.
+        rows: usize,
+    },
 }
 
 impl fmt::Display for Damaged {
@@ -73,6 +88,9 @@ impl fmt::Display for Damaged {
             Self::NotAscending { index } => write!(f, "keys from {index} on do not ascend"),
             Self::Scale { block, bits } => {
                 write!(f, "block {block} has scale {bits:#06x}, which is not finite")
+            }
+            Self::Bitmap { words, rows } => {
+                write!(f, "bitmap of {words} words is none of {rows} rows")
             }
         }
     }

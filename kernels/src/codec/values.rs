@@ -144,7 +144,7 @@ impl<R: Round> Portable for Encode<'_, R> {
                 }
             }
             ValueCodec::Bf16 => {
-                half::encode(values, out, |bits, at| half::to_bf16(bits, round, at))
+                half::encode(values, out, |bits, at| half::to_bf16(bits, round, at));
             }
             ValueCodec::F16 => half::encode(values, out, |bits, at| half::to_f16(bits, round, at)),
             ValueCodec::Int8 => block::encode::<Uniform<7>, Uniform<8>, R>(values, out, round),
