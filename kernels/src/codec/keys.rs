@@ -14,12 +14,12 @@
 //! unary     bit `(d >> l) + i` is one, for each key; ends with the byte of the last one
 //! ```
 //!
-//! In a run every `d` is zero. The low bits of a part of 128 keys lie in eight lanes side by side:
-//! `l / 4` rows of eight u64, lane `i % 8` of key `i`, first key lowest, then for the last
-//! `16 * (l % 4)` bits of each lane `l % 4` rows of eight u16. In a shorter part they lie one after
-//! the other. All is little-endian. Source: Elias, J. ACM 21 (1974); Fano, MIT Project MAC memo 61
-//! (1971); by blocks, after Vigna, WSDM 2013. The gaps' largest costs a block nothing extra, as it
-//! would with one width for all.
+//! In a run every `d` is zero. How low bits lie is told in `low`. All is little-endian. A block
+//! takes what its mean gap needs, whatever its largest: with one width for all gaps that one would
+//! cost each key a bit and more.
+//!
+//! Source: Elias, J. ACM 21 (1974); Fano, MIT Project MAC memo 61 (1971); by blocks of gaps, after
+//! Vigna, WSDM 2013.
 //!
 //! Invariant: unpacked keys are strictly ascending and below `u64::MAX`, whatever the bytes; this
 //! is checked on the keys themselves.
@@ -27,18 +27,13 @@
 use std::array;
 
 use super::Damaged;
+use super::low::{self, BLOCK_KEYS, LOW_BITS_MAX};
 use crate::isa::{Isa, Portable};
 
-/// Keys in a block.
-const BLOCK_KEYS: usize = 128;
-/// Lanes side by side in a part of [`BLOCK_KEYS`].
-const LANES: usize = 8;
 /// The bits of a part's first byte that hold its low bits a key.
 const LOW_BITS: u8 = 0x3F;
 /// In their place: the part is a run.
 const RUN: u8 = LOW_BITS;
-/// The most low bits a key.
-const LOW_BITS_MAX: u32 = 62;
 /// A number is added to `base`.
 const APART: u8 = 0x40;
 /// The part does not hold all that its block has left.
@@ -46,8 +41,6 @@ const SHORT: u8 = 0x80;
 /// Words of a part's unary numbers: an encoder's have at most three bits a key, or four for one.
 const UNARY_WORDS: usize = 3 * BLOCK_KEYS / 64;
 const UNARY_BYTES_MAX: usize = 8 * UNARY_WORDS;
-/// Low bits of a part in bytes, at most, and room for a load of 16 bytes at the last of them.
-const LOW_BYTES_MAX: usize = BLOCK_KEYS * LOW_BITS_MAX as usize / 8;
 
 /// Bytes that `count` keys take at most.
 ///
@@ -140,13 +133,8 @@ impl Part {
             return apart_bytes;
         }
         let unary_bits = self.count + (self.sum >> self.low_bits()) as usize;
-        apart_bytes + low_bytes(self.count, self.low_bits()) + unary_bits.div_ceil(8)
+        apart_bytes + low::bytes(self.count, self.low_bits()) + unary_bits.div_ceil(8)
     }
-}
-
-#[inline(always)]
-fn low_bytes(count: usize, low_bits: u32) -> usize {
-    (count * low_bits as usize).div_ceil(8)
 }
 
 /// Bytes that a second part costs beside its own: its first one, and the first part's count.
@@ -233,7 +221,7 @@ impl Part {
         let (words, unary_bits) = if let Ok(keys) = <&[u64; BLOCK_KEYS]>::try_from(keys) {
             let offsets: [u64; BLOCK_KEYS] =
                 array::from_fn(|index| keys[index].wrapping_sub(base).wrapping_sub(index as u64));
-            pack_lanes(&offsets, low_bits, low_out);
+            low::pack_lanes(&offsets, low_bits, low_out);
             unary(&offsets, low_bits)
         } else {
             let mut offsets = [0; BLOCK_KEYS];
@@ -241,10 +229,10 @@ impl Part {
                 *offset = key - base - index as u64;
             }
             let offsets = &offsets[..keys.len()];
-            pack_in_turn(offsets, low_bits, low_out);
+            low::pack_in_turn(offsets, low_bits, low_out);
             unary(offsets, low_bits)
         };
-        at += low_bytes(self.count, low_bits);
+        at += low::bytes(self.count, low_bits);
         let unary_bytes = unary_bits.div_ceil(8);
         let bytes = words.map(u64::to_le_bytes);
         out[at..at + unary_bytes].copy_from_slice(&bytes.as_flattened()[..unary_bytes]);
@@ -267,71 +255,6 @@ fn unary(offsets: &[u64], low_bits: u32) -> ([u64; UNARY_WORDS + 2], usize) {
         word = next;
     }
     (words, bit + 1)
-}
-
-/// A word of each lane.
-type Row = [u64; LANES];
-
-/// Rows of u64 in the low bits of a part of [`BLOCK_KEYS`], and rows of u16 after them.
-#[inline(always)]
-fn low_rows(low_bits: u32) -> (usize, usize) {
-    (low_bits as usize / 4, low_bits as usize % 4)
-}
-
-const ROW_BYTES: usize = 8 * LANES;
-const HALF_ROW_BYTES: usize = 2 * LANES;
-
-#[inline(always)]
-fn pack_lanes(offsets: &[u64; BLOCK_KEYS], low_bits: u32, out: &mut [u8]) {
-    let mask = (1 << low_bits) - 1;
-    let (rows, half_rows) = low_rows(low_bits);
-    let (whole, tail) = out.split_at_mut(rows * ROW_BYTES);
-    let mut whole = whole.as_chunks_mut::<ROW_BYTES>().0.iter_mut();
-    let (mut held, mut held_bits): (Row, u32) = ([0; LANES], 0);
-    let (offsets, _) = offsets.as_chunks::<LANES>();
-    for offsets in offsets {
-        let low = offsets.map(|offset| offset & mask);
-        for lane in 0..LANES {
-            held[lane] |= low[lane] << held_bits;
-        }
-        held_bits += low_bits;
-        if held_bits >= 64 {
-            let row = whole.next().expect("as many rows as whole words");
-            row.as_chunks_mut::<8>()
-                .0
-                .iter_mut()
-                .zip(held)
-                .for_each(|(to, word)| *to = word.to_le_bytes());
-            held_bits -= 64;
-            // The bits of these keys that the words had no room for; at most 62, so no shift by 64.
-            let taken = low_bits - held_bits;
-            held = low.map(|low| if held_bits == 0 { 0 } else { low >> taken });
-        }
-    }
-    let (tail, _) = tail[..half_rows * HALF_ROW_BYTES].as_chunks_mut::<HALF_ROW_BYTES>();
-    for (number, row) in tail.iter_mut().enumerate() {
-        let (halves, _) = row.as_chunks_mut::<2>();
-        for (to, word) in halves.iter_mut().zip(held) {
-            *to = ((word >> (16 * number)) as u16).to_le_bytes();
-        }
-    }
-}
-
-#[inline(always)]
-fn pack_in_turn(offsets: &[u64], low_bits: u32, out: &mut [u8]) {
-    let mask = (1 << low_bits) - 1;
-    let (mut held, mut held_bits, mut at) = (0_u128, 0, 0);
-    for offset in offsets {
-        held |= u128::from(offset & mask) << held_bits;
-        held_bits += low_bits;
-        while held_bits >= 8 {
-            out[at] = held as u8;
-            (held, held_bits, at) = (held >> 8, held_bits - 8, at + 1);
-        }
-    }
-    if held_bits > 0 {
-        out[at] = held as u8;
-    }
 }
 
 struct Unpack<'a> {
@@ -411,16 +334,16 @@ impl Head {
             return Ok(0);
         }
         let low_bits = u32::from(self.low_bits);
-        let low_bytes = low_bytes(self.count, low_bits);
+        let low_bytes = low::bytes(self.count, low_bits);
         let Some((low, rest)) = bytes.split_at_checked(low_bytes) else {
             return Err(Damaged::TooShort { have_bytes: bytes.len(), need_bytes: low_bytes });
         };
         let mut places = [0; PLACES];
         let unary_bytes = read_unary(rest, self.count, index, &mut places)?;
         if let Ok(keys) = <&mut [u64; BLOCK_KEYS]>::try_from(&mut *keys) {
-            unpack_lanes(low, low_bits, keys);
+            low::unpack_lanes(low, low_bits, keys);
         } else {
-            unpack_in_turn(low, low_bits, keys);
+            low::unpack_in_turn(low, low_bits, keys);
         }
         for (index, (key, place)) in keys.iter_mut().zip(places).enumerate() {
             let high = u64::from(place).wrapping_sub(index as u64) << low_bits;
@@ -489,59 +412,6 @@ fn read_unary(
         return Err(Damaged::Unary { index });
     }
     Err(Damaged::TooShort { have_bytes: window.len(), need_bytes: window.len() + 1 })
-}
-
-#[inline(always)]
-fn unpack_lanes(low: &[u8], low_bits: u32, keys: &mut [u64; BLOCK_KEYS]) {
-    let mask = (1 << low_bits) - 1;
-    let (rows, half_rows) = low_rows(low_bits);
-    let (whole, tail) = low.split_at(rows * ROW_BYTES);
-    let mut whole = whole.as_chunks::<ROW_BYTES>().0.iter();
-    let mut next_row = || match whole.next() {
-        Some(row) => array::from_fn(|lane| u64::from_le_bytes(row.as_chunks::<8>().0[lane])),
-        None => join_half_rows(&tail[..half_rows * HALF_ROW_BYTES]),
-    };
-    let (mut held, mut held_bits): (Row, u32) = ([0; LANES], 0);
-    let (keys, _) = keys.as_chunks_mut::<LANES>();
-    for keys in keys {
-        if held_bits >= low_bits {
-            *keys = held.map(|word| word & mask);
-            held = held.map(|word| word >> low_bits);
-            held_bits -= low_bits;
-        } else {
-            let next: Row = next_row();
-            *keys = array::from_fn(|lane| (held[lane] | next[lane] << held_bits) & mask);
-            let taken = low_bits - held_bits;
-            held = next.map(|word| word >> taken);
-            held_bits = 64 - taken;
-        }
-    }
-}
-
-/// The last bits of each lane.
-#[inline(always)]
-fn join_half_rows(tail: &[u8]) -> Row {
-    let mut row = [0; LANES];
-    for (number, halves) in tail.as_chunks::<HALF_ROW_BYTES>().0.iter().enumerate() {
-        let (halves, _) = halves.as_chunks::<2>();
-        for lane in 0..LANES {
-            row[lane] |= u64::from(u16::from_le_bytes(halves[lane])) << (16 * number);
-        }
-    }
-    row
-}
-
-#[inline(always)]
-fn unpack_in_turn(low: &[u8], low_bits: u32, keys: &mut [u64]) {
-    let mask = (1_u128 << low_bits) - 1;
-    let mut padded = [0; LOW_BYTES_MAX + 16];
-    padded[..low.len()].copy_from_slice(low);
-    for (index, key) in keys.iter_mut().enumerate() {
-        let bit = index * low_bits as usize;
-        let mut word = [0; 16];
-        word.copy_from_slice(&padded[bit / 8..bit / 8 + 16]);
-        *key = (u128::from_le_bytes(word) >> (bit % 8) & mask) as u64;
-    }
 }
 
 #[cfg(test)]
@@ -673,7 +543,7 @@ mod tests {
     fn a_run_takes_a_byte_a_block_and_a_dense_list_less_than_two_bits_a_key() {
         let run: Vec<u64> = (1 << 40..(1 << 40) + 1280).collect();
         assert_eq!(packed(&run).len(), 10 + 8);
-        let dense: Vec<u64> = (0..10_000).filter(|&key| mix(key) % 3 > 0).collect();
+        let dense: Vec<u64> = (0..10_000).filter(|&key| !mix(key).is_multiple_of(3)).collect();
         assert!(bits_a_key(&dense) < 1.7, "{}", bits_a_key(&dense));
     }
 

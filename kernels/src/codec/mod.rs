@@ -12,6 +12,7 @@ mod draw;
 mod feedback;
 mod half;
 mod keys;
+mod low;
 mod select;
 mod sign;
 mod values;

@@ -331,7 +331,7 @@ mod tests {
     fn rows_of(seed: u64, count: usize, width: usize) -> Vec<f32> {
         // Few distinct magnitudes, so that there are equal ones, and whole rows of zeros.
         let numbers = floats(seed, count * width).into_iter().enumerate();
-        let is_zero = |index: usize| mix(seed ^ (index / width) as u64) % 3 == 0;
+        let is_zero = |index: usize| mix(seed ^ (index / width) as u64).is_multiple_of(3);
         numbers
             .map(|(index, number)| if is_zero(index) { 0.0 } else { (number * 8.0).round() })
             .collect()

@@ -28,6 +28,11 @@ fn through(codec: ValueCodec, values: &[f32], rounding: Rounding) -> Vec<f32> {
     decoded.unwrap_or_default()
 }
 
+/// Whether a codec holds infinities and NaN.
+fn keeps(codec: ValueCodec) -> bool {
+    matches!(codec, ValueCodec::F32 | ValueCodec::Bf16 | ValueCodec::F16)
+}
+
 /// The largest error of one value in a block of this largest magnitude.
 fn error_max(codec: ValueCodec, value: f32, largest: f32, is_signed: bool) -> f32 {
     let value = value.abs();
@@ -83,7 +88,7 @@ proptest! {
             for rounding in [Rounding::Nearest, Rounding::Stochastic { seed }] {
                 let decoded = through(codec, &values, rounding);
                 for (value, decoded) in values.iter().zip(&decoded) {
-                    let keeps = matches!(codec, ValueCodec::F32 | ValueCodec::Bf16 | ValueCodec::F16);
+                    let keeps = keeps(codec);
                     prop_assert_eq!(decoded.is_finite(), !keeps || value.is_finite());
                     prop_assert!(!keeps || decoded.is_nan() == value.is_nan());
                 }
@@ -103,7 +108,7 @@ proptest! {
                 if read.is_err() {
                     values.clear();
                 }
-                let keeps = matches!(codec, ValueCodec::F32 | ValueCodec::Bf16 | ValueCodec::F16);
+                let keeps = keeps(codec);
                 prop_assert!(keeps || values.iter().all(|value| value.is_finite()));
                 let got = (read, bits(&values));
                 prop_assert_eq!(expected.get_or_insert_with(|| got.clone()), &got);
