@@ -13,12 +13,16 @@
 //!
 //! Invariant: the step is rounded up, so the largest magnitude has a level, and zero stays zero.
 
+use std::mem;
+
 use super::Damaged;
 use super::draw::{Round, whole};
 use super::values::VALUES_BLOCK;
 
 /// Bytes of a step.
 pub(super) const SCALE_BYTES: usize = 2;
+/// Everything of an f32 but its sign.
+const MAGNITUDE: u32 = 0x7FFF_FFFF;
 /// The bit of a step that says that no value is negative.
 const UNSIGNED: u16 = 0x8000;
 /// f32's bits of 2^127: larger magnitudes are taken as this one, whose step, rounded up, still
@@ -107,51 +111,75 @@ type Codes = [u8; VALUES_BLOCK];
 #[inline(always)]
 pub(super) fn encode<S: Grid, U: Grid, R: Round>(values: &[f32], out: &mut [u8], round: R) {
     let mut rest = out;
-    for (number, values) in values.chunks(VALUES_BLOCK).enumerate() {
-        let code_bytes = (values.len() * U::LEVEL_BITS as usize).div_ceil(8);
-        let (out, after) = rest.split_at_mut(SCALE_BYTES + code_bytes);
-        let (step_out, codes_out) = out.split_at_mut(SCALE_BYTES);
-        let block = clean(values);
-        let first = (number * VALUES_BLOCK) as u32;
-        let (step, codes) = if signs(&block) == 0 {
-            let step = step_for::<U>(&block);
-            (step | UNSIGNED, to_codes::<U, R>(&block, step, first, round))
-        } else {
-            let step = step_for::<S>(&block);
-            (step, to_codes::<S, R>(&block, step, first, round))
-        };
-        step_out.copy_from_slice(&step.to_le_bytes());
-        pack(&codes, U::LEVEL_BITS, codes_out);
-        rest = after;
+    let (blocks, last) = values.as_chunks();
+    for (number, block) in blocks.iter().enumerate() {
+        let out = take_front(&mut rest, VALUES_BLOCK, U::LEVEL_BITS);
+        encode_block::<S, U, R>(block, (number * VALUES_BLOCK) as u32, round, out);
+    }
+    if !last.is_empty() {
+        let out = take_front(&mut rest, last.len(), U::LEVEL_BITS);
+        let first = (blocks.len() * VALUES_BLOCK) as u32;
+        encode_block::<S, U, R>(&padded(last), first, round, out);
     }
 }
 
-/// The values, such as codes have: NaN as 0, the too large as the largest, zeros without a sign.
+/// The step's and the codes' bytes of a block of so many values.
 #[inline(always)]
-pub(super) fn clean(values: &[f32]) -> Block {
+fn take_front<'a>(
+    rest: &mut &'a mut [u8],
+    count: usize,
+    code_bits: u32,
+) -> (&'a mut [u8], &'a mut [u8]) {
+    let code_bytes = (count * code_bits as usize).div_ceil(8);
+    let (out, after) = mem::take(rest).split_at_mut(SCALE_BYTES + code_bytes);
+    *rest = after;
+    out.split_at_mut(SCALE_BYTES)
+}
+
+/// The values of a block that is not whole, and zeros.
+#[inline(always)]
+pub(super) fn padded(values: &[f32]) -> Block {
     let mut block = [0.0; VALUES_BLOCK];
     block[..values.len()].copy_from_slice(values);
-    for value in &mut block {
-        let bits = value.to_bits();
-        let magnitude = bits & 0x7FFF_FFFF;
-        let known = if magnitude > f32::INFINITY.to_bits() { 0 } else { magnitude.min(LARGEST) };
-        let sign = if known == 0 { 0 } else { bits & 0x8000_0000 };
-        *value = f32::from_bits(sign | known);
-    }
     block
 }
 
-/// Not 0 if a value is negative.
 #[inline(always)]
-fn signs(block: &Block) -> u32 {
-    block.iter().fold(0, |signs, value| signs | value.to_bits()) >> 31
+fn encode_block<S: Grid, U: Grid, R: Round>(
+    block: &Block,
+    first: u32,
+    round: R,
+    (step_out, codes_out): (&mut [u8], &mut [u8]),
+) {
+    let (largest, signs) = block.iter().fold((0, 0), |(largest, signs), value| {
+        let bits = clean(*value).to_bits();
+        (largest.max(bits & MAGNITUDE), signs | bits)
+    });
+    let (step, codes) = if signs & !MAGNITUDE == 0 {
+        let step = step_for::<U>(largest);
+        (step | UNSIGNED, to_codes::<U, R>(block, step, first, round))
+    } else {
+        let step = step_for::<S>(largest);
+        (step, to_codes::<S, R>(block, step, first, round))
+    };
+    step_out.copy_from_slice(&step.to_le_bytes());
+    pack(&codes, U::LEVEL_BITS, codes_out);
 }
 
-/// The step's upper half: the largest magnitude's part of the top, rounded up.
+/// The value, such as codes have: NaN as 0, the too large as the largest, zeros without a sign.
 #[inline(always)]
-fn step_for<G: Grid>(block: &Block) -> u16 {
-    // Floats that are not negative are in order as their bits are.
-    let largest = block.iter().fold(0, |largest, value| largest.max(value.abs().to_bits()));
+pub(super) fn clean(value: f32) -> f32 {
+    let bits = value.to_bits();
+    let magnitude = bits & MAGNITUDE;
+    let known = if magnitude > f32::INFINITY.to_bits() { 0 } else { magnitude.min(LARGEST) };
+    let sign = if known == 0 { 0 } else { bits & !MAGNITUDE };
+    f32::from_bits(sign | known)
+}
+
+/// The step's upper half: the part of the top that a largest magnitude of these bits is, rounded
+/// up.
+#[inline(always)]
+fn step_for<G: Grid>(largest: u32) -> u16 {
     if largest == 0 {
         return 0;
     }
@@ -164,6 +192,7 @@ fn to_codes<G: Grid, R: Round>(block: &Block, step: u16, first: u32, round: R) -
     let inverse = if step == 0 { 0.0 } else { 1.0 / step_value(step) };
     let mut codes = [0; VALUES_BLOCK];
     for (index, (code, value)) in codes.iter_mut().zip(block).enumerate() {
+        let value = clean(*value);
         let level = G::level(value.abs() * inverse, round, first + index as u32);
         // Where the block has no negative value, this sign is zero and takes no bit.
         *code = (level | (value.to_bits() >> 31) << G::LEVEL_BITS) as u8;
@@ -179,11 +208,15 @@ fn step_value(step: u16) -> f32 {
 /// Writes codes of 8 or 4 bits: one or two a byte. The bytes' length says how many.
 #[inline(always)]
 fn pack(codes: &Codes, code_bits: u32, out: &mut [u8]) {
-    let (low, high) = codes.split_at(if code_bits == 8 { codes.len() } else { out.len() });
     if code_bits == 8 {
-        out.copy_from_slice(&low[..out.len()]);
+        // Of known length almost always: then no call copies it.
+        match <&mut Codes>::try_from(&mut *out) {
+            Ok(out) => *out = *codes,
+            Err(_) => out.copy_from_slice(&codes[..out.len()]),
+        }
         return;
     }
+    let (low, high) = codes.split_at(out.len());
     for (byte, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
         *byte = low | high << 4;
     }
@@ -218,7 +251,10 @@ pub(super) fn decode<S: Grid, U: Grid>(bytes: &[u8], values: &mut [f32]) -> Resu
 fn unpack(bytes: &[u8], code_bits: u32) -> Codes {
     let mut codes = [0; VALUES_BLOCK];
     if code_bits == 8 {
-        codes[..bytes.len()].copy_from_slice(bytes);
+        match <&Codes>::try_from(bytes) {
+            Ok(bytes) => codes = *bytes,
+            Err(_) => codes[..bytes.len()].copy_from_slice(bytes),
+        }
         return codes;
     }
     let (low, high) = codes.split_at_mut(bytes.len());

@@ -15,7 +15,7 @@
 //! Source: Seide, Fu, Droppo, Li, Yu, Interspeech 2014.
 
 use super::Damaged;
-use super::block::{Block, SCALE_BYTES, clean};
+use super::block::{Block, SCALE_BYTES, clean, padded};
 use super::draw::{Nearest, Round};
 use super::values::VALUES_BLOCK;
 
@@ -34,7 +34,7 @@ pub(super) fn encode(values: &[f32], out: &mut [u8]) {
         let sign_bytes = values.len().div_ceil(PLANES);
         let (out, after) = rest.split_at_mut(2 * SCALE_BYTES + sign_bytes);
         let (means_out, signs) = out.split_at_mut(2 * SCALE_BYTES);
-        let block = clean(values);
+        let block = padded(values).map(clean);
         let means = means(&block, values.len()).map(u16::to_le_bytes);
         means_out.copy_from_slice(means.as_flattened());
         for (place, byte) in signs.iter_mut().enumerate() {
