@@ -240,21 +240,41 @@ impl Part {
     }
 }
 
-/// The unary numbers, and how many bits of them count. A word is kept in a register and stored
-/// after each bit, so that no branch depends on where it ends.
+/// Keys whose ones are put together in a register before they are stored.
+const GROUP: usize = 8;
+
+/// Words that hold a part's unary numbers, and two more: so masking an index stands for a check.
+type Unary = [u64; UNARY_WORDS + 2];
+
+/// The unary numbers, and how many bits of them count.
 #[inline(always)]
-fn unary(offsets: &[u64], low_bits: u32) -> ([u64; UNARY_WORDS + 2], usize) {
-    // Two words more than there can be, so that masking an index stands for checking it.
+fn unary(offsets: &[u64], low_bits: u32) -> (Unary, usize) {
     let mut words = [0; UNARY_WORDS + 2];
-    let (mut word, mut held, mut bit) = (0, 0, 0);
-    for (index, offset) in offsets.iter().enumerate() {
-        bit = (offset >> low_bits) as usize + index;
-        let next = (bit / 64) % words.len();
-        held = if next == word { held } else { 0 } | 1 << (bit % 64);
-        words[next] = held;
-        word = next;
+    let (groups, rest) = offsets.as_chunks::<GROUP>();
+    let place = |index: usize, offset: u64| (offset >> low_bits) + index as u64;
+    for (number, offsets) in groups.iter().enumerate() {
+        let places: [u64; GROUP] =
+            array::from_fn(|lane| place(number * GROUP + lane, offsets[lane]));
+        let first = places[0];
+        if places[GROUP - 1] - first < 64 {
+            let ones =
+                places.map(|place| 1 << (place - first)).iter().fold(0, |all, one| all | one);
+            let (word, shift) = (first as usize / 64, first % 64);
+            words[word % words.len()] |= ones << shift;
+            words[(word + 1) % words.len()] |= ones >> 1 >> (63 - shift);
+        } else {
+            places.iter().for_each(|place| set(&mut words, *place));
+        }
     }
-    (words, bit + 1)
+    for (lane, offset) in rest.iter().enumerate() {
+        set(&mut words, place(groups.len() * GROUP + lane, *offset));
+    }
+    (words, place(offsets.len(), offsets[offsets.len() - 1]) as usize)
+}
+
+#[inline(always)]
+fn set(words: &mut Unary, place: u64) {
+    words[(place / 64) as usize % words.len()] |= 1 << (place % 64);
 }
 
 struct Unpack<'a> {
@@ -345,8 +365,8 @@ impl Head {
         } else {
             low::unpack_in_turn(low, low_bits, keys);
         }
-        for (index, (key, place)) in keys.iter_mut().zip(places).enumerate() {
-            let high = u64::from(place).wrapping_sub(index as u64) << low_bits;
+        for (index, (key, place)) in keys.iter_mut().zip(&places).enumerate() {
+            let high = u64::from(*place).wrapping_sub(index as u64) << low_bits;
             *key = key.wrapping_add(high).wrapping_add(index as u64).wrapping_add(start);
         }
         Ok(low_bytes + unary_bytes)

@@ -53,11 +53,7 @@ pub(super) fn pack_lanes(offsets: &[u64; BLOCK_KEYS], low_bits: u32, out: &mut [
         held_bits += low_bits;
         if held_bits >= 64 {
             let row = whole.next().expect("as many rows as whole words");
-            row.as_chunks_mut::<8>()
-                .0
-                .iter_mut()
-                .zip(held)
-                .for_each(|(to, word)| *to = word.to_le_bytes());
+            row.copy_from_slice(held.map(u64::to_le_bytes).as_flattened());
             held_bits -= 64;
             // The bits of these keys that the words had no room for; at most 62, so no shift by 64.
             let taken = low_bits - held_bits;
@@ -66,10 +62,8 @@ pub(super) fn pack_lanes(offsets: &[u64; BLOCK_KEYS], low_bits: u32, out: &mut [
     }
     let (tail, _) = tail[..half_rows * HALF_ROW_BYTES].as_chunks_mut::<HALF_ROW_BYTES>();
     for (number, row) in tail.iter_mut().enumerate() {
-        let (halves, _) = row.as_chunks_mut::<2>();
-        for (to, word) in halves.iter_mut().zip(held) {
-            *to = ((word >> (16 * number)) as u16).to_le_bytes();
-        }
+        let halves = held.map(|word| ((word >> (16 * number)) as u16).to_le_bytes());
+        row.copy_from_slice(halves.as_flattened());
     }
 }
 
