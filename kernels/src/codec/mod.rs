@@ -10,9 +10,9 @@ mod block;
 mod columns;
 mod draw;
 mod feedback;
-mod half;
 mod keys;
 mod low;
+mod narrow;
 mod select;
 mod sign;
 mod values;
@@ -60,7 +60,7 @@ pub enum Damaged {
         /// Index of the part's first key.
         index: usize,
     },
-    /// A block's scale is not a number, or so large that its values would not be.
+    /// A block's scale is no number that a scale can be, or its largest value would be infinite.
     Scale {
         /// Index of the block.
         block: usize,
@@ -88,7 +88,7 @@ impl fmt::Display for Damaged {
             Self::Unary { index } => write!(f, "part at key {index} has no end of its unary part"),
             Self::NotAscending { index } => write!(f, "keys from {index} on do not ascend"),
             Self::Scale { block, bits } => {
-                write!(f, "block {block} has scale {bits:#06x}, which is not finite")
+                write!(f, "block {block} has {bits:#06x} for a scale, which none is")
             }
             Self::Bitmap { words, rows } => {
                 write!(f, "bitmap of {words} words is none of {rows} rows")

@@ -1,6 +1,6 @@
 //! Values in fewer bits: which codecs there are, how long their bytes are, and the way to each.
 //!
-//! Owns the codecs' numbers on the wire. Half-width floats are left to `half`, blocks that share a
+//! Owns the codecs' numbers on the wire. Half-width floats are left to `narrow`, blocks that share a
 //! scale to `block`.
 //!
 //! Invariant: a codec's bytes for `count` values are as many whatever the values, so their place in
@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::block::{self, Float, Uniform};
 use super::draw::{Nearest, Round, Rounding, Stochastic};
-use super::{Damaged, half, sign};
+use super::{Damaged, narrow, sign};
 use crate::isa::{Isa, Portable};
 
 /// Values that share a scale.
@@ -144,9 +144,11 @@ impl<R: Round> Portable for Encode<'_, R> {
                 }
             }
             ValueCodec::Bf16 => {
-                half::encode(values, out, |bits, at| half::to_bf16(bits, round, at));
+                narrow::encode(values, out, |bits, at| narrow::to_bf16(bits, round, at));
             }
-            ValueCodec::F16 => half::encode(values, out, |bits, at| half::to_f16(bits, round, at)),
+            ValueCodec::F16 => {
+                narrow::encode(values, out, |bits, at| narrow::to_f16(bits, round, at))
+            }
             ValueCodec::Int8 => block::encode::<Uniform<7>, Uniform<8>, R>(values, out, round),
             ValueCodec::Int4 => block::encode::<Uniform<3>, Uniform<4>, R>(values, out, round),
             ValueCodec::Float8 => block::encode::<Float<7>, Float<8>, R>(values, out, round),
@@ -191,8 +193,8 @@ impl Portable for Decode<'_> {
                     *value = f32::from_le_bytes(*bytes);
                 }
             }
-            ValueCodec::Bf16 => half::decode(bytes, values, half::from_bf16),
-            ValueCodec::F16 => half::decode(bytes, values, half::from_f16),
+            ValueCodec::Bf16 => narrow::decode(bytes, values, narrow::from_bf16),
+            ValueCodec::F16 => narrow::decode(bytes, values, narrow::from_f16),
             ValueCodec::Int8 => return block::decode::<Uniform<7>, Uniform<8>>(bytes, values),
             ValueCodec::Int4 => return block::decode::<Uniform<3>, Uniform<4>>(bytes, values),
             ValueCodec::Float8 => return block::decode::<Float<7>, Float<8>>(bytes, values),
