@@ -7,6 +7,8 @@
 //! were measured between them; work that was timed is checked for having been done.
 #![forbid(unsafe_code)]
 
+mod codec;
+mod codec_stream;
 mod error;
 mod format;
 mod kernel;
@@ -22,6 +24,8 @@ mod table;
 mod table_load;
 mod verify;
 
+pub use codec::{CodecRow, CodecSpec, Trained, render_codecs, run_codecs};
+pub use codec_stream::{CodecBatch, CodecStream};
 pub use error::{BenchError, Doing, SpecError};
 pub use kernel::{KernelRow, KernelSpec, render_kernels, run_kernels};
 pub use machine::Machine;

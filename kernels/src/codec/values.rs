@@ -147,7 +147,7 @@ impl<R: Round> Portable for Encode<'_, R> {
                 narrow::encode(values, out, |bits, at| narrow::to_bf16(bits, round, at));
             }
             ValueCodec::F16 => {
-                narrow::encode(values, out, |bits, at| narrow::to_f16(bits, round, at))
+                narrow::encode(values, out, |bits, at| narrow::to_f16(bits, round, at));
             }
             ValueCodec::Int8 => block::encode::<Uniform<7>, Uniform<8>, R>(values, out, round),
             ValueCodec::Int4 => block::encode::<Uniform<3>, Uniform<4>, R>(values, out, round),
