@@ -69,29 +69,31 @@ impl<const BITS: u32> Grid for Uniform<BITS> {
     }
 }
 
-/// Floats of `BITS` bits without a sign: 4 of exponent, the others mantissa. Below `2^mantissa`
-/// levels are 0, 1, 2, ...; above, the bits of an f32 whose exponent counts from there.
-pub(super) struct Float<const BITS: u32>;
+/// Floats of `BITS` bits without a sign, the lowest `MANTISSA` of them mantissa, the others
+/// exponent. Below `2^MANTISSA` levels are 0, 1, 2, ...; above, the bits of an f32 whose exponent
+/// counts from there.
+pub(super) struct Float<const BITS: u32, const MANTISSA: u32>;
 
-impl<const BITS: u32> Float<BITS> {
-    const MANTISSA_BITS: u32 = BITS - 4;
+impl<const BITS: u32, const MANTISSA: u32> Float<BITS, MANTISSA> {
+    /// The highest exponent, of a number whose last mantissa bit counts 1.
+    const EXPONENT_MAX: u32 = (1 << (BITS - MANTISSA)) - 2;
     /// Mantissa bits less than f32 has.
-    const DROPPED: u32 = 23 - Self::MANTISSA_BITS;
+    const DROPPED: u32 = 23 - MANTISSA;
     /// What an f32's upper bits are above the level's.
-    const BIAS: u32 = (127 + Self::MANTISSA_BITS - 1) << Self::MANTISSA_BITS;
+    const BIAS: u32 = (127 + MANTISSA - 1) << MANTISSA;
 }
 
-impl<const BITS: u32> Grid for Float<BITS> {
+impl<const BITS: u32, const MANTISSA: u32> Grid for Float<BITS, MANTISSA> {
     const LEVEL_BITS: u32 = BITS;
-    const TOP: f32 = (((2 << Self::MANTISSA_BITS) - 1) << 14) as f32;
+    const TOP: f32 = (((2 << MANTISSA) - 1) << Self::EXPONENT_MAX) as f32;
 
     #[inline(always)]
     fn level(magnitude: f32, round: impl Round, index: u32) -> u32 {
-        // What is not below 2^mantissa is cut short here and not used.
+        // What is not below 2^MANTISSA is cut short here and not used.
         let fixed = whole(magnitude * FIXED);
         let low = round.off(fixed, FRACTION_BITS, index);
         let high = round.off(magnitude.to_bits(), Self::DROPPED, index).wrapping_sub(Self::BIAS);
-        let is_low = magnitude < (1 << Self::MANTISSA_BITS) as f32;
+        let is_low = magnitude < (1 << MANTISSA) as f32;
         (if is_low { low } else { high }).min((1 << BITS) - 1)
     }
 
@@ -99,7 +101,7 @@ impl<const BITS: u32> Grid for Float<BITS> {
     fn magnitude(level: u32) -> f32 {
         let low = level.cast_signed() as f32;
         let high = f32::from_bits((level + Self::BIAS) << Self::DROPPED);
-        if level < 1 << Self::MANTISSA_BITS { low } else { high }
+        if level < 1 << MANTISSA { low } else { high }
     }
 }
 
@@ -193,7 +195,7 @@ fn to_codes<G: Grid, R: Round>(block: &Block, step: u16, first: u32, round: R) -
     let mut codes = [0; VALUES_BLOCK];
     for (index, (code, value)) in codes.iter_mut().zip(block).enumerate() {
         let value = clean(*value);
-        let level = G::level(value.abs() * inverse, round, first + index as u32);
+        let level = G::level(value.abs() * inverse, round, first.wrapping_add(index as u32));
         // Where the block has no negative value, this sign is zero and takes no bit.
         *code = (level | (value.to_bits() >> 31) << G::LEVEL_BITS) as u8;
     }

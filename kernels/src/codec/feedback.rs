@@ -130,6 +130,7 @@ mod tests {
             (ValueCodec::Int8, 2.1 / 127.0),
             (ValueCodec::Int4, 2.4 / 7.0),
             (ValueCodec::Float8, 2.2 / 8.0),
+            (ValueCodec::Float4, 4.0),
         ] {
             for rounding in [|_| Rounding::Nearest, |seed| Rounding::Stochastic { seed }] {
                 let (given, sent, most) = run(codec, rounding);

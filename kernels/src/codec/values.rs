@@ -41,12 +41,23 @@ pub enum ValueCodec {
     /// exponent and 3 of mantissa, or 4 where no value of the block is negative. A value has its
     /// own relative error, down to 2^-17 of the largest.
     Float8,
+    /// As `Float8`, of 4 bits and without a mantissa: 7 powers of two of each sign, or 15. For what
+    /// is wanted roughly and of every size, such as sums of squares.
+    Float4,
 }
 
 impl ValueCodec {
     /// Every codec, by its number.
-    pub const ALL: [Self; 7] =
-        [Self::F32, Self::Bf16, Self::F16, Self::Int8, Self::Int4, Self::OneBit, Self::Float8];
+    pub const ALL: [Self; 8] = [
+        Self::F32,
+        Self::Bf16,
+        Self::F16,
+        Self::Int8,
+        Self::Int4,
+        Self::OneBit,
+        Self::Float8,
+        Self::Float4,
+    ];
 
     /// The codec of this number on the wire, if there is one.
     #[must_use]
@@ -54,7 +65,7 @@ impl ValueCodec {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// The codec's number on the wire, 0 to 6.
+    /// The codec's number on the wire, 0 to 7.
     #[must_use]
     pub const fn to_u8(self) -> u8 {
         self as u8
@@ -69,6 +80,7 @@ impl ValueCodec {
             Self::Int4 => "int4",
             Self::OneBit => "one-bit",
             Self::Float8 => "float8",
+            Self::Float4 => "float4",
         }
     }
 
@@ -78,7 +90,7 @@ impl ValueCodec {
             Self::F32 => (32, 0),
             Self::Bf16 | Self::F16 => (16, 0),
             Self::Int8 | Self::Float8 => (8, block::SCALE_BYTES),
-            Self::Int4 => (4, block::SCALE_BYTES),
+            Self::Int4 | Self::Float4 => (4, block::SCALE_BYTES),
             Self::OneBit => (1, 2 * block::SCALE_BYTES),
         }
     }
@@ -151,7 +163,8 @@ impl<R: Round> Portable for Encode<'_, R> {
             }
             ValueCodec::Int8 => block::encode::<Uniform<7>, Uniform<8>, R>(values, out, round),
             ValueCodec::Int4 => block::encode::<Uniform<3>, Uniform<4>, R>(values, out, round),
-            ValueCodec::Float8 => block::encode::<Float<7>, Float<8>, R>(values, out, round),
+            ValueCodec::Float8 => block::encode::<Float<7, 3>, Float<8, 4>, R>(values, out, round),
+            ValueCodec::Float4 => block::encode::<Float<3, 0>, Float<4, 0>, R>(values, out, round),
             ValueCodec::OneBit => sign::encode(values, out),
         }
     }
@@ -197,7 +210,8 @@ impl Portable for Decode<'_> {
             ValueCodec::F16 => narrow::decode(bytes, values, narrow::from_f16),
             ValueCodec::Int8 => return block::decode::<Uniform<7>, Uniform<8>>(bytes, values),
             ValueCodec::Int4 => return block::decode::<Uniform<3>, Uniform<4>>(bytes, values),
-            ValueCodec::Float8 => return block::decode::<Float<7>, Float<8>>(bytes, values),
+            ValueCodec::Float8 => return block::decode::<Float<7, 3>, Float<8, 4>>(bytes, values),
+            ValueCodec::Float4 => return block::decode::<Float<3, 0>, Float<4, 0>>(bytes, values),
             ValueCodec::OneBit => return sign::decode(bytes, values),
         }
         Ok(())
