@@ -551,6 +551,38 @@ mod tests {
         }
     }
 
+    /// A part of `count` keys with these low bits a key, the low bits all in one byte, and unary
+    /// numbers of one byte.
+    fn part(low_bits: u8, low: u8, unary: u8) -> Vec<u8> {
+        let low = if low_bits == 0 { vec![] } else { vec![low] };
+        [vec![low_bits], low, vec![unary]].concat()
+    }
+
+    #[test]
+    fn parts_whose_keys_do_not_ascend_are_damage() {
+        let run = |apart: u64| [&[RUN | APART][..], &apart.to_le_bytes()].concat();
+        let cases = [
+            ("two keys that are equal", 2, part(2, 0b00_01, 0b11)),
+            ("a later key that is smaller", 2, part(3, 0b000_101, 0b11)),
+            ("the largest number", 1, run(u64::MAX)),
+            ("a run beyond the largest number", 3, run(u64::MAX - 2)),
+        ];
+        for (what, count, bytes) in cases {
+            for isa in Isa::available() {
+                let unpacked = unpack_keys(isa, &bytes, &mut vec![0; count]);
+                assert_eq!(unpacked, Err(Damaged::NotAscending { index: 0 }), "{what}");
+            }
+        }
+        // A second part whose key comes to lie below the first by going beyond the largest number.
+        let first = [&[SHORT | RUN | APART, 0][..], &7_u64.to_le_bytes()].concat();
+        let low = (1_u64 << LOW_BITS_MAX) - 5;
+        let second = [&[LOW_BITS_MAX as u8][..], &low.to_le_bytes(), &[0b1000]].concat();
+        for isa in Isa::available() {
+            let unpacked = unpack_keys(isa, &[&first[..], &second].concat(), &mut [0; 2]);
+            assert_eq!(unpacked, Err(Damaged::NotAscending { index: 1 }));
+        }
+    }
+
     #[test]
     fn random_keys_take_two_bits_more_than_their_gaps_logarithm() {
         for mean_bits in [3.0, 7.3, 13.5, 22.0, 44.8, 50.0_f64] {

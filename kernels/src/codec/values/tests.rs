@@ -179,6 +179,19 @@ fn the_nearest_level_is_at_most_half_a_step_away() {
 }
 
 #[test]
+fn the_largest_of_a_block_has_a_level_that_is_not_below_it() {
+    for (codec, levels) in [(ValueCodec::Int8, 255.0), (ValueCodec::Int4, 15.0)] {
+        for seed in 0..200 {
+            let largest = positives(seed, 1)[0] + 1e-9;
+            let decoded = through(codec, &[largest, 0.0], Rounding::Nearest)[0];
+            // A step is too long by less than one part in 128.
+            let bound = largest / levels * 0.51;
+            assert!((decoded - largest).abs() <= bound, "{codec}: {largest} is {decoded}");
+        }
+    }
+}
+
+#[test]
 fn a_block_of_large_and_small_keeps_the_small_ones_relative_error_by_float8_only() {
     let mut values = vec![0.3; 256];
     values[17] = 100.0;
