@@ -57,26 +57,52 @@ struct Split<'a> {
 impl Portable for Split<'_> {
     type Output = ();
 
+    /// A constant `dim` makes each copy a move between registers.
     #[inline(always)]
     fn scalar(self) {
-        let Split { rows, shape: RowShape { columns, dim }, streams } = self;
-        match (columns, dim) {
-            (1, _) => streams.copy_from_slice(rows),
-            (2, 1) => {
-                let (first, second) = streams.split_at_mut(rows.len() / 2);
-                let streams = first.iter_mut().zip(second);
-                for (row, (first, second)) in rows.as_chunks::<2>().0.iter().zip(streams) {
-                    [*first, *second] = *row;
-                }
+        match (self.shape.columns, self.shape.dim) {
+            (1, _) => self.streams.copy_from_slice(self.rows),
+            (2, 1) => self.two_of_one(),
+            (_, 1) => self.units::<1>(),
+            (_, 4) => self.units::<4>(),
+            (_, 8) => self.units::<8>(),
+            (_, 16) => self.units::<16>(),
+            _ => self.any(),
+        }
+    }
+}
+
+impl Split<'_> {
+    #[inline(always)]
+    fn two_of_one(self) {
+        let (first, second) = self.streams.split_at_mut(self.rows.len() / 2);
+        let streams = first.iter_mut().zip(second);
+        for (row, (first, second)) in self.rows.as_chunks::<2>().0.iter().zip(streams) {
+            [*first, *second] = *row;
+        }
+    }
+
+    #[inline(always)]
+    fn units<const DIM: usize>(self) {
+        let (rows, _) = self.rows.as_chunks::<DIM>();
+        let (streams, _) = self.streams.as_chunks_mut::<DIM>();
+        let columns = self.shape.columns;
+        for (column, stream) in streams.chunks_exact_mut((rows.len() / columns).max(1)).enumerate()
+        {
+            for (to, unit) in stream.iter_mut().zip(rows[column..].iter().step_by(columns)) {
+                *to = *unit;
             }
-            _ => {
-                let stream_len = rows.len() / columns;
-                for (column, stream) in streams.chunks_exact_mut(stream_len.max(1)).enumerate() {
-                    let rows = rows.chunks_exact(columns * dim);
-                    for (part, row) in stream.chunks_exact_mut(dim).zip(rows) {
-                        part.copy_from_slice(&row[column * dim..(column + 1) * dim]);
-                    }
-                }
+        }
+    }
+
+    #[inline(always)]
+    fn any(self) {
+        let RowShape { columns, dim } = self.shape;
+        let stream_len = (self.rows.len() / columns).max(1);
+        for (column, stream) in self.streams.chunks_exact_mut(stream_len).enumerate() {
+            let rows = self.rows.chunks_exact(columns * dim);
+            for (to, row) in stream.chunks_exact_mut(dim).zip(rows) {
+                to.copy_from_slice(&row[column * dim..(column + 1) * dim]);
             }
         }
     }
@@ -93,24 +119,48 @@ impl Portable for Join<'_> {
 
     #[inline(always)]
     fn scalar(self) {
-        let Join { streams, shape: RowShape { columns, dim }, rows } = self;
-        match (columns, dim) {
-            (1, _) => rows.copy_from_slice(streams),
-            (2, 1) => {
-                let (first, second) = streams.split_at(rows.len() / 2);
-                let streams = first.iter().zip(second);
-                for (row, (first, second)) in rows.as_chunks_mut::<2>().0.iter_mut().zip(streams) {
-                    *row = [*first, *second];
-                }
+        match (self.shape.columns, self.shape.dim) {
+            (1, _) => self.rows.copy_from_slice(self.streams),
+            (2, 1) => self.two_of_one(),
+            (_, 1) => self.units::<1>(),
+            (_, 4) => self.units::<4>(),
+            (_, 8) => self.units::<8>(),
+            (_, 16) => self.units::<16>(),
+            _ => self.any(),
+        }
+    }
+}
+
+impl Join<'_> {
+    #[inline(always)]
+    fn two_of_one(self) {
+        let (first, second) = self.streams.split_at(self.rows.len() / 2);
+        let streams = first.iter().zip(second);
+        for (row, (first, second)) in self.rows.as_chunks_mut::<2>().0.iter_mut().zip(streams) {
+            *row = [*first, *second];
+        }
+    }
+
+    #[inline(always)]
+    fn units<const DIM: usize>(self) {
+        let (rows, _) = self.rows.as_chunks_mut::<DIM>();
+        let (streams, _) = self.streams.as_chunks::<DIM>();
+        let columns = self.shape.columns;
+        for (column, stream) in streams.chunks_exact((rows.len() / columns).max(1)).enumerate() {
+            for (from, unit) in stream.iter().zip(rows[column..].iter_mut().step_by(columns)) {
+                *unit = *from;
             }
-            _ => {
-                let stream_len = rows.len() / columns;
-                for (column, stream) in streams.chunks_exact(stream_len.max(1)).enumerate() {
-                    let rows = rows.chunks_exact_mut(columns * dim);
-                    for (part, row) in stream.chunks_exact(dim).zip(rows) {
-                        row[column * dim..(column + 1) * dim].copy_from_slice(part);
-                    }
-                }
+        }
+    }
+
+    #[inline(always)]
+    fn any(self) {
+        let RowShape { columns, dim } = self.shape;
+        let stream_len = (self.rows.len() / columns).max(1);
+        for (column, stream) in self.streams.chunks_exact(stream_len).enumerate() {
+            let rows = self.rows.chunks_exact_mut(columns * dim);
+            for (from, row) in stream.chunks_exact(dim).zip(rows) {
+                row[column * dim..(column + 1) * dim].copy_from_slice(from);
             }
         }
     }
@@ -123,7 +173,9 @@ mod tests {
 
     #[test]
     fn streams_hold_the_columns_and_join_to_the_rows() {
-        for (columns, dim) in [(1, 1), (1, 8), (2, 1), (2, 3), (2, 8), (3, 1), (5, 2)] {
+        for (columns, dim) in
+            [(1, 1), (1, 8), (2, 1), (2, 3), (2, 4), (2, 8), (3, 1), (3, 16), (5, 2)]
+        {
             for count in LENGTHS {
                 let shape = RowShape { columns, dim };
                 let rows = floats(count as u64, count * shape.width());

@@ -573,6 +573,10 @@ mod tests {
                 assert_eq!(unpacked, Err(Damaged::NotAscending { index: 0 }), "{what}");
             }
         }
+        for isa in Isa::available() {
+            let unpacked = unpack_keys(isa, &part(0, 0, 0b111), &mut [0; 2]);
+            assert_eq!(unpacked, Err(Damaged::Unary { index: 0 }), "a one too many");
+        }
         // A second part whose key comes to lie below the first by going beyond the largest number.
         let first = [&[SHORT | RUN | APART, 0][..], &7_u64.to_le_bytes()].concat();
         let low = (1_u64 << LOW_BITS_MAX) - 5;

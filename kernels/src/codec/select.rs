@@ -95,7 +95,7 @@ impl Portable for Keep<'_> {
         let Keep { rows, width, least, bitmap } = self;
         let mut kept = 0;
         for (word, rows) in bitmap.iter_mut().zip(rows.chunks(WORD_ROWS * width)) {
-            *word = word_of(weights(rows, width).map(|weight| u8::from(weight >= least)));
+            *word = word_of(weights(rows, width).map(|weight| is_above(weight, least - 1)));
             kept += word.count_ones() as usize;
         }
         kept
@@ -115,6 +115,19 @@ fn weights(rows: &[f32], width: usize) -> [u32; WORD_ROWS] {
     weights
 }
 
+/// 1 if `weight` is above `bound`, else 0. By arithmetic, since both are below 2^31: comparisons
+/// would be taken through mask registers one by one.
+#[inline(always)]
+fn is_above(weight: u32, bound: u32) -> u8 {
+    (bound.wrapping_sub(weight) >> 31) as u8
+}
+
+/// 1 if `number`, below 2^31, is 0, else 0.
+#[inline(always)]
+fn is_zero(number: u32) -> u8 {
+    (number.wrapping_sub(1) >> 31) as u8
+}
+
 /// The bits of 64 bytes that are 0 or 1: eight of them at a time meet in a product's top byte.
 #[inline(always)]
 fn word_of(flags: [u8; WORD_ROWS]) -> u64 {
@@ -125,9 +138,13 @@ fn word_of(flags: [u8; WORD_ROWS]) -> u64 {
     })
 }
 
+/// Bits of a weight.
+const WEIGHT_BITS: u32 = 31;
 /// The bits of a weight by which rows are counted, from the top: 11, 10 and 10 of 31.
 const DIGITS: [(u32, u32); 3] = [(20, 11), (10, 10), (0, 10)];
 const BUCKETS: usize = 1 << 11;
+/// Counts side by side, so that rows of one digit after another do not wait for each other.
+const TALLIES: usize = 4;
 
 struct KeepTop<'a> {
     rows: &'a [f32],
@@ -166,16 +183,13 @@ impl Portable for KeepTop<'_> {
         }
         for (word, rows) in bitmap.iter_mut().zip(rows.chunks(WORD_ROWS * width)) {
             let weights = weights(rows, width);
-            let mut equal = word_of(weights.map(|weight| u8::from(weight == prefix)));
-            if prefix == 0 {
-                // Zeros after the last row are no rows.
-                equal &= u64::MAX >> (WORD_ROWS - rows.len() / width);
-            }
+            let mut equal = word_of(weights.map(|weight| is_zero(weight ^ prefix)));
+            // What is equal to zero after the last row goes first, being highest.
             while equal.count_ones() as usize > wanted {
                 equal &= !(1 << equal.ilog2());
             }
             wanted -= equal.count_ones() as usize;
-            *word = equal | word_of(weights.map(|weight| u8::from(weight > prefix)));
+            *word = equal | word_of(weights.map(|weight| is_above(weight, prefix)));
         }
         count
     }
@@ -201,14 +215,28 @@ fn count_digits(
     prefix: u32,
     (shift, bits): (u32, u32),
 ) -> [u32; BUCKETS] {
-    let mut counts = [0; BUCKETS];
+    let mut tallies = [[0; BUCKETS]; TALLIES];
+    let digit = |weight: u32| (weight >> shift) as usize % (1 << bits) % BUCKETS;
     for rows in rows.chunks(WORD_ROWS * width) {
         let weights = weights(rows, width);
-        for weight in &weights[..rows.len() / width] {
-            if weight >> shift >> bits == prefix {
-                counts[(weight >> shift) as usize % (1 << bits) % BUCKETS] += 1;
+        if shift + bits == WEIGHT_BITS && rows.len() == WORD_ROWS * width {
+            // The first digit: every row counts.
+            for weights in weights.as_chunks::<TALLIES>().0 {
+                for (tally, weight) in tallies.iter_mut().zip(weights) {
+                    tally[digit(*weight)] += 1;
+                }
+            }
+        } else {
+            // Few rows count, or the last ones do.
+            let own = word_of(weights.map(|weight| is_zero(weight >> shift >> bits ^ prefix)));
+            for row in ones(own & (u64::MAX >> (WORD_ROWS - rows.len() / width))) {
+                tallies[row % TALLIES][digit(weights[row])] += 1;
             }
         }
+    }
+    let [mut counts, rest @ ..] = tallies;
+    for tally in rest {
+        counts.iter_mut().zip(tally).for_each(|(count, more)| *count += more);
     }
     counts
 }
