@@ -140,8 +140,7 @@ fn word_of(flags: [u8; WORD_ROWS]) -> u64 {
 
 /// Bits of a weight.
 const WEIGHT_BITS: u32 = 31;
-/// The bits of a weight by which rows are counted, from the top: 11, 10 and 10 of 31.
-const DIGITS: [(u32, u32); 3] = [(20, 11), (10, 10), (0, 10)];
+/// Values of a digit. Weights are told apart by three of them from the top, of 11, 10 and 10 bits.
 const BUCKETS: usize = 1 << 11;
 /// Counts side by side, so that rows of one digit after another do not wait for each other.
 const TALLIES: usize = 4;
@@ -166,21 +165,10 @@ impl Portable for KeepTop<'_> {
             let least = if count == 0 { u32::MAX } else { 0 };
             return fill(bitmap, row_count, least);
         }
-        // Of the rows whose weight begins with `prefix`, `wanted` are kept.
-        let (mut prefix, mut wanted) = (0, count);
-        for (shift, bits) in DIGITS {
-            let counts = count_digits(rows, width, prefix, (shift, bits));
-            let mut digit = 1 << bits;
-            loop {
-                digit -= 1;
-                let here = counts[digit] as usize;
-                if wanted <= here {
-                    break;
-                }
-                wanted -= here;
-            }
-            prefix = prefix << bits | digit as u32;
-        }
+        let first = Search { prefix: 0, wanted: count };
+        let second = first.next_digit::<20, 11>(rows, width);
+        let third = second.next_digit::<10, 10>(rows, width);
+        let Search { prefix, mut wanted } = third.next_digit::<0, 10>(rows, width);
         for (word, rows) in bitmap.iter_mut().zip(rows.chunks(WORD_ROWS * width)) {
             let weights = weights(rows, width);
             let mut equal = word_of(weights.map(|weight| is_zero(weight ^ prefix)));
@@ -207,19 +195,42 @@ fn fill(bitmap: &mut [u64], row_count: usize, least: u32) -> usize {
     if least == 0 { row_count } else { 0 }
 }
 
+/// Of the rows whose weight begins with `prefix`, `wanted` are kept, and of those above all.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    prefix: u32,
+    wanted: usize,
+}
+
+impl Search {
+    /// Finds the next digit of the last weight that is kept: `BITS` bits from bit `SHIFT` on.
+    #[inline(always)]
+    fn next_digit<const SHIFT: u32, const BITS: u32>(self, rows: &[f32], width: usize) -> Search {
+        let counts = count_digits::<SHIFT, BITS>(rows, width, self.prefix);
+        let (mut digit, mut wanted) = (1 << BITS, self.wanted);
+        loop {
+            digit -= 1;
+            let here = counts[digit] as usize;
+            if wanted <= here {
+                return Search { prefix: self.prefix << BITS | digit as u32, wanted };
+            }
+            wanted -= here;
+        }
+    }
+}
+
 /// How many rows there are of each digit, among those whose weight begins with `prefix`.
 #[inline(always)]
-fn count_digits(
+fn count_digits<const SHIFT: u32, const BITS: u32>(
     rows: &[f32],
     width: usize,
     prefix: u32,
-    (shift, bits): (u32, u32),
 ) -> [u32; BUCKETS] {
     let mut tallies = [[0; BUCKETS]; TALLIES];
-    let digit = |weight: u32| (weight >> shift) as usize % (1 << bits) % BUCKETS;
+    let digit = |weight: u32| (weight >> SHIFT) as usize % (1 << BITS) % BUCKETS;
     for rows in rows.chunks(WORD_ROWS * width) {
         let weights = weights(rows, width);
-        if shift + bits == WEIGHT_BITS && rows.len() == WORD_ROWS * width {
+        if SHIFT + BITS == WEIGHT_BITS && rows.len() == WORD_ROWS * width {
             // The first digit: every row counts.
             for weights in weights.as_chunks::<TALLIES>().0 {
                 for (tally, weight) in tallies.iter_mut().zip(weights) {
@@ -228,7 +239,7 @@ fn count_digits(
             }
         } else {
             // Few rows count, or the last ones do.
-            let own = word_of(weights.map(|weight| is_zero(weight >> shift >> bits ^ prefix)));
+            let own = word_of(weights.map(|weight| is_zero(weight >> SHIFT >> BITS ^ prefix)));
             for row in ones(own & (u64::MAX >> (WORD_ROWS - rows.len() / width))) {
                 tallies[row % TALLIES][digit(weights[row])] += 1;
             }
