@@ -58,7 +58,7 @@ pub struct Trained {
 pub struct CodecRow {
     /// The stream's name.
     pub stream: String,
-    /// `keys`: packed keys alone. Else a codec of values, after packed keys; `exact` is that of f32.
+    /// `keys`: packed keys alone. Else a codec of values after packed keys; `exact` is f32's.
     pub codec: String,
     /// Bits of each key with its deltas before, and encoded on its own.
     pub raw_bits_per_pair: f64,

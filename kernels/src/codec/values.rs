@@ -1,7 +1,7 @@
 //! Values in fewer bits: which codecs there are, how long their bytes are, and the way to each.
 //!
-//! Owns the codecs' numbers on the wire. Half-width floats are left to `narrow`, blocks that share a
-//! scale to `block`.
+//! Owns the codecs' numbers on the wire. Half-width floats are left to `narrow`, blocks that share
+//! a step to `block`, signs to `sign`.
 //!
 //! Invariant: a codec's bytes for `count` values are as many whatever the values, so their place in
 //! a message is known before they are encoded.
