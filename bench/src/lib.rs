@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 mod bystander;
+mod codec;
+mod codec_stream;
 mod error;
 mod format;
 mod kernel;
@@ -24,6 +26,8 @@ mod table_load;
 mod verify;
 
 pub use bystander::Precedence;
+pub use codec::{CodecRow, CodecSpec, Trained, render_codecs, run_codecs};
+pub use codec_stream::{CodecBatch, CodecStream};
 pub use error::{BenchError, Doing, SpecError};
 pub use kernel::{
     Arrays, Case, Code, Form, KERNEL_NAMES, KernelRow, KernelSpec, kernel_cases, render_kernels,

@@ -1,4 +1,4 @@
-//! Arithmetic on slices: optimizers, reductions, probing, hashing, checksums.
+//! Arithmetic on slices: optimizers, codecs, reductions, probing, hashing, checksums.
 //!
 //! Owns what happens to numbers in memory and which instructions do it. Where rows lie, who may
 //! touch them and when is left to `shard`; this crate reads no clock, file, socket or setting.
@@ -9,6 +9,7 @@
 pub mod adagrad;
 pub mod adam;
 pub mod adamw;
+pub mod codec;
 mod columns;
 pub mod copy;
 pub mod crc32c;

@@ -22,6 +22,16 @@ fn a_message_of_any_bytes_is_opened_or_refused() {
 }
 
 #[test]
+fn packed_keys_of_any_bytes_ascend_or_are_damaged() {
+    survives("keys", 50_000);
+}
+
+#[test]
+fn encoded_values_of_any_bytes_are_finite_or_damaged() {
+    survives("values", 20_000);
+}
+
+#[test]
 fn a_push_of_any_bytes_is_applied_or_changes_nothing() {
     survives("push", 10_000);
 }

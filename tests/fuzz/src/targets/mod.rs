@@ -3,6 +3,7 @@
 //! Owns their names. Each target says what its good inputs are, how a bad one is mended so far
 //! that it gets past the outer checks, and what must hold of the answer.
 
+mod codec;
 mod framing;
 mod messages;
 mod shard;
@@ -14,8 +15,8 @@ use wire::Kind;
 use crate::random::Random;
 
 /// The names of all targets.
-pub const NAMES: [&str; 9] =
-    ["header", "open", "push", "pull", "call", "libsvm", "vw", "csv", "criteo"];
+pub const NAMES: [&str; 11] =
+    ["header", "open", "keys", "values", "push", "pull", "call", "libsvm", "vw", "csv", "criteo"];
 
 /// Code under test, with whatever state it has.
 pub(crate) trait Target {
@@ -38,6 +39,8 @@ pub(crate) fn target(name: &str) -> Option<Box<dyn Target>> {
     Some(match name {
         "header" => Box::new(framing::Framing::Head),
         "open" => Box::new(framing::Framing::Whole),
+        "keys" => Box::new(codec::Codec::Keys),
+        "values" => Box::new(codec::Codec::Values),
         "push" => Box::new(shard::ShardTarget::new(&[Kind::Push])),
         "pull" => Box::new(shard::ShardTarget::new(&[Kind::Pull])),
         "call" => Box::new(shard::ShardTarget::new(&[
