@@ -7,10 +7,14 @@
 //! it is sent and seen, not lost. Invariant: which rows are kept follows from their bits alone.
 
 use super::Damaged;
-use crate::isa::{Isa, Portable};
+use crate::isa::{Isa, Level, Portable};
 
 /// Rows that a word of a bitmap stands for.
 const WORD_ROWS: usize = 64;
+
+/// The highest level that rows are chosen at. Registers of 64 bytes are filled from bytes that were
+/// stored 16 at a time, and wait for them: a fifth slower for a threshold, a third for the top.
+const CHOOSING: Level = Level::Avx2;
 
 /// Words of a bitmap of `rows` rows.
 #[must_use]
@@ -38,7 +42,7 @@ pub fn count_kept(bitmap: &[u64], rows: usize) -> Result<usize, Damaged> {
 /// - Panics: if `rows` is no whole number of rows, or `bitmap` has another length.
 pub fn keep_nonzero(isa: Isa, rows: &[f32], width: usize, bitmap: &mut [u64]) -> usize {
     check(rows, width, bitmap);
-    isa.run(Keep { rows, width, least: 1, bitmap })
+    isa.at_most(CHOOSING).run(Keep { rows, width, least: 1, bitmap })
 }
 
 /// Keeps the rows in which a magnitude is larger than `threshold`.
@@ -54,7 +58,7 @@ pub fn keep_above(
 ) -> usize {
     check(rows, width, bitmap);
     assert!(threshold >= 0.0, "threshold {threshold}");
-    isa.run(Keep { rows, width, least: threshold.abs().to_bits() + 1, bitmap })
+    isa.at_most(CHOOSING).run(Keep { rows, width, least: threshold.abs().to_bits() + 1, bitmap })
 }
 
 /// Keeps the `count` rows that count most; of equal ones those that come first.
@@ -63,7 +67,7 @@ pub fn keep_above(
 /// - Panics: as [`keep_nonzero`].
 pub fn keep_top(isa: Isa, rows: &[f32], width: usize, count: usize, bitmap: &mut [u64]) -> usize {
     check(rows, width, bitmap);
-    isa.run(KeepTop { rows, width, count, bitmap })
+    isa.at_most(CHOOSING).run(KeepTop { rows, width, count, bitmap })
 }
 
 fn check(rows: &[f32], width: usize, bitmap: &[u64]) {
@@ -143,7 +147,7 @@ const WEIGHT_BITS: u32 = 31;
 /// Values of a digit. Weights are told apart by three of them from the top, of 11, 10 and 10 bits.
 const BUCKETS: usize = 1 << 11;
 /// Counts side by side, so that rows of one digit after another do not wait for each other.
-const TALLIES: usize = 4;
+const TALLIES: usize = 2;
 
 struct KeepTop<'a> {
     rows: &'a [f32],

@@ -63,7 +63,7 @@ fn key_inputs() -> Vec<Vec<u8>> {
         (0..300).map(|key| key * 0x0123_4567_89AB).collect(),
         (0..100).map(|key| key * key * key).collect(),
         (1 << 60..(1 << 60) + 200).collect(),
-        (0..60).map(|key| (key / 20) << 50 | (key % 20) * 3).collect(),
+        (0..60).map(|key| ((key / 20) << 50) | ((key % 20) * 3)).collect(),
         vec![u64::MAX - 1],
     ];
     let packed = lists.iter().map(|keys| {
