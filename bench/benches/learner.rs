@@ -40,7 +40,7 @@ fn feature(row: u64, name: u64) -> u64 {
 fn vw_text() -> String {
     let mut text = String::new();
     for row in 0..ROWS {
-        let label = if mix(row) % 4 == 0 { "1" } else { "-1" };
+        let label = if mix(row).is_multiple_of(4) { "1" } else { "-1" };
         write!(text, "{label} |f").expect("a string takes all");
         for name in 0..NAMES {
             write!(text, " {}", feature(row, name)).expect("a string takes all");
