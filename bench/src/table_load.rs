@@ -13,8 +13,8 @@ use memory::Arena;
 use shard::rule::{Rule, Rules, Widths, table_spec};
 use shard::{Mutation, Outbox, Outcome, Shard, ShardSpec};
 use wire::{
-    Define, Epoch, FRAME_BYTES_MAX, HEADER_BYTES, Header, JobId, Join, Keyed, Kind, Message, Seal,
-    Staleness, Status, TableSize, open, seal,
+    Announced, Define, Epoch, FRAME_BYTES_MAX, HEADER_BYTES, Header, JobId, Join, Keyed, Kind,
+    Message, Seal, Staleness, Status, TableSize, open, seal,
 };
 
 use crate::error::{BenchError, Doing};
@@ -55,7 +55,8 @@ impl TableLoad {
         let mut load = TableLoad { isa, shard, widths, request, answer, sequence: 0 };
         let join = Join { job: JobId::new(1), workers: 1, staleness: Staleness::ASP };
         load.ask_with(Kind::Join, &join.to_bytes())?;
-        let define = Define::new(&table_spec("bench", dim as u32, rule)).expect("a short name");
+        let define = Define::new(&table_spec("bench", dim as u32, rule), Announced::default())
+            .expect("a short name");
         load.ask_with(Kind::Define, define.as_bytes())?;
         Ok(load)
     }

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use shard::rule::{Rule, TableSpec, table_spec};
 use worker::{
-    Incarnation, JobId, Join, Servers, Session, Staleness, TableId, WorkerError, WorkerId,
+    CodecChoice, Counts, Incarnation, JobId, Join, Servers, Session, Staleness, TableId,
+    WorkerError, WorkerId,
 };
 
 use crate::data::Csr;
@@ -49,6 +50,7 @@ pub const INCARNATION: Incarnation = Incarnation::new(1);
 pub struct Job {
     join: Join,
     tables: Vec<TableSpec>,
+    codec: CodecChoice,
 }
 
 /// Looks at what one worker has counted, after each of its steps.
@@ -61,8 +63,8 @@ pub struct Worked {
     pub metrics: Metrics,
     /// Bytes of its requests, headers included.
     pub bytes_sent: u64,
-    /// Requests that were sent again.
-    pub resends: u64,
+    /// What its session has counted.
+    pub counts: Counts,
     /// The transport that moved them.
     pub transport: &'static str,
 }
@@ -97,7 +99,14 @@ impl Job {
     /// - `id`: names the job on servers that run: another job's tables are dropped.
     /// - `workers`: how many take part, at least 1.
     pub fn new(id: JobId, workers: u32, staleness: Staleness) -> Job {
-        Job { join: Join { job: id, workers, staleness }, tables: Vec::new() }
+        let join = Join { job: id, workers, staleness };
+        Job { join, tables: Vec::new(), codec: CodecChoice::RAW }
+    }
+
+    /// How all workers write their messages; plain unless this says otherwise.
+    #[must_use]
+    pub fn with_codec(self, codec: CodecChoice) -> Job {
+        Job { codec, ..self }
     }
 
     /// Adds a table of `dim` values a key under `rule`.
@@ -126,7 +135,7 @@ impl Job {
         let deadline = session.now() + CALL_MAX;
         session.join(self.join, deadline)?;
         for (number, spec) in self.tables.iter().enumerate() {
-            session.define(TableId::new(number as u16), spec, deadline)?;
+            session.define_coded(TableId::new(number as u16), spec, self.codec, deadline)?;
         }
         Ok(())
     }
@@ -149,7 +158,7 @@ impl Job {
         Ok(Worked {
             metrics,
             bytes_sent: session.transport().bytes_sent(),
-            resends: session.counts().resends,
+            counts: session.counts(),
             transport: session.transport().name(),
         })
     }

@@ -8,8 +8,8 @@ use shard::{Mutation, Shard, ShardSpec};
 use transport::simulated::{Faults, Simulated, World};
 use transport::{Event, Limits, Link, PeerId, Transport};
 use wire::{
-    Define, Epoch, Flags, HEADER_BYTES, Header, Incarnation, JobId, Join, Kind, Refusal, Seal,
-    Staleness, Status, WorkerId,
+    Announced, Define, Epoch, Flags, HEADER_BYTES, Header, Incarnation, JobId, Join, Kind, Refusal,
+    Seal, Staleness, Status, WorkerId,
 };
 
 const EPOCH: Epoch = Epoch::new(1);
@@ -53,7 +53,8 @@ impl Rig {
         let endpoint = world.endpoint(limits);
         let mut rig = Rig { world, core, endpoint, limits, peers: Vec::new() };
         let join = Join { job: JobId::new(1), workers: 2, staleness: Staleness::BSP }.to_bytes();
-        let define = Define::new(&table_spec("counts", 1, &Sum)).expect("a short name");
+        let define = Define::new(&table_spec("counts", 1, &Sum), Announced::default())
+            .expect("a short name");
         for worker in 0..2 {
             rig.link(worker);
             rig.ask(worker, Kind::Join, Header::new(Kind::Join), &join);

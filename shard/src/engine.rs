@@ -4,19 +4,24 @@
 //! are left to their own files.
 //!
 //! Invariant: the slot for an answer is taken before anything changes, so `NoSlot` and `Waiting`
-//! leave the shard as it was and the same bytes can be handled again.
+//! leave rows and clocks as they were and the same bytes can be handled again. Only what is known
+//! of a worker's keys may have grown by then, which changes no message's meaning.
 
 use kernels::Isa;
+use kernels::codec::ValueCodec;
 use kernels::crc32c::crc32c;
 use wire::{
-    Clock, Epoch, Flags, HEADER_BYTES, Header, Incarnation, Join, Keyed, Keys, Kind, Malformed,
-    Message, Refusal, RowsView, ScanCursor, Status, TableSpec, WorkerId,
+    Announced, Carried, Clock, Coded, Encoding, Epoch, Flags, HEADER_BYTES, Header, Incarnation,
+    Join, KeyForm, Keyed, Keys, Kind, Malformed, Message, Refusal, RowsView, ScanCursor, Seal,
+    Status, TableSpec, VALUES_BY_COLUMN, WorkerId,
 };
 use zerocopy::IntoBytes;
 
 use crate::admission::Verdict;
 use crate::answer::{Outbox, REPLY_BYTES, Stamp};
+use crate::decode::{CODECS, Decoder, Encoder, answer_bytes, row_shape};
 use crate::job::{Job, WORKERS_MAX};
+use crate::known_keys::KnownKeys;
 use crate::rule::Rules;
 use crate::tables::Tables;
 
@@ -52,6 +57,10 @@ pub enum Mutation {
     TicksEarly,
     /// A pull is answered at once, however far the slowest worker is behind.
     ReadsEarly,
+    /// Whichever key list a push names, it gets the newest one.
+    ListsMixedUp,
+    /// Numbers of keys are read by the dictionary that is there, whichever they are from.
+    GenerationsMixedUp,
 }
 
 /// What became of a message.
@@ -90,6 +99,8 @@ pub struct Shard {
     mutation: Mutation,
     job: Option<Job>,
     tables: Tables,
+    decoder: Decoder,
+    encoder: Encoder,
     progress: bool,
 }
 
@@ -98,7 +109,8 @@ impl Shard {
     pub fn new(spec: ShardSpec) -> Shard {
         let ShardSpec { isa, epoch, rules, table_bytes_max, seed, credit, mutation } = spec;
         let tables = Tables::new(isa, rules, table_bytes_max, seed);
-        Shard { isa, epoch, credit, mutation, job: None, tables, progress: false }
+        let (decoder, encoder) = (Decoder::new(isa, mutation), Encoder::new(isa));
+        Shard { isa, epoch, credit, mutation, job: None, tables, decoder, encoder, progress: false }
     }
 
     /// Does what a message asks for.
@@ -112,22 +124,26 @@ impl Shard {
             Err(malformed) => return Outcome::Malformed(malformed),
         };
         let done = match message {
-            Message::Pull(keys) => self.pull(&header, keys, outbox),
+            Message::Pull(keys) => self.pull(&header, Pulled::Plain(keys), outbox),
+            Message::CodedPull(coded) => self.pull(&header, Pulled::Coded(coded), outbox),
             Message::Scan => self.scan(&header, outbox),
             Message::Measure => self.measure(&header, outbox),
             Message::Push(keyed) => {
-                self.replied(&header, outbox, |shard| shard.push(&header, keyed))
+                self.replied(&header, outbox, |shard| shard.push(&header, Pushed::Plain(keyed)))
+            }
+            Message::CodedPush(coded) => {
+                self.replied(&header, outbox, |shard| shard.push(&header, Pushed::Coded(coded)))
             }
             Message::Join(join) => self.replied(&header, outbox, |shard| shard.join(&header, join)),
-            Message::Define(spec) => {
-                self.replied(&header, outbox, |shard| shard.define(&header, spec))
+            Message::Define(spec, announced) => {
+                self.replied(&header, outbox, |shard| shard.define(&header, spec, announced))
             }
             Message::Load(rows) => self.replied(&header, outbox, |shard| shard.load(&header, rows)),
             Message::Leave => self.replied(&header, outbox, |shard| shard.leave(&header)),
             Message::Hello | Message::Welcome | Message::Values(_) | Message::Reply => {
                 return Outcome::Malformed(Malformed::Field { name: "kind" });
             }
-            Message::Rows(_) | Message::Size(_) => {
+            Message::Rows(_) | Message::Size(_) | Message::CodedValues(_) => {
                 return Outcome::Malformed(Malformed::Field { name: "kind" });
             }
         };
@@ -218,32 +234,35 @@ impl Shard {
         Ok(Status::Done)
     }
 
-    fn define(&mut self, header: &Header, spec: TableSpec) -> Result<Status, Refusal> {
+    fn define(
+        &mut self,
+        header: &Header,
+        spec: TableSpec,
+        announced: Announced,
+    ) -> Result<Status, Refusal> {
         self.member_job(header)?;
+        check_known(announced)?;
         self.tables.define(header.table(), spec)?;
         Ok(Status::Done)
     }
 
     /// Applies a push exactly once. A push without keys only ticks.
-    fn push(&mut self, header: &Header, keyed: Keyed<'_>) -> Result<Status, Refusal> {
+    fn push(&mut self, header: &Header, pushed: Pushed<'_>) -> Result<Status, Refusal> {
         self.check_epoch(header)?;
         let job = self.job.as_mut().ok_or(Refusal::NotJoined)?;
         let member = job.member(header.worker(), header.incarnation())?;
         match member.admission.verdict(header.sequence()) {
             Verdict::Fresh => {}
             Verdict::Duplicate if self.mutation == Mutation::DuplicatesApplied => {
-                self.tables.get(header.table())?.push(keyed.keys.as_slice(), keyed.values).ok();
+                let known = &mut member.known;
+                apply(&mut self.tables, &mut self.decoder, known, header, pushed).ok();
                 return Ok(Status::Duplicate);
             }
             Verdict::Duplicate => return Ok(Status::Duplicate),
             Verdict::TooNew { newest } => return Err(Refusal::SequenceTooNew { newest }),
         }
         if header.keys > 0 {
-            let table = self.tables.get(header.table())?;
-            check_width(header, table.widths().delta)?;
-            table
-                .push(keyed.keys.as_slice(), keyed.values)
-                .map_err(|full| Refusal::TableFull { rows: full.rows })?;
+            apply(&mut self.tables, &mut self.decoder, &mut member.known, header, pushed)?;
         }
         let tick = header.flags().has(Flags::TICK).then(|| header.clock().next());
         let finished = match (member.admission.applied(header.sequence(), tick), self.mutation) {
@@ -259,26 +278,44 @@ impl Shard {
     fn pull<O: Outbox>(
         &mut self,
         header: &Header,
-        keys: Keys<'_>,
+        pulled: Pulled<'_>,
         outbox: &mut O,
     ) -> Result<(), Stop> {
         let waits = header.worker() != WorkerId::OBSERVER && self.mutation != Mutation::ReadsEarly;
-        let job = self.member_job(header)?;
-        if waits && !job.may_read(header.clock()) {
+        let stamp = self.stamp();
+        self.member_job(header)?;
+        let job = self.job.as_mut().expect("the sender is of it");
+        let may_read = !waits || job.may_read(header.clock());
+        // Before the wait: messages that come meanwhile may use what this one tells of keys.
+        let keys = match pulled {
+            Pulled::Plain(keys) => keys.as_slice(),
+            Pulled::Coded(coded) => {
+                let member = job.member(header.worker(), header.incarnation());
+                let known = member.ok().map(|member| &mut member.known);
+                self.decoder.pull_keys(header, coded, known)?
+            }
+        };
+        if !may_read {
             return Err(Stop::Waiting);
         }
-        let stamp = self.stamp();
         let table = self.tables.get(header.table())?;
-        let width = table.widths().value;
-        let body_bytes = keys.as_slice().len() * width * size_of::<f32>();
+        let shape = row_shape(table.widths().value, table.spec().dim as usize);
+        let codec = answer_codec(header)?;
+        let body_bytes = answer_bytes(codec, shape, keys.len());
         check_length(outbox, HEADER_BYTES + body_bytes)?;
         let seal = outbox.seal();
         let mut slot = outbox.acquire(HEADER_BYTES + body_bytes).ok_or(Stop::NoSlot)?;
-        let values = floats_mut(&mut O::bytes_mut(&mut slot)[HEADER_BYTES..]);
-        table.pull(keys.as_slice(), values, seal);
+        let body = &mut O::bytes_mut(&mut slot)[HEADER_BYTES..];
+        if codec == ValueCodec::F32 {
+            table.pull(keys, floats_mut(body), seal);
+        } else {
+            table.pull(keys, self.encoder.rows_mut(keys.len() * shape.width()), Seal::Body);
+            self.encoder.encode(codec, shape, body);
+        }
         let answer = stamp.header(header, Kind::Values);
-        let answer = Header { keys: header.keys, width: width as u16, ..answer };
-        stamp.send(outbox, slot, answer);
+        let encoding = Encoding::new(KeyForm::Plain, codec.to_u8(), Carried::All).get();
+        let width = shape.width() as u16;
+        stamp.send(outbox, slot, Header { keys: header.keys, width, encoding, ..answer });
         Ok(())
     }
 
@@ -339,6 +376,59 @@ impl Shard {
         O::bytes_mut(&mut slot)[HEADER_BYTES..].copy_from_slice(size.as_bytes());
         stamp.send(outbox, slot, stamp.header(header, Kind::Size));
         Ok(())
+    }
+}
+
+/// A pull's keys, as they came.
+#[derive(Clone, Copy)]
+enum Pulled<'a> {
+    Plain(Keys<'a>),
+    Coded(Coded<'a>),
+}
+
+/// A push's keys and deltas, as they came.
+#[derive(Clone, Copy)]
+enum Pushed<'a> {
+    Plain(Keyed<'a>),
+    Coded(Coded<'a>),
+}
+
+/// Adds the deltas of a push to its table.
+fn apply(
+    tables: &mut Tables,
+    decoder: &mut Decoder,
+    known: &mut KnownKeys,
+    header: &Header,
+    pushed: Pushed<'_>,
+) -> Result<(), Refusal> {
+    let table = tables.get(header.table())?;
+    let width = table.widths().delta;
+    check_width(header, width)?;
+    let (keys, deltas) = match pushed {
+        Pushed::Plain(keyed) => (keyed.keys.as_slice(), keyed.values),
+        Pushed::Coded(coded) => {
+            decoder.push(header, coded, row_shape(width, table.spec().dim as usize), known)?
+        }
+    };
+    table.push(keys, deltas).map_err(|full| Refusal::TableFull { rows: full.rows })
+}
+
+/// The codec that a pull's answer shall have.
+fn answer_codec(header: &Header) -> Result<ValueCodec, Refusal> {
+    let encoding = Encoding::from_u8(header.encoding).expect("`wire::open` checked it");
+    ValueCodec::from_u8(encoding.values()).ok_or(Refusal::Malformed)
+}
+
+/// Whether this build knows the encodings that a worker will use.
+fn check_known(announced: Announced) -> Result<(), Refusal> {
+    let known = |raw: u8, by_column: Option<u8>| {
+        let values = Encoding::from_u8(raw).map(Encoding::values);
+        values.is_some_and(|values| values < CODECS || Some(values) == by_column)
+    };
+    if known(announced.push, Some(VALUES_BY_COLUMN)) && known(announced.pull, None) {
+        Ok(())
+    } else {
+        Err(Refusal::NoSuchCodec { codecs: CODECS })
     }
 }
 

@@ -9,6 +9,7 @@
 use wire::{Clock, Incarnation, JobId, Join, Refusal, WorkerId};
 
 use crate::admission::Admission;
+use crate::known_keys::KnownKeys;
 
 /// Most workers a job may have.
 pub const WORKERS_MAX: u32 = 4096;
@@ -28,6 +29,7 @@ pub(crate) struct Member {
     life: Life,
     clock: Clock,
     pub(crate) admission: Admission,
+    pub(crate) known: KnownKeys,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

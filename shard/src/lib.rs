@@ -5,13 +5,15 @@
 //! simulation can drive the very engine that serves. Leaves moving bytes to `transport` and the
 //! loop to `server`.
 //!
-//! Invariant: a message that is refused, or that must wait, has changed nothing.
+//! Invariant: a message that is refused, or that must wait, has changed no row and no clock.
 #![forbid(unsafe_code)]
 
 mod admission;
 mod answer;
+mod decode;
 mod engine;
 mod job;
+mod known_keys;
 pub mod rule;
 mod table;
 mod tables;

@@ -3,10 +3,14 @@
 use gradwire_shard::rule::{Rules, Sum, table_spec};
 use gradwire_shard::{Mutation, Outbox, Outcome, Shard, ShardSpec};
 use kernels::Isa;
+use kernels::codec::{
+    Rounding, ValueCodec, encode_values, encoded_values_bytes_max, pack_keys, packed_keys_bytes_max,
+};
 use kernels::crc32c::crc32c;
 use wire::{
-    Clock, Define, Epoch, Flags, HEADER_BYTES, Header, JobId, Join, Keyed, Kind, Message, Refusal,
-    ScanCursor, Seal, Staleness, Status, WorkerId,
+    Announced, Carried, Clock, Define, Encoding, Epoch, Flags, HEADER_BYTES, Header, JobId, Join,
+    KeyForm, Keyed, Kind, ListHead, Message, NumbersHead, Refusal, ScanCursor, Seal, Staleness,
+    Status, VALUES_BY_COLUMN, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -86,7 +90,8 @@ impl Rig {
         for worker in 0..workers {
             assert_eq!(rig.status(join(worker, 7, workers, staleness)), Status::Done);
         }
-        let define = Define::new(&table_spec("counts", 1, &Sum)).expect("a short name");
+        let define = Define::new(&table_spec("counts", 1, &Sum), Announced::default())
+            .expect("a short name");
         let letter = letter(define.as_bytes(), request(Kind::Define, 0));
         assert_eq!(rig.status(letter), Status::Done);
         rig
@@ -314,4 +319,126 @@ fn a_tick_of_the_last_clock_there_is_does_no_harm() {
     let mut rig = Rig::joined(1, Staleness::BSP);
     assert_eq!(rig.status(push(0, 1, &[5], Flags::TICK, u64::MAX)), Status::Done);
     assert_eq!(rig.count(5), 1.0);
+}
+
+/// Packed keys, filled up to eight bytes.
+fn packed(keys: &[u64]) -> Vec<u8> {
+    let mut bytes = vec![0; packed_keys_bytes_max(keys.len())];
+    let end = pack_keys(Isa::detect(), keys, &mut bytes);
+    bytes.truncate(end);
+    bytes
+}
+
+fn filled_up(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+fn numbered(generation: u32, base: u32, known: &[u64], new: &[u64]) -> Vec<u8> {
+    let head = NumbersHead { generation, base, known: known.len() as u32, reserved: 0 };
+    filled_up([head.as_bytes(), &packed(known), &packed(new)].concat())
+}
+
+fn coded_pull(sequence: u64, form: KeyForm, clock: u64, count: usize, body: &[u8]) -> Letter {
+    let encoding = Encoding::new(form, 0, Carried::All).get();
+    let header = Header { encoding, sequence, clock, ..request(Kind::Pull, 0) };
+    letter(body, Header { keys: count as u32, ..header })
+}
+
+fn coded_push(sequence: u64, encoding: Encoding, count: usize, body: &[u8]) -> Letter {
+    let header = Header { encoding: encoding.get(), sequence, ..request(Kind::Push, 0) };
+    letter(body, Header { keys: count as u32, width: 1, ..header })
+}
+
+fn list_push(sequence: u64, pull: u64, first: u32, count: usize) -> Letter {
+    let head = ListHead { pull, first, reserved: 0 };
+    let body = [head.as_bytes(), vec![1.0_f32; count].as_bytes()].concat();
+    coded_push(sequence, Encoding::new(KeyForm::List, 0, Carried::All), count, &body)
+}
+
+#[test]
+fn a_push_may_name_the_keys_of_a_pull_and_changes_nothing_if_they_are_not_known() {
+    let mut rig = Rig::joined(1, Staleness::BSP);
+    let refused = Status::Refused(Refusal::ListUnknown { lists: 0 });
+    assert_eq!(rig.status(list_push(1, 1 << 63, 0, 3)), refused);
+    let keys = [5, 9, 70, 800];
+    rig.answer(&coded_pull(1 << 63, KeyForm::Packed, 0, 4, &filled_up(packed(&keys))));
+    assert_eq!(rig.status(list_push(1, 1 << 63, 1, 3)), Status::Done);
+    assert_eq!(rig.status(list_push(1, 1 << 63, 1, 3)), Status::Duplicate);
+    assert_eq!([5, 9, 70, 800].map(|key| rig.count(key)), [0.0, 1.0, 1.0, 1.0]);
+    let beyond = rig.status(list_push(2, 1 << 63, 2, 3));
+    assert_eq!(beyond, Status::Refused(Refusal::Malformed));
+}
+
+#[test]
+fn numbers_stand_for_the_keys_that_they_were_given_to_whatever_their_order() {
+    let mut rig = Rig::joined(1, Staleness::BSP);
+    let encoding = Encoding::new(KeyForm::Numbered, 0, Carried::All);
+    let push = |sequence, keys: Vec<u8>, deltas: &[f32]| {
+        let body = [&keys[..], deltas.as_bytes()].concat();
+        coded_push(sequence, encoding, deltas.len(), &body)
+    };
+    let first = push(1, numbered(1, 0, &[], &[50, 90]), &[1.0, 2.0]);
+    assert_eq!(rig.status(first), Status::Done);
+    let gap = push(2, numbered(1, 3, &[0], &[]), &[1.0]);
+    let unknown = Status::Refused(Refusal::NumbersUnknown { numbers: 2 });
+    assert_eq!(rig.status(gap), unknown);
+    let second = push(2, numbered(1, 2, &[1], &[20, 95]), &[10.0, 20.0, 30.0]);
+    assert_eq!(rig.status(second), Status::Done, "deltas are in the order of keys");
+    assert_eq!([20, 50, 90, 95].map(|key| rig.count(key)), [10.0, 1.0, 22.0, 30.0]);
+    let twice = push(3, numbered(1, 4, &[0], &[50]), &[1.0, 1.0]);
+    assert_eq!(rig.status(twice), Status::Refused(Refusal::Malformed), "a key is new or known");
+}
+
+#[test]
+fn a_pull_that_waits_is_known_by_then_and_reads_the_same_when_it_is_tried_again() {
+    let mut rig = Rig::joined(2, Staleness::BSP);
+    let waiting = coded_pull(1 << 63, KeyForm::Numbered, 1, 2, &numbered(1, 0, &[], &[5, 9]));
+    assert_eq!(rig.handle(&waiting), Outcome::Waiting);
+    let body = [numbered(1, 2, &[1], &[]).as_slice(), 4.0_f32.as_bytes()].concat();
+    let encoding = Encoding::new(KeyForm::Numbered, 0, Carried::All);
+    let header = Header { encoding: encoding.get(), ..request(Kind::Push, 0) };
+    let header = Header { keys: 1, width: 1, sequence: 1, flags: Flags::TICK.get(), ..header };
+    assert_eq!(rig.status(letter(&body, header)), Status::Done);
+    assert_eq!(rig.status(push(1, 1, &[], Flags::TICK, 0)), Status::Done);
+    let answer = rig.answer(&waiting);
+    let (_, message) = wire::open(answer.bytes(), crc).expect("a sealed answer");
+    assert_eq!(message, Message::Values(&[0.0, 4.0]));
+}
+
+#[test]
+fn only_the_rows_of_a_bitmap_are_pushed_and_coded_values_are_decoded() {
+    let mut rig = Rig::joined(1, Staleness::BSP);
+    let keys: Vec<u64> = (0..70).collect();
+    let isa = Isa::detect();
+    let mut values = vec![0; encoded_values_bytes_max(ValueCodec::Bf16, 2)];
+    encode_values(isa, ValueCodec::Bf16, &[2.0, 0.5], Rounding::Nearest, &mut values);
+    let bitmap = [1_u64 << 3, 1 << 5];
+    let body = [&filled_up(packed(&keys)), bitmap.as_bytes(), &values].concat();
+    let encoding = Encoding::new(KeyForm::Packed, ValueCodec::Bf16.to_u8(), Carried::Some);
+    assert_eq!(rig.status(coded_push(1, encoding, 70, &body)), Status::Done);
+    assert_eq!([2, 3, 4, 69].map(|key| rig.count(key)), [0.0, 2.0, 0.0, 0.5]);
+    for end in [8, 16, body.len() - 1] {
+        let cut = coded_push(2, encoding, 70, &body[..end]);
+        assert_eq!(rig.status(cut), Status::Refused(Refusal::Malformed), "{end} bytes");
+    }
+    let unknown = Encoding::new(KeyForm::Packed, 14, Carried::Some);
+    let refused = rig.status(coded_push(2, unknown, 70, &body));
+    assert_eq!(refused, Status::Refused(Refusal::Malformed));
+}
+
+#[test]
+fn a_codec_that_a_shard_does_not_know_is_refused_with_the_tables_definition() {
+    let mut rig = Rig::joined(1, Staleness::BSP);
+    let spec = table_spec("counts", 1, &Sum);
+    let mut define = |push, pull| {
+        let define = Define::new(&spec, Announced { push, pull }).expect("a short name");
+        rig.status(letter(define.as_bytes(), request(Kind::Define, 0)))
+    };
+    let encoding = |values| Encoding::new(KeyForm::Numbered, values, Carried::All).get();
+    assert_eq!(define(encoding(VALUES_BY_COLUMN), encoding(7)), Status::Done);
+    let refused = Status::Refused(Refusal::NoSuchCodec { codecs: 8 });
+    assert_eq!(define(encoding(8), encoding(0)), refused);
+    assert_eq!(define(encoding(0), encoding(VALUES_BY_COLUMN)), refused);
+    assert_eq!(define(0x80, 0), refused);
 }

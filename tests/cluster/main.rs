@@ -7,6 +7,7 @@ mod bad_input;
 mod death;
 mod own_rule;
 mod serving;
+mod shaped_link;
 mod training;
 
 use std::io::Write;

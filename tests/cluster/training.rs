@@ -25,6 +25,10 @@ fn the_json_has_every_promised_key() {
         "features",
         "table_bytes_per_key",
         "bytes_sent",
+        "pairs_pushed",
+        "push_bytes",
+        "pull_bytes",
+        "push_bits_per_pair",
         "transport",
         "clock",
         "servers",
@@ -72,6 +76,11 @@ fn under_bsp_with_one_worker_the_model_has_the_same_bytes_on_any_servers_and_ins
     assert!(one == export("scalar", &["--isa", "scalar"]), "scalar kernels differ");
     let processes = ["--processes", "--servers-local", "2", "--transport", "uring"];
     assert!(one == export("processes", &processes), "processes differ");
+    let exact = ["--servers-local", "2", "--transport", "uring", "--codec", "exact"];
+    assert!(one == export("exact", &exact), "keys that travel as numbers differ");
+    let auto = ["--transport", "epoll", "--codec", "auto"];
+    assert!(one == export("auto", &auto), "a codec that is changed on the way differs");
+    assert!(one == export("nonzero", &["--codec", "nonzero"]), "without zeros it differs");
 }
 
 #[test]
@@ -128,4 +137,27 @@ fn a_report_is_one_page_with_the_figures() {
     let page = std::fs::read_to_string(page).expect("written");
     assert!(page.contains("<svg") && page.contains("test logloss"));
     assert!(!page.contains("src=\"http"), "a page has all it needs");
+}
+
+#[test]
+fn every_codec_learns_and_sends_fewer_bits() {
+    let raw = train(&["--transport", "uring", "--codec", "raw"]);
+    let bits = |result: &serde_json::Value| figure(result, "sent_bits_per_pair");
+    assert!(bits(&raw) > 190.0, "three numbers of 64 bits: {}", bits(&raw));
+    let codecs = [
+        ("exact", 0.0, 90.0),
+        ("bf16", 0.005, 60.0),
+        ("float8", 0.005, 40.0),
+        ("int8", 0.005, 40.0),
+        ("int4", 0.03, 36.0),
+        ("one-bit", 0.05, 33.0),
+        ("top-k:0.5", 0.03, 70.0),
+        ("threshold:0.1", 0.03, 90.0),
+    ];
+    for (codec, loss_most, bits_most) in codecs {
+        let coded = train(&["--servers-local", "2", "--transport", "uring", "--codec", codec]);
+        let apart = figure(&coded, "test_logloss") / figure(&raw, "test_logloss") - 1.0;
+        assert!(apart.abs() <= loss_most, "{codec}: the loss differs by {apart}");
+        assert!(bits(&coded) < bits_most, "{codec}: {} bits a pair", bits(&coded));
+    }
 }

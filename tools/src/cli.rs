@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
-use crate::flags::{BadRowsFlag, ClockBound, Count, LogLevel, TransportFlag};
+use crate::flags::{BadRowsFlag, ClockBound, CodecFlag, Count, LogLevel, TransportFlag};
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -57,6 +57,8 @@ pub(crate) enum BenchCommand {
     Table(TableArgs),
     /// Run each kernel at each instruction set, beside the triad and a copy.
     Kernel(KernelArgs),
+    /// Codecs: bits a pair, rates beside a copy, and what each does to the loss.
+    Codec(CodecArgs),
 }
 
 /// Where rows come from and how they are read.
@@ -174,6 +176,11 @@ pub(crate) struct TrainArgs {
     /// How bytes move [default: auto].
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,
+    /// How keys and values travel: raw; exact, in fewer bytes for keys; bf16, f16, float8, int8,
+    /// int4, float4 or one-bit, in fewer for values too; nonzero, top-k:SHARE or threshold:X, of
+    /// some rows only; auto, the faster one of raw and exact [default: auto].
+    #[arg(long, help_heading = "Cluster", value_name = "CODEC")]
+    pub(crate) codec: Option<CodecFlag>,
     /// The best instruction set that local servers may use [default: what the processor has].
     #[arg(long, help_heading = "Cluster", value_name = "scalar|neon|avx2|avx512")]
     pub(crate) isa: Option<String>,
@@ -320,6 +327,18 @@ pub(crate) struct TableArgs {
     /// Seed of the keys.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CodecArgs {
+    /// Files to learn from [default: the flights of 2013].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) train: Vec<String>,
+    /// Files to test on [default: rows held out from the training files].
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) test: Vec<String>,
+    #[command(flatten)]
+    pub(crate) taking: TakingArgs,
 }
 
 #[derive(Clone, Debug, Args)]

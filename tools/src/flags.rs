@@ -8,7 +8,7 @@ use std::str::FromStr;
 use learn::data::BadRows;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
-use worker::Staleness;
+use worker::{CodecChoice, Staleness};
 
 /// How far workers may be apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,24 @@ impl fmt::Display for BadRowsFlag {
     }
 }
 
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct CodecFlag(pub(crate) CodecChoice);
+
+impl FromStr for CodecFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CodecFlag, String> {
+        text.parse().map(CodecFlag).map_err(|error: worker::CodecError| error.to_string())
+    }
+}
+
+impl fmt::Display for CodecFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A count, which `k`, `M` or `G` behind it multiplies by a thousand, a million or a billion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count(pub(crate) usize);
@@ -148,7 +166,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(ClockBound, BadRowsFlag);
+as_text!(ClockBound, BadRowsFlag, CodecFlag);
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@
 
 mod bench_alone;
 mod cli;
+mod codec;
 mod failure;
 mod flags;
 mod model;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::PushPull(arguments)) => push_pull::run(&arguments),
         Command::Bench(BenchCommand::Table(arguments)) => bench_alone::table(&arguments),
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
+        Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Worker => train::child::run(),
     }
 }

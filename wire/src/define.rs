@@ -65,10 +65,24 @@ struct Layout {
     parameters: [f32; PARAMETERS_MAX],
     layout: u64,
     dim: u32,
-    reserved: u32,
+    announced: Announced,
+    reserved: u16,
 }
 
 const _: () = assert!(size_of::<Layout>() == DEFINE_BODY_BYTES);
+
+/// How the sender of a definition will write its pushes and pulls of the table: one encoding each,
+/// as numbers that a shard may not know. A shard that does not refuses the definition.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Announced {
+    /// An [`Encoding`](crate::Encoding) of pushes.
+    pub push: u8,
+    /// An [`Encoding`](crate::Encoding) of pulls and their answers.
+    pub pull: u8,
+}
 
 /// A table's definition as a message body.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,8 +93,10 @@ pub struct Define {
 impl Define {
     /// The body that defines a table so.
     ///
+    /// - `announced`: how this sender will write its pushes and pulls of the table. It is no part
+    ///   of the table: workers may differ in it.
     /// - Errors: a name is empty or too long, or the dim is zero.
-    pub fn new(spec: &TableSpec) -> Result<Define, TableSpecError> {
+    pub fn new(spec: &TableSpec, announced: Announced) -> Result<Define, TableSpecError> {
         if spec.dim == 0 {
             return Err(TableSpecError::NoDim);
         }
@@ -90,6 +106,7 @@ impl Define {
             parameters: spec.parameters,
             layout: spec.layout,
             dim: spec.dim,
+            announced,
             reserved: 0,
         };
         Ok(Define { bytes: zerocopy::transmute!(layout) })
@@ -103,18 +120,19 @@ impl Define {
 
 impl TableSpec {
     /// Reads a definition's body; the error names the field that is out of range.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<TableSpec, &'static str> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<(TableSpec, Announced), &'static str> {
         let layout = Layout::read_from_bytes(bytes).map_err(|_| "define")?;
         if layout.dim == 0 {
             return Err("dim");
         }
-        Ok(TableSpec {
+        let spec = TableSpec {
             name: unpad(&layout.name).ok_or("name")?,
             rule: unpad(&layout.rule).ok_or("rule")?,
             dim: layout.dim,
             parameters: layout.parameters,
             layout: layout.layout,
-        })
+        };
+        Ok((spec, layout.announced))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::status::Status;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 
 /// The version of the wire that this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 // layout-begin
 /// The header as it stands on the wire. Little-endian, no padding, 64 bytes.
@@ -42,8 +42,8 @@ pub struct Header {
     pub table: u16,
     /// A [`Status`], as a number; 0 in a request.
     pub status: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// How the body is written: an [`Encoding`](crate::Encoding), as a number.
+    pub encoding: u8,
     /// How many keys the body has; in a welcome, how many shards the server has.
     pub keys: u32,
     /// Length of the body in bytes.
@@ -161,7 +161,7 @@ impl Header {
             clock: 0,
             table: 0,
             status: 0,
-            reserved: 0,
+            encoding: 0,
             keys: 0,
             body_bytes: 0,
             width: 0,

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod define;
+mod encoding;
 mod frame;
 mod header;
 mod ids;
@@ -19,7 +20,12 @@ mod status;
 mod time;
 
 pub use define::{
-    DEFINE_BODY_BYTES, Define, PARAMETERS_MAX, TABLE_NAME_BYTES_MAX, TableSpec, TableSpecError,
+    Announced, DEFINE_BODY_BYTES, Define, PARAMETERS_MAX, TABLE_NAME_BYTES_MAX, TableSpec,
+    TableSpecError,
+};
+pub use encoding::{
+    Carried, Coded, ENCODED_KEYS_MAX, Encoding, KeyForm, LIST_KEYS_MAX, LISTS_MAX, ListHead,
+    NUMBERS_MAX, NumbersHead, PART_BYTES, VALUES_BY_COLUMN, columns,
 };
 pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 pub use header::{Flags, Header, Kind, MAGIC, VERSION};

@@ -7,7 +7,8 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::define::TableSpec;
+use crate::define::{Announced, TableSpec};
+use crate::encoding::{self, Coded, Encoding, KeyForm};
 use crate::frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 use crate::header::{Flags, Header, Kind};
 use crate::ids::Key;
@@ -58,13 +59,19 @@ pub enum Message<'a> {
     /// See [`Kind::Join`].
     Join(Join),
     /// See [`Kind::Define`].
-    Define(TableSpec),
+    Define(TableSpec, Announced),
     /// See [`Kind::Pull`].
     Pull(Keys<'a>),
+    /// A pull whose keys are not plain.
+    CodedPull(Coded<'a>),
     /// See [`Kind::Values`].
     Values(&'a [f32]),
+    /// Values that are not plain.
+    CodedValues(Coded<'a>),
     /// See [`Kind::Push`].
     Push(Keyed<'a>),
+    /// A push that is not plain.
+    CodedPush(Coded<'a>),
     /// See [`Kind::Reply`].
     Reply,
     /// See [`Kind::Leave`].
@@ -126,6 +133,7 @@ pub fn open(
             return Err(Malformed::Checksum { promised: header.body_crc, computed });
         }
     }
+    let encoding = encoding::checked(&header)?;
     let message = match header.kind() {
         Kind::Hello => empty(&header, Message::Hello)?,
         Kind::Welcome => empty(&header, Message::Welcome)?,
@@ -136,14 +144,25 @@ pub fn open(
             Message::Join(Join::from_bytes(body).ok_or(Malformed::Field { name: "join" })?)
         }
         Kind::Define => {
-            Message::Define(TableSpec::from_bytes(body).map_err(|name| Malformed::Field { name })?)
+            let read = TableSpec::from_bytes(body);
+            let (spec, announced) = read.map_err(|name| Malformed::Field { name })?;
+            Message::Define(spec, announced)
+        }
+        Kind::Pull if encoding.keys() != KeyForm::Plain => {
+            Message::CodedPull(encoding::bounded(&header, encoding, body)?)
         }
         Kind::Pull => {
             let (keys, values) = split(&header, body, 0)?;
             debug_assert!(values.is_empty());
             Message::Pull(Keys::new(keys)?)
         }
+        Kind::Values if encoding != Encoding::PLAIN => {
+            Message::CodedValues(encoding::bounded(&header, encoding, body)?)
+        }
         Kind::Values => Message::Values(values_only(&header, body)?),
+        Kind::Push if encoding != Encoding::PLAIN => {
+            Message::CodedPush(encoding::bounded(&header, encoding, body)?)
+        }
         Kind::Push => {
             let (keys, values) = split(&header, body, header.width)?;
             Message::Push(Keyed { keys: Keys::new(keys)?, values })
@@ -312,8 +331,9 @@ mod tests {
             parameters: [0.5; 8],
             layout: 77,
         };
-        let define = Define::new(&spec).expect("the names are short");
-        assert_eq!(TableSpec::from_bytes(define.as_bytes()), Ok(spec));
+        let announced = Announced { push: 1, pull: 3 };
+        let define = Define::new(&spec, announced).expect("the names are short");
+        assert_eq!(TableSpec::from_bytes(define.as_bytes()), Ok((spec, announced)));
         let join = Join { job: JobId::new(3), workers: 2, staleness: Staleness::ssp(3) };
         assert_eq!(Join::from_bytes(&join.to_bytes()), Some(join));
     }
@@ -327,14 +347,14 @@ mod tests {
 
         #[test]
         fn a_random_header_over_a_random_body_never_panics(
-            kind in 0_u8..16, keys in any::<u32>(), width in any::<u16>(),
+            kind in 0_u8..16, keys in any::<u32>(), width in any::<u16>(), encoding in any::<u8>(),
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let bytes = HEADER_BYTES + body.len();
             let mut words = vec![0_u64; bytes.div_ceil(8)];
             let message = &mut words.as_mut_bytes()[..bytes];
             message[HEADER_BYTES..].copy_from_slice(&body);
-            let header = Header { kind, keys, width, ..Header::new(Kind::Push) };
+            let header = Header { kind, keys, width, encoding, ..Header::new(Kind::Push) };
             seal(message, header, Seal::Body, sum);
             let _ = open(message, sum);
         }

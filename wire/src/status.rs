@@ -90,6 +90,23 @@ pub enum Refusal {
         /// The version of the side that answers.
         version: u16,
     },
+    /// The shard does not have the key list that the message names: it keeps few. Send the keys.
+    ListUnknown {
+        /// How many lists it has of this worker.
+        lists: u16,
+    },
+    /// The message uses numbers of keys that the shard has not learned, or from a dictionary that
+    /// is over. Send the keys, and begin a new dictionary.
+    NumbersUnknown {
+        /// How many numbers it has learned from this worker.
+        numbers: u32,
+    },
+    /// The server does not know an encoding that the definition announces. Use another codec, or
+    /// the same gradwire on both sides.
+    NoSuchCodec {
+        /// How many value codecs it knows.
+        codecs: u8,
+    },
 }
 
 /// Codes below this are no refusals.
@@ -116,6 +133,9 @@ impl Refusal {
             Refusal::TooLarge { bytes_max } => (30, bytes_max.into()),
             Refusal::CursorStale => (31, 0),
             Refusal::VersionMismatch { version } => (32, version.into()),
+            Refusal::ListUnknown { lists } => (33, lists.into()),
+            Refusal::NumbersUnknown { numbers } => (34, numbers.into()),
+            Refusal::NoSuchCodec { codecs } => (35, codecs.into()),
         }
     }
 
@@ -141,6 +161,9 @@ impl Refusal {
             30 => Refusal::TooLarge { bytes_max: number as u32 },
             31 => Refusal::CursorStale,
             32 => Refusal::VersionMismatch { version: number as u16 },
+            33 => Refusal::ListUnknown { lists: number as u16 },
+            34 => Refusal::NumbersUnknown { numbers: number as u32 },
+            35 => Refusal::NoSuchCodec { codecs: number as u8 },
             _ => return None,
         })
     }
@@ -215,6 +238,17 @@ impl fmt::Display for Refusal {
                 f,
                 "the other side speaks wire version {version}: run the same gradwire on both sides"
             ),
+            Refusal::ListUnknown { lists } => {
+                write!(f, "the shard keeps {lists} key lists of this worker, and not the one named")
+            }
+            Refusal::NumbersUnknown { numbers } => {
+                write!(f, "the shard has learned {numbers} numbers of keys, and not those used")
+            }
+            Refusal::NoSuchCodec { codecs } => write!(
+                f,
+                "the server knows {codecs} value codecs, and not the one announced: use another \
+                 codec, or run the same gradwire on both sides"
+            ),
         }
     }
 }
@@ -237,7 +271,7 @@ mod tests {
             assert_eq!(header.status, code);
             assert_eq!(header.status(), Ok(Status::Refused(refusal)));
         }
-        assert_eq!(known, 17);
+        assert_eq!(known, 20);
     }
 
     #[test]

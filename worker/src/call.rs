@@ -12,6 +12,7 @@ use wire::{
 };
 use zerocopy::FromBytes;
 
+use crate::codec::CodecChoice;
 use crate::error::{Awaited, WorkerError};
 use crate::request::{Body, Origin};
 use crate::session::Session;
@@ -81,9 +82,33 @@ impl Session {
         spec: &TableSpec,
         deadline: Time,
     ) -> Result<(), WorkerError> {
-        let define = Define::new(spec).map_err(WorkerError::Spec)?;
+        self.define_coded(table, spec, CodecChoice::RAW, deadline)
+    }
+
+    /// As [`Session::define`], and from here on this session writes its pushes and pulls of the
+    /// table in this codec. Other sessions may use others.
+    ///
+    /// - Errors: as [`Session::define`]; a server that does not know the codec refuses.
+    /// - Panics: if a selection's share is not above 0 and at most 1, or its threshold not a
+    ///   number of at least 0.
+    pub fn define_coded(
+        &mut self,
+        table: TableId,
+        spec: &TableSpec,
+        choice: CodecChoice,
+        deadline: Time,
+    ) -> Result<(), WorkerError> {
+        let choice = match choice {
+            CodecChoice::Auto(_) if !self.port.may_damage() => CodecChoice::RAW,
+            choice => choice,
+        };
+        let codec = choice.announced();
+        codec.check();
+        let define = Define::new(spec, codec.announced()).map_err(WorkerError::Spec)?;
         let header = self.header(Kind::Define, table, 0, 0);
-        self.call_all(header, || Body::Bytes(define.as_bytes().as_slice().into()), deadline)
+        self.call_all(header, || Body::Bytes(define.as_bytes().as_slice().into()), deadline)?;
+        self.codecs.set(table, choice, spec.dim);
+        Ok(())
     }
 
     /// Ends this worker's part in the job: nobody waits for its clock again.

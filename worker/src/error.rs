@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use kernels::codec::Damaged;
 use transport::Fault;
 use wire::{Clock, Epoch, Header, Incarnation, Kind, Malformed, Refusal, Sequence, TableSpecError};
 
@@ -61,6 +62,14 @@ pub enum WorkerError {
         found: (u32, u16),
         /// Keys and width that were asked for; `None` if a worker never gets such a message.
         expected: Option<(u32, u16)>,
+    },
+    /// A server sent values whose bytes pass every checksum and mean nothing. The session stays
+    /// failed.
+    Undecodable {
+        /// The server.
+        server: String,
+        /// What is wrong with them.
+        damaged: Damaged,
     },
     /// The keys are not strictly ascending. Nothing was sent.
     Keys(Malformed),
@@ -216,6 +225,9 @@ impl fmt::Display for WorkerError {
             ),
             WorkerError::Unexpected { server, kind, .. } => {
                 write!(f, "server {server} sent a {kind:?}, which answers nothing a worker asks")
+            }
+            WorkerError::Undecodable { server, damaged } => {
+                write!(f, "server {server} sent values that mean nothing: {damaged}")
             }
             WorkerError::Keys(malformed) => write!(f, "keys to split: {malformed}"),
             WorkerError::Spec(error) => error.fmt(f),

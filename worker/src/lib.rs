@@ -27,7 +27,9 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod codec;
 mod connect;
+mod counts;
 mod error;
 mod link;
 mod merge;
@@ -40,11 +42,13 @@ mod split;
 mod turn;
 
 pub use call::ScanPage;
+pub use codec::{CodecChoice, CodecError, KeyCodec, Selection, TableCodec, ValueCodec};
 pub use connect::{ConnectError, ConnectSpec, Place, PlaceError, Servers, connect, ring_bytes};
+pub use counts::Counts;
 pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;
 pub use pull::{PullTicket, Values};
-pub use session::{Counts, Session, SessionSpec, Then, Timeouts};
+pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
 pub use wire::{
     Clock, Epoch, Incarnation, JobId, Join, Refusal, ScanCursor, ShardId, Staleness, TableId,

@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 use transport::{Fault, PeerId};
 use wire::{Clock, Header, Kind, Sequence, Time};
 
-use crate::request::{Origin, Request};
+use crate::codec::Dictionary;
+use crate::request::{Origin, Reliance, Request};
 
 /// The highest bit: set in the numbers of all requests but pushes.
 const OTHERS_FIRST: u64 = 1 << 63;
@@ -29,6 +30,8 @@ pub(crate) struct Link {
     pub(crate) server: String,
     pub(crate) pushes: Window,
     pub(crate) others: Window,
+    /// The numbers that the shard has learned for this worker's keys.
+    pub(crate) numbers: Dictionary,
     /// How many requests the shard takes before it answers one.
     credit: usize,
     /// When the last readable message came.
@@ -48,6 +51,7 @@ impl Link {
             server,
             pushes: Window::new(1),
             others: Window::new(OTHERS_FIRST),
+            numbers: Dictionary::default(),
             credit: CREDIT_FIRST,
             heard_at: now,
             damaged_in_a_row: 0,
@@ -115,6 +119,8 @@ impl Link {
         self.damaged_in_a_row = 0;
         self.pushes.unsend();
         self.others.unsend();
+        // What has come of the numbers told before is not known.
+        self.numbers.restart();
     }
 
     /// Every unanswered request.
@@ -218,7 +224,10 @@ impl Window {
     fn unsend(&mut self) {
         self.unsent = self.first;
         (self.in_flight, self.in_flight_bytes) = (0, 0);
-        self.iter_mut().for_each(|request| request.sends = 0);
+        self.iter_mut().for_each(|request| {
+            request.sends = 0;
+            request.coding.reliance = Reliance::Nothing;
+        });
     }
 
     fn has_unsent(&self) -> bool {
@@ -229,7 +238,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Body;
+    use crate::request::{Body, Coding};
 
     fn request(kind: Kind) -> Request {
         let never = Time::NEVER;
@@ -240,6 +249,7 @@ mod tests {
             first_at: never,
             due_at: never,
             sends: 0,
+            coding: Coding::PLAIN,
         }
     }
 

@@ -146,12 +146,14 @@ impl Pulls {
 
     /// Takes in the answer for the grouped keys `range`.
     ///
+    /// - `decoded`: the values, if they do not lie in the slot as they are.
     /// - `may_keep`: whether a slot may wait here for its reader.
     pub(crate) fn arrive(
         &mut self,
         place: usize,
         range: Range<usize>,
         slot: RecvSlot,
+        decoded: Option<&[f32]>,
         may_keep: MayKeep,
     ) -> Arrival {
         let pull = &mut self.places[place];
@@ -160,6 +162,7 @@ impl Pulls {
         // One part holds every key, so nothing has moved: see `Split`.
         if let MayKeep::Yes { shard } = may_keep
             && pull.parts == 1
+            && decoded.is_none()
         {
             pull.alone = Some((slot, shard));
             return Arrival::Kept;
@@ -169,13 +172,14 @@ impl Pulls {
             pull.gathered = self.buffers.pop().unwrap_or_default();
             pull.gathered.resize(split.keys_count() * width, 0.0);
         }
+        let values = decoded.unwrap_or_else(|| values_in(&slot));
         match split.positions_at(range.clone()) {
             Some(positions) => {
-                rows::scatter(positions, width, values_in(&slot), &mut pull.gathered);
+                rows::scatter(positions, width, values, &mut pull.gathered);
             }
             None => {
                 let range = range.start * width..range.end * width;
-                pull.gathered[range].copy_from_slice(values_in(&slot));
+                pull.gathered[range].copy_from_slice(values);
             }
         }
         Arrival::Copied(slot)

@@ -11,15 +11,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kernels::Isa;
+use kernels::hash::mix;
 use transport::{Event, PeerId, Transport};
-use wire::{Clock, Flags, Header, Incarnation, Kind, Routing, ShardId, TableId, Time, WorkerId};
+use wire::{
+    Carried, Clock, Encoding, Flags, Header, Incarnation, KeyForm, Kind, Routing, ShardId, TableId,
+    Time, WorkerId,
+};
 
 use crate::call::Call;
+use crate::codec::{Codecs, KeyCodec};
+use crate::counts::Counts;
 use crate::error::WorkerError;
 use crate::link::{Link, REQUESTS_MAX};
 use crate::port::Port;
 use crate::pull::{PullTicket, Pulls, Values, ValuesBody};
-use crate::request::{Body, Origin, Request};
+use crate::request::{Body, Coding, Origin, Request};
 use crate::split::{KEYS_MAX, Split, Splitter};
 
 /// Buffers for deltas that are kept for later pushes.
@@ -71,19 +77,6 @@ pub enum Then {
     Tick,
 }
 
-/// What a session has counted since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Requests that were sent again.
-    pub resends: u64,
-    /// Pushes that the shard had applied before this copy came.
-    pub duplicates: u64,
-    /// Answers to what is answered already or no longer wanted.
-    pub answers_late: u64,
-    /// Messages that were damaged on the way.
-    pub damaged: u64,
-}
-
 /// One worker's conversation with all shards. Used by one thread.
 ///
 /// `pull`, `push` and `tick` only post; what they posted leaves with the next [`Session::flush`],
@@ -95,6 +88,7 @@ pub struct Session {
     pub(crate) shard_of_peer: Vec<Option<usize>>,
     pub(crate) pulls: Pulls,
     pub(crate) call: Call,
+    pub(crate) codecs: Codecs,
     pub(crate) counts: Counts,
     pub(crate) timeouts: Timeouts,
     /// The error that ended the session.
@@ -112,6 +106,8 @@ pub struct Session {
     clock: Clock,
     splitter: Splitter,
     deltas_pool: Vec<Rc<Vec<f32>>>,
+    /// Pieces of one shard's keys in a push.
+    pieces: Vec<Range<usize>>,
 }
 
 impl Session {
@@ -126,12 +122,15 @@ impl Session {
         let links: Vec<Link> = std::iter::zip(&spec.peers, spec.servers)
             .map(|(&peer, server)| Link::new(peer, server, now))
             .collect();
+        let life = u64::from(spec.worker.get()) << 32 | u64::from(spec.incarnation.get());
+        let seed = mix(life);
         let mut session = Session {
             port,
             links,
             shard_of_peer: Vec::new(),
             pulls: Pulls::default(),
             call: Call::default(),
+            codecs: Codecs::new(spec.isa, seed),
             counts: Counts::default(),
             timeouts: spec.timeouts,
             failed: None,
@@ -145,6 +144,7 @@ impl Session {
             clock: Clock::new(0),
             splitter: Splitter::new(spec.routing),
             deltas_pool: Vec::new(),
+            pieces: Vec::new(),
         };
         for (shard, &peer) in spec.peers.iter().enumerate() {
             session.note_peer(peer, shard);
@@ -239,18 +239,22 @@ impl Session {
         ahead: u64,
     ) -> Result<PullTicket, WorkerError> {
         self.check()?;
+        self.codecs.try_ways(self.port.now(), self.counts.pairs_pushed);
         let keys_max = self.port.pull_keys_max(usize::from(width))?;
         let parts = self.count_parts(split, keys_max)?;
         let place = self.pulls.begin(split, usize::from(width), parts)?;
         let clock = Clock::new(self.clock.get() + ahead);
+        let values = self.codecs.of(table).pull.to_u8();
+        let encoding = Encoding::new(KeyForm::Plain, values, Carried::All).get();
         for shard in 0..self.links.len() {
             for range in cut(split.range_of(shard), keys_max) {
                 let header = self.header(Kind::Pull, table, range.len(), width);
-                let header = Header { clock: clock.get(), ..header };
+                let header = Header { clock: clock.get(), encoding, ..header };
                 let body = Body::Keys { split: Rc::clone(split), range };
                 self.admit(shard, header, body, Origin::Pull(place));
             }
         }
+        self.counts.keys_pulled += split.keys_count() as u64;
         Ok(PullTicket { place, table, clock })
     }
 
@@ -271,27 +275,36 @@ impl Session {
         then: Then,
     ) -> Result<(), WorkerError> {
         self.check()?;
-        let keys_max = self.port.push_keys_max(usize::from(width))?;
+        let codec = self.codecs.of(table);
+        let keys_max = match codec.pushes_plain_values() {
+            true => self.port.push_keys_max(usize::from(width))?,
+            false => self.port.coded_push_keys_max(usize::from(width))?,
+        };
         let keys = split.keys_count();
         assert_eq!(deltas.len(), keys * usize::from(width), "{keys} keys of width {width}");
-        self.count_parts(split, keys_max)?;
+        self.check_pushes(split, keys_max)?;
+        let mut pieces = std::mem::take(&mut self.pieces);
         for shard in 0..self.links.len() {
             let whole = split.range_of(shard);
-            for range in cut(whole.clone(), keys_max) {
+            split.cut_by_lists(shard, &mut pieces);
+            for range in pieces.iter().flat_map(|piece| cut(piece.clone(), keys_max)) {
                 let mut header = self.header(Kind::Push, table, range.len(), width);
                 if then == Then::Tick && range.end == whole.end {
                     header.flags = Flags::TICK.get();
                 }
-                let (split, deltas) = (Rc::clone(split), Rc::clone(&deltas));
-                self.admit(shard, header, Body::Deltas { split, range, deltas }, Origin::Push);
+                let body = self.codecs.push_body(table, split, range, &deltas);
+                self.counts.pairs_carried += body.carried() as u64;
+                self.admit(shard, header, body, Origin::Push);
             }
             if then == Then::Tick && whole.is_empty() {
                 self.admit_tick(shard);
             }
         }
+        self.pieces = pieces;
         if then == Then::Tick {
             self.clock = self.clock.next();
         }
+        self.counts.pairs_pushed += keys as u64;
         self.recycle_deltas(deltas);
         Ok(())
     }
@@ -397,7 +410,14 @@ impl Session {
     /// Gives a request its number and sends it, now if there is credit for it.
     pub(crate) fn admit(&mut self, shard: usize, header: Header, body: Body, origin: Origin) {
         let now = self.now();
-        let request = Request { header, body, origin, first_at: now, due_at: now, sends: 0 };
+        let coding = match header.kind() {
+            Kind::Pull | Kind::Push if header.keys > 0 => {
+                Coding::new(self.key_codec(header.table()))
+            }
+            _ => Coding::PLAIN,
+        };
+        let request =
+            Request { header, body, origin, first_at: now, due_at: now, sends: 0, coding };
         self.links[shard].admit(request);
         self.send_unsent(shard, now);
     }
@@ -419,10 +439,30 @@ impl Session {
         }
     }
 
+    /// The form of keys in messages about a table. An observer tells a shard nothing that lasts.
+    fn key_codec(&self, table: TableId) -> KeyCodec {
+        match self.codecs.of(table).keys {
+            KeyCodec::Numbered if self.worker == WorkerId::OBSERVER => KeyCodec::Packed,
+            codec => codec,
+        }
+    }
+
     fn admit_tick(&mut self, shard: usize) {
         let mut header = self.header(Kind::Push, TableId::new(0), 0, 0);
         header.flags = Flags::TICK.get();
         self.admit(shard, header, Body::Nothing, Origin::Push);
+    }
+
+    /// Refuses a push of more messages than there is room for.
+    fn check_pushes(&mut self, split: &Split, keys_max: usize) -> Result<(), WorkerError> {
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let parts = |shard| {
+            split.cut_by_lists(shard, &mut pieces);
+            pieces.iter().map(|piece| piece.len().div_ceil(keys_max)).sum::<usize>()
+        };
+        let most = (0..self.links.len()).map(parts).max().unwrap_or(0);
+        self.pieces = pieces;
+        self.check_room(most.max(1))
     }
 
     /// How many messages a split makes, if there is room for them.

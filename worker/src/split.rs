@@ -6,10 +6,13 @@
 //! `positions` says where each stood among the caller's keys; with one shard it is empty, since
 //! nothing moved.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use wire::{Key, Keys, Malformed, Routing, ShardId};
+use wire::{Key, Keys, ListHead, Malformed, Routing, ShardId};
+
+use crate::codec::Listed;
 
 /// The most keys in one split.
 pub(crate) const KEYS_MAX: usize = 1 << 28;
@@ -24,6 +27,8 @@ pub struct Split {
     positions: Vec<u32>,
     /// Where each shard's keys begin in `keys`, and the end of the last one's.
     starts: Vec<u32>,
+    /// The pulls whose keys shards have kept as lists.
+    listed: RefCell<Vec<Listed>>,
 }
 
 impl Split {
@@ -50,6 +55,40 @@ impl Split {
     /// Where grouped keys stood among the caller's; `None` if they stand where they stood.
     pub(crate) fn positions_at(&self, range: Range<usize>) -> Option<&[u32]> {
         (!self.positions.is_empty()).then(|| &self.positions[range])
+    }
+
+    /// Notes that a shard has kept the keys of a pull.
+    pub(crate) fn note_listed(&self, listed: Listed) {
+        let mut all = self.listed.borrow_mut();
+        all.retain(|one| (one.shard, one.start) != (listed.shard, listed.start));
+        all.push(listed);
+    }
+
+    /// The list in which a shard has all of these grouped keys.
+    pub(crate) fn list_of(&self, shard: usize, range: &Range<usize>) -> Option<ListHead> {
+        let all = self.listed.borrow();
+        let holds =
+            |one: &&Listed| one.shard == shard && one.start <= range.start && range.end <= one.end;
+        let one = all.iter().rev().find(holds)?;
+        let first = u32::try_from(range.start - one.start).expect("`KEYS_MAX` fits 32 bits");
+        Some(ListHead { pull: one.pull.get(), first, reserved: 0 })
+    }
+
+    /// Cuts a shard's keys where its lists end, so that a push may name a list for each piece;
+    /// leaves them in one piece if the lists do not hold all of them.
+    pub(crate) fn cut_by_lists(&self, shard: usize, pieces: &mut Vec<Range<usize>>) {
+        let whole = self.range_of(shard);
+        let all = self.listed.borrow();
+        pieces.clear();
+        pieces.extend(all.iter().filter(|one| one.shard == shard).map(|one| one.start..one.end));
+        pieces.sort_unstable_by_key(|piece| piece.start);
+        let mut end = whole.start;
+        let follow =
+            pieces.iter().all(|piece| std::mem::replace(&mut end, piece.end) == piece.start);
+        if !follow || end != whole.end {
+            pieces.clear();
+            pieces.push(whole);
+        }
     }
 }
 
@@ -80,6 +119,7 @@ impl Splitter {
             None => Rc::new(Split::default()),
         };
         let split = Rc::get_mut(&mut shared).expect("a pooled split was held by the pool alone");
+        split.listed.get_mut().clear();
         match self.routing.shards() {
             1 => split.fill_one(keys),
             shards => split.fill(keys, shards, &self.routing, &mut self.owners),

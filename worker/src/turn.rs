@@ -6,12 +6,16 @@
 //! Invariant: a slot is released in the turn in which it came, or a pull or call keeps it.
 
 use transport::{Event, Fault, PeerId, RecvSlot, SendRefusal};
-use wire::{Clock, Header, Kind, Malformed, Refusal, Status, Time};
+use wire::{
+    Clock, Encoding, HEADER_BYTES, Header, KeyForm, Kind, Malformed, Refusal, Status, Time,
+};
 
+use crate::codec::Listed;
 use crate::error::{Asked, Awaited, WorkerError};
 use crate::link::Link;
+use crate::port::Towards;
 use crate::pull::{Arrival, MayKeep, PullTicket, Values};
-use crate::request::{Body, Origin, Request};
+use crate::request::{Body, Origin, Reliance, Request};
 use crate::session::Session;
 
 /// How often the time between two sendings of a pull doubles: it may wait at the shard for long,
@@ -170,6 +174,7 @@ impl Session {
             return;
         }
         let (peer, in_flight_max) = (link.peer, link.in_flight_max());
+        let numbers = &mut link.numbers;
         let windows =
             [(&mut link.pushes, usize::MAX), (&mut link.others, self.port.pulls_bytes_max)];
         for (window, bytes_max) in windows {
@@ -180,8 +185,10 @@ impl Session {
                 if in_flight >= in_flight_max || in_flight_bytes.saturating_add(bytes) > bytes_max {
                     return;
                 }
-                match self.port.post(peer, request) {
-                    Ok(()) => {
+                let to = Towards { peer, shard, numbers: &mut *numbers };
+                match self.port.post(to, request) {
+                    Ok(sent_bytes) => {
+                        self.counts.note_sent(&request.header, sent_bytes);
                         request.sends = 1;
                         request.due_at = self.port.due_at(now, self.timeouts.request);
                         self.timer_at = self.timer_at.min(now + self.timeouts.request);
@@ -285,6 +292,10 @@ impl Session {
                 self.timer_at = self.timer_at.min(request.due_at);
                 return Ok(Some(slot));
             }
+            if matches!(refusal, Refusal::ListUnknown { .. } | Refusal::NumbersUnknown { .. }) {
+                self.send_whole(shard, &header, refusal, now);
+                return Ok(Some(slot));
+            }
             let request = link.take(header.sequence()).expect("it was just found");
             return self.refuse(shard, &request, refusal).map(|()| Some(slot));
         }
@@ -300,20 +311,63 @@ impl Session {
             self.counts.duplicates += 1;
         }
         let request = link.take(header.sequence()).expect("it was just found");
-        Ok(self.complete(shard, request, slot))
+        self.complete(shard, request, slot)
+    }
+
+    /// A shard does not know keys that a message left out: it is sent again with all of them.
+    fn send_whole(&mut self, shard: usize, answer: &Header, refusal: Refusal, now: Time) {
+        let link = &mut self.links[shard];
+        let current = link.numbers.generation();
+        let Some(request) = link.find(answer.sequence()) else { return };
+        // A copy that was sent before the shard's word came is refused late.
+        if request.coding.reliance == Reliance::Nothing {
+            return;
+        }
+        request.coding.reliance = Reliance::Nothing;
+        request.due_at = now;
+        self.timer_at = now;
+        if matches!(refusal, Refusal::ListUnknown { .. }) {
+            self.counts.lists_unknown += 1;
+            return;
+        }
+        self.counts.numbers_unknown += 1;
+        if request.coding.generation == current {
+            link.numbers.restart();
+        }
     }
 
     /// Hands an answer to whoever waits for it; returns the slot unless it is kept.
-    fn complete(&mut self, shard: usize, request: Request, slot: RecvSlot) -> Option<RecvSlot> {
-        match (request.origin, request.body) {
-            (Origin::Pull(place), Body::Keys { range, .. }) => {
+    ///
+    /// - Errors: values that mean nothing.
+    fn complete(
+        &mut self,
+        shard: usize,
+        request: Request,
+        slot: RecvSlot,
+    ) -> Result<Option<RecvSlot>, WorkerError> {
+        let (asked, form) = (request.header, request.coding.form);
+        Ok(match (request.origin, request.body) {
+            (Origin::Pull(place), Body::Keys { range, split }) => {
                 let link = &mut self.links[shard];
                 let bytes = slot.bytes().len();
+                self.counts.values_bytes += bytes as u64;
+                if form != KeyForm::Plain {
+                    let (start, end, pull) = (range.start, range.end, asked.sequence());
+                    split.note_listed(Listed { shard, start, end, pull });
+                }
+                let decoded = match self.codecs.decode(&asked, &slot.bytes()[HEADER_BYTES..]) {
+                    Ok(decoded) => decoded,
+                    Err(damaged) => {
+                        let server = link.server.clone();
+                        self.port.transport.release(slot);
+                        return Err(WorkerError::Undecodable { server, damaged });
+                    }
+                };
                 let may_keep = match link.held_bytes + bytes <= self.port.recv_bytes_max / 2 {
                     true => MayKeep::Yes { shard },
                     false => MayKeep::No,
                 };
-                match self.pulls.arrive(place, range, slot, may_keep) {
+                match self.pulls.arrive(place, range, slot, decoded, may_keep) {
                     Arrival::Copied(slot) => Some(slot),
                     Arrival::Kept => {
                         link.held_bytes += bytes;
@@ -327,8 +381,12 @@ impl Session {
                 self.recycle_deltas(deltas);
                 Some(slot)
             }
+            (_, Body::Coded { values, .. }) => {
+                self.codecs.recycle(values);
+                Some(slot)
+            }
             _ => Some(slot),
-        }
+        })
     }
 
     /// Tells whoever waits that a shard said no. A push that is refused ends the session.
@@ -356,9 +414,13 @@ impl Session {
         }
         self.timer_at = now + self.timeouts.request;
         self.timer_ran_at = now;
-        for link in self.links.iter_mut().filter(|link| link.lost.is_none()) {
+        for (shard, link) in self.links.iter_mut().enumerate() {
+            if link.lost.is_some() {
+                continue;
+            }
             let heard_at = link.heard_at.max(self.attentive_since);
             let (peer, server) = (link.peer, &link.server);
+            let numbers = &mut link.numbers;
             let windows = [&mut link.pushes, &mut link.others];
             let requests = windows.into_iter().flat_map(|window| window.iter_mut());
             for request in requests.filter(|request| request.sends > 0) {
@@ -369,9 +431,11 @@ impl Session {
                     return Err(WorkerError::Silent { server, asked, silence });
                 }
                 if request.due_at <= now {
-                    if self.port.post(peer, request).is_err() {
+                    let to = Towards { peer, shard, numbers: &mut *numbers };
+                    let Ok(sent_bytes) = self.port.post(to, request) else {
                         break; // No credit: the next run tries again.
-                    }
+                    };
+                    self.counts.note_sent(&request.header, sent_bytes);
                     self.counts.resends += 1;
                     let doublings = match waits_for_workers {
                         true => request.sends.min(PULL_DOUBLINGS_MAX),
@@ -419,7 +483,12 @@ fn check_fits(server: &str, asked: &Header, answer: &Header) -> Result<(), Worke
         Kind::Measure => (Kind::Size, None),
         _ => (Kind::Reply, None),
     };
-    if answer.kind() == kind && expected.is_none_or(|expected| expected == found) {
+    let encoding = match kind {
+        Kind::Values => asked.encoding,
+        _ => Encoding::PLAIN.get(),
+    };
+    let as_asked = answer.kind() == kind && answer.encoding == encoding;
+    if as_asked && expected.is_none_or(|expected| expected == found) {
         return Ok(());
     }
     let (server, kind) = (server.to_owned(), answer.kind());

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use shard::rule::{Sum, table_spec};
-use worker::{Counts, JobId, Join, PullTicket, Session, TableId, Then, Time, WorkerError};
+use worker::{Counts, JobId, Join, PullTicket, Session, Split, TableId, Then, Time, WorkerError};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
@@ -45,6 +45,8 @@ pub(crate) struct Member {
     pushed: Vec<u64>,
     /// By key: the most this worker has seen.
     seen: Vec<f32>,
+    /// Pulls whose keys are pushed at times.
+    pulled: Vec<(Rc<Split>, Vec<u64>)>,
     pub(crate) tally: Tally,
 }
 
@@ -87,6 +89,7 @@ enum Listening {
 /// A pull under way.
 struct Asked {
     ticket: PullTicket,
+    split: Rc<Split>,
     keys: Vec<u64>,
     clock: u64,
     /// By index of its key: what this worker itself knows to be there already.
@@ -110,12 +113,15 @@ impl Member {
             next: None,
             pushed: vec![0; keys],
             seen: vec![0.0; keys],
+            pulled: Vec::new(),
             tally: Tally::default(),
         };
         let join = Join { job: JOB, workers: plan.workers, staleness: plan.staleness };
         member.call(cluster, |session, deadline| session.join(join, deadline))?;
         let spec = table_spec("counts", 1, &Sum);
-        member.call(cluster, |session, deadline| session.define(TABLE, &spec, deadline))?;
+        member.call(cluster, |session, deadline| {
+            session.define_coded(TABLE, &spec, plan.codec, deadline)
+        })?;
         Ok(member)
     }
 
@@ -311,7 +317,7 @@ impl Member {
         let all_answered = self.session.pushes_outstanding() == 0;
         let own = |&key: &u64| if all_answered { self.pushed[key as usize] } else { 0 };
         let own = keys.iter().map(own).collect();
-        Ok(Asked { ticket, keys, clock: self.session.clock().get() + ahead, own })
+        Ok(Asked { ticket, split, keys, clock: self.session.clock().get() + ahead, own })
     }
 
     /// Pushes once, and ends the clock with the last push or after it.
@@ -323,18 +329,27 @@ impl Member {
         clock_key_at: u64,
     ) -> Result<Phase, Failure> {
         let clock = self.session.clock().get();
-        let mut keys = self.some_counters(plan);
-        if left == clock_key_at {
-            keys.insert(ledger.clock_key(self.worker));
-        }
-        let keys: Vec<u64> = keys.into_iter().collect();
+        let (split, keys) = match self.random.below(2) {
+            0 if !self.pulled.is_empty() => {
+                let at = self.random.below(self.pulled.len() as u64) as usize;
+                self.pulled[at].clone()
+            }
+            _ => {
+                let mut keys = self.some_counters(plan);
+                if left == clock_key_at {
+                    keys.insert(ledger.clock_key(self.worker));
+                }
+                let keys: Vec<u64> = keys.into_iter().collect();
+                (self.session.split(&keys).map_err(|error| self.failed(error))?, keys)
+            }
+        };
         let is_last = left == 1;
         let ticks_apart = self.random.below(3) == 0;
         let then = if is_last && !ticks_apart { Then::Tick } else { Then::More };
         ledger.push(clock, &keys);
         keys.iter().for_each(|&key| self.pushed[key as usize] += 1);
         self.tally.pushes += 1;
-        let pushed = self.push_ones(&keys, then);
+        let pushed = self.push_ones(&split, then);
         let pushed = match is_last && ticks_apart {
             true => pushed.and_then(|()| self.session.tick()),
             false => pushed,
@@ -349,11 +364,10 @@ impl Member {
         })
     }
 
-    fn push_ones(&mut self, keys: &[u64], then: Then) -> Result<(), WorkerError> {
-        let split = self.session.split(keys)?;
-        let mut deltas = self.session.deltas_buffer(keys.len());
+    fn push_ones(&mut self, split: &Rc<Split>, then: Then) -> Result<(), WorkerError> {
+        let mut deltas = self.session.deltas_buffer(split.keys_count());
         Rc::get_mut(&mut deltas).expect("a fresh buffer is nobody else's").fill(1.0);
-        self.session.push(TABLE, &split, deltas, 1, then)
+        self.session.push(TABLE, split, deltas, 1, then)
     }
 
     fn some_counters(&mut self, plan: &Plan) -> BTreeSet<u64> {
@@ -363,7 +377,7 @@ impl Member {
 
     /// Checks what a pull that is over has seen.
     fn check(&mut self, asked: Asked, ledger: &Ledger) -> Result<(), Failure> {
-        let Asked { ticket, keys, clock, own } = asked;
+        let Asked { ticket, split, keys, clock, own } = asked;
         let (worker, now) = (self.worker, self.session.now());
         let values = self.session.wait_pull(ticket, now).map_err(|error| self.failed(error))?;
         for ((&key, &own), &found) in keys.iter().zip(&own).zip(values.as_slice()) {
@@ -380,6 +394,7 @@ impl Member {
             }
         }
         self.session.recycle(values);
+        self.pulled.push((split, keys));
         Ok(())
     }
 

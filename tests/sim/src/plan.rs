@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use transport::Limits;
 use transport::simulated::Faults;
-use worker::{Staleness, Timeouts};
+use worker::{CodecChoice, KeyCodec, Selection, Staleness, TableCodec, Timeouts, ValueCodec};
 
 use crate::random::Random;
 
@@ -42,6 +42,8 @@ pub struct Plan {
     pub timeouts: Timeouts,
     /// What may befall a message.
     pub faults: Faults,
+    /// How keys and counts travel. Whichever it is, every count must come out exactly.
+    pub codec: CodecChoice,
 }
 
 impl Plan {
@@ -76,6 +78,7 @@ impl Plan {
             credit: random.choose(&[2, 8, 64]),
             timeouts: Timeouts { request, give_up: request * 5 },
             faults: Faults::from_seed(seed),
+            codec: codec(&mut random),
         }
     }
 
@@ -83,4 +86,20 @@ impl Plan {
     pub fn without_faults(self) -> Plan {
         Plan { faults: Faults::NONE, stops_per_mille: 0, ..self }
     }
+}
+
+/// A codec that keeps ones as they are, on their way to a shard: counts on their way back are
+/// plain. Half of all plans have none.
+fn codec(random: &mut Random) -> CodecChoice {
+    let keys = [KeyCodec::Plain, KeyCodec::Packed, KeyCodec::Numbered, KeyCodec::Numbered];
+    let values = [ValueCodec::F32, ValueCodec::F32, ValueCodec::Bf16];
+    let push = random.choose(&values);
+    let coded = TableCodec {
+        keys: random.choose(&keys),
+        push_first: push,
+        push_rest: push,
+        selection: random.choose(&[Selection::All, Selection::Nonzero]),
+        pull: ValueCodec::F32,
+    };
+    random.choose(&[CodecChoice::RAW, CodecChoice::Fixed(coded)])
 }

@@ -142,6 +142,8 @@ fn report(cluster: &Cluster, plan: &Plan, members: &[Member]) -> Report {
         report.sessions.duplicates += counts.duplicates;
         report.sessions.answers_late += counts.answers_late;
         report.sessions.damaged += counts.damaged;
+        report.sessions.lists_unknown += counts.lists_unknown;
+        report.sessions.numbers_unknown += counts.numbers_unknown;
         report.pushes += member.tally.pushes;
         report.pulls += member.tally.pulls;
         report.reconnects += member.tally.reconnects;

@@ -60,6 +60,8 @@ fn a_thousand_seeds_apply_every_push_exactly_once() {
         ("corrupted", sum(|report| report.network.corrupted)),
         ("cut", sum(|report| report.network.cut)),
         ("partitions", sum(|report| report.network.partitions)),
+        ("lists unknown", sum(|report| report.sessions.lists_unknown)),
+        ("numbers unknown", sum(|report| report.sessions.numbers_unknown)),
     ];
     println!("{} seeds: {counts:?}", seeds.len());
     if seeds.len() == SEEDS as usize {
@@ -114,4 +116,20 @@ fn with_ticks_that_overtake_pushes_a_seed_fails() {
 fn with_pulls_that_do_not_wait_a_seed_fails() {
     let failure = first_failure(Mutation::ReadsEarly).expect("a pull is stale");
     assert!(matches!(failure, Failure::Stale { .. }), "{failure}");
+}
+
+#[test]
+fn with_key_lists_mixed_up_a_seed_fails() {
+    let failure = first_failure(Mutation::ListsMixedUp).expect("other keys are counted");
+    let wrong = matches!(failure, Failure::Session { .. } | Failure::Stale { .. })
+        || matches!(failure, Failure::Miscounted { .. } | Failure::Invented { .. });
+    assert!(wrong, "{failure}");
+}
+
+#[test]
+fn with_generations_of_numbers_mixed_up_a_seed_fails() {
+    let failure = first_failure(Mutation::GenerationsMixedUp).expect("other keys are counted");
+    let wrong = matches!(failure, Failure::Session { .. } | Failure::Stale { .. })
+        || matches!(failure, Failure::Miscounted { .. } | Failure::Invented { .. });
+    assert!(wrong, "{failure}");
 }

@@ -24,7 +24,8 @@ use crate::signals::Stop;
 use board::Board;
 use cluster::Cluster;
 use keep::DataManifest;
-use plan::{Plan, StartedAs};
+pub(crate) use plan::Plan;
+use plan::StartedAs;
 use result::{TrainResult, tell};
 use workers::{Done, regression, run_processes, run_threads};
 
@@ -32,23 +33,34 @@ use workers::{Done, regression, run_processes, run_threads};
 pub(crate) fn run(arguments: TrainArgs) -> Result<(), Failure> {
     let plan = Plan::new(arguments)?;
     let stop = Stop::on_signals()?;
-    check_data(&plan)?;
+    let (result, board) = carry_out(&plan, &stop)?;
+    tell(&plan, &result, &board)?;
+    if stop.asked() {
+        return Err(Failure::failed("interrupted: what was learned until then is above"));
+    }
+    Ok(())
+}
+
+/// Learns, tests and saves as the plan says. Once `stop` is asked, only what was learned until
+/// then is told.
+pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board), Failure> {
+    check_data(plan)?;
     let mut children = Children::new();
-    let cluster = Cluster::start(&plan, &mut children)?;
+    let cluster = Cluster::start(plan, &mut children)?;
     let mut observer = cluster.session(WorkerId::OBSERVER, INCARNATION)?;
     let id = JobId::new(RandomState::new().build_hasher().finish());
     let staleness = plan.clock.staleness();
     let (job, weights) = regression(id, plan.workers, staleness, &plan.optimizer);
-    prepare(&plan, &job, weights, &mut observer)?;
+    prepare(plan, &job, weights, &mut observer)?;
 
     let mut board = Board::new(plan.workers)?;
     let trained = match (plan.started_as, &cluster) {
         (StartedAs::Processes, Cluster::Remote(remote)) => {
-            run_processes(&plan, id, &remote.contact, &mut children, &stop, &mut board)
+            run_processes(plan, id, &remote.contact, &mut children, stop, &mut board)
         }
         _ => {
             let feed = Epochs::open(plan.train.clone(), plan.epochs).map_err(Failure::failed)?;
-            run_threads(&plan, (&job, weights), &cluster, &feed, &stop, &mut board)
+            run_threads(plan, (&job, weights), &cluster, &feed, stop, &mut board)
         }
     };
     let seconds = board.finish();
@@ -58,12 +70,12 @@ pub(crate) fn run(arguments: TrainArgs) -> Result<(), Failure> {
         None
     } else {
         check_labels(&trained)?;
-        test(&plan, weights, &trained, &mut observer, &stop)?
+        test(plan, weights, &trained, &mut observer, stop)?
     };
     let interrupted = stop.asked();
     let tested = tested.filter(|_| !interrupted); // Of a part of the rows it would mean little.
     let size = measure(weights, &mut observer)?;
-    let result = TrainResult::new(&plan, &trained, tested.as_ref(), size, seconds, &observer);
+    let result = TrainResult::new(plan, &trained, tested.as_ref(), size, seconds, &observer);
     if let Some(dir) = &plan.save {
         let data = DataManifest {
             format: plan.train.format,
@@ -72,11 +84,7 @@ pub(crate) fn run(arguments: TrainArgs) -> Result<(), Failure> {
         };
         keep::save(dir, &mut observer, (&job, weights), &data, result.trained()?)?;
     }
-    tell(&plan, &result, &board)?;
-    if interrupted {
-        return Err(Failure::failed("interrupted: what was learned until then is above"));
-    }
-    Ok(())
+    Ok((result, board))
 }
 
 /// Opens the data once, so that a wrong name costs nothing.

@@ -9,10 +9,11 @@ use clap::{Args, Command};
 use kernels::{Isa, Level};
 use learn::Optimizer;
 use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, SourceSpec};
+use worker::CodecChoice;
 
 use crate::cli::{DataArgs, TrainArgs};
 use crate::failure::Failure;
-use crate::flags::{ClockBound, TransportFlag};
+use crate::flags::{ClockBound, CodecFlag, TransportFlag};
 
 /// Share of the rows that is held out where no test file is named.
 const HOLDOUT_DEFAULT: f64 = 0.1;
@@ -35,6 +36,7 @@ pub(crate) struct Plan {
     pub(crate) workers: u32,
     pub(crate) started_as: StartedAs,
     pub(crate) transport: TransportFlag,
+    pub(crate) codec: CodecFlag,
     pub(crate) isa: Isa,
     pub(crate) save: Option<PathBuf>,
     pub(crate) resume: Option<PathBuf>,
@@ -99,6 +101,7 @@ impl Plan {
             workers,
             started_as,
             transport,
+            codec: args.codec.unwrap_or(CodecFlag(CodecChoice::AUTO)),
             isa: isa(args.isa.as_deref())?,
             save: args.save,
             resume: args.resume,
@@ -299,6 +302,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         workers: line.workers.or(file.workers),
         processes: line.processes.or(file.processes),
         transport: line.transport.or(file.transport),
+        codec: line.codec.or(file.codec),
         isa: line.isa.or(file.isa),
         save: line.save.or(file.save),
         resume: line.resume.or(file.resume),

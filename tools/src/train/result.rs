@@ -10,7 +10,7 @@ use learn::metrics::Metrics;
 
 use super::board::Board;
 use super::plan::{Plan, StartedAs};
-use super::workers::Done;
+use super::workers::{Done, Traffic};
 use crate::failure::Failure;
 use crate::output::{self, count};
 use crate::report::{self, RunReport};
@@ -38,6 +38,13 @@ pub(crate) struct TrainResult {
     /// By all workers, headers included.
     pub(crate) bytes_sent: u64,
     pub(crate) resends: u64,
+    #[serde(flatten)]
+    pub(crate) traffic: Traffic,
+    /// Bits of pushes for each pair of key and delta, headers included.
+    pub(crate) push_bits_per_pair: f64,
+    /// The same with the pulls of the same keys: all that workers send.
+    pub(crate) sent_bits_per_pair: f64,
+    pub(crate) codec: String,
     pub(crate) model: &'static str,
     pub(crate) optimizer: &'static str,
     pub(crate) transport: String,
@@ -59,6 +66,8 @@ impl TrainResult {
     ) -> TrainResult {
         let mut train = Metrics::default();
         trained.iter().for_each(|done| train.merge(&done.metrics));
+        let traffic = Traffic::sum(trained.iter().map(|done| done.traffic));
+        let bits_per_pair = |bytes: u64| bytes as f64 * 8.0 / traffic.pairs_pushed.max(1) as f64;
         let finite = |value: f64| value.is_finite().then_some(value);
         TrainResult {
             rows: train.rows(),
@@ -74,6 +83,10 @@ impl TrainResult {
             table_bytes_per_key: size.bytes as f64 / size.rows.max(1) as f64,
             bytes_sent: trained.iter().map(|done| done.bytes_sent).sum(),
             resends: trained.iter().map(|done| done.resends).sum(),
+            push_bits_per_pair: bits_per_pair(traffic.push_bytes),
+            sent_bits_per_pair: bits_per_pair(traffic.push_bytes + traffic.pull_bytes),
+            traffic,
+            codec: plan.codec.to_string(),
             model: "lr",
             optimizer: plan.optimizer.name(),
             transport: session.transport().name().to_owned(),
@@ -112,6 +125,8 @@ impl TrainResult {
             pair("features", count(self.features)),
             pair("table bytes/feature", format!("{:.1}", self.table_bytes_per_key)),
             pair("bytes sent by workers", count(self.bytes_sent)),
+            pair("push bits/pair", format!("{:.2}", self.push_bits_per_pair)),
+            pair("sent bits/pair", format!("{:.2}", self.sent_bits_per_pair)),
             pair("unreadable rows", count(self.bad_rows)),
         ]
     }
@@ -123,6 +138,7 @@ impl TrainResult {
             pair("optimizer", self.optimizer.to_owned()),
             pair("clock", self.clock.clone()),
             pair("transport", self.transport.clone()),
+            pair("codec", self.codec.clone()),
             pair("servers", self.servers.to_string()),
             pair("workers", format!("{} as {}", self.workers, self.started_as)),
             pair("instruction set", self.isa.clone()),

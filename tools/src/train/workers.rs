@@ -15,12 +15,13 @@ use learn::data::{ColumnSpec, SourceSpec};
 use learn::metrics::{BatchLoss, Metrics};
 use learn::{Continue, Epochs, Job, LogisticRegression, Optimizer, Table, Watch, Worked};
 use serde::{Deserialize, Serialize};
-use worker::{JobId, Staleness, WorkerId};
+use worker::{Counts, JobId, Staleness, WorkerId};
 
 use super::board::Board;
 use super::cluster::{Cluster, Contact};
 use super::plan::Plan;
 use crate::failure::Failure;
+use crate::flags::CodecFlag;
 use crate::signals::Stop;
 
 /// How often a worker reports.
@@ -44,6 +45,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) epochs: u32,
     /// How it reaches the servers.
     pub(crate) contact: Contact,
+    pub(crate) codec: CodecFlag,
 }
 
 /// What a worker says.
@@ -84,9 +86,51 @@ pub(crate) struct Done {
     pub(crate) metrics: Metrics,
     pub(crate) bytes_sent: u64,
     pub(crate) resends: u64,
+    pub(crate) traffic: Traffic,
     /// Unreadable rows of the batches that only this worker read.
     pub(crate) bad_rows: u64,
     pub(crate) columns: Option<ColumnSpec>,
+}
+
+/// What a worker's pushes and pulls came to.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Traffic {
+    /// Pairs of key and delta that were pushed.
+    pub(crate) pairs_pushed: u64,
+    /// Those of them that messages carried.
+    pub(crate) pairs_carried: u64,
+    /// Bytes of pushes, headers included.
+    pub(crate) push_bytes: u64,
+    pub(crate) keys_pulled: u64,
+    /// Bytes of pulls, headers included.
+    pub(crate) pull_bytes: u64,
+    /// Bytes of the answers to pulls, headers included.
+    pub(crate) values_bytes: u64,
+}
+
+impl Traffic {
+    fn new(counts: &Counts) -> Traffic {
+        Traffic {
+            pairs_pushed: counts.pairs_pushed,
+            pairs_carried: counts.pairs_carried,
+            push_bytes: counts.push_bytes,
+            keys_pulled: counts.keys_pulled,
+            pull_bytes: counts.pull_bytes,
+            values_bytes: counts.values_bytes,
+        }
+    }
+
+    /// What several workers came to together.
+    pub(crate) fn sum(all: impl Iterator<Item = Traffic>) -> Traffic {
+        all.fold(Traffic::default(), |sum, one| Traffic {
+            pairs_pushed: sum.pairs_pushed + one.pairs_pushed,
+            pairs_carried: sum.pairs_carried + one.pairs_carried,
+            push_bytes: sum.push_bytes + one.push_bytes,
+            keys_pulled: sum.keys_pulled + one.keys_pulled,
+            pull_bytes: sum.pull_bytes + one.pull_bytes,
+            values_bytes: sum.values_bytes + one.values_bytes,
+        })
+    }
 }
 
 impl WorkerPlan {
@@ -100,6 +144,7 @@ impl WorkerPlan {
             source: plan.train.clone(),
             epochs: plan.epochs,
             contact: contact.clone(),
+            codec: plan.codec,
         }
     }
 
@@ -110,7 +155,9 @@ impl WorkerPlan {
     /// The job that it takes part in, and the table of the weights.
     pub(crate) fn job(&self) -> (Job, Table) {
         let staleness = Staleness::ssp(self.staleness_clocks);
-        regression(JobId::new(self.job), self.workers, staleness, &self.optimizer)
+        let id = JobId::new(self.job);
+        let (job, weights) = regression(id, self.workers, staleness, &self.optimizer);
+        (job.with_codec(self.codec.0), weights)
     }
 }
 
@@ -131,7 +178,8 @@ impl Done {
         Done {
             metrics: worked.metrics,
             bytes_sent: worked.bytes_sent,
-            resends: worked.resends,
+            resends: worked.counts.resends,
+            traffic: Traffic::new(&worked.counts),
             bad_rows: feed.progress().bad_rows,
             columns: feed.columns(),
         }
@@ -163,6 +211,8 @@ pub(crate) fn run_threads(
     stop: &Stop,
     board: &mut Board,
 ) -> Result<Vec<Done>, Failure> {
+    // Whoever only observes reads plain values: what is tested is what the servers hold.
+    let job = &job.clone().with_codec(plan.codec.0);
     let (sender, reports) = sync_channel(REPORTS_MAX);
     let learner = |_| LogisticRegression::new(weights, &plan.optimizer);
     let watch = move |worker: WorkerId| {

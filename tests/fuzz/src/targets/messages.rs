@@ -3,11 +3,15 @@
 //! Owns their bytes. Who handles them is left to the targets.
 
 use kernels::Isa;
+use kernels::codec::{
+    Rounding, ValueCodec, encode_values, encoded_values_bytes_max, pack_keys, packed_keys_bytes_max,
+};
 use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
 use wire::{
-    Define, Epoch, Flags, HEADER_BYTES, Header, Incarnation, JobId, Join, Keyed, Kind, ScanCursor,
-    Seal, Staleness, TableSpec, WorkerId,
+    Announced, Carried, Define, Encoding, Epoch, Flags, HEADER_BYTES, Header, Incarnation, JobId,
+    Join, KeyForm, Keyed, Kind, ListHead, NumbersHead, PART_BYTES, ScanCursor, Seal, Staleness,
+    TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -65,7 +69,7 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
         }
         Kind::Define => {
             let define = |(table, spec): (usize, TableSpec)| {
-                let define = Define::new(&spec).expect("a short name");
+                let define = Define::new(&spec, Announced::default()).expect("a short name");
                 sealed(header(kind, table as u16), define.as_bytes())
             };
             tables().into_iter().enumerate().map(define).collect()
@@ -75,11 +79,17 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             keyed(Header { sequence: 2, ..header(kind, 1) }, keys, 3),
             keyed(Header { sequence: 4, flags: Flags::TICK.get(), ..header(kind, 0) }, keys, 1),
             sealed(Header { sequence: 3, flags: Flags::TICK.get(), ..header(kind, 0) }, &[]),
+            coded(5, KeyForm::Packed, ValueCodec::F32, keys),
+            coded(6, KeyForm::Packed, ValueCodec::Int8, keys),
+            coded(7, KeyForm::Numbered, ValueCodec::Float4, keys),
+            coded(8, KeyForm::List, ValueCodec::Bf16, keys),
         ],
         Kind::Pull => vec![
             keyed(header(kind, 0), keys, 0),
             keyed(header(kind, 1), &keys[..2], 0),
             keyed(Header { clock: 3, ..header(kind, 0) }, keys, 0),
+            coded(LISTED, KeyForm::Packed, ValueCodec::F16, keys),
+            coded(LISTED + 1, KeyForm::Numbered, ValueCodec::F32, keys),
         ],
         Kind::Load | Kind::Rows => {
             vec![keyed(header(kind, 0), keys, 1), keyed(header(kind, 1), keys, 11)]
@@ -133,6 +143,41 @@ fn keyed(header: Header, keys: &[u64], width: u16) -> Vec<u8> {
     message.bytes().to_vec()
 }
 
+/// The pull whose keys a coded push names.
+const LISTED: u64 = 1 << 63;
+
+/// A pull if the sequence is one of theirs, else a push of ones, of table 0.
+fn coded(sequence: u64, form: KeyForm, codec: ValueCodec, keys: &[u64]) -> Vec<u8> {
+    let isa = Isa::detect();
+    let packed = |keys: &[u64]| {
+        let mut bytes = vec![0; packed_keys_bytes_max(keys.len())];
+        let end = pack_keys(isa, keys, &mut bytes);
+        bytes.truncate(end);
+        bytes
+    };
+    let mut body = match form {
+        KeyForm::Plain => keys.as_bytes().to_vec(),
+        KeyForm::Packed => packed(keys),
+        KeyForm::List => ListHead { pull: LISTED, first: 0, reserved: 0 }.as_bytes().to_vec(),
+        KeyForm::Numbered => {
+            let head = NumbersHead { generation: 1, base: 0, known: 0, reserved: 0 };
+            [head.as_bytes(), &packed(&[]), &packed(keys)].concat()
+        }
+    };
+    body.resize(body.len().next_multiple_of(PART_BYTES), 0);
+    let kind = if sequence >= LISTED { Kind::Pull } else { Kind::Push };
+    let width = u16::from(kind == Kind::Push);
+    if kind == Kind::Push {
+        let start = body.len();
+        body.resize(start + encoded_values_bytes_max(codec, keys.len()), 0);
+        let ones = vec![1.0; keys.len()];
+        encode_values(isa, codec, &ones, Rounding::Nearest, &mut body[start..]);
+    }
+    let encoding = Encoding::new(form, codec.to_u8(), Carried::All).get();
+    let count = keys.len() as u32;
+    sealed(Header { sequence, encoding, keys: count, width, ..header(kind, 0) }, &body)
+}
+
 /// Mostly seals a broken message again, with a field of its header changed or not, so that what is
 /// broken inside is reached; sometimes leaves it as it is.
 pub(super) fn mend(message: &mut Vec<u8>, random: &mut Random) {
@@ -162,7 +207,7 @@ pub(super) fn mend(message: &mut Vec<u8>, random: &mut Random) {
 
 /// Puts a number at an edge of its range, or near what stands there, into one field.
 fn change_field(header: &mut Header, random: &mut Random) {
-    let field = random.below(8);
+    let field = random.below(9);
     let now = [
         header.sequence,
         header.clock,
@@ -172,6 +217,7 @@ fn change_field(header: &mut Header, random: &mut Random) {
         header.flags.into(),
         header.worker.into(),
         header.incarnation.into(),
+        header.encoding.into(),
     ][field as usize];
     let number = match random.below(3) {
         0 => now.wrapping_add(random.below(5)).wrapping_sub(2),
@@ -186,7 +232,8 @@ fn change_field(header: &mut Header, random: &mut Random) {
         4 => header.width = number as u16,
         5 => header.flags = number as u8,
         6 => header.worker = number as u32,
-        _ => header.incarnation = number as u32,
+        7 => header.incarnation = number as u32,
+        _ => header.encoding = number as u8,
     }
 }
 

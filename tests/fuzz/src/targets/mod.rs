@@ -15,8 +15,10 @@ use wire::Kind;
 use crate::random::Random;
 
 /// The names of all targets.
-pub const NAMES: [&str; 11] =
-    ["header", "open", "keys", "values", "push", "pull", "call", "libsvm", "vw", "csv", "criteo"];
+pub const NAMES: [&str; 12] = [
+    "header", "open", "keys", "values", "push", "pull", "coded", "call", "libsvm", "vw", "csv",
+    "criteo",
+];
 
 /// Code under test, with whatever state it has.
 pub(crate) trait Target {
@@ -43,6 +45,7 @@ pub(crate) fn target(name: &str) -> Option<Box<dyn Target>> {
         "values" => Box::new(codec::Codec::Values),
         "push" => Box::new(shard::ShardTarget::new(&[Kind::Push])),
         "pull" => Box::new(shard::ShardTarget::new(&[Kind::Pull])),
+        "coded" => Box::new(shard::ShardTarget::new(&[Kind::Pull, Kind::Push])),
         "call" => Box::new(shard::ShardTarget::new(&[
             Kind::Join,
             Kind::Define,
