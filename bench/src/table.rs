@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, Doing, SpecError};
@@ -17,7 +18,7 @@ use crate::machine::{Machine, Places};
 use crate::random::Random;
 use crate::roofs::{Rows, TwoLines};
 use crate::spec::{Optimizer, PushPullSpec};
-use crate::stats::Spread;
+use crate::stats::{LatencyLog, Spread};
 use crate::table_load::TableLoad;
 use crate::verify::{Tally, expected_values};
 
@@ -32,6 +33,9 @@ const MISS_BATCHES: usize = 64;
 
 /// Space that the table may take, as a multiple of its rows' own: rows are padded to lines.
 const TABLE_BYTES_FACTOR: usize = 32;
+
+/// Keys of a request that creates rows, at the start.
+const INSERTED_KEYS: usize = 256;
 
 /// Keys whose values are checked at the end.
 const CHECKED_KEYS: usize = 512;
@@ -92,6 +96,37 @@ pub struct TableShares {
     pub update_of_two_line: Spread,
 }
 
+/// Requests of 256 new keys each, in microseconds of this thread's processor time: what the kernel
+/// does for it counts, other programs do not.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turns {
+    /// Half of the requests took less.
+    pub turn_us_p50: f64,
+    /// One of a hundred took longer.
+    pub turn_us_p99: f64,
+    /// One of a thousand took longer.
+    pub turn_us_p999: f64,
+    /// The longest one, insertion included: more than the table's growth added to any.
+    pub turn_us_max_growth: f64,
+}
+
+impl Turns {
+    fn of(log: &LatencyLog) -> Turns {
+        Turns {
+            turn_us_p50: log.quantile_us(0.5),
+            turn_us_p99: log.quantile_us(0.99),
+            turn_us_p999: log.quantile_us(0.999),
+            turn_us_max_growth: log.quantile_us(1.0),
+        }
+    }
+}
+
+/// What this thread has computed so far, the kernel's work for it included.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// What a run gives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableReport {
@@ -100,6 +135,9 @@ pub struct TableReport {
     pub rates: TableRates<f64>,
     /// Memory of the table a key, index included, in bytes.
     pub bytes_per_key: f64,
+    /// How long the requests took that created the rows.
+    #[serde(flatten)]
+    pub turns: Turns,
     /// How far repeats lie apart.
     pub spreads: TableRates<Spread>,
     /// The figures as parts of their limits.
@@ -174,6 +212,7 @@ pub fn run_table(
     Ok(TableReport {
         rates: spreads.map(|spread| spread.median),
         bytes_per_key: size.bytes as f64 / size.rows as f64,
+        turns: bench.turns,
         spreads,
         shares: TableShares::of(&repeats),
         checked_keys,
@@ -191,6 +230,7 @@ struct Bench<'a> {
     uniform: Stream,
     zipf: Stream,
     missing: Vec<Vec<u64>>,
+    turns: Turns,
 }
 
 /// Batches that requests are made of, in turn.
@@ -223,10 +263,14 @@ impl<'a> Bench<'a> {
         let row_bytes = rule.widths(spec.dim).row * size_of::<f32>();
         let bytes_max = (TABLE_BYTES_FACTOR * row_bytes * spec.keys) as u64;
         let mut table = TableLoad::new(spec.dim, &*rule, bytes_max)?;
-        for keys in &uniform.keys.load {
+        let mut turns = LatencyLog::new();
+        for keys in uniform.keys.load.iter().flat_map(|keys| keys.chunks(INSERTED_KEYS)) {
+            let before = processor_time();
             table.push(keys, Doing::Load)?;
+            turns.record(processor_time() - before);
         }
-        let mut bench = Bench { spec, table, uniform, zipf, missing };
+        let turns = Turns::of(&turns);
+        let mut bench = Bench { spec, table, uniform, zipf, missing, turns };
         // Every row once more: with each push an index that has grown comes a little to rest.
         for _ in 0..bench.uniform.keys.batches.len() {
             update_once(&mut bench.table, &mut bench.uniform)?;
@@ -426,7 +470,7 @@ impl TableShares {
 impl TableReport {
     /// The report as a table for people.
     pub fn render_table(&self) -> String {
-        let TableReport { spec, machine, shares, bytes_per_key, .. } = self;
+        let TableReport { spec, machine, shares, bytes_per_key, turns, .. } = self;
         let mut rows = vec![
             ["", "rows_per_s", "_min", "_max", "of_flat", "of_two_lines"]
                 .map(str::to_owned)
@@ -444,7 +488,8 @@ impl TableReport {
         format!(
             "gradwire bench table   commit {}   {}   dim {} f32   {} keys   {} keys a request   \
              {} s x {} runs\n{}, {} cores, Linux {}   1 core\n\n{}\n\
-             bytes_per_key: {bytes_per_key:.1}   rows checked bit by bit: {}   command: {}\n",
+             bytes_per_key: {bytes_per_key:.1}   rows checked bit by bit: {}   command: {}\n\
+             256 new keys a request, us: p50 {:.0}   p99 {:.0}   p99.9 {:.0}   longest {:.0}\n",
             self.commit,
             spec.optimizer,
             spec.dim,
@@ -458,6 +503,10 @@ impl TableReport {
             columns(&rows),
             self.checked_keys,
             self.command,
+            turns.turn_us_p50,
+            turns.turn_us_p99,
+            turns.turn_us_p999,
+            turns.turn_us_max_growth,
         )
     }
 }

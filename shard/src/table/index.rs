@@ -34,9 +34,11 @@ const LOAD_SLACK_PERCENT: usize = 6;
 /// Growth adds this part of the lines: one in so many.
 const GROWTH_PART: usize = 4;
 
-/// Lines that are moved for each key that may come, while the index grows. A growth ends after a
-/// fifth of the keys that would fill what it adds.
-const LINES_MOVED_A_KEY: usize = 4;
+/// Lines that are moved for each key that may come, while the index grows: with one more than
+/// these, a growth is over before [`LOAD_SLACK_PERCENT`] more of the lanes are taken.
+const fn lines_moved_a_key(layout: Layout) -> usize {
+    1 + 100usize.div_ceil(LOAD_SLACK_PERCENT * layout.lanes())
+}
 
 /// Most lines that are moved for one request, so that growth adds a tenth of a millisecond to it
 /// at most. Only a request of many new keys that would fill the table needs more.
@@ -189,7 +191,7 @@ impl Index {
     /// growth under way.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
         let wanted = self.taken + more;
-        self.go_on(LINES_MOVED_MAX.min(more * LINES_MOVED_A_KEY));
+        self.go_on(LINES_MOVED_MAX.min(more * lines_moved_a_key(self.layout)));
         while wanted > Index::keys_of(self.layout, self.shape.lines()) {
             self.finish();
             self.begin(wanted)?;
