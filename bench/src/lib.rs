@@ -23,6 +23,7 @@ mod spec;
 mod stats;
 mod table;
 mod table_load;
+mod turns;
 mod verify;
 
 pub use bystander::Precedence;
@@ -42,3 +43,4 @@ pub use spec::{
 };
 pub use stats::Spread;
 pub use table::{TableBenchSpec, TableRates, TableReport, TableShares, run_table};
+pub use turns::Turns;

@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, Doing, SpecError};
@@ -18,8 +17,9 @@ use crate::machine::{Machine, Places};
 use crate::random::Random;
 use crate::roofs::{Rows, TwoLines};
 use crate::spec::{Optimizer, PushPullSpec};
-use crate::stats::{LatencyLog, Spread};
+use crate::stats::Spread;
 use crate::table_load::TableLoad;
+use crate::turns::{INSERTED_KEYS, Turns, TurnsLog};
 use crate::verify::{Tally, expected_values};
 
 /// Exponent of the skewed load.
@@ -33,9 +33,6 @@ const MISS_BATCHES: usize = 64;
 
 /// Space that the table may take, as a multiple of its rows' own: rows are padded to lines.
 const TABLE_BYTES_FACTOR: usize = 32;
-
-/// Keys of a request that creates rows, at the start.
-const INSERTED_KEYS: usize = 256;
 
 /// Keys whose values are checked at the end.
 const CHECKED_KEYS: usize = 512;
@@ -94,37 +91,6 @@ pub struct TableShares {
     pub update_of_flat: Spread,
     /// Updated rows of the two-line limit.
     pub update_of_two_line: Spread,
-}
-
-/// Requests of 256 new keys each, in microseconds of this thread's processor time: what the kernel
-/// does for it counts, other programs do not.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Turns {
-    /// Half of the requests took less.
-    pub turn_us_p50: f64,
-    /// One of a hundred took longer.
-    pub turn_us_p99: f64,
-    /// One of a thousand took longer.
-    pub turn_us_p999: f64,
-    /// The longest one, insertion included: more than the table's growth added to any.
-    pub turn_us_max_growth: f64,
-}
-
-impl Turns {
-    fn of(log: &LatencyLog) -> Turns {
-        Turns {
-            turn_us_p50: log.quantile_us(0.5),
-            turn_us_p99: log.quantile_us(0.99),
-            turn_us_p999: log.quantile_us(0.999),
-            turn_us_max_growth: log.quantile_us(1.0),
-        }
-    }
-}
-
-/// What this thread has computed so far, the kernel's work for it included.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// What a run gives.
@@ -263,13 +229,11 @@ impl<'a> Bench<'a> {
         let row_bytes = rule.widths(spec.dim).row * size_of::<f32>();
         let bytes_max = (TABLE_BYTES_FACTOR * row_bytes * spec.keys) as u64;
         let mut table = TableLoad::new(spec.dim, &*rule, bytes_max)?;
-        let mut turns = LatencyLog::new();
+        let mut turns = TurnsLog::new();
         for keys in uniform.keys.load.iter().flat_map(|keys| keys.chunks(INSERTED_KEYS)) {
-            let before = processor_time();
-            table.push(keys, Doing::Load)?;
-            turns.record(processor_time() - before);
+            turns.time(|| table.push(keys, Doing::Load))?;
         }
-        let turns = Turns::of(&turns);
+        let turns = turns.turns();
         let mut bench = Bench { spec, table, uniform, zipf, missing, turns };
         // Every row once more: with each push an index that has grown comes a little to rest.
         for _ in 0..bench.uniform.keys.batches.len() {

@@ -139,6 +139,9 @@ impl Shard {
                 self.replied(&header, outbox, |shard| shard.define(&header, spec, announced))
             }
             Message::Load(rows) => self.replied(&header, outbox, |shard| shard.load(&header, rows)),
+            Message::Remove(keys) => {
+                self.replied(&header, outbox, |shard| shard.remove(&header, keys))
+            }
             Message::Leave => self.replied(&header, outbox, |shard| shard.leave(&header)),
             Message::Hello | Message::Welcome | Message::Values(_) | Message::Reply => {
                 return Outcome::Malformed(Malformed::Field { name: "kind" });
@@ -364,6 +367,12 @@ impl Shard {
         let table = self.tables.get(header.table())?;
         check_width(header, table.widths().row)?;
         table.load(rows.keys, rows.rows).map_err(|full| Refusal::TableFull { rows: full.rows })?;
+        Ok(Status::Done)
+    }
+
+    fn remove(&mut self, header: &Header, keys: &[u64]) -> Result<Status, Refusal> {
+        self.member_job(header)?;
+        self.tables.get(header.table())?.remove(keys);
         Ok(Status::Done)
     }
 

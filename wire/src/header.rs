@@ -93,6 +93,8 @@ pub enum Kind {
     Measure = 13,
     /// Answers a measure. Body: [`crate::TableSize`].
     Size = 14,
+    /// Takes rows out. Body: keys.
+    Remove = 15,
 }
 
 impl Kind {
@@ -113,6 +115,7 @@ impl Kind {
             12 => Kind::Load,
             13 => Kind::Measure,
             14 => Kind::Size,
+            15 => Kind::Remove,
             _ => return None,
         })
     }

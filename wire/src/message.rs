@@ -82,6 +82,8 @@ pub enum Message<'a> {
     Rows(RowsView<'a>),
     /// See [`Kind::Load`].
     Load(RowsView<'a>),
+    /// See [`Kind::Remove`]; distinct or not, in any order.
+    Remove(&'a [u64]),
     /// See [`Kind::Measure`].
     Measure,
     /// See [`Kind::Size`].
@@ -169,6 +171,8 @@ pub fn open(
         }
         Kind::Rows => Message::Rows(rows(&header, body)?),
         Kind::Load => Message::Load(rows(&header, body)?),
+        Kind::Remove if header.width == 0 => Message::Remove(rows(&header, body)?.keys),
+        Kind::Remove => return Err(shape(&header)),
         Kind::Measure => empty(&header, Message::Measure)?,
         Kind::Size => Message::Size(TableSize::read_from_bytes(body).map_err(|_| shape(&header))?),
     };

@@ -168,6 +168,32 @@ impl Session {
         width: u16,
         deadline: Time,
     ) -> Result<(), WorkerError> {
+        self.call_with_rows(Kind::Load, table, (keys, rows), width, deadline)
+    }
+
+    /// Takes rows out of a table, on the shards that own their keys. An absent key is none of them.
+    /// Pushes to these keys that are still under way may create their rows again.
+    ///
+    /// - `keys`: in any order.
+    /// - Errors: as [`Session::load`]. Rows of the messages before are taken out.
+    pub fn remove(
+        &mut self,
+        table: TableId,
+        keys: &[u64],
+        deadline: Time,
+    ) -> Result<(), WorkerError> {
+        self.call_with_rows(Kind::Remove, table, (keys, &[]), 0, deadline)
+    }
+
+    /// Sends keys, each with a row of `width` f32, to the shards that own them.
+    fn call_with_rows(
+        &mut self,
+        kind: Kind,
+        table: TableId,
+        (keys, rows): (&[u64], &[f32]),
+        width: u16,
+        deadline: Time,
+    ) -> Result<(), WorkerError> {
         let row_len = usize::from(width);
         assert_eq!(rows.len(), keys.len() * row_len, "{} keys of width {width}", keys.len());
         let keys_max = self.port.push_keys_max(row_len)?;
@@ -186,7 +212,7 @@ impl Session {
                         .copied()
                         .collect(),
                 };
-                let header = self.header(Kind::Load, table, places.len(), width);
+                let header = self.header(kind, table, places.len(), width);
                 let slot = self.call_shard(shard, header, body, deadline)?;
                 self.port.transport.release(slot);
             }

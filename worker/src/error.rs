@@ -164,6 +164,7 @@ impl fmt::Display for Asked {
             Kind::Define => write!(f, "the definition of table {table}"),
             Kind::Scan => write!(f, "a scan of table {table}"),
             Kind::Load => write!(f, "a load of {keys} rows of table {table}"),
+            Kind::Remove => write!(f, "the removal of {keys} rows of table {table}"),
             Kind::Join => write!(f, "to join the job"),
             Kind::Leave => write!(f, "to leave the job"),
             kind => write!(f, "{kind:?}"),

@@ -389,6 +389,12 @@ fn rows_that_were_loaded_are_scanned_page_by_page() {
     let expected = keys.iter().copied().zip(rows.chunks(2).map(<[f32]>::to_vec)).collect();
     assert_eq!(found, expected);
     assert_eq!(measured, 20);
+    rig.session.remove(TABLE, &keys[3..], deadline).expect("nothing speaks against it");
+    let left: u64 = (0..2)
+        .map(|shard| rig.session.measure(ShardId::new(shard), TABLE, deadline))
+        .map(|size| size.expect("it is answered").rows)
+        .sum();
+    assert_eq!(left, 3);
 }
 
 proptest! {

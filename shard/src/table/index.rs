@@ -337,7 +337,6 @@ impl Index {
     /// Takes a key out.
     ///
     /// - Result: its payload, if it was there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no message asks for it yet"))]
     pub(crate) fn remove(&mut self, key: u64) -> Option<Payload> {
         let (layout, shape) = (self.layout, self.shape);
         let mut removed = lines::remove(self.lines.as_mut_slice(), layout, shape, key);

@@ -179,6 +179,15 @@ impl Table {
         Ok(())
     }
 
+    /// Takes rows out. An absent key is none of them.
+    pub(crate) fn remove(&mut self, keys: &[u64]) {
+        for &key in keys {
+            if let (Some(payload), Some(rows)) = (self.index.remove(key), &mut self.rows) {
+                rows.free(payload[0]);
+            }
+        }
+    }
+
     /// Count of lines of the index; see [`Table::line`].
     pub(crate) fn lines(&self) -> usize {
         self.index.lines()
@@ -326,6 +335,51 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn pushes_loads_and_removals_of_any_dim_read_as_an_ordinary_map_would(
+            dim in 1_u32..10, seed: u64,
+            steps in proptest::collection::vec(
+                (0_u8..4, proptest::collection::btree_set(0_u64..3000, 0..900)), 1..12),
+        ) {
+            let spec = table_spec("counts", dim, &Sum);
+            let mut table = Table::new(Isa::detect(), spec, Arc::new(Sum), 1 << 24, seed)
+                .expect("a small table");
+            let (width, mut oracle) = (dim as usize, BTreeMap::<u64, f32>::new());
+            let rows_of = |keys: &[u64], value: f32| vec![value; keys.len() * width];
+            for (kind, keys) in &steps {
+                let keys: Vec<u64> = keys.iter().copied().collect();
+                match kind {
+                    0 => {
+                        table.remove(&keys);
+                        oracle.retain(|key, _| keys.binary_search(key).is_err());
+                    }
+                    1 => {
+                        table.load(&keys, &rows_of(&keys, 5.0)).expect("room");
+                        oracle.extend(keys.iter().map(|&key| (key, 5.0)));
+                    }
+                    _ => {
+                        table.push(&keys, &rows_of(&keys, 2.0)).expect("room");
+                        keys.iter().for_each(|&key| *oracle.entry(key).or_default() += 2.0);
+                    }
+                }
+                prop_assert_eq!(table.size().rows, oracle.len() as u64);
+            }
+            let keys: Vec<u64> = (0..3000).collect();
+            for seal in [Seal::Body, Seal::HeaderOnly] {
+                let mut values = vec![f32::NAN; keys.len() * width];
+                table.pull(&keys, &mut values, seal);
+                for (key, row) in keys.iter().zip(values.chunks_exact(width)) {
+                    let sum = oracle.get(key).copied().unwrap_or(0.0);
+                    prop_assert!(row.iter().all(|&value| value == sum), "{} {:?}", key, row);
+                }
+            }
+            let scanned: BTreeMap<u64, f32> = (0..table.lines())
+                .flat_map(|line| table.line(line).map(|(key, row)| (key, row[0])))
+                .collect();
+            prop_assert_eq!(scanned, oracle);
+        }
+
         #[test]
         fn pushes_of_sums_read_as_an_ordinary_map_would(
             batches in proptest::collection::vec(

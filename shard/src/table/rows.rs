@@ -72,7 +72,6 @@ impl RowArena {
     }
 
     /// Gives a row back.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no message asks for it yet"))]
     pub(crate) fn free(&mut self, row: u32) {
         self.floats.as_mut_slice()[row as usize * self.stride] = f32::from_bits(self.free);
         self.free = row;

@@ -117,6 +117,10 @@ impl FakeShard {
                 }
                 self.reply(peer, header, Status::Done);
             }
+            Message::Remove(keys) => {
+                keys.iter().for_each(|key| drop(self.rows.remove(key)));
+                self.reply(peer, header, Status::Done);
+            }
             Message::Scan => self.scan(peer, header),
             Message::Measure => {
                 let size = TableSize { rows: self.rows.len() as u64, bytes: 7 };

@@ -94,6 +94,7 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
         Kind::Load | Kind::Rows => {
             vec![keyed(header(kind, 0), keys, 1), keyed(header(kind, 1), keys, 11)]
         }
+        Kind::Remove => vec![keyed(header(kind, 0), keys, 0), keyed(header(kind, 1), &[], 0)],
         Kind::Values => {
             let header = Header { keys: 4, width: 1, ..header(kind, 0) };
             vec![sealed(header, &[0; 16])]

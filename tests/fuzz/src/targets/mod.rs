@@ -51,6 +51,7 @@ pub(crate) fn target(name: &str) -> Option<Box<dyn Target>> {
             Kind::Define,
             Kind::Scan,
             Kind::Load,
+            Kind::Remove,
             Kind::Measure,
             Kind::Leave,
         ])),
