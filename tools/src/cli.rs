@@ -242,7 +242,7 @@ pub(crate) struct ServeArgs {
     /// authenticated.
     #[arg(long)]
     pub(crate) insecure: bool,
-    /// Most memory that the rows of one table may take on one shard.
+    /// Most memory that one table may take on one shard, its index included.
     #[arg(long, value_name = "GIB", default_value_t = 1024)]
     pub(crate) table_gib: u64,
     /// End when standard input ends, and tell the address as JSON.
