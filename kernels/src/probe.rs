@@ -399,18 +399,20 @@ mod tests {
             let layout = Layout::new(Holds::Row, words).expect("1 to 6 words");
             let keys: Vec<u64> = (0..count as u64).map(|id| mix(seed ^ id) >> 1).collect();
             let shape = Shape::of(count, seed);
-            let (lines, _) = build(layout, shape, &keys);
+            let (lines, held) = build(layout, shape, &keys);
             let ids: Vec<u64> = (0..wanted as u64).map(|i| mix(i) % (2 * count as u64)).collect();
             let wanted: Vec<u64> = ids.iter().map(|id| mix(seed ^ id) >> 1).collect();
             let lines = Lines { lines: &lines, layout, shape };
             for isa in Isa::available() {
                 let mut values = vec![f32::NAN; wanted.len() * words];
                 let absent = read(isa, lines, &wanted, &mut values);
-                prop_assert_eq!(absent, ids.iter().filter(|&&id| id >= count as u64).count());
-                for (&id, row) in ids.iter().zip(values.chunks_exact(words)) {
+                let misses = wanted.iter().filter(|key| !held.contains(key)).count();
+                prop_assert_eq!(absent, misses);
+                let rows = values.chunks_exact(words);
+                for ((&id, key), row) in ids.iter().zip(&wanted).zip(rows) {
                     for (at, value) in row.iter().enumerate() {
-                        let held = id as u32 + 100 * at as u32;
-                        let expected = if id < count as u64 { held } else { 0 };
+                        let put = id as u32 + 100 * at as u32;
+                        let expected = if held.contains(key) { put } else { 0 };
                         prop_assert_eq!(value.to_bits(), expected);
                     }
                 }
