@@ -237,12 +237,18 @@ pub fn insert(
     payload: &Payload,
 ) -> Option<Inserted> {
     let homes = shape.homes(key);
-    let (at, moves) = match homes.iter().find_map(|&line| free_lane(lines, layout, line)) {
-        Some(at) => (at, 0),
-        None => make_room(lines, layout, shape, key)?,
-    };
-    let place = write(lines, layout, at, key, payload);
-    Some(Inserted { place, moves })
+    let (mut walk, mut moves) = (0, 0);
+    loop {
+        if let Some(at) = homes.iter().find_map(|&line| free_lane(lines, layout, line)) {
+            let place = write(lines, layout, at, key, payload);
+            return Some(Inserted { place, moves });
+        }
+        if walk == WALKS_MAX {
+            return None;
+        }
+        moves += make_room(lines, layout, shape, key, walk);
+        walk += 1;
+    }
 }
 
 /// Writes an entry over what lies in a lane, home of its key or not.
@@ -338,46 +344,38 @@ fn write(lines: &mut [Line], layout: Layout, at: At, key: u64, payload: &Payload
     layout.place(at)
 }
 
-/// Frees a lane in a home of `key` by a walk of moves. Which lanes a walk goes by is drawn from
-/// the key alone, so the same requests give the same lines.
-fn make_room(lines: &mut [Line], layout: Layout, shape: Shape, key: u64) -> Option<(At, usize)> {
-    let mut moves = 0;
-    for walk in 0..WALKS_MAX {
-        let mut path = [At { line: 0, lane: 0 }; MOVES_MAX];
-        let mut line = shape.homes(key)[(walk % 2) as usize];
-        for step in 0..MOVES_MAX {
-            let draw = mix(key ^ (walk * MOVES_MAX as u64 + step as u64) << 8);
-            let at = At { line, lane: (draw % layout.lanes as u64) as usize };
-            path[step] = at;
-            line = shape.other_home(lines[line][at.lane].wrapping_sub(1), line);
-            if let Some(free) = free_lane(lines, layout, line) {
-                let (freed, steps) = shift(lines, layout, shape, &path[..=step], free);
-                moves += steps;
-                if freed == path[0] {
-                    return Some((freed, moves));
-                }
-                break; // The walk crossed itself: what moved lies well, and the next one begins.
-            }
+/// Frees a lane in a home of `key`, all of whose lanes are taken, by a walk of moves; a walk that
+/// crosses itself frees another one. Which lanes a walk goes by is drawn from the key alone, so the
+/// same requests give the same lines. How many entries it moved.
+fn make_room(lines: &mut [Line], layout: Layout, shape: Shape, key: u64, walk: u64) -> usize {
+    let mut path = [At { line: 0, lane: 0 }; MOVES_MAX];
+    let mut line = shape.homes(key)[(walk % 2) as usize];
+    for step in 0..MOVES_MAX {
+        let draw = mix(key ^ (walk * MOVES_MAX as u64 + step as u64) << 8);
+        let at = At { line, lane: (draw % layout.lanes as u64) as usize };
+        path[step] = at;
+        line = shape.other_home(lines[line][at.lane].wrapping_sub(1), line);
+        if let Some(free) = free_lane(lines, layout, line) {
+            return shift(lines, layout, shape, &path[..=step], free);
         }
     }
-    None
+    0
 }
 
 /// Moves each entry of a path to the place after it, the last one to `free`. Stops where an entry
-/// has no home in the line after it. Returns the lane that is free then, and how many moved.
-fn shift(lines: &mut [Line], layout: Layout, shape: Shape, path: &[At], free: At) -> (At, usize) {
-    let mut free = free;
+/// has no home in the line after it. How many it moved.
+fn shift(lines: &mut [Line], layout: Layout, shape: Shape, path: &[At], mut free: At) -> usize {
     for (moved, &from) in path.iter().rev().enumerate() {
         let key = lines[from.line][from.lane].wrapping_sub(1);
         if from == free || shape.other_home(key, from.line) != free.line {
-            return (free, moved);
+            return moved;
         }
         let payload = payload(layout, &lines[from.line], layout.payload(from.lane));
         write(lines, layout, free, key, &payload);
         lines[from.line][from.lane] = 0;
         free = from;
     }
-    (free, path.len())
+    path.len()
 }
 
 #[cfg(test)]

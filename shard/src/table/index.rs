@@ -90,8 +90,8 @@ impl Index {
     /// - `lines_max`: what it may grow to, at least; more where so few would not do.
     /// - `seed`: the order of keys in lines.
     pub(crate) fn new(layout: Layout, lines_max: usize, seed: u64) -> Result<Index, NoMemory> {
-        let lines_max = lines_max.clamp(LINES_FIRST, LINES_MAX);
-        // As many again, for strays: addresses cost nothing.
+        // As many again, for strays: addresses cost nothing, and 32 bits name the words of both.
+        let lines_max = lines_max.clamp(LINES_FIRST, LINES_MAX / 2);
         let mut lines = Arena::reserve(2 * lines_max).map_err(|_| NoMemory)?;
         lines.grow_to(LINES_FIRST).map_err(|_| NoMemory)?;
         let lines_max = lines_max.min(lines.items_max() / 2);

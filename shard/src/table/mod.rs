@@ -116,10 +116,7 @@ impl Table {
             let at = &mut at[..keys.len().min(BLOCK_KEYS)];
             self.find_or_add(keys, at);
             let dim = self.spec.dim as usize;
-            let (stride, floats) = match &mut self.rows {
-                Some(rows) => (rows.stride(), rows.floats_mut()),
-                None => (1, self.index.floats_mut()),
-            };
+            let (floats, stride) = floats_mut(&mut self.index, &mut self.rows);
             let rows = Rows { floats, stride, dim };
             self.rule.apply(self.isa, rows, at, deltas);
         }
@@ -169,11 +166,8 @@ impl Table {
         for (key, row) in keys.iter().zip(rows.chunks_exact(self.widths.row)) {
             let mut at = [0];
             self.find_or_add(std::slice::from_ref(key), &mut at);
-            let start = self.start_of(at[0]);
-            let floats = match &mut self.rows {
-                Some(rows) => rows.floats_mut(),
-                None => self.index.floats_mut(),
-            };
+            let (floats, stride) = floats_mut(&mut self.index, &mut self.rows);
+            let start = at[0] as usize * stride;
             floats[start..start + row.len()].copy_from_slice(row);
         }
         Ok(())
@@ -200,9 +194,9 @@ impl Table {
 
     /// The keys and whole rows of one line of the index.
     pub(crate) fn line(&self, line: usize) -> impl Iterator<Item = (u64, &[f32])> {
-        let Rows { floats, .. } = self.all_rows();
+        let Rows { floats, stride, .. } = self.all_rows();
         self.index.line(line).map(move |(key, row)| {
-            let start = self.start_of(row);
+            let start = row as usize * stride;
             (key, &floats[start..start + self.widths.row])
         })
     }
@@ -214,11 +208,6 @@ impl Table {
             None => (self.index.floats(), 1),
         };
         Rows { floats, stride, dim: self.spec.dim as usize }
-    }
-
-    /// Where the row that a search found begins, in f32.
-    fn start_of(&self, row: u32) -> usize {
-        row as usize * self.rows.as_ref().map_or(1, RowArena::stride)
     }
 
     fn find(&self, keys: &[u64], at: &mut [u32]) {
@@ -273,6 +262,17 @@ impl Table {
         if self.rows.is_none() && self.index.changes() != changes {
             self.find(keys, at);
         }
+    }
+}
+
+/// What holds a table's rows, to change, and from one row to the next in f32.
+fn floats_mut<'a>(index: &'a mut Index, rows: &'a mut Option<RowArena>) -> (&'a mut [f32], usize) {
+    match rows {
+        Some(rows) => {
+            let stride = rows.stride();
+            (rows.floats_mut(), stride)
+        }
+        None => (index.floats_mut(), 1),
     }
 }
 
