@@ -61,6 +61,14 @@ impl LatencyLog {
         self.0.value_at_quantile(quantile) as f64 / 1e3
     }
 
+    /// How many latencies are longer than one bound and not longer than another, in microseconds.
+    pub(crate) fn count_between_us(&self, over: u64, up_to: Option<u64>) -> u64 {
+        let last = up_to.map_or(LATENCY_NS_MAX, |us| us * 1000);
+        // Of a latency, so many digits are kept: the first one of a bucket may be a bound's own.
+        let first = if over == 0 { 0 } else { self.0.highest_equivalent(over * 1000) + 1 };
+        self.0.count_between(first, last)
+    }
+
     pub(crate) fn p50_p99_us(&self) -> [f64; 2] {
         [self.quantile_us(0.5), self.quantile_us(0.99)]
     }

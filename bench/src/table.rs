@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shard::Upkeep;
 
 use crate::error::{BenchError, Doing, SpecError};
 use crate::format::{columns, grouped};
@@ -157,6 +158,7 @@ pub fn run_table(
 ) -> Result<TableReport, BenchError> {
     spec.check()?;
     let machine = Machine::detect(); // Before this thread is pinned, which hides the other cores.
+    memory::start_filling(); // Before, too: it is to run on another core.
     let _pinned = Places::find().pin_worker();
     progress("drawing keys");
     let mut bench = Bench::new(spec)?;
@@ -178,7 +180,7 @@ pub fn run_table(
     Ok(TableReport {
         rates: spreads.map(|spread| spread.median),
         bytes_per_key: size.bytes as f64 / size.rows as f64,
-        turns: bench.turns,
+        turns: bench.turns.clone(),
         spreads,
         shares: TableShares::of(&repeats),
         checked_keys,
@@ -231,15 +233,15 @@ impl<'a> Bench<'a> {
         let mut table = TableLoad::new(spec.dim, &*rule, bytes_max)?;
         let mut turns = TurnsLog::new();
         for keys in uniform.keys.load.iter().flat_map(|keys| keys.chunks(INSERTED_KEYS)) {
-            turns.time(|| table.push(keys, Doing::Load))?;
+            turns.request(|| table.push(keys, Doing::Load))?;
+            while table.upkeep() == Upkeep::Owed {
+                turns.growth(|| table.tend());
+            }
         }
+        // What is measured is a table at rest, as it is when a server had a moment for it.
+        while table.tend() != Upkeep::None {}
         let turns = turns.turns();
-        let mut bench = Bench { spec, table, uniform, zipf, missing, turns };
-        // Every row once more: with each push an index that has grown comes a little to rest.
-        for _ in 0..bench.uniform.keys.batches.len() {
-            update_once(&mut bench.table, &mut bench.uniform)?;
-        }
-        Ok(bench)
+        Ok(Bench { spec, table, uniform, zipf, missing, turns })
     }
 
     /// One turn of all figures.
@@ -453,7 +455,8 @@ impl TableReport {
             "gradwire bench table   commit {}   {}   dim {} f32   {} keys   {} keys a request   \
              {} s x {} runs\n{}, {} cores, Linux {}   1 core\n\n{}\n\
              bytes_per_key: {bytes_per_key:.1}   rows checked bit by bit: {}   command: {}\n\
-             256 new keys a request, us: p50 {:.0}   p99 {:.0}   p99.9 {:.0}   longest {:.0}\n",
+             {INSERTED_KEYS} new keys a request, us: p50 {:.0}   p99 {:.0}   p99.9 {:.0}   longest {:.0}   \
+             longest part of a growth {:.0}   longest without any {:.0}\n\n{}\n",
             self.commit,
             spec.optimizer,
             spec.dim,
@@ -470,7 +473,10 @@ impl TableReport {
             turns.turn_us_p50,
             turns.turn_us_p99,
             turns.turn_us_p999,
+            turns.turn_us_max,
             turns.turn_us_max_growth,
+            turns.turn_us_max_noise,
+            turns.render_table(),
         )
     }
 }

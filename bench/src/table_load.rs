@@ -11,7 +11,7 @@ use kernels::Isa;
 use kernels::crc32c::crc32c;
 use memory::Arena;
 use shard::rule::{Rule, Rules, Widths, table_spec};
-use shard::{Mutation, Outbox, Outcome, Shard, ShardSpec};
+use shard::{Mutation, Outbox, Outcome, Shard, ShardSpec, Upkeep};
 use wire::{
     Announced, Define, Epoch, FRAME_BYTES_MAX, HEADER_BYTES, Header, JobId, Join, Keyed, Kind,
     Message, Seal, Staleness, Status, TableSize, open, seal,
@@ -92,6 +92,16 @@ impl TableLoad {
         let (_, message) = self.answer.open(self.isa);
         let Message::Values(values) = message else { panic!("a pull gave {message:?}") };
         values
+    }
+
+    /// Does a part of the table's upkeep, as a server does between requests. What is left.
+    pub(crate) fn tend(&mut self) -> Upkeep {
+        self.shard.tend()
+    }
+
+    /// What upkeep there is.
+    pub(crate) fn upkeep(&self) -> Upkeep {
+        self.shard.upkeep()
     }
 
     /// How large the table is.

@@ -1,25 +1,33 @@
 //! A growing array that never moves: the rows and index lines of a table.
 //!
-//! Owns a range of addresses reserved once, of which a growing prefix is readable and writable.
-//! Which items are in use is left to `shard`.
+//! Owns a range of addresses reserved once, of which a growing prefix is in use. Which items are
+//! in use is left to `shard`, filling pages in ahead of need to `ahead`.
 //!
-//! Invariant: `len * size_of::<T>() <= bytes_committed <= bytes reserved`; an item keeps its
+//! All addresses are writable from the start, so that growing asks the kernel for nothing and waits
+//! for nobody. Only where the kernel counts writable addresses as memory are they made writable step
+//! by step.
+//!
+//! Invariant: `len * size_of::<T>() <= writable_bytes <= bytes reserved`; an item keeps its
 //! address for the arena's life and is all zeros until it is written.
 
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use zerocopy::FromZeros;
 
+use crate::ahead::{self, First};
 use crate::map::{Access, HUGE_PAGE_BYTES, MapError, Mapping};
-use crate::placement::{Locality, Pages};
+use crate::placement::{Locality, Pages, is_overcommit_strict};
 
-/// Least that one growth commits, in bytes.
+/// Least that is made writable at once, in bytes, where that is done step by step.
 const STEP_BYTES_MIN: usize = 4 << 20;
 
-/// Most that one growth commits ahead of need, in bytes. Between the two limits steps double.
+/// Most that is made writable ahead of need, in bytes. Between the two limits steps double.
 const STEP_BYTES_MAX: usize = 64 << 20;
 
 /// Why an arena did not grow. It is as it was before the call.
@@ -37,7 +45,7 @@ pub enum GrowError {
     /// The kernel would not make the pages writable (no memory, or too many mappings).
     Refused {
         /// Bytes usable so far.
-        bytes_committed: usize,
+        bytes_writable: usize,
         /// Bytes that were to be usable.
         bytes_wanted: usize,
         /// What the kernel said.
@@ -55,9 +63,9 @@ impl fmt::Display for GrowError {
                 }
                 Ok(())
             }
-            Self::Refused { bytes_committed, bytes_wanted, errno } => {
+            Self::Refused { bytes_writable, bytes_wanted, errno } => {
                 let why = io::Error::from_raw_os_error(errno);
-                write!(f, "have {bytes_committed} bytes, wanted {bytes_wanted}: {why}")
+                write!(f, "have {bytes_writable} bytes, wanted {bytes_wanted}: {why}")
             }
         }
     }
@@ -67,14 +75,16 @@ impl std::error::Error for GrowError {}
 
 /// A contiguous array of `T` that grows in place. `T` is plain data for which zeros are a value.
 ///
-/// The base is aligned to [`HUGE_PAGE_BYTES`]; huge pages are asked for once the array outgrows
-/// one, so that a small table costs pages and not megabytes. Huge pages that an administrator has
+/// The base is aligned to [`HUGE_PAGE_BYTES`]; huge pages are asked for past the first one's
+/// bytes, so that a small table costs pages and not megabytes. Huge pages that an administrator has
 /// set aside are used where there are enough for all items that it can grow to, since an address
 /// that is in use cannot be exchanged for one of theirs.
 #[derive(Debug)]
 pub struct Arena<T> {
-    map: Mapping,
-    bytes_committed: usize,
+    /// Shared with the thread that fills pages in, which touches no byte.
+    map: Arc<Mapping>,
+    writable_bytes: usize,
+    filled_bytes: Arc<AtomicUsize>,
     len: usize,
     items_asked: usize,
     items: PhantomData<T>,
@@ -98,12 +108,13 @@ impl<T: FromZeros + Copy> Arena<T> {
             .and_then(|bytes| bytes.checked_next_multiple_of(HUGE_PAGE_BYTES))
             .ok_or(too_large)?;
         if let Some(map) = Mapping::on_pages_set_aside(bytes_first) {
-            return Ok(Self::over(map, items_max));
+            return Ok(Self::over(map, Access::ReadWrite, items_max));
         }
+        let access = if is_overcommit_strict() { Access::Reserved } else { Access::Uncounted };
         let mut bytes = bytes_first;
         loop {
-            match Mapping::new(bytes, HUGE_PAGE_BYTES, Access::Reserved) {
-                Ok(map) => return Ok(Self::over(map, items_max)),
+            match Mapping::new(bytes, HUGE_PAGE_BYTES, access) {
+                Ok(map) => return Ok(Self::over(map, access, items_max)),
                 Err(MapError::Refused { .. }) if bytes >= 2 * HUGE_PAGE_BYTES => {
                     bytes = (bytes / 2).next_multiple_of(HUGE_PAGE_BYTES);
                 }
@@ -116,13 +127,25 @@ impl<T: FromZeros + Copy> Arena<T> {
         }
     }
 
-    fn over(map: Mapping, items_asked: usize) -> Self {
-        Self { map, bytes_committed: 0, len: 0, items_asked, items: PhantomData }
+    fn over(mut map: Mapping, access: Access, items_asked: usize) -> Self {
+        map.advise_huge_pages_after(HUGE_PAGE_BYTES);
+        let writable_bytes = if access == Access::Reserved { 0 } else { map.bytes() };
+        Self {
+            map: Arc::new(map),
+            writable_bytes,
+            filled_bytes: Arc::default(),
+            len: 0,
+            items_asked,
+            items: PhantomData,
+        }
     }
 
-    /// Which pages it has been given so far.
+    /// Which pages its items lie on: base pages as long as they fit one huge page.
     pub fn pages(&self) -> Pages {
-        self.map.pages()
+        match self.map.pages() {
+            Pages::Advised if self.len * size_of::<T>() <= HUGE_PAGE_BYTES => Pages::Base,
+            pages => pages,
+        }
     }
 
     /// Which memory node its pages come from: the caller's of [`Arena::reserve`].
@@ -145,9 +168,21 @@ impl<T: FromZeros + Copy> Arena<T> {
         (self.map.bytes() / size_of::<T>()).min(self.items_asked)
     }
 
-    /// How much memory it may use now, in bytes. Pages become resident when first touched.
-    pub fn bytes_committed(&self) -> usize {
-        self.bytes_committed
+    /// Has a thread fill in the pages of items that will be needed, so that whoever touches them
+    /// first need not wait for the kernel. The thread may be late, which costs time and nothing else.
+    ///
+    /// - `items`: past the length too; those past [`Arena::items_max`] are none.
+    pub fn fill_ahead(&self, items: Range<usize>, first: First) {
+        let byte = |item: usize| item.min(self.items_max()) * size_of::<T>();
+        let range = byte(items.start)..byte(items.end).min(self.writable_bytes);
+        if !range.is_empty() && self.map.pages() != Pages::SetAside {
+            ahead::ask(&self.map, range, first, &self.filled_bytes);
+        }
+    }
+
+    /// How many bytes were filled in on account of [`Arena::fill_ahead`].
+    pub fn filled_bytes(&self) -> usize {
+        self.filled_bytes.load(Ordering::Relaxed)
     }
 
     /// Makes the length at least `items`. Items keep their addresses; new ones are zeros.
@@ -165,11 +200,8 @@ impl<T: FromZeros + Copy> Arena<T> {
             });
         }
         let bytes = items * size_of::<T>(); // At most the reservation: checked above.
-        if bytes > self.bytes_committed {
+        if bytes > self.writable_bytes {
             self.commit(bytes)?;
-        }
-        if bytes > HUGE_PAGE_BYTES && self.len * size_of::<T>() <= HUGE_PAGE_BYTES {
-            self.map.advise_huge_pages();
         }
         self.len = items;
         Ok(())
@@ -178,7 +210,7 @@ impl<T: FromZeros + Copy> Arena<T> {
     /// All items.
     pub fn as_slice(&self) -> &[T] {
         // SAFETY:
-        // - In bounds: `grow_to` alone sets `len`, after `commit` made so many bytes readable.
+        // - In bounds: `grow_to` alone sets `len`, and only to bytes that are readable.
         // - Aligned: `reserve` asks for 2 MiB and checks `align_of::<T>()` against it.
         // - Initialised: anonymous pages are zeros, a value of `T: FromZeros`; only
         //   `as_mut_slice` writes them, with values of `T`.
@@ -192,18 +224,20 @@ impl<T: FromZeros + Copy> Arena<T> {
         unsafe { slice::from_raw_parts_mut(self.map.base().as_ptr().cast(), self.len) }
     }
 
-    /// Commits at least `bytes`, in doubling steps, never past the reservation.
+    /// Makes at least `bytes` writable, in doubling steps, never past the reservation.
+    #[cold]
     fn commit(&mut self, bytes: usize) -> Result<(), GrowError> {
-        let step_bytes = self.bytes_committed.clamp(STEP_BYTES_MIN, STEP_BYTES_MAX);
+        let bytes_writable = self.writable_bytes;
+        let step_bytes = bytes_writable.clamp(STEP_BYTES_MIN, STEP_BYTES_MAX);
         let bytes_wanted = bytes
-            .max(self.bytes_committed + step_bytes)
+            .max(bytes_writable + step_bytes)
             .next_multiple_of(HUGE_PAGE_BYTES)
             .min(self.map.bytes());
-        self.map.commit(self.bytes_committed, bytes_wanted).map_err(|errno| {
+        self.map.commit(bytes_writable, bytes_wanted).map_err(|errno| {
             let errno = errno.raw_os_error();
-            GrowError::Refused { bytes_committed: self.bytes_committed, bytes_wanted, errno }
+            GrowError::Refused { bytes_writable, bytes_wanted, errno }
         })?;
-        self.bytes_committed = bytes_wanted;
+        self.writable_bytes = bytes_wanted;
         Ok(())
     }
 }
@@ -215,12 +249,11 @@ mod tests {
     #[test]
     fn growth_keeps_addresses_and_contents_and_adds_zeros() {
         let mut arena = Arena::<u64>::reserve(40_000_000).unwrap();
-        assert!(arena.is_empty() && arena.as_slice().is_empty() && arena.bytes_committed() == 0);
+        assert!(arena.is_empty() && arena.as_slice().is_empty());
         let mut filled = 0;
         for items in [1, 7, 600_000, 600_001, 1_000_000, 20_000_000] {
             arena.grow_to(items).unwrap();
             assert_eq!(arena.len(), items);
-            assert!(arena.bytes_committed() >= items * 8);
             let (old, new) = arena.as_slice().split_at(filled);
             assert!(old.iter().enumerate().all(|(index, &item)| item == index as u64 + 1));
             assert!(new.iter().all(|&item| item == 0));
@@ -253,6 +286,44 @@ mod tests {
         // A kernel without transparent huge pages keeps to base pages.
         assert!(matches!(arena.pages(), Pages::Advised | Pages::Base), "{:?}", arena.pages());
         assert!(!matches!(arena.locality(), Locality::Refused { .. }), "{:?}", arena.locality());
+    }
+
+    #[test]
+    fn an_arena_that_is_made_writable_step_by_step_grows_as_any_other() {
+        let bytes = 100 * HUGE_PAGE_BYTES;
+        let map = Mapping::new(bytes, HUGE_PAGE_BYTES, Access::Reserved).unwrap();
+        let mut arena = Arena::<u64>::over(map, Access::Reserved, bytes / 8);
+        for items in [1, 7, 600_000, 600_001, 1_000_000, bytes / 8] {
+            arena.grow_to(items).unwrap();
+            assert!(arena.writable_bytes >= items * 8 && arena.writable_bytes <= bytes);
+            arena.as_mut_slice()[items - 1] = 5;
+            assert_eq!(arena.as_slice()[items - 1], 5);
+        }
+        arena.grow_to(bytes / 8 + 1).unwrap_err();
+    }
+
+    #[test]
+    fn pages_that_are_filled_in_ahead_are_zeros_and_hold_what_is_written_meanwhile() {
+        let items = 3 * HUGE_PAGE_BYTES / 8;
+        for first in [First::Low, First::High] {
+            let mut arena = Arena::<u64>::reserve(items).unwrap();
+            arena.grow_to(items).unwrap();
+            arena.fill_ahead(10..usize::MAX, first);
+            for (index, item) in arena.as_mut_slice().iter_mut().enumerate() {
+                assert_eq!(std::mem::replace(item, index as u64), 0);
+            }
+            let asked = arena.pages() != Pages::SetAside;
+            // Some kernels know no such advice: then nothing is ever filled in.
+            for _ in 0..10_000 {
+                if !asked || arena.filled_bytes() == items * 8 - 80 {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            let filled = arena.filled_bytes();
+            assert!(filled == 0 || filled == items * 8 - 80, "{filled}");
+            assert!(arena.as_slice().iter().enumerate().all(|(at, &item)| item == at as u64));
+        }
     }
 
     #[test]

@@ -8,12 +8,14 @@
 //!
 //! Unsafe home 1 of 3. Linux only.
 
+mod ahead;
 mod arena;
 mod map;
 mod placement;
 mod region;
 mod slots;
 
+pub use ahead::{First, start_filling};
 pub use arena::{Arena, GrowError};
 pub use map::{HUGE_PAGE_BYTES, MapError, PAGE_BYTES};
 pub use placement::{Locality, Pages};

@@ -9,6 +9,7 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 
 use rustix::io::Errno;
@@ -71,6 +72,9 @@ impl std::error::Error for MapError {}
 pub(crate) enum Access {
     /// Addresses only: touching them faults until `Mapping::commit`.
     Reserved,
+    /// Readable and writable, and memory only where they are touched: the kernel counts none of it
+    /// beforehand, unless it counts strictly.
+    Uncounted,
     /// Readable and writable.
     ReadWrite,
 }
@@ -130,7 +134,7 @@ impl Mapping {
             return Ok(map);
         }
         let mut map = Self::new(bytes, align_bytes.max(HUGE_PAGE_BYTES), Access::ReadWrite)?;
-        map.advise_huge_pages();
+        map.advise_huge_pages_after(0);
         Ok(map)
     }
 
@@ -178,7 +182,7 @@ impl Mapping {
     /// Makes `from..to` (byte offsets, whole pages) readable and writable.
     ///
     /// Panics: if the range is not within the mapping or not whole pages.
-    pub(crate) fn commit(&mut self, from: usize, to: usize) -> Result<(), Errno> {
+    pub(crate) fn commit(&self, from: usize, to: usize) -> Result<(), Errno> {
         assert!(from <= to && to <= self.bytes, "{from}..{to} of {} bytes", self.bytes);
         assert!(from.is_multiple_of(PAGE_BYTES) && to.is_multiple_of(PAGE_BYTES));
         if self.pages == Pages::SetAside {
@@ -192,23 +196,46 @@ impl Mapping {
         }
     }
 
-    /// Asks for huge pages under the whole mapping. A kernel built without them says no, which
-    /// costs speed and nothing else: [`Mapping::pages`] tells.
-    pub(crate) fn advise_huge_pages(&mut self) {
-        if self.pages == Pages::SetAside {
+    /// Asks for huge pages under the mapping, but for so many first bytes (whole pages). A kernel
+    /// built without them says no, which costs speed and nothing else: [`Mapping::pages`] tells.
+    ///
+    /// Panics: if there are not so many bytes, or they are not whole pages.
+    pub(crate) fn advise_huge_pages_after(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes && bytes.is_multiple_of(PAGE_BYTES));
+        if self.pages == Pages::SetAside || bytes == self.bytes {
             return;
         }
-        let first = self.base.as_ptr().cast::<c_void>();
+        let first = self.base.as_ptr().wrapping_add(bytes).cast::<c_void>();
+        let rest = self.bytes - bytes;
         // SAFETY: the range is this mapping's own, and this advice changes no byte of it.
-        let taken = unsafe { rustix::mm::madvise(first, self.bytes, Advice::LinuxHugepage) };
+        let taken = unsafe { rustix::mm::madvise(first, rest, Advice::LinuxHugepage) };
         if taken.is_ok() {
             self.pages = Pages::Advised;
         }
     }
 
+    /// Has the kernel fill in the pages that `range` (byte offsets) lies on, as a write to each
+    /// would, and changes no byte.
+    ///
+    /// Errors: of the kernel; some pages may be filled in then.
+    ///
+    /// Panics: if the range is not within the mapping.
+    pub(crate) fn populate(&self, range: Range<usize>) -> Result<(), Errno> {
+        let start = range.start / PAGE_BYTES * PAGE_BYTES;
+        let end = range.end.next_multiple_of(PAGE_BYTES);
+        assert!(start <= end && end <= self.bytes, "{range:?} of {} bytes", self.bytes);
+        let first = self.base.as_ptr().wrapping_add(start).cast::<c_void>();
+        // SAFETY: the range is this mapping's own; filling in is what a first touch does, and the
+        // kernel does it once for threads that touch a page at the same time.
+        unsafe { rustix::mm::madvise(first, end - start, Advice::LinuxPopulateWrite) }
+    }
+
     fn map(bytes: usize, access: Access) -> Result<Self, Errno> {
         let (rights, flags) = match access {
             Access::Reserved => (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE),
+            Access::Uncounted => {
+                (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE)
+            }
             Access::ReadWrite => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE),
         };
         // SAFETY: no fixed address is asked for, so the kernel picks a range nobody uses.
@@ -311,7 +338,7 @@ mod tests {
             assert_eq!((map.pages(), map.bytes()), (Pages::SetAside, bytes));
             assert!(map.base().addr().get().is_multiple_of(HUGE_PAGE_BYTES));
             map.commit(0, bytes).unwrap();
-            map.advise_huge_pages();
+            map.advise_huge_pages_after(0);
             assert_eq!(map.pages(), Pages::SetAside);
         }
     }

@@ -21,6 +21,9 @@ const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// Where the kernel tells which memory nodes there are, as `0` or `0-1,4`.
 const NODES: &str = "/sys/devices/system/node/online";
 
+/// Where the kernel tells how it counts memory that was promised.
+const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
+
 /// Most memory nodes that can be named to the kernel here.
 const NODES_MAX: usize = 1024;
 
@@ -65,6 +68,12 @@ pub(crate) fn are_pages_set_aside(bytes: usize) -> bool {
     let (free, promised) = (count("free_hugepages"), count("resv_hugepages"));
     let free = free.unwrap_or(0).saturating_sub(promised.unwrap_or(0));
     free > 0 && free >= bytes.div_ceil(HUGE_PAGE_BYTES)
+}
+
+/// Whether the kernel counts each writable address as memory that it must have, used or not.
+pub(crate) fn is_overcommit_strict() -> bool {
+    static IS_STRICT: OnceLock<bool> = OnceLock::new();
+    *IS_STRICT.get_or_init(|| fs::read_to_string(OVERCOMMIT).is_ok_and(|mode| mode.trim() == "2"))
 }
 
 /// Asks that pages of this mapping, which nobody has touched, come from the caller's own node.

@@ -114,6 +114,7 @@ impl Server {
         if spec.cores == 0 || spec.cores == u16::MAX {
             return Err(StartError::Cores { cores: spec.cores });
         }
+        memory::start_filling(); // Before a core's thread is pinned: it is to run on any other.
         let cores = (0..spec.cores).map(|shard| start_core(spec, shard));
         let cores = cores.collect::<Result<Vec<_>, _>>()?;
         Ok(Server { cores, message_bytes_max: spec.limits.message_bytes_max })

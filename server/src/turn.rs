@@ -5,7 +5,8 @@
 //!
 //! A turn handles what is short, of every peer, and then so much of what is long that the next poll
 //! is near: a short request waits for one long one at most, however many another peer has sent.
-//! Peers with long ones take turns.
+//! Peers with long ones take turns. What a table owes, as lines to move while it grows, is done
+//! before further long ones, in parts, and short requests are handled between those.
 //!
 //! Invariant: the messages of one peer are handled in the order they came, except pulls that wait
 //! for a clock: those step aside, so that the push they wait for can pass. What waits is bounded
@@ -13,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use shard::{Outbox, Outcome, Shard};
+use shard::{Outbox, Outcome, Shard, Upkeep};
 use transport::{AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Transport, Waker};
 use wire::{HEADER_BYTES, Header, Incarnation, Kind, Seal, Time, WorkerId};
 
@@ -143,13 +144,22 @@ impl Core {
             self.transport.flush(); // These answers wait for nothing long.
             busy = true;
         }
-        busy |= self.serve_long();
+        if self.shard.upkeep() == Upkeep::Owed {
+            self.shard.tend();
+            busy = true;
+        } else {
+            busy |= self.serve_long();
+        }
         self.settle_turns();
         if self.shard.take_progress() {
             self.wake_waiting();
             busy = true;
         }
         self.transport.flush();
+        if !busy && self.shard.upkeep() == Upkeep::MayWait {
+            self.shard.tend();
+            busy = true;
+        }
         busy
     }
 

@@ -4,7 +4,7 @@ use gradwire_server::{Core, OnClosed, Who};
 use kernels::Isa;
 use kernels::crc32c::crc32c;
 use shard::rule::{Rules, Sum, table_spec};
-use shard::{Mutation, Shard, ShardSpec};
+use shard::{Mutation, Shard, ShardSpec, Upkeep};
 use transport::simulated::{Faults, Simulated, World};
 use transport::{Event, Limits, Link, PeerId, Transport};
 use wire::{
@@ -222,4 +222,30 @@ fn one_workers_requests_keep_their_order_however_long_each_is() {
     rig.deliver();
     let sequences: Vec<u64> = rig.turn().iter().map(|answer| answer.sequence).collect();
     assert_eq!(sequences, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn what_a_table_owes_is_done_before_further_long_requests_and_after_short_ones() {
+    let mut rig = Rig::with_limits(OnClosed::LoseWorker, ROOMY);
+    rig.push(0, 1, LONG);
+    rig.deliver();
+    rig.core.turn();
+    assert_eq!(rig.core.shard().upkeep(), Upkeep::Owed, "so many new keys");
+    rig.push(0, 2, LONG);
+    rig.pull(1, 0);
+    rig.deliver();
+    rig.core.turn();
+    rig.deliver();
+    let mut events = Vec::new();
+    rig.endpoint.poll(&mut events);
+    let answered = events.into_iter().map(|event| {
+        let Event::Received { slot, .. } = event else { panic!("{event:?}") };
+        let header = wire::open(slot.bytes(), crc).expect("well formed").0;
+        rig.endpoint.release(slot);
+        (header.worker, header.sequence)
+    });
+    assert_eq!(answered.collect::<Vec<_>>(), [(0, 1), (1, 1 << 63)]);
+    let later: Vec<u64> = rig.turn().iter().map(|answer| answer.sequence).collect();
+    assert_eq!(later, [2]);
+    assert_eq!(rig.core.shard().upkeep(), Upkeep::None, "there was time");
 }

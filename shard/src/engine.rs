@@ -23,6 +23,7 @@ use crate::decode::{CODECS, Decoder, Encoder, answer_bytes, row_shape};
 use crate::job::{Job, WORKERS_MAX};
 use crate::known_keys::KnownKeys;
 use crate::rule::Rules;
+use crate::table::Upkeep;
 use crate::tables::Tables;
 
 /// What a shard is made of.
@@ -172,6 +173,18 @@ impl Shard {
     /// Whether requests that wait should be handled again, since the last time this was asked.
     pub fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)
+    }
+
+    /// Does a part of the upkeep of tables, some tens of microseconds: whoever turns the shard calls
+    /// this while it is [`Upkeep::Owed`] before it handles further long requests, and when there is
+    /// nothing else to do. Answers do not depend on it. What is left.
+    pub fn tend(&mut self) -> Upkeep {
+        self.tables.tend()
+    }
+
+    /// What upkeep of tables there is.
+    pub fn upkeep(&self) -> Upkeep {
+        self.tables.upkeep()
     }
 
     fn stamp(&self) -> Stamp {

@@ -22,4 +22,5 @@ pub use admission::WINDOW_SEQUENCES;
 pub use answer::Outbox;
 pub use engine::{Mutation, Outcome, Shard, ShardSpec};
 pub use job::WORKERS_MAX;
+pub use table::Upkeep;
 pub use tables::TABLES_MAX;

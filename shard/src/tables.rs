@@ -6,7 +6,7 @@ use kernels::Isa;
 use wire::{Refusal, TableId, TableSpec};
 
 use crate::rule::{NoRule, Rules, layout_hash};
-use crate::table::Table;
+use crate::table::{Table, Upkeep};
 
 /// Most tables a job may have.
 pub const TABLES_MAX: usize = 64;
@@ -36,6 +36,19 @@ impl Tables {
     pub(crate) fn get(&mut self, id: TableId) -> Result<&mut Table, Refusal> {
         let tables = self.tables.len() as u16; // TABLES_MAX fits.
         self.tables.get_mut(usize::from(id.get())).ok_or(Refusal::NoSuchTable { tables })
+    }
+
+    /// Does a part of the upkeep of the table that needs it most. What is left of all.
+    pub(crate) fn tend(&mut self) -> Upkeep {
+        if let Some(table) = self.tables.iter_mut().max_by_key(|table| table.upkeep()) {
+            table.tend();
+        }
+        self.upkeep()
+    }
+
+    /// The most urgent upkeep of any table.
+    pub(crate) fn upkeep(&self) -> Upkeep {
+        self.tables.iter().map(Table::upkeep).max().unwrap_or(Upkeep::None)
     }
 
     /// Makes the next table, or checks that the table of this number is the same.

@@ -3,10 +3,11 @@
 //! Owns the lines, their growth and the order of a scan. Where a key may lie is left to
 //! `kernels::lines`, searching a batch to `kernels::probe`, what a row is to `table`.
 //!
-//! Growth moves a few lines with each request and not all at once: between two requests some keys
-//! lie by the count of lines before, and the others by the count after. Afterwards as many lines
-//! again are settled: keys that had to go to their second home go to the first one, where searches
-//! begin.
+//! Growth moves a few lines at a time and not all at once: between two requests some keys lie by
+//! the count of lines before, and the others by the count after. Afterwards as many lines again are
+//! settled: keys that had to go to their second home go to the first one, where searches begin.
+//! Both are done by [`Index::tend`], between requests; keys that are added while there is such work
+//! owe some of it. Pages for more lines are filled in ahead, by another thread.
 //!
 //! Invariant: a key lies in one of its two home lines, or is a stray, which happens to keys that
 //! were made to collide; strays lie in lines after the home lines and are known by name.
@@ -16,8 +17,10 @@ use std::collections::BTreeMap;
 use kernels::lines::{self, EMPTY_LINE, LINE_WORDS, LINES_MAX, Layout, Line, Payload, Shape};
 use kernels::probe::{self, Elsewhere, Lines};
 use kernels::{Isa, MISSING};
-use memory::Arena;
+use memory::{Arena, First};
 use zerocopy::{FromBytes, IntoBytes};
+
+use super::Upkeep;
 
 /// Lines of a fresh index.
 const LINES_FIRST: usize = 64;
@@ -34,15 +37,18 @@ const LOAD_SLACK_PERCENT: usize = 6;
 /// Growth adds this part of the lines: one in so many.
 const GROWTH_PART: usize = 4;
 
-/// Lines that are moved for each key that may come, while the index grows: with one more than
-/// these, a growth is over before [`LOAD_SLACK_PERCENT`] more of the lanes are taken.
+/// Lines that each key owes that is added while the index grows. If they are moved before the next
+/// keys come, a growth is over before [`LOAD_SLACK_PERCENT`] more of the lanes are taken.
 const fn lines_moved_a_key(layout: Layout) -> usize {
     1 + 100usize.div_ceil(LOAD_SLACK_PERCENT * layout.lanes())
 }
 
-/// Most lines that are moved for one request, so that growth adds a tenth of a millisecond to it
-/// at most. Only a request of many new keys that would fill the table needs more.
-const LINES_MOVED_MAX: usize = 4096;
+/// Keys before the index grows at which pages for it are asked for: one in so many of those that it
+/// holds, or [`KEYS_AHEAD_MIN`]. Another thread needs some milliseconds a page.
+const KEYS_AHEAD_PART: usize = 16;
+
+/// Least keys before the index grows at which pages for it are asked for.
+const KEYS_AHEAD_MIN: usize = 128 * 1024;
 
 /// Lines between the one that is moved and the one whose entries' homes the cache is asked for.
 const LINES_AHEAD: usize = 8;
@@ -68,6 +74,10 @@ pub(crate) struct Index {
     growth: Option<Growth>,
     /// Lines that are not settled since the last growth: the first ones.
     unsettled: usize,
+    /// Lines that are to be moved or settled before more keys are added.
+    owed: usize,
+    /// Lines whose pages are there or asked for.
+    filled: usize,
     taken: usize,
     /// Where each stray's payload begins.
     strays: BTreeMap<u64, u32>,
@@ -104,6 +114,8 @@ impl Index {
             shape,
             growth: None,
             unsettled: 0,
+            owed: 0,
+            filled: LINES_FIRST,
             taken: 0,
             strays,
             changes: 0,
@@ -187,11 +199,11 @@ impl Index {
             .expect("lines are aligned")
     }
 
-    /// Makes room for so many more keys, so that [`Index::insert`] cannot fail, and goes on with a
-    /// growth under way.
+    /// Makes room for so many more keys, so that [`Index::insert`] cannot fail. A growth begins
+    /// here, and goes on in [`Index::tend`]; where that is not called, or so many keys come at once
+    /// that they cannot wait for it, it is finished here.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
         let wanted = self.taken + more;
-        self.go_on(LINES_MOVED_MAX.min(more * lines_moved_a_key(self.layout)));
         while wanted > Index::keys_of(self.layout, self.shape.lines()) {
             self.finish();
             self.begin(wanted)?;
@@ -205,7 +217,26 @@ impl Index {
                 self.finish();
             }
         }
+        self.fill_ahead(wanted);
         self.make_lines(self.shape.lines(), wanted)
+    }
+
+    /// Asks for the pages of the next growth's lines once it is near: the last ones first, as they
+    /// will be written.
+    fn fill_ahead(&mut self, wanted: usize) {
+        let now = self.shape.lines();
+        let keys = Index::keys_of(self.layout, now);
+        let ahead = KEYS_AHEAD_MIN.max(keys / KEYS_AHEAD_PART);
+        let after = self.lines_after(now);
+        if self.growth.is_none() && after > self.filled.max(now) && wanted + ahead > keys {
+            self.lines.fill_ahead(now..after, First::High);
+            self.filled = after;
+        }
+    }
+
+    /// How many lines there are after the next growth.
+    fn lines_after(&self, now: usize) -> usize {
+        (now + now / GROWTH_PART).min(self.lines_max)
     }
 
     /// Whether strays are many, and few enough lanes are taken that more lines may help.
@@ -219,7 +250,7 @@ impl Index {
     fn begin(&mut self, wanted: usize) -> Result<(), NoMemory> {
         let now = self.shape.lines();
         let least = Index::lines_for(self.layout, wanted);
-        let after = (now + now / GROWTH_PART).min(self.lines_max).max(least);
+        let after = self.lines_after(now).max(least);
         self.make_lines(after, wanted)?;
         let strays = self.take_strays();
         self.unsettled = 0;
@@ -242,11 +273,29 @@ impl Index {
         self.go_on(usize::MAX);
     }
 
-    /// Moves so many lines to where they lie after the growth.
+    /// Moves or settles so many lines at most, where there are such.
+    pub(crate) fn tend(&mut self, lines_max: usize) -> Upkeep {
+        if self.growth.is_some() {
+            self.go_on(lines_max);
+        } else {
+            self.settle(lines_max);
+        }
+        self.owed = self.owed.saturating_sub(lines_max);
+        self.upkeep()
+    }
+
+    /// Whether there are lines to move or to settle.
+    pub(crate) fn upkeep(&self) -> Upkeep {
+        match (self.growth.is_some() || self.unsettled > 0, self.owed) {
+            (false, _) => Upkeep::None,
+            (true, 0) => Upkeep::MayWait,
+            (true, _) => Upkeep::Owed,
+        }
+    }
+
+    /// Moves so many lines to where they lie after the growth under way.
     fn go_on(&mut self, lines_max: usize) {
-        let Some(Growth { before, after, left }) = self.growth else {
-            return self.settle(lines_max);
-        };
+        let Some(Growth { before, after, left }) = self.growth else { return };
         let stop = left.saturating_sub(lines_max);
         let mut strays = Vec::new();
         for line in (stop..left).rev() {
@@ -291,6 +340,11 @@ impl Index {
     ///   [`Index::changes`] has.
     pub(crate) fn insert(&mut self, key: u64, payload: &Payload) -> u32 {
         self.taken += 1;
+        match self.upkeep() {
+            Upkeep::None => self.owed = 0,
+            _ if self.growth.is_some() => self.owed += lines_moved_a_key(self.layout),
+            _ => self.owed += 1,
+        }
         let place = self.put(key, payload);
         self.beside(place)
     }
@@ -449,6 +503,9 @@ mod tests {
                 index.reserve(1).expect("room");
                 index.insert(key, &payload_of(key));
                 oracle.insert(key, payload_of(key));
+                if oracle.len() > 1500 && index.upkeep() == Upkeep::Owed {
+                    index.tend(3); // So that a growth is over before it must be.
+                }
                 growing += usize::from(index.growth.is_some());
                 if oracle.len() % 97 == 0 {
                     check(&index, &oracle, &[1, 2, 3]);
@@ -503,6 +560,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_growth_that_is_paid_before_more_keys_come_is_never_finished_at_once() {
+        for layout in layouts() {
+            let mut index = index(layout);
+            let (mut parts, mut longest) = (0, 0);
+            for keys in (0..60_000).map(mix).collect::<Vec<_>>().chunks(32) {
+                // Small at first: there so many keys are more than can wait.
+                let before = index.growth.map(|growth| growth.left);
+                index.reserve(keys.len()).expect("room");
+                let after = index.growth.map(|growth| growth.left);
+                if let (Some(before), true) = (before, index.shape.lines() > 1000) {
+                    assert_eq!(after, Some(before), "{layout:?}");
+                }
+                keys.iter().for_each(|&key| _ = index.insert(key, &payload_of(key)));
+                let mut lines = 0;
+                while index.upkeep() == Upkeep::Owed {
+                    index.tend(64);
+                    (parts, lines) = (parts + 1, lines + 64);
+                }
+                longest = longest.max(lines);
+            }
+            assert!(parts > 100, "{layout:?}");
+            assert!(longest <= 64 + 32 * lines_moved_a_key(layout), "{layout:?}: {longest}");
+            while index.tend(1000) != Upkeep::None {}
+            assert_eq!((index.growth.is_none(), index.unsettled), (true, 0));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
@@ -518,6 +603,7 @@ mod tests {
                     if kind > 0 {
                         index.reserve(count).expect("room");
                     }
+                    index.tend(count % 64);
                     for _ in 0..count {
                         draw = mix(draw.wrapping_add(1));
                         let key = draw % 4096;

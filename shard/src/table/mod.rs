@@ -27,6 +27,9 @@ use crate::rule::{Rows, Rule, Widths};
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
 const BLOCK_KEYS: usize = 512;
 
+/// Lines that one part of the upkeep moves: some 30 us.
+const LINES_TENDED: usize = 256;
+
 /// Values on their way into an answer that another core reads: gathered here, then copied past
 /// the cache. 16 KiB, half of a first-level cache.
 const GATHERED_FLOATS: usize = 4096;
@@ -46,6 +49,17 @@ const IN_ORDER: [u32; BLOCK_KEYS] = {
 pub(crate) struct Full {
     /// How many it has.
     pub(crate) rows: u64,
+}
+
+/// Work on a table that no request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Upkeep {
+    /// There is none.
+    None,
+    /// It is for when there is nothing else to do.
+    MayWait,
+    /// It comes before further long requests, which would make it more than can be done in parts.
+    Owed,
 }
 
 /// One table of one shard.
@@ -180,6 +194,16 @@ impl Table {
                 rows.free(payload[0]);
             }
         }
+    }
+
+    /// Does a part of the upkeep. What is left.
+    pub(crate) fn tend(&mut self) -> Upkeep {
+        self.index.tend(LINES_TENDED)
+    }
+
+    /// What upkeep there is.
+    pub(crate) fn upkeep(&self) -> Upkeep {
+        self.index.upkeep()
     }
 
     /// Count of lines of the index; see [`Table::line`].

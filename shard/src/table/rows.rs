@@ -1,20 +1,29 @@
 //! Rows that are too wide to lie with their keys: an arena of them, and the free ones.
 //!
-//! Owns which row numbers are in use. What lies in a row is left to the rule.
+//! Owns which row numbers are in use, and that pages for more rows are filled in ahead of need. What
+//! lies in a row is left to the rule.
 //!
 //! Invariant: a free row names the next free one in its first 32 bits; a row that is handed out
 //! is zeros.
 
 use kernels::MISSING;
-use memory::Arena;
+use memory::{Arena, First, HUGE_PAGE_BYTES};
 
 use super::index::NoMemory;
+
+/// Most bytes of rows to come whose pages are filled in ahead; below it, as many as there are.
+const AHEAD_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of rows before any page is filled in ahead: a small table costs pages and not megabytes.
+const AHEAD_FROM_BYTES: usize = 512 << 10;
 
 /// The rows of one table.
 #[derive(Debug)]
 pub(crate) struct RowArena {
     floats: Arena<f32>,
     stride: usize,
+    /// Floats whose pages are there or asked for.
+    filled: usize,
     /// Rows that were ever handed out.
     rows: usize,
     /// The row that was freed last, or [`MISSING`].
@@ -28,7 +37,7 @@ impl RowArena {
         let stride = stride(width);
         let rows_max = rows_max.clamp(1, MISSING as usize);
         let floats = Arena::reserve(rows_max * stride).map_err(|_| NoMemory)?;
-        Ok(RowArena { floats, stride, rows: 0, free: MISSING, free_count: 0 })
+        Ok(RowArena { floats, stride, filled: 0, rows: 0, free: MISSING, free_count: 0 })
     }
 
     /// How many rows there can be.
@@ -52,7 +61,21 @@ impl RowArena {
     /// Makes room for so many more rows, so that [`RowArena::add`] cannot fail.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
         let rows = self.rows + more.saturating_sub(self.free_count);
-        self.floats.grow_to(rows * self.stride).map_err(|_| NoMemory)
+        self.floats.grow_to(rows * self.stride).map_err(|_| NoMemory)?;
+        self.fill_ahead(rows * self.stride);
+        Ok(())
+    }
+
+    /// Asks for pages of rows to come, whole huge ones.
+    fn fill_ahead(&mut self, floats: usize) {
+        const PAGE_FLOATS: usize = HUGE_PAGE_BYTES / size_of::<f32>();
+        let bytes = floats * size_of::<f32>();
+        let ahead = bytes.min(AHEAD_BYTES_MAX) / size_of::<f32>();
+        if bytes >= AHEAD_FROM_BYTES && floats + ahead > self.filled {
+            let wanted = (floats + ahead).next_multiple_of(PAGE_FLOATS);
+            self.floats.fill_ahead(self.filled.max(floats)..wanted, First::Low);
+            self.filled = wanted;
+        }
     }
 
     /// A row of zeros, after [`RowArena::reserve`].
