@@ -455,8 +455,9 @@ impl TableReport {
             "gradwire bench table   commit {}   {}   dim {} f32   {} keys   {} keys a request   \
              {} s x {} runs\n{}, {} cores, Linux {}   1 core\n\n{}\n\
              bytes_per_key: {bytes_per_key:.1}   rows checked bit by bit: {}   command: {}\n\
-             {INSERTED_KEYS} new keys a request, us: p50 {:.0}   p99 {:.0}   p99.9 {:.0}   longest {:.0}   \
-             longest part of a growth {:.0}   longest without any {:.0}\n\n{}\n",
+             {INSERTED_KEYS} new keys a request, us: p50 {:.0}   p99 {:.0}   p99.9 {:.0}   \
+             longest {:.0}\n\
+             longest part of a growth {:.0}   longest turn without any {:.0}\n\n{}\n",
             self.commit,
             spec.optimizer,
             spec.dim,

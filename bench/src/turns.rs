@@ -41,8 +41,8 @@ pub struct Turns {
     /// The longest part of a growth: what it adds to any turn of a server, which does one part and
     /// then looks for short requests again.
     pub turn_us_max_growth: f64,
-    /// The longest of as many turns that write to memory that was there all along: what this machine
-    /// adds to any turn. A host that stops a virtual processor, or moves the memory under it, does
+    /// The longest of as many turns that write to memory which was there all along: what this
+    /// machine adds to any turn. A host that stops a virtual processor, or moves the memory under it, does
     /// not take that from the processor's time.
     pub turn_us_max_noise: f64,
     /// How many took how long, in order.

@@ -35,8 +35,8 @@ struct Request {
     filled: Arc<AtomicUsize>,
 }
 
-/// Starts the thread that fills pages in, which may run where the caller may. Without this it starts
-/// when it is first needed, and then shares the processor of a caller that is pinned to one.
+/// Starts the thread that fills pages in, which may run where the caller may. Without this it
+/// starts when it is first needed, and then shares the processor of a caller that is pinned to one.
 pub fn start_filling() {
     thread_of_pages();
 }

@@ -4,8 +4,8 @@
 //! in use is left to `shard`, filling pages in ahead of need to `ahead`.
 //!
 //! All addresses are writable from the start, so that growing asks the kernel for nothing and waits
-//! for nobody. Only where the kernel counts writable addresses as memory are they made writable step
-//! by step.
+//! for nobody. Only where the kernel counts writable addresses as memory are they made writable in
+//! steps.
 //!
 //! Invariant: `len * size_of::<T>() <= writable_bytes <= bytes reserved`; an item keeps its
 //! address for the arena's life and is all zeros until it is written.
@@ -169,7 +169,7 @@ impl<T: FromZeros + Copy> Arena<T> {
     }
 
     /// Has a thread fill in the pages of items that will be needed, so that whoever touches them
-    /// first need not wait for the kernel. The thread may be late, which costs time and nothing else.
+    /// first need not wait for the kernel. The thread may be late, which costs time and no more.
     ///
     /// - `items`: past the length too; those past [`Arena::items_max`] are none.
     pub fn fill_ahead(&self, items: Range<usize>, first: First) {

@@ -175,9 +175,9 @@ impl Shard {
         std::mem::take(&mut self.progress)
     }
 
-    /// Does a part of the upkeep of tables, some tens of microseconds: whoever turns the shard calls
-    /// this while it is [`Upkeep::Owed`] before it handles further long requests, and when there is
-    /// nothing else to do. Answers do not depend on it. What is left.
+    /// Does a part of the upkeep of tables, some tens of microseconds: whoever turns the shard
+    /// calls this while it is [`Upkeep::Owed`] before it handles further long requests, and when
+    /// there is nothing else to do. Answers do not depend on it. What is left.
     pub fn tend(&mut self) -> Upkeep {
         self.tables.tend()
     }

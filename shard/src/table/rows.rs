@@ -1,7 +1,7 @@
 //! Rows that are too wide to lie with their keys: an arena of them, and the free ones.
 //!
-//! Owns which row numbers are in use, and that pages for more rows are filled in ahead of need. What
-//! lies in a row is left to the rule.
+//! Owns which row numbers are in use, and that pages for more rows are filled in ahead of need.
+//! What lies in a row is left to the rule.
 //!
 //! Invariant: a free row names the next free one in its first 32 bits; a row that is handed out
 //! is zeros.
