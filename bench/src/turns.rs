@@ -42,8 +42,8 @@ pub struct Turns {
     /// then looks for short requests again.
     pub turn_us_max_growth: f64,
     /// The longest of as many turns that write to memory which was there all along: what this
-    /// machine adds to any turn. A host that stops a virtual processor, or moves the memory under it, does
-    /// not take that from the processor's time.
+    /// machine adds to any turn. A host that stops a virtual processor, or moves the memory under
+    /// it, does not take that from the processor's time.
     pub turn_us_max_noise: f64,
     /// How many took how long, in order.
     pub turn_histogram: Vec<TurnBucket>,
