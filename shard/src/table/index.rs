@@ -23,21 +23,36 @@ use zerocopy::{FromBytes, IntoBytes};
 const LINES_FIRST: usize = 64;
 
 /// Lanes taken before the index grows, in hundredths. With two lanes a line, nine tenths is all
-/// that can be taken.
+/// that can be taken; with five 98 of 100.
 const fn load_max_percent(layout: Layout) -> usize {
-    if layout.lanes() > 2 { 85 } else { 80 }
+    match layout.lanes() {
+        ..=2 => 80,
+        _ if is_tight(layout) => 92,
+        _ => 85,
+    }
+}
+
+/// Whether a table exists for the sake of its size: rows of one word. It is filled further and
+/// grows by less, so that a key takes 14 to 16 bytes at any size, and pays for it with longer
+/// searches for room: see `docs/decisions/0010-compact-ftrl.md`.
+const fn is_tight(layout: Layout) -> bool {
+    matches!(layout.holds(), lines::Holds::Row) && layout.words() == 1
 }
 
 /// Lanes taken at which a growth under way is finished at once, in hundredths more.
-const LOAD_SLACK_PERCENT: usize = 6;
+const fn load_slack_percent(layout: Layout) -> usize {
+    if is_tight(layout) { 3 } else { 6 }
+}
 
 /// Growth adds this part of the lines: one in so many.
-const GROWTH_PART: usize = 4;
+const fn growth_part(layout: Layout) -> usize {
+    if is_tight(layout) { 8 } else { 4 }
+}
 
 /// Lines that are moved for each key that may come, while the index grows: with one more than
-/// these, a growth is over before [`LOAD_SLACK_PERCENT`] more of the lanes are taken.
+/// these, a growth is over before [`load_slack_percent`] more of the lanes are taken.
 const fn lines_moved_a_key(layout: Layout) -> usize {
-    1 + 100usize.div_ceil(LOAD_SLACK_PERCENT * layout.lanes())
+    1 + 100usize.div_ceil(load_slack_percent(layout) * layout.lanes())
 }
 
 /// Most lines that are moved for one request, so that growth adds a tenth of a millisecond to it
@@ -200,7 +215,7 @@ impl Index {
             self.begin(wanted)?;
         }
         if let Some(Growth { before, .. }) = self.growth {
-            let percent = load_max_percent(self.layout) + LOAD_SLACK_PERCENT;
+            let percent = load_max_percent(self.layout) + load_slack_percent(self.layout);
             if wanted * 100 > before.lines() * self.layout.lanes() * percent {
                 self.finish();
             }
@@ -219,7 +234,7 @@ impl Index {
     fn begin(&mut self, wanted: usize) -> Result<(), NoMemory> {
         let now = self.shape.lines();
         let least = Index::lines_for(self.layout, wanted);
-        let after = (now + now / GROWTH_PART).min(self.lines_max).max(least);
+        let after = (now + now / growth_part(self.layout)).min(self.lines_max).max(least);
         self.make_lines(after, wanted)?;
         let strays = self.take_strays();
         self.unsettled = 0;
@@ -460,6 +475,20 @@ mod tests {
             let load = 3000 * 100 / (index.shape.lines() * layout.lanes());
             assert!(load > 60 && load < 93, "{layout:?}: {load} %");
         }
+    }
+
+    #[test]
+    fn rows_of_one_word_take_at_most_16_bytes_a_key_at_any_size_and_none_strays() {
+        let layout = Layout::new(Holds::Row, 1).expect("one word");
+        let mut index = index(layout);
+        for count in 1..=400_000 {
+            index.reserve(1).expect("room");
+            index.insert(mix(count as u64), &Payload::default());
+            if count > 2000 {
+                assert!(index.bytes() <= 16 * count, "{count} keys take {} bytes", index.bytes());
+            }
+        }
+        assert!(index.strays.is_empty(), "{} strays", index.strays.len());
     }
 
     /// A key whose first number is `number`: `mix` backwards.
