@@ -27,32 +27,30 @@ const LINES_FIRST: usize = 64;
 const fn load_max_percent(layout: Layout) -> usize {
     match layout.lanes() {
         ..=2 => 80,
-        _ if is_tight(layout) => 92,
+        _ if is_tight(layout) => 90,
         _ => 85,
     }
 }
 
-/// Whether a table exists for the sake of its size: rows of one word. It is filled further and
-/// grows by less, so that a key takes 14 to 16 bytes at any size, and pays for it with longer
-/// searches for room: see `docs/decisions/0010-compact-ftrl.md`.
+/// Lanes taken at which a growth under way is finished at once, in hundredths more.
+const LOAD_SLACK_PERCENT: usize = 6;
+
+/// Whether a table is there for the sake of its size: rows of one word. It is filled further and
+/// grows by less, so that a key takes 14.2 to 15.7 bytes at any size, and pays for it with longer
+/// walks to make room: see `docs/decisions/0010-compact-ftrl.md`.
 const fn is_tight(layout: Layout) -> bool {
     matches!(layout.holds(), lines::Holds::Row) && layout.words() == 1
 }
 
-/// Lanes taken at which a growth under way is finished at once, in hundredths more.
-const fn load_slack_percent(layout: Layout) -> usize {
-    if is_tight(layout) { 3 } else { 6 }
-}
-
 /// Growth adds this part of the lines: one in so many.
 const fn growth_part(layout: Layout) -> usize {
-    if is_tight(layout) { 8 } else { 4 }
+    if is_tight(layout) { 10 } else { 4 }
 }
 
 /// Lines that are moved for each key that may come, while the index grows: with one more than
-/// these, a growth is over before [`load_slack_percent`] more of the lanes are taken.
+/// these, a growth is over before [`LOAD_SLACK_PERCENT`] more of the lanes are taken.
 const fn lines_moved_a_key(layout: Layout) -> usize {
-    1 + 100usize.div_ceil(load_slack_percent(layout) * layout.lanes())
+    1 + 100usize.div_ceil(LOAD_SLACK_PERCENT * layout.lanes())
 }
 
 /// Most lines that are moved for one request, so that growth adds a tenth of a millisecond to it
@@ -215,7 +213,7 @@ impl Index {
             self.begin(wanted)?;
         }
         if let Some(Growth { before, .. }) = self.growth {
-            let percent = load_max_percent(self.layout) + load_slack_percent(self.layout);
+            let percent = load_max_percent(self.layout) + LOAD_SLACK_PERCENT;
             if wanted * 100 > before.lines() * self.layout.lanes() * percent {
                 self.finish();
             }
