@@ -479,7 +479,7 @@ mod tests {
     fn rows_of_one_word_take_at_most_16_bytes_a_key_at_any_size_and_none_strays() {
         let layout = Layout::new(Holds::Row, 1).expect("one word");
         let mut index = index(layout);
-        for count in 1..=400_000 {
+        for count in 1..=100_000 {
             index.reserve(1).expect("room");
             index.insert(mix(count as u64), &Payload::default());
             if count > 2000 {
