@@ -1,5 +1,5 @@
-//! A shard's table under criterion: rows gathered, updated, inserted, removed and scanned, each in a
-//! group with its roofs: `cargo bench -p gradwire-bench --bench table -- "gather ftrl"`.
+//! A shard's table under criterion: rows gathered, updated, inserted, removed and scanned, each in
+//! a group with its roofs: `cargo bench -p gradwire-bench --bench table -- "gather ftrl"`.
 //!
 //! Owns no result: `gradwire bench table` measures what is reported. Only the shard's own time
 //! counts; writing a request and reading its answer do not.

@@ -310,7 +310,8 @@ mod tests {
             let word = word_of(z, n);
             let [z, n] = unpack(word);
             let [z_after, n_after] = pushed(word, [grad, grad * grad], seed);
-            let unit = |x: f32, scale: Scale| (x + scale.least) * exp2(-(scale.fraction_bits as i32));
+            let share = |scale: Scale| exp2(-(scale.fraction_bits as i32));
+            let unit = |x: f32, scale: Scale| (x + scale.least) * share(scale);
             prop_assert!((n_after - (n + grad * grad)).abs() <= unit(n_after, N));
             let exact = FTRL.step_z(ftrl::weight(z, n, &FTRL), z, [n, n_after], grad);
             prop_assert!((z_after - exact).abs() <= unit(exact.abs().max(z_after.abs()), Z));

@@ -1,12 +1,11 @@
-//! The rules that every build has.
+//! The rules that every build has, but for compact FTRL.
 //!
 //! Owns their settings, the range of each, and which kernel does the arithmetic.
 
 use std::sync::Arc;
 
 use kernels::{
-    Isa, adagrad, adam, adamw, ftrl, ftrl_compact, ftrl_group, momentum, rmsprop,
-    rows as row_kernels, sgd, sum,
+    Isa, adagrad, adam, adamw, ftrl, ftrl_group, momentum, rmsprop, rows as row_kernels, sgd, sum,
 };
 
 use super::{PARAMETERS_MAX, Rows, Rule, Widths};
@@ -88,15 +87,6 @@ pub struct Ftrl {
     /// Pulls weights towards zero.
     pub l2: f32,
 }
-
-/// FTRL-Proximal in half the memory: `z` and `n` of a value share 32 bits, rounded by chance. Row
-/// `[word]`, delta and value those of [`Ftrl`]. A row of dim 1 lies with its key in 12.8 bytes, of
-/// which a table fills eight to nine tenths. Source: McMahan et al., KDD 2013, section 4.2.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FtrlCompact(
-    /// FTRL's own parameters.
-    pub Ftrl,
-);
 
 /// FTRL-Proximal with a group lasso, under which a key's row is kept or zero as one. Row, delta and
 /// value are those of [`Ftrl`]. In a table of dim 1 it is [`Ftrl`] with `l1 + l21`. Source: Yue et
@@ -332,7 +322,7 @@ impl Ftrl {
         Ftrl::of(parameters).map(|ftrl| Arc::new(ftrl) as Arc<dyn Rule>)
     }
 
-    fn of(parameters: &[f32; PARAMETERS_MAX]) -> Option<Ftrl> {
+    pub(super) fn of(parameters: &[f32; PARAMETERS_MAX]) -> Option<Ftrl> {
         let [alpha, beta, l1, l2, ..] = *parameters;
         // With neither beta nor l2, a row of zeros would have no step.
         let defined = beta > 0.0 || l2 > 0.0;
@@ -340,7 +330,7 @@ impl Ftrl {
             .then_some(Ftrl { alpha, beta, l1, l2 })
     }
 
-    fn step(&self) -> ftrl::Step {
+    pub(super) fn step(&self) -> ftrl::Step {
         let Ftrl { alpha, beta, l1, l2 } = *self;
         ftrl::Step { alpha, beta, l1, l2 }
     }
@@ -365,50 +355,6 @@ impl Rule for Ftrl {
 
     fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
         ftrl::read_rows(isa, rows.floats, rows.stride, rows.dim, at, values, &self.step());
-    }
-}
-
-impl FtrlCompact {
-    pub(super) const NAME: &str = "ftrl-compact";
-
-    pub(super) fn make(parameters: &[f32; PARAMETERS_MAX]) -> Option<Arc<dyn Rule>> {
-        Ftrl::of(parameters).map(|ftrl| Arc::new(FtrlCompact(ftrl)) as Arc<dyn Rule>)
-    }
-}
-
-impl Rule for FtrlCompact {
-    fn name(&self) -> &'static str {
-        FtrlCompact::NAME
-    }
-
-    fn parameters(&self) -> [f32; PARAMETERS_MAX] {
-        self.0.parameters()
-    }
-
-    fn widths(&self, dim: usize) -> Widths {
-        Widths { row: dim, ..self.0.widths(dim) }
-    }
-
-    fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
-        self.apply_seeded(isa, rows, at, deltas, 0);
-    }
-
-    fn apply_seeded(
-        &self,
-        isa: Isa,
-        rows: Rows<&mut [f32]>,
-        at: &[u32],
-        deltas: &[f32],
-        seed: u64,
-    ) {
-        let Rows { floats, stride, dim } = rows;
-        let step = ftrl_compact::Step { ftrl: self.0.step(), seed };
-        ftrl_compact::apply_rows(isa, floats, stride, dim, at, deltas, &step);
-    }
-
-    fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]) {
-        let Rows { floats, stride, dim } = rows;
-        ftrl_compact::read_rows(isa, floats, stride, dim, at, values, &self.0.step());
     }
 }
 

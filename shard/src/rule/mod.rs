@@ -7,6 +7,7 @@
 //! the same bits on every instruction set.
 
 mod builtin;
+mod ftrl_compact;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +16,8 @@ use kernels::Isa;
 use kernels::hash::hash_bytes;
 pub use wire::{PARAMETERS_MAX, TableSpec};
 
-pub use builtin::{
-    AdaGrad, Adam, AdamW, Ftrl, FtrlCompact, FtrlGroup, Momentum, RmsProp, Sgd, Sum,
-};
+pub use builtin::{AdaGrad, Adam, AdamW, Ftrl, FtrlGroup, Momentum, RmsProp, Sgd, Sum};
+pub use ftrl_compact::FtrlCompact;
 
 /// How many f32 a key has in each place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
