@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn every_kernel_has_a_row_for_each_form_and_instruction_set() {
         let rows = run_kernels(&small(), &mut |_| {}).expect("small arrays");
-        let (optimizers, vectors) = (9, 9);
+        let (optimizers, vectors) = (10, 9);
         let per_isa = optimizers + 2 * vectors + DIMS.len() * (optimizers + 1);
         assert_eq!(rows.len(), per_isa * Isa::available().len());
         for row in &rows {

@@ -43,4 +43,5 @@ pub use spec::{
 };
 pub use stats::Spread;
 pub use table::{TableBenchSpec, TableRates, TableReport, TableShares, run_table};
+pub use table_load::TableLoad;
 pub use turns::Turns;

@@ -27,7 +27,7 @@ use crate::report::{PushPullReport, Repeat, Run};
 use crate::roofs::{PingSizes, Rows, Sockets, Triad, TwoLines, Wire};
 use crate::spec::{Carrier, PushPullSpec};
 use crate::stats::LatencyLog;
-use crate::verify::{GRADIENT, Tally, expected_values};
+use crate::verify::{Agreement, GRADIENT, Tally, expected_values};
 
 /// The table of every run.
 const TABLE: TableId = TableId::new(0);
@@ -376,7 +376,7 @@ impl<'a> Load<'a> {
             let until = deadline(&self.session);
             let values = self.session.wait_pull(ticket, until).map_err(failed(Doing::Check))?;
             for (&found, &expected) in values.row(0).iter().zip(expected) {
-                if found.to_bits() != expected.to_bits() {
+                if !Agreement::of(self.spec.optimizer).holds(found, expected) {
                     return Err(BenchError::WrongValue { key, found, expected, pushes });
                 }
             }

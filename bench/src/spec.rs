@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use server::Way;
-use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Rule, Sgd, Sum};
+use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, FtrlCompact, Momentum, RmsProp, Rule, Sgd, Sum};
 use transport::tcp::TcpBackend;
 use wire::{FRAME_BYTES_MAX, HEADER_BYTES, Keyed};
 
@@ -80,6 +80,9 @@ pub enum Optimizer {
     AdamW,
     /// FTRL-Proximal.
     Ftrl,
+    /// FTRL-Proximal in half the memory.
+    #[serde(rename = "ftrl-compact")]
+    FtrlCompact,
     /// Plain accumulation.
     Sum,
 }
@@ -144,17 +147,7 @@ impl PushPullSpec {
 
     /// The table's rule.
     pub(crate) fn rule(&self) -> Arc<dyn Rule> {
-        let adam = Adam { rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
-        match self.optimizer {
-            Optimizer::Sgd => Arc::new(Sgd { rate: SGD_RATE }),
-            Optimizer::Momentum => Arc::new(Momentum { rate: 0.001, momentum: 0.9 }),
-            Optimizer::AdaGrad => Arc::new(AdaGrad { rate: 0.05, epsilon: 1e-8 }),
-            Optimizer::RmsProp => Arc::new(RmsProp { rate: 0.001, decay: 0.99, epsilon: 1e-8 }),
-            Optimizer::Adam => Arc::new(adam),
-            Optimizer::AdamW => Arc::new(AdamW { adam, weight_decay: 0.01 }),
-            Optimizer::Ftrl => Arc::new(Ftrl { alpha: 0.1, beta: 1.0, l1: 1.0, l2: 1.0 }),
-            Optimizer::Sum => Arc::new(Sum),
-        }
+        self.optimizer.rule()
     }
 
     /// Length of a push, in bytes.
@@ -203,7 +196,7 @@ pub(crate) fn check_real(
 
 impl Optimizer {
     /// All of them.
-    pub const ALL: [Optimizer; 8] = [
+    pub const ALL: [Optimizer; 9] = [
         Optimizer::Sgd,
         Optimizer::Momentum,
         Optimizer::AdaGrad,
@@ -211,8 +204,26 @@ impl Optimizer {
         Optimizer::Adam,
         Optimizer::AdamW,
         Optimizer::Ftrl,
+        Optimizer::FtrlCompact,
         Optimizer::Sum,
     ];
+
+    /// The rule that is measured, with its parameters.
+    pub fn rule(self) -> Arc<dyn Rule> {
+        let ftrl = Ftrl { alpha: 0.1, beta: 1.0, l1: 1.0, l2: 1.0 };
+        let adam = Adam { rate: 0.001, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+        match self {
+            Optimizer::Sgd => Arc::new(Sgd { rate: SGD_RATE }),
+            Optimizer::Momentum => Arc::new(Momentum { rate: 0.001, momentum: 0.9 }),
+            Optimizer::AdaGrad => Arc::new(AdaGrad { rate: 0.05, epsilon: 1e-8 }),
+            Optimizer::RmsProp => Arc::new(RmsProp { rate: 0.001, decay: 0.99, epsilon: 1e-8 }),
+            Optimizer::Adam => Arc::new(adam),
+            Optimizer::AdamW => Arc::new(AdamW { adam, weight_decay: 0.01 }),
+            Optimizer::Ftrl => Arc::new(ftrl),
+            Optimizer::FtrlCompact => Arc::new(FtrlCompact(ftrl)),
+            Optimizer::Sum => Arc::new(Sum),
+        }
+    }
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -224,6 +235,7 @@ impl Optimizer {
             Optimizer::Adam => "adam",
             Optimizer::AdamW => "adamw",
             Optimizer::Ftrl => "ftrl",
+            Optimizer::FtrlCompact => "ftrl-compact",
             Optimizer::Sum => "sum",
         }
     }

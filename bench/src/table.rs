@@ -21,7 +21,7 @@ use crate::spec::{Optimizer, PushPullSpec};
 use crate::stats::Spread;
 use crate::table_load::TableLoad;
 use crate::turns::{INSERTED_KEYS, Turns, TurnsLog};
-use crate::verify::{Tally, expected_values};
+use crate::verify::{Agreement, Tally, expected_values};
 
 /// Exponent of the skewed load.
 const ZIPF_EXPONENT: f64 = 1.05;
@@ -109,7 +109,8 @@ pub struct TableReport {
     pub spreads: TableRates<Spread>,
     /// The figures as parts of their limits.
     pub shares: TableShares,
-    /// Keys whose values were compared with their pushes, bit by bit.
+    /// Keys whose values were compared with their pushes: bit by bit, or nearly where the rule
+    /// rounds by chance.
     pub checked_keys: usize,
     /// The program's commit, as the caller tells it.
     pub commit: String,
@@ -273,6 +274,7 @@ impl<'a> Bench<'a> {
     /// rows that was.
     fn check(&mut self) -> Result<usize, BenchError> {
         let rule = self.spec.load(0.0).rule();
+        let agreement = Agreement::of(self.spec.optimizer);
         let batches = self.uniform.keys.load.iter().chain(&self.zipf.keys.batches);
         let every = batches.clone().map(Vec::len).sum::<usize>();
         let step = every.div_ceil(CHECKED_KEYS).max(1);
@@ -287,14 +289,14 @@ impl<'a> Bench<'a> {
                 known.len() - 1
             });
             self.table.pull(&[key], Doing::Check)?;
-            compare(key, self.table.values(), &known[at].1, pushes)?;
+            compare(agreement, (key, pushes), self.table.values(), &known[at].1)?;
         }
         let absent = expected_values(&*rule, self.spec.dim, 0);
         self.table.pull(&self.missing[0], Doing::Check)?;
         let rows = self.table.values().chunks_exact(absent.len());
         for (key, row) in self.missing[0].iter().zip(rows) {
             if self.uniform.keys.batches[0].binary_search(key).is_err() {
-                compare(*key, row, &absent, 0)?;
+                compare(Agreement::Bits, (*key, 0), row, &absent)?;
             }
         }
         let resident = self.table.size()?.rows;
@@ -336,9 +338,15 @@ fn rows_per_s(
     Ok(rows as f64 / elapsed.as_secs_f64())
 }
 
-fn compare(key: u64, found: &[f32], expected: &[f32], pushes: u64) -> Result<(), BenchError> {
+/// Of a key that was pushed so often: what was pulled against what that makes of its row.
+fn compare(
+    agreement: Agreement,
+    (key, pushes): (u64, u64),
+    found: &[f32],
+    expected: &[f32],
+) -> Result<(), BenchError> {
     for (&found, &expected) in found.iter().zip(expected) {
-        if found.to_bits() != expected.to_bits() {
+        if !agreement.holds(found, expected) {
             return Err(BenchError::WrongValue { key, found, expected, pushes });
         }
     }
@@ -454,7 +462,7 @@ impl TableReport {
         format!(
             "gradwire bench table   commit {}   {}   dim {} f32   {} keys   {} keys a request   \
              {} s x {} runs\n{}, {} cores, Linux {}   1 core\n\n{}\n\
-             bytes_per_key: {bytes_per_key:.1}   rows checked bit by bit: {}   command: {}\n\
+             bytes_per_key: {bytes_per_key:.1}   rows checked {}: {}   command: {}\n\
              {INSERTED_KEYS} new keys a request, us: p50 {:.0}   p99 {:.0}   p99.9 {:.0}   \
              longest {:.0}\n\
              longest part of a growth {:.0}   longest turn without any {:.0}\n\n{}\n",
@@ -469,6 +477,7 @@ impl TableReport {
             machine.cores,
             machine.kernel,
             columns(&rows),
+            Agreement::of(spec.optimizer).words(),
             self.checked_keys,
             self.command,
             turns.turn_us_p50,

@@ -14,7 +14,7 @@ use shard::rule::{Rule, Rules, Widths, table_spec};
 use shard::{Mutation, Outbox, Outcome, Shard, ShardSpec, Upkeep};
 use wire::{
     Announced, Define, Epoch, FRAME_BYTES_MAX, HEADER_BYTES, Header, JobId, Join, Keyed, Kind,
-    Message, Seal, Staleness, Status, TableSize, open, seal,
+    Message, ScanCursor, Seal, Staleness, Status, TableSize, open, seal,
 };
 
 use crate::error::{BenchError, Doing};
@@ -27,19 +27,23 @@ const EPOCH: Epoch = Epoch::new(1);
 /// Requests that the shard lets be in flight: there is but one.
 const CREDIT: u16 = 1;
 
-/// A shard with one table.
-pub(crate) struct TableLoad {
+/// A shard with one table, and no other thread or socket about it.
+pub struct TableLoad {
     isa: Isa,
     shard: Shard,
     widths: Widths,
     request: Arena<u8>,
     answer: Answer,
     sequence: u64,
+    cursor: ScanCursor,
 }
 
 impl TableLoad {
     /// An empty table under `rule`.
-    pub(crate) fn new(dim: usize, rule: &dyn Rule, bytes_max: u64) -> Result<Self, BenchError> {
+    ///
+    /// - `dim`: values a key. `bytes_max`: what it may take.
+    /// - Errors: the kernel gives no memory, or the shard refuses such a table.
+    pub fn new(dim: usize, rule: &dyn Rule, bytes_max: u64) -> Result<Self, BenchError> {
         let isa = Isa::detect();
         let shard = Shard::new(ShardSpec {
             isa,
@@ -52,7 +56,8 @@ impl TableLoad {
         });
         let (request, answer) = (message_memory()?, Answer::new()?);
         let widths = rule.widths(dim);
-        let mut load = TableLoad { isa, shard, widths, request, answer, sequence: 0 };
+        let cursor = ScanCursor::START;
+        let mut load = TableLoad { isa, shard, widths, request, answer, sequence: 0, cursor };
         let join = Join { job: JobId::new(1), workers: 1, staleness: Staleness::ASP };
         load.ask_with(Kind::Join, &join.to_bytes())?;
         let define = Define::new(&table_spec("bench", dim as u32, rule), Announced::default())
@@ -61,8 +66,10 @@ impl TableLoad {
         Ok(load)
     }
 
-    /// Pushes [`GRADIENT`] to every value of ascending keys. How long the shard took.
-    pub(crate) fn push(&mut self, keys: &[u64], doing: Doing) -> Result<Duration, BenchError> {
+    /// Pushes 1 to every value of ascending keys. How long the shard took.
+    ///
+    /// - Errors: the shard refuses it, as when the table is full.
+    pub fn push(&mut self, keys: &[u64], doing: Doing) -> Result<Duration, BenchError> {
         let bytes = Keyed::message_bytes(keys.len(), self.widths.delta);
         let message = &mut self.request.as_mut_slice()[..bytes];
         let (keys_out, deltas_out) = Keyed::body_mut(message, keys.len());
@@ -79,12 +86,45 @@ impl TableLoad {
     }
 
     /// Pulls the rows of ascending keys; [`TableLoad::values`] has them. How long the shard took.
-    pub(crate) fn pull(&mut self, keys: &[u64], doing: Doing) -> Result<Duration, BenchError> {
+    ///
+    /// - Errors: the shard refuses it.
+    pub fn pull(&mut self, keys: &[u64], doing: Doing) -> Result<Duration, BenchError> {
         let bytes = Keyed::message_bytes(keys.len(), 0);
         let message = &mut self.request.as_mut_slice()[..bytes];
         Keyed::body_mut(message, keys.len()).0.copy_from_slice(keys);
         let header = Header { keys: keys.len() as u32, ..request(Kind::Pull) };
         self.ask(bytes, header, doing)
+    }
+
+    /// Takes the rows of these keys out. How long the shard took.
+    ///
+    /// - Errors: the shard refuses it.
+    pub fn remove(&mut self, keys: &[u64]) -> Result<Duration, BenchError> {
+        let bytes = Keyed::message_bytes(keys.len(), 0);
+        let message = &mut self.request.as_mut_slice()[..bytes];
+        Keyed::body_mut(message, keys.len()).0.copy_from_slice(keys);
+        let header = Header { keys: keys.len() as u32, ..request(Kind::Remove) };
+        self.ask(bytes, header, Doing::Push)
+    }
+
+    /// Reads whole rows, as many as an answer holds, from where the last scan ended; after the last
+    /// row from the first one. How many rows there were, and how long the shard took.
+    ///
+    /// - Errors: the shard refuses it, as when rows were moved since the last scan.
+    pub fn scan(&mut self) -> Result<(usize, Duration), BenchError> {
+        let header = Header { clock: self.cursor.get(), ..request(Kind::Scan) };
+        let took = self.ask(HEADER_BYTES, header, Doing::Pull)?;
+        let (header, _) = self.answer.open(self.isa);
+        self.cursor = match ScanCursor::new(header.clock) {
+            ScanCursor::END => ScanCursor::START,
+            further => further,
+        };
+        Ok((header.keys as usize, took))
+    }
+
+    /// Whether the next scan begins with the first row.
+    pub fn is_scanned(&self) -> bool {
+        self.cursor == ScanCursor::START
     }
 
     /// What the last pull gave, `[keys, widths.value]`.
@@ -212,6 +252,22 @@ mod tests {
         load.pull(&[1, 4, 5], Doing::Pull).expect("a table that is there");
         assert_eq!(load.values(), [3.0, 3.0, 0.0, 0.0, 3.0, 3.0]);
         assert_eq!(load.size().expect("a table that is there").rows, 2);
+    }
+
+    #[test]
+    fn a_scan_gives_every_row_once_and_none_that_was_removed() {
+        let mut load = TableLoad::new(1, &Sum, 1 << 20).expect("a small table");
+        let keys: Vec<u64> = (0..1000).collect();
+        load.push(&keys, Doing::Load).expect("room");
+        load.remove(&keys[..400]).expect("a table that is there");
+        let mut rows = 0;
+        loop {
+            rows += load.scan().expect("rows that stay where they are").0;
+            if load.is_scanned() {
+                break;
+            }
+        }
+        assert_eq!(rows, 600);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Whether the work was done: rows must hold what their pushes make of them, bit by bit.
+//! Whether the work was done: rows must hold what their pushes make of them, bit by bit; where a
+//! rule rounds by chance, nearly.
 //!
 //! Owns the count of pushes and the expected row. An empty handler would be fast.
 //!
@@ -8,6 +9,7 @@ use kernels::Isa;
 use shard::rule::{Rows, Rule};
 
 use crate::keys::KeySet;
+use crate::spec::Optimizer;
 
 /// What every push adds: the same for all keys, so that a row follows from its count alone.
 pub(crate) const GRADIENT: f32 = 1.0;
@@ -44,13 +46,50 @@ impl Tally {
     }
 }
 
+/// How near a row must be to what its pushes make of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreement {
+    /// The same bits.
+    Bits,
+    /// Within [`NEAR`]: the rule rounds by chance.
+    Near,
+}
+
+/// Six standard deviations of what chance makes of a value under `ftrl-compact`: its sum of squares
+/// strays by 7.5 %, so rates and weights by half that.
+const NEAR: f32 = 0.25;
+
+impl Agreement {
+    /// What rows under this rule can be asked for.
+    pub(crate) fn of(optimizer: Optimizer) -> Agreement {
+        match optimizer {
+            Optimizer::FtrlCompact => Agreement::Near,
+            _ => Agreement::Bits,
+        }
+    }
+
+    pub(crate) fn holds(self, found: f32, expected: f32) -> bool {
+        let near = (found - expected).abs() <= NEAR * expected.abs();
+        found.to_bits() == expected.to_bits() || self == Agreement::Near && near
+    }
+
+    /// How rows were checked, for people.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Agreement::Bits => "bit by bit",
+            Agreement::Near => "within a quarter",
+        }
+    }
+}
+
 /// The values of a row after so many pushes, by the rule on a row of its own.
 pub(crate) fn expected_values(rule: &dyn Rule, dim: usize, pushes: u64) -> Vec<f32> {
     let (isa, widths) = (Isa::detect(), rule.widths(dim));
     let (mut row, deltas) = (vec![0.0; widths.row], vec![GRADIENT; widths.delta]);
     let stride = widths.row;
-    for _ in 0..pushes {
-        rule.apply(isa, Rows { floats: &mut row[..], stride, dim }, &[0], &deltas);
+    for push in 0..pushes {
+        let rows = Rows { floats: &mut row[..], stride, dim };
+        rule.apply_seeded(isa, rows, &[0], &deltas, push);
     }
     let mut values = vec![0.0; widths.value];
     rule.read(isa, Rows { floats: &row[..], stride, dim }, &[0], &mut values);
@@ -69,6 +108,16 @@ mod tests {
         let values = expected_values(&Sgd { rate: 0.25 }, 3, 10);
         assert_eq!(values, vec![-2.5; 3]);
         assert_eq!(expected_values(&Sum, 2, 7), vec![7.0; 2]);
+    }
+
+    #[test]
+    fn a_value_that_lacks_its_pushes_agrees_in_no_way() {
+        for optimizer in [Optimizer::Sgd, Optimizer::FtrlCompact] {
+            let agreement = Agreement::of(optimizer);
+            assert!(agreement.holds(-0.5, -0.5) && !agreement.holds(0.0, -0.5));
+            assert!(!agreement.holds(f32::NAN, -0.5) && agreement.holds(0.0, 0.0));
+        }
+        assert!(!Agreement::Bits.holds(0.501, 0.5) && Agreement::Near.holds(0.501, 0.5));
     }
 
     #[test]

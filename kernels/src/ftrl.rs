@@ -109,8 +109,14 @@ impl Step {
         [grad, grad_squared]: [f32; 2],
     ) -> [f32; 2] {
         let n_after = n + grad_squared;
+        [self.step_z(weight, z, [n, n_after], grad), n_after]
+    }
+
+    /// `z` after one push that takes `n` from the first of two numbers to the second.
+    #[inline(always)]
+    pub(crate) fn step_z(self, weight: f32, z: f32, [n, n_after]: [f32; 2], grad: f32) -> f32 {
         let sigma = (n_after.sqrt() - n.sqrt()) * self.inverse_alpha();
-        [z + (grad - sigma * weight), n_after]
+        z + (grad - sigma * weight)
     }
 
     /// The rate that a coordinate would step by now.

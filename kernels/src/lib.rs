@@ -14,6 +14,7 @@ mod columns;
 pub mod copy;
 pub mod crc32c;
 pub mod ftrl;
+pub mod ftrl_compact;
 pub mod ftrl_group;
 pub mod half;
 pub mod hash;

@@ -10,6 +10,7 @@ use std::array;
 
 use crate::adam::{self, Advance, POWERS};
 use crate::columns::Rule;
+use crate::ftrl_compact;
 use crate::ftrl_group::{self, Grouped};
 use crate::isa::{Isa, Portable};
 use crate::rows::{self, Layout};
@@ -32,6 +33,8 @@ pub enum Optimizer {
     AdamW(adamw::Step),
     /// [`ftrl`].
     Ftrl(ftrl::Step),
+    /// [`ftrl_compact`].
+    FtrlCompact(ftrl_compact::Step),
     /// [`ftrl_group`].
     FtrlGroup(ftrl_group::Step),
     /// [`sum`].
@@ -63,6 +66,7 @@ pub fn apply_rows(
         Optimizer::Adam(step) => isa.run(PlainAdam { rows, step }),
         Optimizer::AdamW(step) => isa.run(PlainAdam { rows, step }),
         Optimizer::Ftrl(step) => isa.run(Plain { rows, rule: step }),
+        Optimizer::FtrlCompact(step) => isa.run(Plain { rows, rule: step.drawn() }),
         Optimizer::FtrlGroup(step) => isa.run(PlainGroup { rows, step }),
         Optimizer::Sum => isa.run(Plain { rows, rule: sum::Step }),
     }
@@ -175,7 +179,8 @@ mod tests {
     const ADAM: adam::Step = adam::Step { rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
     const FTRL: ftrl::Step = ftrl::Step { alpha: 0.1, beta: 1.0, l1: 0.5, l2: 0.1 };
     const GROUP: ftrl_group::Step = ftrl_group::Step { ftrl: FTRL, l21: 0.3 };
-    const OPTIMIZERS: [Optimizer; 9] = [
+    const COMPACT: ftrl_compact::Step = ftrl_compact::Step { ftrl: FTRL, seed: 7 };
+    const OPTIMIZERS: [Optimizer; 10] = [
         Optimizer::Sgd(sgd::Step { rate: 0.1 }),
         Optimizer::Momentum(momentum::Step { rate: 0.1, momentum: 0.9 }),
         Optimizer::AdaGrad(adagrad::Step { rate: 0.1, epsilon: 1e-8 }),
@@ -183,6 +188,7 @@ mod tests {
         Optimizer::Adam(ADAM),
         Optimizer::AdamW(adamw::Step { adam: ADAM, weight_decay: 0.1 }),
         Optimizer::Ftrl(FTRL),
+        Optimizer::FtrlCompact(COMPACT),
         Optimizer::FtrlGroup(GROUP),
         Optimizer::Sum,
     ];
@@ -210,6 +216,9 @@ mod tests {
             Optimizer::Adam(step) => adam::apply_rows(isa, rows, stride, dim, at, deltas, &step),
             Optimizer::AdamW(step) => adamw::apply_rows(isa, rows, stride, dim, at, deltas, &step),
             Optimizer::Ftrl(step) => ftrl::apply_rows(isa, rows, stride, dim, at, deltas, &step),
+            Optimizer::FtrlCompact(step) => {
+                ftrl_compact::apply_rows(isa, rows, stride, dim, at, deltas, &step);
+            }
             Optimizer::FtrlGroup(step) => {
                 ftrl_group::apply_rows(isa, rows, stride, dim, at, deltas, &step);
             }
@@ -224,7 +233,10 @@ mod tests {
             for (dim, count) in shapes() {
                 let (stride, at) = (adam::row_width(dim), shuffled(seed, 100, count));
                 for optimizer in OPTIMIZERS {
-                    let wide = matches!(optimizer, Optimizer::Ftrl(_) | Optimizer::FtrlGroup(_));
+                    let wide = matches!(
+                        optimizer,
+                        Optimizer::Ftrl(_) | Optimizer::FtrlCompact(_) | Optimizer::FtrlGroup(_)
+                    );
                     let width = if wide { 2 * dim } else { dim };
                     let mut deltas = floats(!seed, count * width);
                     if wide {

@@ -10,7 +10,7 @@
 //! `docs/decisions/0004-ftrl-deltas-and-local-steps.md`.
 
 use serde::{Deserialize, Serialize};
-use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, Momentum, RmsProp, Rule, Sgd};
+use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, FtrlCompact, Momentum, RmsProp, Rule, Sgd};
 
 use crate::data::Csr;
 use crate::learner::{Ask, Io, Learner, Table};
@@ -24,6 +24,18 @@ use worker::WorkerError;
 pub enum Optimizer {
     /// FTRL-Proximal.
     Ftrl {
+        /// Scale of the step.
+        alpha: f32,
+        /// Damps the first steps.
+        beta: f32,
+        /// Keeps small weights at zero.
+        l1: f32,
+        /// Pulls weights towards zero.
+        l2: f32,
+    },
+    /// FTRL-Proximal in half the memory.
+    #[serde(rename = "ftrl-compact")]
+    FtrlCompact {
         /// Scale of the step.
         alpha: f32,
         /// Damps the first steps.
@@ -79,6 +91,9 @@ impl Optimizer {
     pub fn rule(&self) -> Box<dyn Rule> {
         match *self {
             Optimizer::Ftrl { alpha, beta, l1, l2 } => Box::new(Ftrl { alpha, beta, l1, l2 }),
+            Optimizer::FtrlCompact { alpha, beta, l1, l2 } => {
+                Box::new(FtrlCompact(Ftrl { alpha, beta, l1, l2 }))
+            }
             Optimizer::AdaGrad { rate } => Box::new(AdaGrad { rate, epsilon: EPSILON }),
             Optimizer::RmsProp { rate, decay } => {
                 Box::new(RmsProp { rate, decay, epsilon: EPSILON })
@@ -96,6 +111,7 @@ impl Optimizer {
     pub fn name(&self) -> &'static str {
         match self {
             Optimizer::Ftrl { .. } => "ftrl",
+            Optimizer::FtrlCompact { .. } => "ftrl-compact",
             Optimizer::AdaGrad { .. } => "adagrad",
             Optimizer::RmsProp { .. } => "rmsprop",
             Optimizer::Adam { .. } => "adam",
@@ -145,7 +161,7 @@ impl LogisticRegression {
     /// A learner of the weights in `weights`, a table of dim 1 under `optimizer`'s rule.
     pub fn new(weights: Table, optimizer: &Optimizer) -> LogisticRegression {
         let walk = match *optimizer {
-            Optimizer::Ftrl { .. } => Walk::Stepping,
+            Optimizer::Ftrl { .. } | Optimizer::FtrlCompact { .. } => Walk::Stepping,
             Optimizer::Sgd { rate } => Walk::Constant { step: rate },
             Optimizer::AdaGrad { .. }
             | Optimizer::RmsProp { .. }

@@ -10,6 +10,7 @@
 use kernels::Isa;
 use kernels::codec::ValueCodec;
 use kernels::crc32c::crc32c;
+use kernels::hash::mix;
 use wire::{
     Announced, Carried, Clock, Coded, Encoding, Epoch, Flags, HEADER_BYTES, Header, Incarnation,
     Join, KeyForm, Keyed, Keys, Kind, Malformed, Message, Refusal, RowsView, ScanCursor, Seal,
@@ -432,7 +433,14 @@ fn apply(
             decoder.push(header, coded, row_shape(width, table.spec().dim as usize), known)?
         }
     };
-    table.push(keys, deltas).map_err(|full| Refusal::TableFull { rows: full.rows })
+    table.push(keys, deltas, seed_of(header)).map_err(|full| Refusal::TableFull { rows: full.rows })
+}
+
+/// What decides the draws of a push: its name, without the sender's incarnation, so that a worker
+/// that begins again from the same rows gets the same ones. Servers that share a job's keys see the
+/// same sequence at the same clock, as long as a batch is one message to each.
+fn seed_of(header: &Header) -> u64 {
+    mix(header.sequence ^ u64::from(header.worker) << 32)
 }
 
 /// The codec that a pull's answer shall have.

@@ -1,6 +1,6 @@
 //! The engine from outside: bytes in, answers out.
 
-use gradwire_shard::rule::{Rules, Sum, table_spec};
+use gradwire_shard::rule::{Ftrl, FtrlCompact, Rule, Rules, Sum, table_spec};
 use gradwire_shard::{Mutation, Outbox, Outcome, Shard, ShardSpec};
 use kernels::Isa;
 use kernels::codec::{
@@ -86,11 +86,15 @@ struct Rig {
 impl Rig {
     /// A shard with a table of counters that so many workers have joined.
     fn joined(workers: u32, staleness: Staleness) -> Rig {
+        Rig::joined_under(&Sum, workers, staleness)
+    }
+
+    fn joined_under(rule: &dyn Rule, workers: u32, staleness: Staleness) -> Rig {
         let mut rig = Rig::new();
         for worker in 0..workers {
             assert_eq!(rig.status(join(worker, 7, workers, staleness)), Status::Done);
         }
-        let define = Define::new(&table_spec("counts", 1, &Sum), Announced::default())
+        let define = Define::new(&table_spec("counts", 1, rule), Announced::default())
             .expect("a short name");
         let letter = letter(define.as_bytes(), request(Kind::Define, 0));
         assert_eq!(rig.status(letter), Status::Done);
@@ -441,4 +445,40 @@ fn a_codec_that_a_shard_does_not_know_is_refused_with_the_tables_definition() {
     assert_eq!(define(encoding(8), encoding(0)), refused);
     assert_eq!(define(encoding(0), encoding(VALUES_BY_COLUMN)), refused);
     assert_eq!(define(0x80, 0), refused);
+}
+
+/// A push of `[grad, grad²]` that are the same for each of these keys.
+fn push_pairs(sequence: u64, keys: &[u64], pair: [f32; 2]) -> Letter {
+    let pairs: Vec<f32> = keys.iter().flat_map(|_| pair).collect();
+    let body = [keys.as_bytes(), pairs.as_bytes()].concat();
+    let of = request(Kind::Push, 0);
+    letter(&body, Header { sequence, keys: keys.len() as u32, width: 2, ..of })
+}
+
+#[test]
+fn a_rule_that_rounds_by_chance_draws_anew_with_each_push_and_alike_on_each_shard() {
+    const PUSHES: u64 = 800;
+    let rule = FtrlCompact(Ftrl { alpha: 1.0, beta: 1.0, l1: 0.0, l2: 0.0 });
+    let values = |requests: &[&[u64]]| -> Vec<[f32; 2]> {
+        let mut shards: Vec<Rig> =
+            requests.iter().map(|_| Rig::joined_under(&rule, 1, Staleness::ASP)).collect();
+        for (rig, keys) in shards.iter_mut().zip(requests) {
+            assert_eq!(rig.status(push_pairs(1, keys, [0.5, 1000.0])), Status::Done);
+            for sequence in 2..2 + PUSHES {
+                assert_eq!(rig.status(push_pairs(sequence, keys, [0.25, 0.5])), Status::Done);
+            }
+        }
+        let all = shards.iter_mut().zip(requests).flat_map(|(rig, keys)| {
+            let answer = rig.answer(&pull(WorkerId::OBSERVER.get(), 0, keys));
+            let (_, message) = wire::open(answer.bytes(), crc).expect("a sealed answer");
+            let Message::Values(values) = message else { panic!("{message:?}") };
+            values.chunks(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>()
+        });
+        all.collect()
+    };
+    let together = values(&[&[3, 4, 9]]);
+    assert_eq!(together, values(&[&[4], &[3, 9]]));
+    // `n` has units of 8 to 16 there. Equal draws would leave it where it was, or at the next unit.
+    let n = (1.0 / together[0][1] - 1.0).powi(2);
+    assert!((1200.0..1600.0).contains(&n), "1000 and 800 halves make {n}");
 }

@@ -116,11 +116,49 @@ fn resuming_goes_on_from_the_saved_rows_and_only_with_the_same_rule() {
 fn every_optimizer_learns() {
     let files = Files::new();
     let data = files.file("rows.libsvm", crate::rows(20_000));
-    for optimizer in ["ftrl", "adagrad", "rmsprop", "adam", "adamw", "sgd", "momentum"] {
+    for optimizer in
+        ["ftrl", "ftrl-compact", "adagrad", "rmsprop", "adam", "adamw", "sgd", "momentum"]
+    {
         let result = train(&["--train", &data, "--optimizer", optimizer, "--batch-rows", "100"]);
         let loss = figure(&result, "test_logloss");
         assert!(loss < 0.5, "{optimizer} comes to {loss}, chance is 0.693");
     }
+}
+
+#[test]
+fn compact_ftrl_comes_to_the_loss_of_ftrl_in_fewer_bytes_on_any_servers_alike() {
+    let files = Files::new();
+    let full = train(&[]);
+    let export = |name: &str, servers: &str| {
+        let dir = files.path(name);
+        let arguments = ["--optimizer", "ftrl-compact", "--servers-local", servers];
+        let result = train(&[&arguments[..], &["--save", &dir]].concat());
+        let apart = figure(&result, "test_logloss") / figure(&full, "test_logloss") - 1.0;
+        assert!(apart.abs() < 0.005, "the loss differs by {apart}");
+        (result, run_well(&["model", "export", &dir]))
+    };
+    let (one, weights) = export("one", "1");
+    let bytes = |result: &serde_json::Value| figure(result, "table_bytes_per_key");
+    // Few keys and large batches: room is made for a batch as if all its keys were new.
+    assert!(bytes(&one) < 0.75 * bytes(&full), "{} of {} bytes", bytes(&one), bytes(&full));
+    assert!(weights == export("three", "3").1, "three servers differ");
+    assert!(weights.contains("weight_0\tz_0\tn_0") && !weights.contains("NaN"));
+}
+
+#[test]
+fn a_compact_model_predicts_what_the_test_pass_measured_and_goes_on_from_there() {
+    let files = Files::new();
+    let (data, dir) = (files.file("rows.libsvm", crate::rows(4000)), files.path("model"));
+    let arguments = ["--train", &data, "--test", &data, "--optimizer", "ftrl-compact"];
+    let first = train(&[&arguments[..], &["--save", &dir]].concat());
+    let scores = run_well(&["predict", "--model", &dir, "--input", &data]);
+    let scores: Vec<f64> = scores.lines().map(|line| line.parse().expect("a number")).collect();
+    let loss = scores.iter().enumerate().map(|(row, &p)| if row % 2 == 1 { p } else { 1.0 - p });
+    let loss = -loss.map(f64::ln).sum::<f64>() / 4000.0;
+    let measured = figure(&first, "test_logloss");
+    assert!((loss / measured - 1.0).abs() < 1e-3, "predicted {loss}, measured {measured}");
+    let second = train(&[&arguments[..], &["--resume", &dir]].concat());
+    assert!(figure(&second, "train_logloss") < figure(&first, "train_logloss"));
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use kernels::plain::{self, Optimizer};
 use kernels::{
-    Isa, adagrad, adam, adamw, crc32c, ftrl, ftrl_group, half, hash, logistic, momentum, rmsprop,
-    rows, sgd, sum,
+    Isa, adagrad, adam, adamw, crc32c, ftrl, ftrl_compact, ftrl_group, half, hash, logistic,
+    momentum, rmsprop, rows, sgd, sum,
 };
 use memory::Arena;
 use zerocopy::{FromBytes, IntoBytes};
@@ -30,7 +30,7 @@ const STATE_VALUE: f32 = 0.5;
 const DELTA_VALUE: f32 = 1e-3;
 
 /// Names of what is measured.
-pub const KERNEL_NAMES: [&str; 19] = [
+pub const KERNEL_NAMES: [&str; 20] = [
     "sgd",
     "momentum",
     "adagrad",
@@ -38,6 +38,7 @@ pub const KERNEL_NAMES: [&str; 19] = [
     "adam",
     "adamw",
     "ftrl",
+    "ftrl-compact",
     "ftrl-group",
     "sum",
     "dot",
@@ -93,6 +94,7 @@ impl Work {
         Work::Optimizer(Optimizer::Adam(ADAM)),
         Work::Optimizer(Optimizer::AdamW(adamw::Step { adam: ADAM, weight_decay: 0.01 })),
         Work::Optimizer(Optimizer::Ftrl(FTRL)),
+        Work::Optimizer(Optimizer::FtrlCompact(ftrl_compact::Step { ftrl: FTRL, seed: 1 })),
         Work::Optimizer(Optimizer::FtrlGroup(ftrl_group::Step { ftrl: FTRL, l21: 0.1 })),
         Work::Optimizer(Optimizer::Sum),
         Work::Dot,
@@ -131,6 +133,7 @@ impl Work {
             Work::Optimizer(Optimizer::Sgd(_) | Optimizer::Sum) => (1, 1, 0),
             Work::Optimizer(Optimizer::Adam(_) | Optimizer::AdamW(_)) => (3, 1, adam::POWERS),
             Work::Optimizer(Optimizer::Ftrl(_) | Optimizer::FtrlGroup(_)) => (2, 2, 0),
+            Work::Optimizer(Optimizer::FtrlCompact(_)) => (1, 2, 0),
             Work::Optimizer(_) => (2, 1, 0),
             _ => (1, 0, 0),
         }
@@ -290,6 +293,9 @@ impl Arrays {
             (_, Optimizer::Adam(s)) => adam::apply_rows(isa, rows, stride, dim, at, deltas, &s),
             (_, Optimizer::AdamW(s)) => adamw::apply_rows(isa, rows, stride, dim, at, deltas, &s),
             (_, Optimizer::Ftrl(s)) => ftrl::apply_rows(isa, rows, stride, dim, at, deltas, &s),
+            (_, Optimizer::FtrlCompact(s)) => {
+                ftrl_compact::apply_rows(isa, rows, stride, dim, at, deltas, &s);
+            }
             (_, Optimizer::FtrlGroup(s)) => {
                 ftrl_group::apply_rows(isa, rows, stride, dim, at, deltas, &s);
             }
@@ -326,6 +332,10 @@ impl Arrays {
             Optimizer::Ftrl(step) => {
                 let (grad, squared) = deltas.split_at(dim);
                 ftrl::apply(isa, w, rest, grad, squared, &step);
+            }
+            Optimizer::FtrlCompact(step) => {
+                let (grad, squared) = deltas.split_at(dim);
+                ftrl_compact::apply(isa, w, grad, squared, &step);
             }
             Optimizer::FtrlGroup(step) => {
                 let (grad, squared) = deltas.split_at(dim);

@@ -57,13 +57,14 @@ impl Round for Nearest {
 
 /// [`Rounding::Stochastic`].
 #[derive(Clone, Copy)]
-pub(super) struct Stochastic {
+pub(crate) struct Stochastic {
     first: u32,
     second: u32,
 }
 
 impl Stochastic {
-    pub(super) fn new(seed: u64) -> Stochastic {
+    #[inline(always)]
+    pub(crate) fn new(seed: u64) -> Stochastic {
         let mixed = mix(seed);
         Stochastic { first: mixed as u32, second: (mixed >> 32) as u32 }
     }
@@ -71,7 +72,7 @@ impl Stochastic {
     /// Source: the constants and shifts of Wellons' lowbias32 (2018), with the seed's second half
     /// between its two products, since two sequences that differ in their start alone overlap.
     #[inline(always)]
-    fn draw(self, index: u32) -> u32 {
+    pub(crate) fn draw(self, index: u32) -> u32 {
         let mut draw = index.wrapping_add(self.first);
         draw = (draw ^ (draw >> 16)).wrapping_mul(0x7FEB_352D);
         draw = (draw ^ (draw >> 15) ^ self.second).wrapping_mul(0x846C_A68B);

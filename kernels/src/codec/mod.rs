@@ -8,7 +8,7 @@
 
 mod block;
 mod columns;
-mod draw;
+pub(crate) mod draw;
 mod feedback;
 mod keys;
 mod low;

@@ -86,6 +86,7 @@ impl<'model> Sorted<'model> {
     ) -> Result<u64, E> {
         let width = self.table.row_width as usize;
         let mut weights = vec![0.0; self.weights.dim()];
+        let mut state = vec![0.0; self.weights.state_count()];
         let mut count = 0;
         for &(key, at) in &self.index {
             let row = &self.rows[at * width..][..width];
@@ -93,7 +94,8 @@ impl<'model> Sorted<'model> {
             if rows == ExportRows::NonZero && weights.iter().all(|&weight| weight == 0.0) {
                 continue;
             }
-            write(key, &weights, self.weights.state(row))?;
+            self.weights.read_state(row, &mut state);
+            write(key, &weights, &state)?;
             count += 1;
         }
         Ok(count)

@@ -1,4 +1,4 @@
-//! The rules that every build has.
+//! The rules that every build has, but for compact FTRL.
 //!
 //! Owns their settings, the range of each, and which kernel does the arithmetic.
 
@@ -322,7 +322,7 @@ impl Ftrl {
         Ftrl::of(parameters).map(|ftrl| Arc::new(ftrl) as Arc<dyn Rule>)
     }
 
-    fn of(parameters: &[f32; PARAMETERS_MAX]) -> Option<Ftrl> {
+    pub(super) fn of(parameters: &[f32; PARAMETERS_MAX]) -> Option<Ftrl> {
         let [alpha, beta, l1, l2, ..] = *parameters;
         // With neither beta nor l2, a row of zeros would have no step.
         let defined = beta > 0.0 || l2 > 0.0;
@@ -330,7 +330,7 @@ impl Ftrl {
             .then_some(Ftrl { alpha, beta, l1, l2 })
     }
 
-    fn step(&self) -> ftrl::Step {
+    pub(super) fn step(&self) -> ftrl::Step {
         let Ftrl { alpha, beta, l1, l2 } = *self;
         ftrl::Step { alpha, beta, l1, l2 }
     }

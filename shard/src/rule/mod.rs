@@ -3,10 +3,11 @@
 //! Owns the [`Rule`] trait, the registry by name, and the table specification that two processes
 //! compare. The arithmetic is left to `kernels`.
 //!
-//! Invariant: a rule is a pure function of rows and deltas; the same input gives the same bits on
-//! every instruction set.
+//! Invariant: a rule is a pure function of rows, deltas and the push's name; the same input gives
+//! the same bits on every instruction set.
 
 mod builtin;
+mod ftrl_compact;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use kernels::hash::hash_bytes;
 pub use wire::{PARAMETERS_MAX, TableSpec};
 
 pub use builtin::{AdaGrad, Adam, AdamW, Ftrl, FtrlGroup, Momentum, RmsProp, Sgd, Sum};
+pub use ftrl_compact::FtrlCompact;
 
 /// How many f32 a key has in each place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,22 @@ pub trait Rule: fmt::Debug + Send + Sync {
     /// Applies `[at, widths.delta]` deltas to the rows of these numbers, which are distinct.
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]);
 
+    /// As [`Rule::apply`], for a rule that rounds by chance; every other one takes no notice of the
+    /// seed. A shard calls this.
+    ///
+    /// - `seed`: decides every draw of the call. It is made of the push's name, so the same push
+    ///   gives the same bits, and the next one has other draws.
+    fn apply_seeded(
+        &self,
+        isa: Isa,
+        rows: Rows<&mut [f32]>,
+        at: &[u32],
+        deltas: &[f32],
+        _seed: u64,
+    ) {
+        self.apply(isa, rows, at, deltas);
+    }
+
     /// Writes `[at, widths.value]` values of the rows of these numbers. `kernels::MISSING` reads
     /// as a row of zeros.
     fn read(&self, isa: Isa, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32]);
@@ -75,8 +93,8 @@ pub enum NoRule {
 }
 
 impl Rules {
-    /// SGD with and without momentum, AdaGrad, RMSProp, Adam, AdamW, FTRL-Proximal alone and with a
-    /// group lasso, and sum.
+    /// SGD with and without momentum, AdaGrad, RMSProp, Adam, AdamW, FTRL-Proximal alone, in half
+    /// the memory and with a group lasso, and sum.
     pub fn builtin() -> Rules {
         Rules(vec![
             (Sgd::NAME, Sgd::make),
@@ -86,6 +104,7 @@ impl Rules {
             (Adam::NAME, Adam::make),
             (AdamW::NAME, AdamW::make),
             (Ftrl::NAME, Ftrl::make),
+            (FtrlCompact::NAME, FtrlCompact::make),
             (FtrlGroup::NAME, FtrlGroup::make),
             (Sum::NAME, Sum::make),
         ])
@@ -153,7 +172,7 @@ mod tests {
     fn each_builtin_rule_is_made_again_from_its_name_and_parameters() {
         let adam = Adam { rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
         let ftrl = Ftrl { alpha: 0.2, beta: 1.0, l1: 0.0, l2: 0.0 };
-        let rules: [&dyn Rule; 9] = [
+        let rules: [&dyn Rule; 10] = [
             &Sgd { rate: 0.1 },
             &Momentum { rate: 0.1, momentum: 0.9 },
             &AdaGrad { rate: 0.1, epsilon: 1e-8 },
@@ -161,6 +180,7 @@ mod tests {
             &adam,
             &AdamW { adam, weight_decay: 0.01 },
             &ftrl,
+            &FtrlCompact(ftrl),
             &FtrlGroup { ftrl, l21: 0.5 },
             &Sum,
         ];

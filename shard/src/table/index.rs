@@ -26,16 +26,29 @@ use super::Upkeep;
 const LINES_FIRST: usize = 64;
 
 /// Lanes taken before the index grows, in hundredths. With two lanes a line, nine tenths is all
-/// that can be taken.
+/// that can be taken; with five 98 of 100.
 const fn load_max_percent(layout: Layout) -> usize {
-    if layout.lanes() > 2 { 85 } else { 80 }
+    match layout.lanes() {
+        ..=2 => 80,
+        _ if is_tight(layout) => 90,
+        _ => 85,
+    }
 }
 
 /// Lanes taken at which a growth under way is finished at once, in hundredths more.
 const LOAD_SLACK_PERCENT: usize = 6;
 
+/// Whether a table is there for the sake of its size: rows of one word. It is filled further and
+/// grows by less, so that a key takes 14.2 to 15.7 bytes at any size, and pays for it with longer
+/// walks to make room: see `docs/decisions/0010-compact-ftrl.md`.
+const fn is_tight(layout: Layout) -> bool {
+    matches!(layout.holds(), lines::Holds::Row) && layout.words() == 1
+}
+
 /// Growth adds this part of the lines: one in so many.
-const GROWTH_PART: usize = 4;
+const fn growth_part(layout: Layout) -> usize {
+    if is_tight(layout) { 10 } else { 4 }
+}
 
 /// Lines that each key owes that is added while the index grows. If they are moved before the next
 /// keys come, a growth is over before [`LOAD_SLACK_PERCENT`] more of the lanes are taken.
@@ -236,7 +249,7 @@ impl Index {
 
     /// How many lines there are after the next growth.
     fn lines_after(&self, now: usize) -> usize {
-        (now + now / GROWTH_PART).min(self.lines_max)
+        (now + now / growth_part(self.layout)).min(self.lines_max)
     }
 
     /// Whether strays are many, and few enough lanes are taken that more lines may help.
@@ -517,6 +530,20 @@ mod tests {
             let load = 3000 * 100 / (index.shape.lines() * layout.lanes());
             assert!(load > 60 && load < 93, "{layout:?}: {load} %");
         }
+    }
+
+    #[test]
+    fn rows_of_one_word_take_at_most_16_bytes_a_key_at_any_size_and_none_strays() {
+        let layout = Layout::new(Holds::Row, 1).expect("one word");
+        let mut index = index(layout);
+        for count in 1..=100_000 {
+            index.reserve(1).expect("room");
+            index.insert(mix(count as u64), &Payload::default());
+            if count > 2000 {
+                assert!(index.bytes() <= 16 * count, "{count} keys take {} bytes", index.bytes());
+            }
+        }
+        assert!(index.strays.is_empty(), "{} strays", index.strays.len());
     }
 
     /// A key whose first number is `number`: `mix` backwards.

@@ -121,7 +121,9 @@ impl Table {
     }
 
     /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding missing rows.
-    pub(crate) fn push(&mut self, keys: &[u64], deltas: &[f32]) -> Result<(), Full> {
+    ///
+    /// - `seed`: of the push's name, for rules that round by chance.
+    pub(crate) fn push(&mut self, keys: &[u64], deltas: &[f32], seed: u64) -> Result<(), Full> {
         self.make_room(keys)?;
         let mut at = [0; BLOCK_KEYS];
         let delta_blocks = deltas.chunks(BLOCK_KEYS * self.widths.delta);
@@ -132,7 +134,7 @@ impl Table {
             let dim = self.spec.dim as usize;
             let (floats, stride) = floats_mut(&mut self.index, &mut self.rows);
             let rows = Rows { floats, stride, dim };
-            self.rule.apply(self.isa, rows, at, deltas);
+            self.rule.apply_seeded(self.isa, rows, at, deltas, seed);
         }
         Ok(())
     }
@@ -327,9 +329,9 @@ mod tests {
     #[test]
     fn a_push_that_does_not_fit_changes_nothing() {
         let mut table = sums(19 * 3);
-        table.push(&[1, 2], &[1.0; 4]).expect("two of three rows");
-        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8]), Err(Full { rows: 2 }));
-        table.push(&[1, 2, 3], &[1.0; 6]).expect("one more row");
+        table.push(&[1, 2], &[1.0; 4], 0).expect("two of three rows");
+        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8], 0), Err(Full { rows: 2 }));
+        table.push(&[1, 2, 3], &[1.0; 6], 0).expect("one more row");
         let mut values = [9.0; 8];
         table.pull(&[1, 2, 3, 4], &mut values, Seal::HeaderOnly);
         assert_eq!(values, [2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0]);
@@ -344,14 +346,14 @@ mod tests {
         // Of one seed, so that rows come in the order of the lines that they are loaded to.
         let (mut first, mut second) = (make(3).expect("small"), make(3).expect("small"));
         let keys: Vec<u64> = (0..700).map(|n| n * 977).collect();
-        first.push(&keys, &vec![0.25; 2100]).expect("room");
+        first.push(&keys, &vec![0.25; 2100], 0).expect("room");
         for line in 0..first.lines() {
             for (key, row) in first.line(line) {
                 second.load(&[key], row).expect("room");
             }
         }
-        first.push(&keys, &vec![-0.5; 2100]).expect("room");
-        second.push(&keys, &vec![-0.5; 2100]).expect("room");
+        first.push(&keys, &vec![-0.5; 2100], 0).expect("room");
+        second.push(&keys, &vec![-0.5; 2100], 0).expect("room");
         let (mut one, mut two) = (vec![0.0; 2100], vec![0.0; 2100]);
         first.pull(&keys, &mut one, Seal::HeaderOnly);
         second.pull(&keys, &mut two, Seal::HeaderOnly);
@@ -383,7 +385,7 @@ mod tests {
                         oracle.extend(keys.iter().map(|&key| (key, 5.0)));
                     }
                     _ => {
-                        table.push(&keys, &rows_of(&keys, 2.0)).expect("room");
+                        table.push(&keys, &rows_of(&keys, 2.0), 0).expect("room");
                         keys.iter().for_each(|&key| *oracle.entry(key).or_default() += 2.0);
                     }
                 }
@@ -415,7 +417,7 @@ mod tests {
                 let keys: Vec<u64> = batch.keys().copied().collect();
                 let deltas: Vec<f32> =
                     batch.values().flat_map(|&d| [f32::from(d), -f32::from(d)]).collect();
-                table.push(&keys, &deltas).expect("room");
+                table.push(&keys, &deltas, 0).expect("room");
                 for (key, delta) in batch {
                     *oracle.entry(*key).or_default() += f32::from(*delta);
                 }

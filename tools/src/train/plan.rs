@@ -199,6 +199,8 @@ fn bundled() -> Result<String, Failure> {
 
 fn optimizer(args: &TrainArgs) -> Result<Optimizer, Failure> {
     let name = args.optimizer.as_deref().unwrap_or("ftrl");
+    // The rules of one family share their parameters.
+    let family = if name == "ftrl-compact" { "ftrl" } else { name };
     let only = [
         ("ftrl", "--beta", args.beta),
         ("ftrl", "--l1", args.l1),
@@ -207,18 +209,15 @@ fn optimizer(args: &TrainArgs) -> Result<Optimizer, Failure> {
         ("rmsprop", "--decay", args.decay),
         ("adamw", "--weight-decay", args.weight_decay),
     ];
-    let foreign = only.iter().find(|(owner, _, value)| *owner != name && value.is_some());
+    let foreign = only.iter().find(|(owner, _, value)| *owner != family && value.is_some());
     if let Some((owner, flag, _)) = foreign {
         return Err(Failure::usage(format!("{flag} is for --optimizer {owner}, not for {name}")));
     }
     let rate = |default: f32| args.alpha.unwrap_or(default);
+    let (beta, l1, l2) = (args.beta.unwrap_or(1.0), args.l1.unwrap_or(0.0), args.l2.unwrap_or(0.0));
     let optimizer = match name {
-        "ftrl" => Optimizer::Ftrl {
-            alpha: rate(0.2),
-            beta: args.beta.unwrap_or(1.0),
-            l1: args.l1.unwrap_or(0.0),
-            l2: args.l2.unwrap_or(0.0),
-        },
+        "ftrl" => Optimizer::Ftrl { alpha: rate(0.2), beta, l1, l2 },
+        "ftrl-compact" => Optimizer::FtrlCompact { alpha: rate(0.2), beta, l1, l2 },
         "adagrad" => Optimizer::AdaGrad { rate: rate(0.05) },
         "rmsprop" => Optimizer::RmsProp { rate: rate(0.005), decay: args.decay.unwrap_or(0.99) },
         "adam" => Optimizer::Adam { rate: rate(0.01) },
@@ -236,7 +235,7 @@ fn optimizer(args: &TrainArgs) -> Result<Optimizer, Failure> {
     let rule = optimizer.rule();
     let made = shard::rule::Rules::builtin().make(rule.name(), &rule.parameters());
     made.map_err(|_| {
-        let own = only.iter().filter(|(owner, ..)| *owner == name).map(|(_, flag, _)| *flag);
+        let own = only.iter().filter(|(owner, ..)| *owner == family).map(|(_, flag, _)| *flag);
         let flags: Vec<&str> = ["--alpha"].into_iter().chain(own).collect();
         Failure::usage(format!("{} is out of range for {name}", flags.join(" or ")))
     })?;
