@@ -347,6 +347,17 @@ mod tests {
     }
 
     #[test]
+    fn compact_ftrl_takes_the_parameters_of_ftrl_and_no_others() {
+        let text = "train = ['a.vw']\noptimizer = 'ftrl-compact'\nl1 = 0.5\n";
+        let plan = config(text, TrainArgs::default()).expect("a right file");
+        let expected = Optimizer::FtrlCompact { alpha: 0.2, beta: 1.0, l1: 0.5, l2: 0.0 };
+        assert_eq!(plan.optimizer, expected);
+        let error = config("optimizer = 'ftrl-compact'\ndecay = 0.9\n", TrainArgs::default());
+        let said = "--decay is for --optimizer rmsprop, not for ftrl-compact";
+        assert_eq!(error.expect_err("not FTRL's"), said);
+    }
+
+    #[test]
     fn an_option_that_does_not_exist_is_named() {
         let error = config("epoch = 3\n", TrainArgs::default()).expect_err("no such option");
         assert_eq!(error, "job.toml: 'epoch' is no option of train");
