@@ -3,10 +3,14 @@
 //! Owns how a batch is looked up with the cache asked ahead. Where a key may lie is left to
 //! `lines`, memory and growth to `shard`.
 //!
-//! Invariant: a search looks at a key's two home lines and no other.
+//! Invariant: a search looks at a key's two home lines and no other. In lines of one row each, whose
+//! walk is `alone`, it looks at the home and at lines that the home names.
+
+mod alone;
 
 use crate::isa::{Isa, Level};
-use crate::lanes::{CACHE_LINE_BYTES, prefetch, prefetch_for_later};
+use crate::lanes::{CACHE_LINE_BYTES, line_words, prefetch, prefetch_for_later};
+use crate::lines::alone::ROW_WORD;
 use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape, word};
 use crate::rows::MISSING;
 
@@ -67,6 +71,28 @@ pub fn read(isa: Isa, lines: Lines<'_>, wanted: &[u64], values: &mut [f32]) -> u
     by_words::<_, CopyRow>(isa, Keys::new(lines, wanted, count), values)
 }
 
+/// As [`read`], for values that another core reads next: past this core's cache.
+///
+/// - Result: `None`, and nothing was written, where rows cannot be written so: unless they are of
+///   eight words, `values` starts at a multiple of 16 bytes and the processor is an x86-64.
+pub fn read_past_cache(
+    isa: Isa,
+    lines: Lines<'_>,
+    wanted: &[u64],
+    values: &mut [f32],
+) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    if lines.layout.holds() == Holds::Row && lines.layout.words() == 8 {
+        let rows = crate::lanes::StreamedRow::of(values)?;
+        let keys = Keys::new(lines, wanted, rows.len());
+        let absent = by_level::<1, 8, _, StreamRow>(isa, keys, rows);
+        crate::lanes::fence_streams();
+        return Some(absent);
+    }
+    let _ = (isa, lines, wanted, values);
+    None
+}
+
 #[derive(Clone, Copy)]
 struct Keys<'a> {
     lines: Lines<'a>,
@@ -98,7 +124,7 @@ trait Take<Out> {
 /// The first word of a lane's payload.
 #[inline(always)]
 const fn first_word<const LANES: usize, const WORDS: usize>(lane: usize) -> usize {
-    2 * LANES + lane * WORDS
+    if LANES == 1 { ROW_WORD } else { 2 * LANES + lane * WORDS }
 }
 
 struct FindNumber;
@@ -146,9 +172,34 @@ impl Take<&mut [f32]> for CopyRow {
     ) {
         let first = first_word::<LANES, WORDS>(lane.number);
         let values = &mut values[index * WORDS..(index + 1) * WORDS];
+        if LANES == 1 {
+            // In one load and one store: a store for each word filled the buffer of those.
+            let row = &line_words(line)[ROW_WORD..ROW_WORD + WORDS];
+            for (value, &word) in values.iter_mut().zip(row) {
+                *value = f32::from_bits(select(lane.is_held, word, 0));
+            }
+            return;
+        }
         for (at, value) in values.iter_mut().enumerate() {
             *value = f32::from_bits(select(lane.is_held, word(line, first + at), 0));
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+struct StreamRow;
+
+#[cfg(target_arch = "x86_64")]
+impl Take<&mut [crate::lanes::StreamedRow]> for StreamRow {
+    #[inline(always)]
+    fn take<const LANES: usize, const WORDS: usize>(
+        rows: &mut &mut [crate::lanes::StreamedRow],
+        index: usize,
+        (line, _): (&Line, u32),
+        lane: Lane,
+    ) {
+        let word = |at| f32::from_bits(select(lane.is_held, line_words(line)[ROW_WORD + at], 0));
+        rows[index].write(std::array::from_fn(word));
     }
 }
 
@@ -161,6 +212,8 @@ fn by_words<Out, T: Take<Out>>(isa: Isa, keys: Keys<'_>, out: Out) -> usize {
         4 => by_level::<2, 4, Out, T>(isa, keys, out),
         5 => by_level::<2, 5, Out, T>(isa, keys, out),
         6 => by_level::<2, 6, Out, T>(isa, keys, out),
+        7 => by_level::<1, 7, Out, T>(isa, keys, out),
+        8 => by_level::<1, 8, Out, T>(isa, keys, out),
         _ => unreachable!("a layout has at most PAYLOAD_WORDS_MAX words"),
     }
 }
@@ -237,6 +290,9 @@ fn pipeline<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
     mut out: Out,
     compare: impl Fn(&Line, u64) -> u32,
 ) -> usize {
+    if LANES == 1 {
+        return alone::pipeline::<WORDS, Out, T>(keys, out);
+    }
     let Keys { lines: Lines { lines, shape, .. }, wanted, count } = keys;
     let mut homes = [[0_u32; 2]; KEYS_AHEAD];
     for (pair, &key) in homes.iter_mut().zip(wanted) {
@@ -327,6 +383,7 @@ mod tests {
     use super::*;
     use crate::hash::mix;
     use crate::lines::{EMPTY_LINE, Payload, insert, payload};
+    use crate::oracle::bits;
     use proptest::prelude::*;
 
     /// Keys that were put in, each with its place or, for numbers, its order.
@@ -358,12 +415,12 @@ mod tests {
         fn every_level_finds_each_key_that_is_there_and_misses_the_others(
             seed: u64,
             count in 1_usize..100,
-            words in 1_usize..=6,
+            words in 1_usize..=8,
             load_percent in 0_usize..=80,
             wanted in 0_usize..200,
         ) {
-            for holds in [Holds::Number, Holds::Row] {
-                let layout = Layout::new(holds, words).expect("1 to 6 words");
+            let holds = [Holds::Number, Holds::Row].into_iter();
+            for layout in holds.filter_map(|holds| Layout::new(holds, words)) {
                 let keys_max = count * layout.lanes() * load_percent / 100;
                 let keys: Vec<u64> = (0..keys_max as u64).map(|id| mix(seed ^ id) >> 1).collect();
                 let shape = Shape::of(count, seed);
@@ -377,7 +434,7 @@ mod tests {
                         if row == MISSING {
                             continue;
                         }
-                        let number = match holds {
+                        let number = match layout.holds() {
                             Holds::Number => row,
                             Holds::Row => {
                                 let (line, at) = (row as usize / LINE_WORDS, row as usize % 16);
@@ -394,9 +451,9 @@ mod tests {
     proptest! {
         #[test]
         fn every_level_copies_the_rows_that_it_finds_and_zeros_for_others(
-            seed: u64, count in 1_usize..60, words in 1_usize..=6, wanted in 0_usize..200,
+            seed: u64, count in 1_usize..60, words in 1_usize..=8, wanted in 0_usize..200,
         ) {
-            let layout = Layout::new(Holds::Row, words).expect("1 to 6 words");
+            let layout = Layout::new(Holds::Row, words).expect("1 to 8 words");
             let keys: Vec<u64> = (0..count as u64).map(|id| mix(seed ^ id) >> 1).collect();
             let shape = Shape::of(count, seed);
             let (lines, held) = build(layout, shape, &keys);
@@ -404,10 +461,19 @@ mod tests {
             let wanted: Vec<u64> = ids.iter().map(|id| mix(seed ^ id) >> 1).collect();
             let lines = Lines { lines: &lines, layout, shape };
             for isa in Isa::available() {
-                let mut values = vec![f32::NAN; wanted.len() * words];
-                let absent = read(isa, lines, &wanted, &mut values);
                 let misses = wanted.iter().filter(|key| !held.contains(key)).count();
-                prop_assert_eq!(absent, misses);
+                let mut values = vec![f32::NAN; wanted.len() * words];
+                prop_assert_eq!(read(isa, lines, &wanted, &mut values), misses);
+                let mut streamed = vec![f32::NAN; values.len() + 3];
+                let first = streamed.as_ptr().align_offset(16);
+                let streamed = &mut streamed[first..first + values.len()];
+                if let Some(absent) = read_past_cache(isa, lines, &wanted, streamed) {
+                    prop_assert_eq!(absent, misses);
+                    prop_assert_eq!(bits(streamed), bits(&values));
+                } else {
+                    prop_assert!(words != 8 || cfg!(not(target_arch = "x86_64")));
+                    prop_assert!(streamed.iter().all(|value| value.is_nan()));
+                }
                 let rows = values.chunks_exact(words);
                 for ((&id, key), row) in ids.iter().zip(&wanted).zip(rows) {
                     for (at, value) in row.iter().enumerate() {
