@@ -119,12 +119,12 @@ impl History {
         let most = rows_before as usize + used.len();
         assert!(evicted.is_empty() || most > self.table.rows_max, "{}", self.seed);
         assert!(evicted.len() <= most.saturating_sub(self.table.rows_max), "{}", self.seed);
-        evicted.iter().for_each(|key| drop(self.rows.remove(key)));
+        self.rows.retain(|key, _| evicted.binary_search(key).is_err());
     }
 
     fn remove(&mut self, keys: &[u64]) {
         self.table.remove(keys);
-        keys.iter().for_each(|key| drop(self.rows.remove(key)));
+        self.rows.retain(|key, _| keys.binary_search(key).is_err());
     }
 
     fn scan(&self) -> BTreeMap<u64, f32> {
