@@ -116,7 +116,8 @@ impl Table {
         let layout = layout.expect("a row has a number, and a narrow one fits a line");
         let row_bytes = if within { 0 } else { rows::stride(row_width) * size_of::<f32>() };
         let newcomers = Newcomers::new(spec.life.admission, bytes_max).map_err(|_| FULL)?;
-        let bytes_max = bytes_max.saturating_sub(newcomers.bytes() as u64);
+        // A small table may have less than counting takes at least.
+        let bytes_max = bytes_max - (newcomers.bytes() as u64).min(bytes_max / 2);
         let rows_max = rows_within(layout, row_bytes, bytes_max);
         let lines_max = Index::lines_for(layout, rows_max);
         let index = Index::new(layout, lines_max, seed).map_err(|_| FULL)?;

@@ -8,9 +8,10 @@ use kernels::codec::{
 };
 use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
-use wire::{Expiry, KeyAdmission,     Announced, Carried, Define, Encoding, Epoch, Flags, HEADER_BYTES, Header, Incarnation, JobId,
-    Join, KeyForm, Keyed, Kind, ListHead, NumbersHead, PART_BYTES, ScanCursor, Seal, Staleness,
-    RowLife, TableSpec, WorkerId,
+use wire::{
+    Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, Incarnation,
+    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, ListHead, NumbersHead, PART_BYTES, RowLife,
+    ScanCursor, Seal, Staleness, TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
