@@ -68,6 +68,8 @@ pub(super) struct Aging {
     oldest: u32,
     /// The clock before which no row can be too old, and no walk begins.
     due: u32,
+    /// The slowest clock that a push has told.
+    slowest: u32,
     /// Pushes for which nothing is swept.
     pause: u32,
     /// Rows that were taken out or begun afresh.
@@ -94,6 +96,7 @@ impl Aging {
             line: 0,
             oldest: 0,
             due: clocks_max.map_or(0, |clocks| clocks + 1),
+            slowest: 0,
             pause: 0,
             expired: 0,
             doomed: Vec::new(),
@@ -203,12 +206,23 @@ impl Aging {
         slowest: u32,
         keys: usize,
     ) {
+        self.slowest = slowest;
         if self.pause > 0 {
             self.pause -= 1;
             return;
         }
         let lines = (keys / KEYS_A_SWEPT_LINE).clamp(SWEPT_LINES_MIN, SWEPT_LINES_MAX);
         self.sweep_lines(index, rows, slowest, lines);
+    }
+
+    /// Whether rows may be too old that are still there.
+    pub(super) fn is_due(&self) -> bool {
+        self.clocks_max.is_some() && self.pause == 0 && !is_ahead(self.due, self.slowest)
+    }
+
+    /// Goes on with the walk between requests.
+    pub(super) fn tend(&mut self, index: &mut Index, rows: &mut Option<RowArena>, lines: usize) {
+        self.sweep_lines(index, rows, self.slowest, lines);
     }
 
     /// Looks at all lines and takes out what is too old: for a push that has no room else.

@@ -243,6 +243,25 @@ fn a_row_that_was_too_old_begins_afresh_whether_or_not_it_was_taken_out() {
 }
 
 #[test]
+fn a_table_with_nothing_else_to_do_takes_out_what_is_too_old_and_rests() {
+    for dim in DIMS {
+        let life = RowLife { expiry: Expiry::Clocks(2), ..RowLife::default() };
+        let mut table = table(dim, life, 1 << 24, 1);
+        let keys: Vec<u64> = (0..20_000).collect();
+        table.push(&keys, &vec![1.0; keys.len() * dim as usize], at(0)).expect("room");
+        while table.tend() != Upkeep::None {}
+        table.push(&[5], &vec![1.0; dim as usize], at(3)).expect("room");
+        assert!(table.size().rows > 19_000);
+        let (mut parts, changes) = (1, table.changes());
+        while table.tend() != Upkeep::None {
+            parts += 1;
+        }
+        assert!(parts > 10 && table.changes() > changes, "{parts} parts");
+        assert_eq!(table.size().rows, 1);
+    }
+}
+
+#[test]
 fn a_worker_that_is_behind_makes_no_row_older() {
     let life = RowLife { expiry: Expiry::Clocks(2), ..RowLife::default() };
     let mut table = table(1, life, 1 << 20, 1);

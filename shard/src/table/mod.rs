@@ -34,7 +34,7 @@ use crate::rule::{Rows, Rule, Widths};
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
 const BLOCK_KEYS: usize = 512;
 
-/// Lines that one part of the upkeep moves: some 30 us.
+/// Lines that one part of the upkeep moves or sweeps: some 30 us.
 const LINES_TENDED: usize = 256;
 
 /// Values on their way into an answer that another core reads: gathered here, then copied past
@@ -302,12 +302,23 @@ impl Table {
 
     /// Does a part of the upkeep. What is left.
     pub(crate) fn tend(&mut self) -> Upkeep {
-        self.index.tend(LINES_TENDED)
+        match &mut self.aging {
+            Some(aging) if self.index.upkeep() == Upkeep::None && aging.is_due() => {
+                aging.tend(&mut self.index, &mut self.rows, LINES_TENDED);
+            }
+            _ => {
+                self.index.tend(LINES_TENDED);
+            }
+        }
+        self.upkeep()
     }
 
     /// What upkeep there is.
     pub(crate) fn upkeep(&self) -> Upkeep {
-        self.index.upkeep()
+        match self.index.upkeep() {
+            Upkeep::None if self.aging.as_ref().is_some_and(Aging::is_due) => Upkeep::MayWait,
+            upkeep => upkeep,
+        }
     }
 
     /// Count of lines of the index; see [`Table::line`].
