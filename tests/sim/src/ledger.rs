@@ -72,7 +72,8 @@ impl Ledger {
     pub(crate) fn floor(&self, key: u64, clock: u64) -> u64 {
         let finished = clock.saturating_sub(self.staleness.clocks_max());
         if key >= self.counters {
-            return self.applied(finished); // Whether or not its worker has pushed so often: it had to.
+            // Whether or not its worker has pushed so often: it had to.
+            return self.applied(finished);
         }
         let clocks = self.by_clock.iter().take(finished as usize);
         self.applied(clocks.map(|counts| counts[key as usize]).sum())
