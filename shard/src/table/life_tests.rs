@@ -26,7 +26,7 @@ fn table(dim: u32, life: RowLife, bytes_max: u64, seed: u64) -> Table {
 }
 
 fn at(clock: u32) -> Moment {
-    Moment { clock, slowest: clock, seed: u64::from(clock) }
+    Moment { clock, slowest: clock, coin_seed: u64::from(clock), rounding_seed: 0 }
 }
 
 /// A table and what it should hold: of each key its sum and the clock of its last use.
@@ -88,7 +88,7 @@ impl History {
         self.table.push(keys, &deltas, moment).expect("room, or rows that make some");
         for &key in keys {
             let sum = self.sum(key);
-            if sum.is_some() || self.newcomers.admits(key, moment.seed) {
+            if sum.is_some() || self.newcomers.admits(key, moment.coin_seed) {
                 self.rows.insert(key, (sum.unwrap_or(0.0) + delta, self.clock));
             }
         }
@@ -269,8 +269,12 @@ fn a_table_with_nothing_else_to_do_takes_out_what_is_too_old_and_rests() {
 fn a_worker_that_is_behind_makes_no_row_older() {
     let life = RowLife { expiry: Expiry::Clocks(2), ..RowLife::default() };
     let mut table = table(1, life, 1 << 20, 1);
-    table.push(&[5], &[1.0], Moment { clock: 9, slowest: 6, seed: 0 }).expect("room");
-    table.push(&[5], &[1.0], Moment { clock: 6, slowest: 6, seed: 0 }).expect("room");
+    table
+        .push(&[5], &[1.0], Moment { clock: 9, slowest: 6, coin_seed: 0, rounding_seed: 0 })
+        .expect("room");
+    table
+        .push(&[5], &[1.0], Moment { clock: 6, slowest: 6, coin_seed: 0, rounding_seed: 0 })
+        .expect("room");
     let mut values = [0.0];
     table.pull(&[5], &mut values, Seal::HeaderOnly, 11);
     assert_eq!(values, [2.0]);
