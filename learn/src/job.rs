@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use shard::rule::{Rule, TableSpec, table_spec};
 use worker::{
-    CodecChoice, Counts, Incarnation, JobId, Join, Servers, Session, Staleness, TableId,
+    CodecChoice, Counts, Incarnation, JobId, Join, RowLife, Servers, Session, Staleness, TableId,
     WorkerError, WorkerId,
 };
 
@@ -109,12 +109,25 @@ impl Job {
         Job { codec, ..self }
     }
 
-    /// Adds a table of `dim` values a key under `rule`.
+    /// Adds a table of `dim` values a key under `rule`, in which every key gets a row and keeps it.
     ///
     /// - Panics: beyond 65,535 tables; a shard refuses far fewer.
     pub fn table(&mut self, name: &str, dim: u32, rule: &dyn Rule) -> Table {
+        self.table_with_life(name, dim, rule, RowLife::default())
+    }
+
+    /// Adds a table of `dim` values a key under `rule`, whose rows come and go by `life`.
+    ///
+    /// - Panics: as [`Job::table`].
+    pub fn table_with_life(
+        &mut self,
+        name: &str,
+        dim: u32,
+        rule: &dyn Rule,
+        life: RowLife,
+    ) -> Table {
         let number = u16::try_from(self.tables.len()).expect("tables are numbered by 16 bits");
-        self.tables.push(table_spec(name, dim, rule));
+        self.tables.push(TableSpec { life, ..table_spec(name, dim, rule) });
         Table::new(TableId::new(number), rule.widths(dim as usize))
     }
 

@@ -10,7 +10,6 @@
 use kernels::Isa;
 use kernels::codec::ValueCodec;
 use kernels::crc32c::crc32c;
-use kernels::hash::mix;
 use wire::{
     Announced, Carried, Clock, Coded, Encoding, Epoch, Flags, HEADER_BYTES, Header, Incarnation,
     Join, KeyForm, Keyed, Keys, Kind, Malformed, Message, Refusal, RowsView, ScanCursor, Seal,
@@ -24,7 +23,7 @@ use crate::decode::{CODECS, Decoder, Encoder, answer_bytes, row_shape};
 use crate::job::{Job, WORKERS_MAX};
 use crate::known_keys::KnownKeys;
 use crate::rule::Rules;
-use crate::table::Upkeep;
+use crate::table::{Moment, ScanGoesOn, Upkeep};
 use crate::tables::Tables;
 
 /// What a shard is made of.
@@ -267,19 +266,21 @@ impl Shard {
     fn push(&mut self, header: &Header, pushed: Pushed<'_>) -> Result<Status, Refusal> {
         self.check_epoch(header)?;
         let job = self.job.as_mut().ok_or(Refusal::NotJoined)?;
+        let moment = job.moment(header);
         let member = job.member(header.worker(), header.incarnation())?;
         match member.admission.verdict(header.sequence()) {
             Verdict::Fresh => {}
             Verdict::Duplicate if self.mutation == Mutation::DuplicatesApplied => {
-                let known = &mut member.known;
-                apply(&mut self.tables, &mut self.decoder, known, header, pushed).ok();
+                let to = (&mut self.tables, moment);
+                apply(to, &mut self.decoder, &mut member.known, header, pushed).ok();
                 return Ok(Status::Duplicate);
             }
             Verdict::Duplicate => return Ok(Status::Duplicate),
             Verdict::TooNew { newest } => return Err(Refusal::SequenceTooNew { newest }),
         }
         if header.keys > 0 {
-            apply(&mut self.tables, &mut self.decoder, &mut member.known, header, pushed)?;
+            let to = (&mut self.tables, moment);
+            apply(to, &mut self.decoder, &mut member.known, header, pushed)?;
         }
         let tick = header.flags().has(Flags::TICK).then(|| header.clock().next());
         let finished = match (member.admission.applied(header.sequence(), tick), self.mutation) {
@@ -303,6 +304,7 @@ impl Shard {
         self.member_job(header)?;
         let job = self.job.as_mut().expect("the sender is of it");
         let may_read = !waits || job.may_read(header.clock());
+        let clock = job.moment(header).clock;
         // Before the wait: messages that come meanwhile may use what this one tells of keys.
         let keys = match pulled {
             Pulled::Plain(keys) => keys.as_slice(),
@@ -324,9 +326,10 @@ impl Shard {
         let mut slot = outbox.acquire(HEADER_BYTES + body_bytes).ok_or(Stop::NoSlot)?;
         let body = &mut O::bytes_mut(&mut slot)[HEADER_BYTES..];
         if codec == ValueCodec::F32 {
-            table.pull(keys, floats_mut(body), seal);
+            table.pull(keys, floats_mut(body), seal, clock);
         } else {
-            table.pull(keys, self.encoder.rows_mut(keys.len() * shape.width()), Seal::Body);
+            let rows = self.encoder.rows_mut(keys.len() * shape.width());
+            table.pull(keys, rows, Seal::Body, clock);
             self.encoder.encode(codec, shape, body);
         }
         let answer = stamp.header(header, Kind::Values);
@@ -339,14 +342,14 @@ impl Shard {
     /// Answers whole rows from the cursor on, as many whole lines of the index as a message
     /// holds. Rows that are added meanwhile may be missing.
     fn scan<O: Outbox>(&mut self, header: &Header, outbox: &mut O) -> Result<(), Stop> {
-        self.member_job(header)?;
+        let now = self.member_job(header)?.now().clock;
         let stamp = self.stamp();
         let table = self.tables.get(header.table())?;
         let (width, lines, changes) = (table.widths().row, table.lines(), table.changes());
         let start = read_cursor(ScanCursor::new(header.clock), lines, changes)?;
         let (mut end, mut rows) = (start, 0);
         while end < lines {
-            let more = rows + table.line(end).count();
+            let more = rows + table.line(end, now).count();
             if Keyed::message_bytes(more, width) > outbox.bytes_max() {
                 break;
             }
@@ -359,13 +362,14 @@ impl Shard {
         let bytes = Keyed::message_bytes(rows, width);
         let mut slot = outbox.acquire(bytes).ok_or(Stop::NoSlot)?;
         let (keys_out, rows_out) = Keyed::body_mut(O::bytes_mut(&mut slot), rows);
-        let found = (start..end).flat_map(|line| table.line(line));
+        let found = (start..end).flat_map(|line| table.line(line, now));
         for ((key, row), (key_out, row_out)) in
             found.zip(keys_out.iter_mut().zip(rows_out.chunks_exact_mut(width)))
         {
             *key_out = key;
             row_out.copy_from_slice(row);
         }
+        table.scanned(if end < lines { ScanGoesOn::Later } else { ScanGoesOn::No });
         let answer = Header {
             keys: rows as u32,
             width: width as u16,
@@ -377,10 +381,11 @@ impl Shard {
     }
 
     fn load(&mut self, header: &Header, rows: RowsView<'_>) -> Result<Status, Refusal> {
-        self.member_job(header)?;
+        let moment = self.member_job(header)?.now();
         let table = self.tables.get(header.table())?;
         check_width(header, table.widths().row)?;
-        table.load(rows.keys, rows.rows).map_err(|full| Refusal::TableFull { rows: full.rows })?;
+        let loaded = table.load(rows.keys, rows.rows, moment);
+        loaded.map_err(|full| Refusal::TableFull { rows: full.rows })?;
         Ok(Status::Done)
     }
 
@@ -418,7 +423,7 @@ enum Pushed<'a> {
 
 /// Adds the deltas of a push to its table.
 fn apply(
-    tables: &mut Tables,
+    (tables, moment): (&mut Tables, Moment),
     decoder: &mut Decoder,
     known: &mut KnownKeys,
     header: &Header,
@@ -433,14 +438,7 @@ fn apply(
             decoder.push(header, coded, row_shape(width, table.spec().dim as usize), known)?
         }
     };
-    table.push(keys, deltas, seed_of(header)).map_err(|full| Refusal::TableFull { rows: full.rows })
-}
-
-/// What decides the draws of a push: its name, without the sender's incarnation, so that a worker
-/// that begins again from the same rows gets the same ones. Servers that share a job's keys see the
-/// same sequence at the same clock, as long as a batch is one message to each.
-fn seed_of(header: &Header) -> u64 {
-    mix(header.sequence ^ u64::from(header.worker) << 32)
+    table.push(keys, deltas, moment).map_err(|full| Refusal::TableFull { rows: full.rows })
 }
 
 /// The codec that a pull's answer shall have.

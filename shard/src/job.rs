@@ -6,10 +6,12 @@
 //! Invariant: `slowest` is the least clock of the workers that have not left; one that has not
 //! joined yet counts as clock 0.
 
-use wire::{Clock, Incarnation, JobId, Join, Refusal, WorkerId};
+use kernels::hash::mix;
+use wire::{Clock, Header, Incarnation, JobId, Join, Refusal, Staleness, WorkerId};
 
 use crate::admission::Admission;
 use crate::known_keys::KnownKeys;
+use crate::table::Moment;
 
 /// Most workers a job may have.
 pub const WORKERS_MAX: u32 = 4096;
@@ -21,6 +23,12 @@ pub(crate) struct Job {
     members: Vec<Member>,
     lost: Option<WorkerId>,
     slowest: Clock,
+    /// The furthest clock that any worker has reached.
+    furthest: Clock,
+    /// Clocks that workers have finished, of all together.
+    finished: u64,
+    /// The clock by which rows age; it never goes back.
+    age: u64,
 }
 
 /// One worker of the job.
@@ -45,7 +53,15 @@ impl Job {
     /// [`WORKERS_MAX`].
     pub(crate) fn new(join: Join) -> Job {
         let members = vec![Member::default(); join.workers as usize];
-        Job { join, members, lost: None, slowest: Clock::default() }
+        Job {
+            join,
+            members,
+            lost: None,
+            slowest: Clock::default(),
+            furthest: Clock::default(),
+            finished: 0,
+            age: 0,
+        }
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -115,7 +131,9 @@ impl Job {
     /// A worker has finished the steps up to `clock`. Whether somebody may go on now.
     pub(crate) fn tick(&mut self, worker: WorkerId, clock: Clock) -> bool {
         if let Some(member) = self.members.get_mut(worker.get() as usize) {
+            self.finished += clock.get().saturating_sub(member.clock.get());
             member.clock = member.clock.max(clock);
+            self.furthest = self.furthest.max(clock);
         }
         self.find_slowest()
     }
@@ -148,11 +166,51 @@ impl Job {
         self.slowest
     }
 
+    /// The clock by which rows age, and what is drawn from, as a request has them. The clock is the
+    /// worker's own, cut to between the slowest worker's and what the job allows. Where no worker
+    /// waits for another, it is the mean of all.
+    ///
+    /// The seeds leave out the sender's incarnation, so that a worker that begins again from the
+    /// same rows has the same draws. They do not depend on how a step is cut into messages, but for
+    /// the rounding where no worker waits for another: there a clock need not advance, and each
+    /// message has draws of its own.
+    pub(crate) fn moment(&self, header: &Header) -> Moment {
+        let ahead_max = match self.join.staleness {
+            Staleness::ASP => 0,
+            _ if header.worker() == WorkerId::OBSERVER => 0,
+            staleness => staleness.clocks_max(),
+        };
+        let clock = header.clock.clamp(self.age, self.age.saturating_add(ahead_max));
+        let worker = u64::from(header.worker) << 32;
+        let step = match self.join.staleness {
+            Staleness::ASP => header.sequence,
+            _ => header.clock,
+        };
+        Moment {
+            clock: clock as u32, // Ages count on past the end of 32 bits.
+            slowest: self.age as u32,
+            coin_seed: mix(header.clock ^ worker),
+            rounding_seed: mix(step ^ worker),
+        }
+    }
+
+    /// The same for who takes part in no clock: the slowest worker's, and once all have left the
+    /// furthest that one reached.
+    pub(crate) fn now(&self) -> Moment {
+        let slowest = self.age as u32;
+        Moment { clock: slowest, slowest, ..Moment::default() }
+    }
+
     /// Looks for the slowest clock again. Whether it has moved.
     fn find_slowest(&mut self) -> bool {
         let takes_part = |member: &&Member| !matches!(member.life, Life::Left(_));
         let clocks = self.members.iter().filter(takes_part).map(|member| member.clock);
         let slowest = clocks.min().unwrap_or(Clock::new(u64::MAX));
+        let age = match self.join.staleness {
+            Staleness::ASP => self.finished / self.members.len() as u64,
+            _ => slowest.min(self.furthest).get(),
+        };
+        self.age = self.age.max(age);
         std::mem::replace(&mut self.slowest, slowest) != slowest
     }
 }

@@ -8,9 +8,9 @@ use kernels::codec::{
 };
 use kernels::crc32c::crc32c;
 use wire::{
-    Announced, Carried, Clock, Define, Encoding, Epoch, Flags, HEADER_BYTES, Header, JobId, Join,
-    KeyForm, Keyed, Kind, ListHead, Message, NumbersHead, Refusal, ScanCursor, Seal, Staleness,
-    Status, VALUES_BY_COLUMN, WorkerId,
+    Announced, Carried, Clock, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, JobId,
+    Join, KeyAdmission, KeyForm, Keyed, Kind, ListHead, Message, NumbersHead, Refusal, RowLife,
+    ScanCursor, Seal, Staleness, Status, TableSpec, VALUES_BY_COLUMN, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -94,11 +94,27 @@ impl Rig {
         for worker in 0..workers {
             assert_eq!(rig.status(join(worker, 7, workers, staleness)), Status::Done);
         }
-        let define = Define::new(&table_spec("counts", 1, rule), Announced::default())
-            .expect("a short name");
-        let letter = letter(define.as_bytes(), request(Kind::Define, 0));
-        assert_eq!(rig.status(letter), Status::Done);
+        let spec = table_spec("counts", 1, rule);
+        assert_eq!(rig.status(define(&spec)), Status::Done);
         rig
+    }
+
+    /// A shard with one table whose rows come and go, that so many workers have joined.
+    fn living(workers: u32, staleness: Staleness, life: RowLife) -> Rig {
+        let mut rig = Rig::new();
+        for worker in 0..workers {
+            assert_eq!(rig.status(join(worker, 7, workers, staleness)), Status::Done);
+        }
+        assert_eq!(rig.status(define(&counts(life))), Status::Done);
+        rig
+    }
+
+    /// Rows that an observer's scan sees.
+    fn scanned(&mut self) -> usize {
+        let answer = self.answer(&letter(&[], request(Kind::Scan, WorkerId::OBSERVER.get())));
+        let (_, message) = wire::open(answer.bytes(), crc).expect("a sealed answer");
+        let Message::Rows(rows) = message else { panic!("{message:?}") };
+        rows.keys.len()
     }
 
     fn new() -> Rig {
@@ -147,6 +163,16 @@ fn letter(body: &[u8], header: Header) -> Letter {
     let mut letter = Letter::new(HEADER_BYTES + body.len());
     letter.bytes_mut()[HEADER_BYTES..].copy_from_slice(body);
     letter.sealed(header)
+}
+
+/// The definition of counters whose rows come and go.
+fn counts(life: RowLife) -> TableSpec {
+    TableSpec { life, ..table_spec("counts", 1, &Sum) }
+}
+
+fn define(spec: &TableSpec) -> Letter {
+    let define = Define::new(spec, Announced::default()).expect("a short name");
+    letter(define.as_bytes(), request(Kind::Define, 0))
 }
 
 fn join(worker: u32, job: u64, workers: u32, staleness: Staleness) -> Letter {
@@ -481,4 +507,75 @@ fn a_rule_that_rounds_by_chance_draws_anew_with_each_push_and_alike_on_each_shar
     // `n` has units of 8 to 16 there. Equal draws would leave it where it was, or at the next unit.
     let n = (1.0 / together[0][1] - 1.0).powi(2);
     assert!((1200.0..1600.0).contains(&n), "1000 and 800 halves make {n}");
+}
+
+#[test]
+fn a_table_defined_again_must_let_rows_come_and_go_alike() {
+    let life = RowLife { admission: KeyAdmission::Count(2), expiry: Expiry::Clocks(3) };
+    let mut rig = Rig::living(1, Staleness::BSP, life);
+    assert_eq!(rig.status(define(&counts(life))), Status::Done);
+    for other in [
+        RowLife::default(),
+        RowLife { admission: KeyAdmission::Count(3), ..life },
+        RowLife { expiry: Expiry::Recent, ..life },
+    ] {
+        assert_eq!(rig.status(define(&counts(other))), Status::Refused(Refusal::TableMismatch));
+    }
+}
+
+#[test]
+fn a_push_sent_twice_counts_once_towards_admission_too() {
+    let life = RowLife { admission: KeyAdmission::Count(3), expiry: Expiry::Never };
+    let mut rig = Rig::living(1, Staleness::BSP, life);
+    for sequence in 1..=2 {
+        let letter = push(0, sequence, &[5], Flags::NONE, 0);
+        assert_eq!(rig.status(letter.clone()), Status::Done);
+        assert_eq!(rig.status(letter), Status::Duplicate);
+    }
+    assert_eq!(rig.count(5), 0.0);
+    rig.status(push(0, 3, &[5], Flags::NONE, 0));
+    assert_eq!(rig.count(5), 1.0);
+}
+
+#[test]
+fn rows_age_by_the_slowest_worker_and_no_further_once_all_have_left() {
+    let life = RowLife { admission: KeyAdmission::All, expiry: Expiry::Clocks(2) };
+    let mut rig = Rig::living(2, Staleness::ssp(1), life);
+    rig.status(push(0, 1, &[5], Flags::NONE, 0));
+    for clock in 0..3 {
+        rig.status(push(0, 2 + clock, &[], Flags::TICK, clock));
+    }
+    assert_eq!(rig.count(5), 1.0, "the other worker is at clock 0");
+    for clock in 0..2 {
+        rig.status(push(1, 1 + clock, &[], Flags::TICK, clock));
+    }
+    assert_eq!((rig.count(5), rig.scanned()), (1.0, 1), "at clock 2 it is as old as may be");
+    rig.status(push(1, 3, &[9], Flags::TICK, 2));
+    assert_eq!((rig.count(5), rig.scanned()), (0.0, 1), "at clock 3 it is older");
+    for worker in 0..2 {
+        assert_eq!(rig.status(letter(&[], request(Kind::Leave, worker))), Status::Done);
+    }
+    assert_eq!((rig.count(9), rig.scanned()), (1.0, 1), "clocks have ended");
+}
+
+#[test]
+fn without_a_common_clock_rows_age_by_the_mean_of_all() {
+    let life = RowLife { admission: KeyAdmission::All, expiry: Expiry::Clocks(2) };
+    let mut rig = Rig::living(2, Staleness::ASP, life);
+    rig.status(push(0, 1, &[5], Flags::NONE, 0));
+    for clock in 0..5 {
+        rig.status(push(0, 2 + clock, &[], Flags::TICK, clock));
+    }
+    assert_eq!(rig.count(5), 1.0, "five clocks of two workers are two of each");
+    rig.status(push(0, 7, &[], Flags::TICK, 5));
+    assert_eq!(rig.count(5), 0.0);
+}
+
+#[test]
+fn a_worker_far_ahead_of_what_its_job_allows_makes_nobodys_rows_old() {
+    let life = RowLife { admission: KeyAdmission::All, expiry: Expiry::Clocks(2) };
+    let mut rig = Rig::living(2, Staleness::ssp(1), life);
+    rig.status(push(0, 1, &[5], Flags::NONE, 0));
+    rig.status(push(1, 1, &[5, 6], Flags::NONE, u64::MAX));
+    assert_eq!((rig.count(5), rig.count(6)), (2.0, 1.0));
 }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod death;
 mod own_rule;
+mod row_life;
 mod serving;
 mod shaped_link;
 mod training;

@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
-use crate::flags::{BadRowsFlag, ClockBound, CodecFlag, Count, LogLevel, TransportFlag};
+use crate::flags::{
+    AdmissionFlag, BadRowsFlag, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel, TransportFlag,
+};
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -163,6 +165,15 @@ pub(crate) struct TrainArgs {
     #[arg(long, help_heading = "Cluster", value_name = "bsp|ssp:N|asp")]
     pub(crate) clock: Option<ClockBound>,
 
+    /// Which new keys get a row: all; probability:P, each by a coin in each clock; count:N, at
+    /// the push that makes N of them [default: all].
+    #[arg(long, help_heading = "Learning", value_name = "all|probability:P|count:N")]
+    pub(crate) admission: Option<AdmissionFlag>,
+    /// When a row goes away: never; clocks:N, once it was not pushed for N clocks; recent, when
+    /// the table has no room for new ones and it was not pushed for longest [default: never].
+    #[arg(long, help_heading = "Learning", value_name = "never|clocks:N|recent")]
+    pub(crate) expiry: Option<ExpiryFlag>,
+
     /// Running servers to use.
     #[arg(long, help_heading = "Cluster", value_name = "HOST:PORT,..", value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
@@ -172,6 +183,9 @@ pub(crate) struct TrainArgs {
     /// Workers to start on this machine [default: 1].
     #[arg(long, help_heading = "Cluster", value_name = "N")]
     pub(crate) workers: Option<u32>,
+    /// Most memory that the table may take on each server that is started [default: no bound].
+    #[arg(long, help_heading = "Cluster", value_name = "MIB", conflicts_with = "servers")]
+    pub(crate) table_mib: Option<u64>,
     /// Start servers and workers as processes and not as threads.
     #[arg(long, help_heading = "Cluster", num_args = 0, default_missing_value = "true")]
     pub(crate) processes: Option<bool>,
@@ -247,6 +261,9 @@ pub(crate) struct ServeArgs {
     /// Most memory that one table may take on one shard, its index included.
     #[arg(long, value_name = "GIB", default_value_t = 1024)]
     pub(crate) table_gib: u64,
+    /// The same in MiB.
+    #[arg(long, value_name = "MIB", conflicts_with = "table_gib")]
+    pub(crate) table_mib: Option<u64>,
     /// End when standard input ends, and tell the address as JSON.
     #[arg(long, hide = true)]
     pub(crate) child: bool,

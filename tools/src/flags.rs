@@ -8,7 +8,7 @@ use std::str::FromStr;
 use learn::data::BadRows;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
-use worker::{CodecChoice, Staleness};
+use worker::{CodecChoice, Expiry, KeyAdmission, Staleness};
 
 /// How far workers may be apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,42 @@ impl fmt::Display for CodecFlag {
     }
 }
 
+/// Which new keys get a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct AdmissionFlag(pub(crate) KeyAdmission);
+
+impl FromStr for AdmissionFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AdmissionFlag, String> {
+        text.parse().map(AdmissionFlag)
+    }
+}
+
+impl fmt::Display for AdmissionFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// When rows go away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ExpiryFlag(pub(crate) Expiry);
+
+impl FromStr for ExpiryFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ExpiryFlag, String> {
+        text.parse().map(ExpiryFlag)
+    }
+}
+
+impl fmt::Display for ExpiryFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A count, which `k`, `M` or `G` behind it multiplies by a thousand, a million or a billion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count(pub(crate) usize);
@@ -166,7 +202,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(ClockBound, BadRowsFlag, CodecFlag);
+as_text!(ClockBound, BadRowsFlag, CodecFlag, AdmissionFlag, ExpiryFlag);
 
 #[cfg(test)]
 mod tests {

@@ -40,7 +40,10 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
     // Children share the machine with workers, whose number the parent knows better.
     let pinning = if arguments.child { Pinning::Free } else { Pinning::Pinned };
     let mut spec = server_spec(way, cores, isa(arguments.isa.as_deref())?, pinning);
-    spec.table_bytes_max = arguments.table_gib.saturating_mul(1 << 30);
+    spec.table_bytes_max = match arguments.table_mib {
+        Some(mib) => mib.saturating_mul(1 << 20),
+        None => arguments.table_gib.saturating_mul(1 << 30),
+    };
     let server = Arc::new(Server::start(&spec).map_err(Failure::failed)?);
     let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::Loopback };
     let door = match path {

@@ -1,11 +1,13 @@
 //! The body of a table's definition: name, rule, shape, parameters.
 //!
 //! Owns the layout, the bounds of the names, and [`TableSpec`]. What a rule makes of its
-//! parameters is left to `shard`.
+//! parameters is left to `shard`, how rows come and go to `life`.
 
 use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::life::{LifeLayout, RowLife, RowLifeError};
 
 /// The longest name of a table or rule, in bytes of UTF-8.
 pub const TABLE_NAME_BYTES_MAX: usize = 48;
@@ -14,7 +16,7 @@ pub const TABLE_NAME_BYTES_MAX: usize = 48;
 pub const PARAMETERS_MAX: usize = 8;
 
 /// Size of a definition's body in bytes.
-pub const DEFINE_BODY_BYTES: usize = 144;
+pub const DEFINE_BODY_BYTES: usize = 152;
 
 /// What a table is. Two servers that agree on it hold the same bytes for the same pushes.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,10 +31,12 @@ pub struct TableSpec {
     pub parameters: [f32; PARAMETERS_MAX],
     /// Hash of the row's layout, so that a row is never read as another shape.
     pub layout: u64,
+    /// When its rows begin and end.
+    pub life: RowLife,
 }
 
 /// Why a table cannot be named so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TableSpecError {
     /// A name is empty or longer than [`TABLE_NAME_BYTES_MAX`].
     NameLength {
@@ -41,6 +45,8 @@ pub enum TableSpecError {
     },
     /// The dim is zero.
     NoDim,
+    /// Rows cannot come and go so.
+    Life(RowLifeError),
 }
 
 impl fmt::Display for TableSpecError {
@@ -51,6 +57,7 @@ impl fmt::Display for TableSpecError {
                 "a name of {bytes} bytes; a table's or rule's name has 1 to {TABLE_NAME_BYTES_MAX}"
             ),
             TableSpecError::NoDim => write!(f, "a table of dim 0; at least 1 is needed"),
+            TableSpecError::Life(error) => error.fmt(f),
         }
     }
 }
@@ -66,7 +73,7 @@ struct Layout {
     layout: u64,
     dim: u32,
     announced: Announced,
-    reserved: u16,
+    life: LifeLayout,
 }
 
 const _: () = assert!(size_of::<Layout>() == DEFINE_BODY_BYTES);
@@ -95,11 +102,12 @@ impl Define {
     ///
     /// - `announced`: how this sender will write its pushes and pulls of the table. It is no part
     ///   of the table: workers may differ in it.
-    /// - Errors: a name is empty or too long, or the dim is zero.
+    /// - Errors: a name is empty or too long, the dim is zero, or rows cannot come and go so.
     pub fn new(spec: &TableSpec, announced: Announced) -> Result<Define, TableSpecError> {
         if spec.dim == 0 {
             return Err(TableSpecError::NoDim);
         }
+        spec.life.check().map_err(TableSpecError::Life)?;
         let layout = Layout {
             name: pad(&spec.name)?,
             rule: pad(&spec.rule)?,
@@ -107,7 +115,7 @@ impl Define {
             layout: spec.layout,
             dim: spec.dim,
             announced,
-            reserved: 0,
+            life: LifeLayout::of(&spec.life),
         };
         Ok(Define { bytes: zerocopy::transmute!(layout) })
     }
@@ -131,6 +139,7 @@ impl TableSpec {
             dim: layout.dim,
             parameters: layout.parameters,
             layout: layout.layout,
+            life: layout.life.read()?,
         };
         Ok((spec, layout.announced))
     }

@@ -13,6 +13,7 @@ mod frame;
 mod header;
 mod ids;
 mod join;
+mod life;
 mod message;
 mod routing;
 mod rows;
@@ -31,8 +32,11 @@ pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 pub use header::{Flags, Header, Kind, MAGIC, VERSION};
 pub use ids::{Clock, Epoch, Incarnation, JobId, Key, Sequence, ShardId, TableId, WorkerId};
 pub use join::{JOIN_BODY_BYTES, Join, Staleness};
+pub use life::{
+    ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
+};
 pub use message::{Keyed, Keys, Message, Seal, open, read_header, seal};
-pub use routing::{PARTITIONS, Routing, RoutingError, VIRTUAL_NODES};
+pub use routing::{PARTITIONS, Routing, RoutingError, VIRTUAL_NODES, ring_number};
 pub use rows::{RowsView, SIZE_BODY_BYTES, ScanCursor, TableSize};
 pub use status::{Refusal, Status};
 pub use time::Time;

@@ -260,6 +260,7 @@ mod tests {
     use crate::define::Define;
     use crate::ids::JobId;
     use crate::join::Staleness;
+    use crate::life::{Expiry, KeyAdmission, RowLife};
 
     /// A stand-in checksum: `kernels` has the real one, and wire may not import it.
     fn sum(bytes: &[u8]) -> u32 {
@@ -334,6 +335,7 @@ mod tests {
             dim: 1,
             parameters: [0.5; 8],
             layout: 77,
+            life: RowLife { admission: KeyAdmission::Count(3), expiry: Expiry::Clocks(100) },
         };
         let announced = Announced { push: 1, pull: 3 };
         let define = Define::new(&spec, announced).expect("the names are short");

@@ -81,7 +81,7 @@ impl Routing {
     /// The shard that owns this key.
     #[inline]
     pub fn shard_of(&self, key: Key) -> ShardId {
-        let partition = mix(key.get()) >> (64 - PARTITIONS.ilog2());
+        let partition = ring_number(key) >> (64 - PARTITIONS.ilog2());
         ShardId::new(self.owners[partition as usize])
     }
 }
@@ -90,6 +90,13 @@ impl fmt::Debug for Routing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Routing({}, {} shards)", self.epoch, self.shards)
     }
+}
+
+/// A key's place on the ring, in parts of 2^64. What a shard counts by the first
+/// `PARTITIONS.ilog2()` bits of it, or more, never mixes keys that another shard could own.
+#[inline]
+pub const fn ring_number(key: Key) -> u64 {
+    mix(key.get())
 }
 
 /// A virtual node's place on the ring.

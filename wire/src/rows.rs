@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Size of a [`TableSize`] in bytes.
-pub const SIZE_BODY_BYTES: usize = 16;
+pub const SIZE_BODY_BYTES: usize = 40;
 
 /// How large one shard's part of a table is.
 #[derive(
@@ -16,8 +16,30 @@ pub const SIZE_BODY_BYTES: usize = 16;
 pub struct TableSize {
     /// Rows.
     pub rows: u64,
-    /// Bytes of the index, free places included, and of the rows, padding included.
+    /// Bytes of the index, free places included, of the rows, padding included, and of what
+    /// counts the pushes of absent keys.
     pub bytes: u64,
+    /// Rows that pushes have added, those that began afresh included.
+    pub rows_admitted: u64,
+    /// Deltas that were dropped since their keys were not admitted.
+    pub deltas_dropped: u64,
+    /// Rows that have expired, or had to make room. One that is too old and was not come by yet is
+    /// a row, and none of these.
+    pub rows_expired: u64,
+}
+
+impl TableSize {
+    /// What two parts of a table come to together.
+    #[must_use]
+    pub const fn plus(self, other: TableSize) -> TableSize {
+        TableSize {
+            rows: self.rows + other.rows,
+            bytes: self.bytes + other.bytes,
+            rows_admitted: self.rows_admitted + other.rows_admitted,
+            deltas_dropped: self.deltas_dropped + other.deltas_dropped,
+            rows_expired: self.rows_expired + other.rows_expired,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<TableSize>() == SIZE_BODY_BYTES);

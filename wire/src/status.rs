@@ -47,8 +47,8 @@ pub enum Refusal {
         /// How many tables there are.
         tables: u16,
     },
-    /// The table exists with another name, rule, dim, parameters or layout. Use the same binary
-    /// and settings, or another server.
+    /// The table exists with another name, rule, dim, parameters, layout, admission or expiry. Use
+    /// the same binary and settings, or another server.
     TableMismatch,
     /// The server has no rule of this name. Run the server with the binary that has it.
     NoSuchRule,
@@ -209,8 +209,8 @@ impl fmt::Display for Refusal {
             Refusal::NoSuchTable { tables } => write!(f, "the shard has {tables} tables"),
             Refusal::TableMismatch => write!(
                 f,
-                "the table is there with another name, rule, dim or parameters: use the settings \
-                 it was made with, or a fresh server"
+                "the table is there with another name, rule, dim, parameters, admission or expiry: \
+                 use the settings it was made with, or a fresh server"
             ),
             Refusal::NoSuchRule => {
                 write!(f, "the server has no such rule: run it with the binary that has it")

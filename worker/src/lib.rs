@@ -51,6 +51,6 @@ pub use pull::{PullTicket, Values};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
 pub use wire::{
-    Clock, Epoch, Incarnation, JobId, Join, Refusal, ScanCursor, ShardId, Staleness, TableId,
-    TableSize, TableSpec, Time, WorkerId,
+    Clock, Epoch, Expiry, Incarnation, JobId, Join, KeyAdmission, Refusal, RowLife, ScanCursor,
+    ShardId, Staleness, TableId, TableSize, TableSpec, Time, WorkerId,
 };

@@ -12,15 +12,15 @@ use proptest::prelude::*;
 use transport::simulated::Faults;
 use transport::{Fault, Limits, Transport};
 use wire::{
-    Clock, JobId, Join, Key, Kind, Malformed, Refusal, ScanCursor, ShardId, Staleness, TableId,
-    TableSpec, WorkerId,
+    Clock, JobId, Join, Key, Kind, Malformed, Refusal, RowLife, ScanCursor, ShardId, Staleness,
+    TableId, TableSpec, WorkerId,
 };
 
 const TABLE: TableId = TableId::new(3);
 
 fn spec() -> TableSpec {
     let (name, rule) = ("weights".into(), "sgd".into());
-    TableSpec { name, rule, dim: 2, parameters: [0.0; 8], layout: 1 }
+    TableSpec { name, rule, dim: 2, parameters: [0.0; 8], layout: 1, life: RowLife::default() }
 }
 
 fn join() -> Join {

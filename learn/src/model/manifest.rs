@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shard::rule::{PARAMETERS_MAX, TableSpec};
+use worker::RowLife;
 
 use super::ModelError;
 use super::format::{ROW_WIDTH_MAX, file_bytes};
@@ -151,14 +152,15 @@ impl TableManifest {
     ///
     /// - `row_width`: f32 a key as the shards keep it, [`ROW_WIDTH_MAX`] at most.
     pub fn of(spec: &TableSpec, row_width: u32) -> TableManifest {
-        let TableSpec { name, rule, dim, parameters, layout } = spec.clone();
+        // When rows begin and end is the job's to say, and no part of the model.
+        let TableSpec { name, rule, dim, parameters, layout, life: _ } = spec.clone();
         TableManifest { name, rule, dim, parameters, layout, row_width, rows: 0 }
     }
 
-    /// The definition that makes this table again on a shard.
+    /// The definition that makes this table again on a shard, where every row stays.
     pub fn spec(&self) -> TableSpec {
         let TableManifest { name, rule, dim, parameters, layout, .. } = self.clone();
-        TableSpec { name, rule, dim, parameters, layout }
+        TableSpec { name, rule, dim, parameters, layout, life: RowLife::default() }
     }
 
     fn check(&self, path: &Path) -> Result<(), ModelError> {

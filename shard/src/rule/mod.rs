@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use kernels::Isa;
 use kernels::hash::hash_bytes;
+use wire::RowLife;
 pub use wire::{PARAMETERS_MAX, TableSpec};
 
 pub use builtin::{AdaGrad, Adam, AdamW, Ftrl, FtrlGroup, Momentum, RmsProp, Sgd, Sum};
@@ -155,7 +156,8 @@ impl fmt::Debug for Rules {
     }
 }
 
-/// The definition of a table under `rule`, with the layout hash of this build.
+/// The definition of a table under `rule`, with the layout hash of this build; every key gets a row
+/// and keeps it.
 ///
 /// - `dim`: values a key, at least 1.
 pub fn table_spec(name: &str, dim: u32, rule: &dyn Rule) -> TableSpec {
@@ -165,6 +167,7 @@ pub fn table_spec(name: &str, dim: u32, rule: &dyn Rule) -> TableSpec {
         dim,
         parameters: rule.parameters(),
         layout: layout_hash(rule, dim),
+        life: RowLife::default(),
     }
 }
 

@@ -1,14 +1,18 @@
 //! A table: keys, rows and the rule that changes them.
 //!
 //! Owns the walk of a batch: find the rows, add the missing ones, hand their places to the rule.
-//! Searching is left to `index`, rows that lie apart to `rows`, arithmetic to the rule.
+//! Searching is left to `index`, rows that lie apart to `rows`, arithmetic to the rule, which keys
+//! get a row to `newcomers`, which rows go away to `aging`.
 //!
-//! A narrow row lies in one line of the cache with its key, a wider one in an arena of rows.
+//! A narrow row lies in one line of the cache with its key, a wider one in an arena of rows. Where
+//! rows age, a stamp lies behind each.
 //!
 //! Invariant: room for a batch is made before its first row changes, so a push is applied whole
 //! or not at all.
 
+mod aging;
 mod index;
+mod newcomers;
 mod rows;
 
 use std::sync::Arc;
@@ -20,14 +24,17 @@ use kernels::{Isa, MISSING};
 use wire::{Seal, TableSize, TableSpec};
 use zerocopy::IntoBytes;
 
+use self::aging::{Aging, Stored, stored, stored_mut};
+pub(crate) use self::aging::{Moment, ScanGoesOn};
 use self::index::Index;
+use self::newcomers::Newcomers;
 use self::rows::RowArena;
 use crate::rule::{Pulled, Rows, Rule, Widths};
 
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
 const BLOCK_KEYS: usize = 512;
 
-/// Lines that one part of the upkeep moves: some 30 us.
+/// Lines that one part of the upkeep moves or sweeps: some 30 us.
 const LINES_TENDED: usize = 256;
 
 /// Values on their way into an answer that another core reads: gathered here, then copied past
@@ -72,7 +79,19 @@ pub(crate) struct Table {
     index: Index,
     /// The rows, where they do not lie in the index's lines.
     rows: Option<RowArena>,
+    newcomers: Newcomers,
+    aging: Option<Aging>,
+    counts: Counts,
+    /// Deltas of admitted keys, where others of their block are dropped.
+    kept: Vec<f32>,
     isa: Isa,
+}
+
+/// What became of keys that pushes named for the first time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    rows_admitted: u64,
+    deltas_dropped: u64,
 }
 
 impl Table {
@@ -89,22 +108,25 @@ impl Table {
     ) -> Result<Table, Full> {
         const FULL: Full = Full { rows: 0 };
         let widths = rule.widths(spec.dim as usize);
-        let within = widths.row <= PAYLOAD_WORDS_MAX;
-        let layout = if within {
-            Layout::new(Holds::Row, widths.row)
-        } else {
-            Layout::new(Holds::Number, 1)
-        };
+        let aging = Aging::new(spec.life.expiry, widths.row);
+        let row_width = widths.row + usize::from(aging.is_some());
+        let within = row_width <= PAYLOAD_WORDS_MAX;
+        let layout =
+            if within { Layout::new(Holds::Row, row_width) } else { Layout::new(Holds::Number, 1) };
         let layout = layout.expect("a row has a number, and a narrow one fits a line");
-        let row_bytes = if within { 0 } else { rows::stride(widths.row) * size_of::<f32>() };
+        let row_bytes = if within { 0 } else { rows::stride(row_width) * size_of::<f32>() };
+        let newcomers = Newcomers::new(spec.life.admission, bytes_max).map_err(|_| FULL)?;
+        // A small table may have less than counting takes at least.
+        let bytes_max = bytes_max - (newcomers.bytes() as u64).min(bytes_max / 2);
         let rows_max = rows_within(layout, row_bytes, bytes_max);
         let lines_max = Index::lines_for(layout, rows_max);
         let index = Index::new(layout, lines_max, seed).map_err(|_| FULL)?;
-        let rows = (!within).then(|| RowArena::new(widths.row, rows_max));
+        let rows = (!within).then(|| RowArena::new(row_width, rows_max));
         let rows = rows.transpose().map_err(|_| FULL)?;
         let rows_max = rows.as_ref().map_or(rows_max, |rows| rows_max.min(rows.rows_max()));
         let rows_max = rows_max.min(index.keys_max());
-        Ok(Table { spec, rule, widths, rows_max, index, rows, isa })
+        let (counts, kept) = (Counts::default(), Vec::new());
+        Ok(Table { spec, rule, widths, rows_max, index, rows, newcomers, aging, counts, kept, isa })
     }
 
     pub(crate) fn spec(&self) -> &TableSpec {
@@ -116,35 +138,107 @@ impl Table {
     }
 
     pub(crate) fn size(&self) -> TableSize {
-        let bytes = self.index.bytes() + self.rows.as_ref().map_or(0, RowArena::bytes);
-        TableSize { rows: self.index.keys() as u64, bytes: bytes as u64 }
+        let rows_bytes = self.rows.as_ref().map_or(0, RowArena::bytes);
+        TableSize {
+            rows: self.index.keys() as u64,
+            bytes: (self.index.bytes() + rows_bytes + self.newcomers.bytes()) as u64,
+            rows_admitted: self.counts.rows_admitted,
+            deltas_dropped: self.counts.deltas_dropped,
+            rows_expired: self.aging.as_ref().map_or(0, Aging::expired),
+        }
     }
 
-    /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding missing rows.
-    ///
-    /// - `seed`: of the push's name, for rules that round by chance.
-    pub(crate) fn push(&mut self, keys: &[u64], deltas: &[f32], seed: u64) -> Result<(), Full> {
-        self.make_room(keys)?;
+    /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding the missing rows
+    /// that are admitted.
+    pub(crate) fn push(
+        &mut self,
+        keys: &[u64],
+        deltas: &[f32],
+        moment: Moment,
+    ) -> Result<(), Full> {
+        let stamp = self.aging.as_mut().map_or(0, |aging| aging.stamp(moment));
+        self.make_room(keys, stamp, moment)?;
+        let all_stay = self.aging.is_none() && matches!(self.newcomers, Newcomers::All);
+        let rows = self.index.keys();
         let mut at = [0; BLOCK_KEYS];
         let delta_blocks = deltas.chunks(BLOCK_KEYS * self.widths.delta);
         for (block, deltas) in (0..keys.len()).step_by(BLOCK_KEYS).zip(delta_blocks) {
             let keys = &keys[block..];
             let at = &mut at[..keys.len().min(BLOCK_KEYS)];
-            self.find_or_add(keys, at);
-            let dim = self.spec.dim as usize;
-            let (floats, stride) = floats_mut(&mut self.index, &mut self.rows);
-            let rows = Rows { floats, stride, dim };
-            self.rule.apply_seeded(self.isa, rows, at, deltas, seed);
+            self.find(keys, at);
+            if all_stay {
+                self.add_missing(keys, at, stamp);
+                self.apply(at, deltas, moment.rounding_seed);
+            } else {
+                self.push_selected(keys, at, deltas, (stamp, moment));
+            }
+        }
+        self.counts.rows_admitted += (self.index.keys() - rows) as u64;
+        if let Some(aging) = &mut self.aging {
+            aging.sweep(&mut self.index, &mut self.rows, moment.slowest, keys.len());
         }
         Ok(())
+    }
+
+    /// Applies the deltas of a block but those of keys that are not admitted, and begins afresh
+    /// what is too old.
+    ///
+    /// - `at`: where its keys were found.
+    fn push_selected(
+        &mut self,
+        keys: &[u64],
+        at: &mut [u32],
+        deltas: &[f32],
+        (stamp, moment): (u32, Moment),
+    ) {
+        let (mut kept_keys, mut kept_from) = ([0; BLOCK_KEYS], [0; BLOCK_KEYS]);
+        let mut kept = 0;
+        let found = stored(&self.index, &self.rows);
+        for (from, &key) in keys[..at.len()].iter().enumerate() {
+            let row = at[from];
+            let is_old = |aging: &Aging| {
+                aging.is_old(found.floats, row as usize * found.stride, moment.clock)
+            };
+            let is_there = row != MISSING && !self.aging.as_ref().is_some_and(is_old);
+            if is_there || self.newcomers.admits(key, moment.coin_seed) {
+                (kept_keys[kept], kept_from[kept], at[kept]) = (key, from, row);
+                kept += 1;
+            }
+        }
+        self.counts.deltas_dropped += (at.len() - kept) as u64;
+        let all = at.len();
+        let at = &mut at[..kept];
+        self.add_missing(&kept_keys[..kept], at, stamp);
+        if let Some(aging) = &mut self.aging {
+            let stored = stored_mut(&mut self.index, &mut self.rows);
+            self.counts.rows_admitted += aging.touch(stored, at, stamp, moment.clock);
+        }
+        if kept == all {
+            return self.apply(at, deltas, moment.rounding_seed);
+        }
+        let width = self.widths.delta;
+        let mut kept_deltas = std::mem::take(&mut self.kept);
+        kept_deltas.clear();
+        for &from in &kept_from[..kept] {
+            kept_deltas.extend_from_slice(&deltas[from * width..(from + 1) * width]);
+        }
+        self.apply(at, &kept_deltas, moment.rounding_seed);
+        self.kept = kept_deltas;
+    }
+
+    fn apply(&mut self, at: &[u32], deltas: &[f32], seed: u64) {
+        let Stored { floats, stride } = stored_mut(&mut self.index, &mut self.rows);
+        let rows = Rows { floats, stride, dim: self.spec.dim as usize };
+        self.rule.apply_seeded(self.isa, rows, at, deltas, seed);
     }
 
     /// Writes `[keys, widths.value]` values; an absent key reads as a row of zeros and stays
     /// absent.
     ///
     /// - `seal`: of the answer; where the way is this host's memory, another core reads `values`.
-    pub(crate) fn pull(&self, keys: &[u64], values: &mut [f32], seal: Seal) {
-        if self.rows.is_none() && self.rule.pulled() == Pulled::Row {
+    /// - `clock`: what is too old by it is absent.
+    pub(crate) fn pull(&self, keys: &[u64], values: &mut [f32], seal: Seal, clock: u32) {
+        if self.rows.is_none() && self.aging.is_none() && self.rule.pulled() == Pulled::Row {
             if seal == Seal::Body {
                 return self.index.read(self.isa, keys, values);
             }
@@ -157,12 +251,19 @@ impl Table {
         for (block, values) in (0..keys.len()).step_by(BLOCK_KEYS).zip(value_blocks) {
             let (keys, count) = (&keys[block..], (keys.len() - block).min(BLOCK_KEYS));
             if self.rows.is_some() {
-                self.find(keys, &mut at[..count]);
-                self.read(self.all_rows(), &at[..count], values, seal);
+                let at = &mut at[..count];
+                self.find(keys, at);
+                if let Some(aging) = &self.aging {
+                    aging.hide(&stored(&self.index, &self.rows), at, clock);
+                }
+                self.read(self.all_rows(), at, values, seal);
             } else {
-                let stride = self.widths.row;
+                let stride = self.widths.row + usize::from(self.aging.is_some());
                 let copied = &mut copied[..count * stride];
                 self.index.read(self.isa, keys, copied);
+                if let Some(aging) = &self.aging {
+                    aging.hide_copies(copied, stride, clock);
+                }
                 let rows = Rows { floats: &*copied, stride, dim: self.spec.dim as usize };
                 self.read(rows, &IN_ORDER[..count], values, seal);
             }
@@ -185,35 +286,47 @@ impl Table {
     }
 
     /// Writes whole rows, `[keys, widths.row]`. Of equal keys the last one stays.
-    pub(crate) fn load(&mut self, keys: &[u64], rows: &[f32]) -> Result<(), Full> {
-        self.make_room(keys)?;
+    pub(crate) fn load(&mut self, keys: &[u64], rows: &[f32], moment: Moment) -> Result<(), Full> {
+        let stamp = self.aging.as_mut().map_or(0, |aging| aging.stamp(moment));
+        self.make_room(keys, stamp, moment)?;
         for (key, row) in keys.iter().zip(rows.chunks_exact(self.widths.row)) {
-            let mut at = [0];
-            self.find_or_add(std::slice::from_ref(key), &mut at);
-            let (floats, stride) = floats_mut(&mut self.index, &mut self.rows);
-            let start = at[0] as usize * stride;
-            floats[start..start + row.len()].copy_from_slice(row);
+            let (key, mut at) = (std::slice::from_ref(key), [0]);
+            self.find(key, &mut at);
+            self.add_missing(key, &mut at, stamp);
+            let mut stored = stored_mut(&mut self.index, &mut self.rows);
+            let start = at[0] as usize * stored.stride;
+            stored.floats[start..start + row.len()].copy_from_slice(row);
+            if let Some(aging) = &self.aging {
+                aging.renew(&mut stored, at[0], stamp);
+            }
         }
         Ok(())
     }
 
     /// Takes rows out. An absent key is none of them.
     pub(crate) fn remove(&mut self, keys: &[u64]) {
-        for &key in keys {
-            if let (Some(payload), Some(rows)) = (self.index.remove(key), &mut self.rows) {
-                rows.free(payload[0]);
-            }
-        }
+        keys.iter().for_each(|&key| aging::remove(&mut self.index, &mut self.rows, key));
     }
 
     /// Does a part of the upkeep. What is left.
     pub(crate) fn tend(&mut self) -> Upkeep {
-        self.index.tend(LINES_TENDED)
+        match &mut self.aging {
+            Some(aging) if self.index.upkeep() == Upkeep::None && aging.is_due() => {
+                aging.tend(&mut self.index, &mut self.rows, LINES_TENDED);
+            }
+            _ => {
+                self.index.tend(LINES_TENDED);
+            }
+        }
+        self.upkeep()
     }
 
     /// What upkeep there is.
     pub(crate) fn upkeep(&self) -> Upkeep {
-        self.index.upkeep()
+        match self.index.upkeep() {
+            Upkeep::None if self.aging.as_ref().is_some_and(Aging::is_due) => Upkeep::MayWait,
+            upkeep => upkeep,
+        }
     }
 
     /// Count of lines of the index; see [`Table::line`].
@@ -226,21 +339,27 @@ impl Table {
         self.index.changes()
     }
 
-    /// The keys and whole rows of one line of the index.
-    pub(crate) fn line(&self, line: usize) -> impl Iterator<Item = (u64, &[f32])> {
+    /// The keys and whole rows of one line of the index, but those that are too old by `clock`.
+    pub(crate) fn line(&self, line: usize, clock: u32) -> impl Iterator<Item = (u64, &[f32])> {
         let Rows { floats, stride, .. } = self.all_rows();
-        self.index.line(line).map(move |(key, row)| {
-            let start = row as usize * stride;
-            (key, &floats[start..start + self.widths.row])
-        })
+        let starts = self.index.line(line).map(move |(key, row)| (key, row as usize * stride));
+        let is_there = move |&(_, start): &(u64, usize)| {
+            !self.aging.as_ref().is_some_and(|aging| aging.is_old(floats, start, clock))
+        };
+        let rows = starts.filter(is_there);
+        rows.map(move |(key, start)| (key, &floats[start..start + self.widths.row]))
+    }
+
+    /// A scan has read some lines: rows that age stay for a while, so that it need not begin again.
+    pub(crate) fn scanned(&mut self, goes_on: ScanGoesOn) {
+        if let Some(aging) = &mut self.aging {
+            aging.scanned(goes_on);
+        }
     }
 
     /// All rows, to read.
     fn all_rows(&self) -> Rows<&[f32]> {
-        let (floats, stride) = match &self.rows {
-            Some(rows) => (rows.floats(), rows.stride()),
-            None => (self.index.floats(), 1),
-        };
+        let Stored { floats, stride } = stored(&self.index, &self.rows);
         Rows { floats, stride, dim: self.spec.dim as usize }
     }
 
@@ -253,60 +372,121 @@ impl Table {
     }
 
     /// Reserves what a batch may need: cheaply as if all its keys were new, exactly if that is
-    /// more than the table may have.
-    fn make_room(&mut self, keys: &[u64]) -> Result<(), Full> {
+    /// more than the table may have. Keys that will not be admitted count as new: who they are is
+    /// known too late.
+    fn make_room(&mut self, keys: &[u64], stamp: u32, moment: Moment) -> Result<(), Full> {
         let rows = self.index.keys();
-        let full = Full { rows: rows as u64 };
         let mut more = keys.len();
         if rows + more > self.rows_max {
-            more = self.count_missing(keys);
+            more = self.count_missing(keys, moment.slowest);
             if rows + more > self.rows_max {
-                return Err(full);
+                return self.make_old_rows_go(keys, more, stamp, moment);
             }
         }
+        self.reserve(more)
+    }
+
+    /// Makes room for `more` rows, which there is not, by rows that are too old or are not among
+    /// those used last.
+    #[cold]
+    fn make_old_rows_go(
+        &mut self,
+        keys: &[u64],
+        more: usize,
+        stamp: u32,
+        moment: Moment,
+    ) -> Result<(), Full> {
+        let rows = self.index.keys();
+        let full = Full { rows: rows as u64 };
+        let mut aging = self.aging.take().ok_or(full)?;
+        let (index, arena) = (&mut self.index, &mut self.rows);
+        let done = if aging.makes_room() {
+            self.make_least_recent_go((&mut aging, stamp), keys, more)
+        } else if rows - aging.count_old(index, arena, moment.slowest) + more <= self.rows_max {
+            aging.sweep_all(index, arena, moment.slowest);
+            self.reserve(more)
+        } else {
+            Err(full)
+        };
+        self.aging = Some(aging);
+        done
+    }
+
+    /// Takes out as many rows as there is no room for, none of them of these keys.
+    fn make_least_recent_go(
+        &mut self,
+        (aging, stamp): (&mut Aging, u32),
+        keys: &[u64],
+        more: usize,
+    ) -> Result<(), Full> {
+        let rows = self.index.keys();
+        let full = Full { rows: rows as u64 };
+        if keys.len() > self.rows_max {
+            return Err(full);
+        }
+        // While a refusal changes nothing yet. Rows that go leave their room to new ones.
+        self.reserve(self.rows_max - rows)?;
+        let mut at = [0; BLOCK_KEYS];
+        for keys in keys.chunks(BLOCK_KEYS) {
+            let at = &mut at[..keys.len()];
+            self.find(keys, at);
+            let mut stored = stored_mut(&mut self.index, &mut self.rows);
+            let found = at.iter().filter(|&&row| row != MISSING);
+            found.for_each(|&row| aging.renew(&mut stored, row, stamp));
+        }
+        let count = rows + more - self.rows_max;
+        let gone = aging.evict(&mut self.index, &mut self.rows, stamp, count);
+        if gone == count { Ok(()) } else { Err(full) }
+    }
+
+    fn reserve(&mut self, more: usize) -> Result<(), Full> {
+        let full = Full { rows: self.index.keys() as u64 };
         self.index.reserve(more).map_err(|_| full)?;
         self.rows.as_mut().map_or(Ok(()), |rows| rows.reserve(more)).map_err(|_| full)
     }
 
+    /// How many of these keys have no row, or one that is too old.
     #[cold]
-    fn count_missing(&self, keys: &[u64]) -> usize {
+    fn count_missing(&self, keys: &[u64], clock: u32) -> usize {
         let mut at = [0; BLOCK_KEYS];
         let count = |keys: &[u64]| {
             let at = &mut at[..keys.len()];
             self.find(keys, at);
+            if let Some(aging) = &self.aging {
+                aging.hide(&stored(&self.index, &self.rows), at, clock);
+            }
             at.iter().filter(|&&row| row == MISSING).count()
         };
         keys.chunks(BLOCK_KEYS).map(count).sum()
     }
 
-    /// Places of the rows of a block, after [`Table::make_room`]. Keys are distinct, or come one
-    /// by one; those past `at` are searched next.
-    fn find_or_add(&mut self, keys: &[u64], at: &mut [u32]) {
-        self.find(keys, at);
+    /// Adds the rows of a block that were not found, after [`Table::make_room`]. Keys are distinct,
+    /// or come one by one; those past `at` are searched next.
+    fn add_missing(&mut self, keys: &[u64], at: &mut [u32], stamp: u32) {
         let changes = self.index.changes();
         for (&key, row) in keys.iter().zip(at.iter_mut()) {
             if *row == MISSING {
-                let mut payload = Payload::default();
-                if let Some(rows) = &mut self.rows {
-                    payload[0] = rows.add();
-                }
-                *row = self.index.insert(key, &payload);
+                *row = self.add(key, stamp);
             }
         }
         if self.rows.is_none() && self.index.changes() != changes {
             self.find(keys, at);
         }
     }
-}
 
-/// What holds a table's rows, to change, and from one row to the next in f32.
-fn floats_mut<'a>(index: &'a mut Index, rows: &'a mut Option<RowArena>) -> (&'a mut [f32], usize) {
-    match rows {
-        Some(rows) => {
-            let stride = rows.stride();
-            (rows.floats_mut(), stride)
+    fn add(&mut self, key: u64, stamp: u32) -> u32 {
+        let mut payload = Payload::default();
+        if let Some(rows) = &mut self.rows {
+            let row = rows.add();
+            payload[0] = row;
+            if let Some(aging) = &self.aging {
+                let stride = rows.stride();
+                aging.renew(&mut Stored { floats: rows.floats_mut(), stride }, row, stamp);
+            }
+        } else if let Some(aging) = &self.aging {
+            payload[aging.stamp_at()] = stamp;
         }
-        None => (index.floats_mut(), 1),
+        self.index.insert(key, &payload)
     }
 }
 
@@ -321,6 +501,9 @@ fn rows_within(layout: Layout, row_bytes: usize, bytes_max: u64) -> usize {
 }
 
 #[cfg(test)]
+mod life_tests;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
@@ -328,6 +511,8 @@ mod tests {
 
     use super::*;
     use crate::rule::{Adam, Sum, table_spec};
+
+    const NOW: Moment = Moment { clock: 0, slowest: 0, coin_seed: 0, rounding_seed: 0 };
 
     fn sums(bytes_max: u64) -> Table {
         let spec = table_spec("counts", 2, &Sum);
@@ -337,11 +522,11 @@ mod tests {
     #[test]
     fn a_push_that_does_not_fit_changes_nothing() {
         let mut table = sums(19 * 3);
-        table.push(&[1, 2], &[1.0; 4], 0).expect("two of three rows");
-        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8], 0), Err(Full { rows: 2 }));
-        table.push(&[1, 2, 3], &[1.0; 6], 0).expect("one more row");
+        table.push(&[1, 2], &[1.0; 4], NOW).expect("two of three rows");
+        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8], NOW), Err(Full { rows: 2 }));
+        table.push(&[1, 2, 3], &[1.0; 6], NOW).expect("one more row");
         let mut values = [9.0; 8];
-        table.pull(&[1, 2, 3, 4], &mut values, Seal::HeaderOnly);
+        table.pull(&[1, 2, 3, 4], &mut values, Seal::HeaderOnly, 0);
         assert_eq!(values, [2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0]);
         assert_eq!(table.size().rows, 3);
     }
@@ -354,17 +539,17 @@ mod tests {
         // Of one seed, so that rows come in the order of the lines that they are loaded to.
         let (mut first, mut second) = (make(3).expect("small"), make(3).expect("small"));
         let keys: Vec<u64> = (0..700).map(|n| n * 977).collect();
-        first.push(&keys, &vec![0.25; 2100], 0).expect("room");
+        first.push(&keys, &vec![0.25; 2100], NOW).expect("room");
         for line in 0..first.lines() {
-            for (key, row) in first.line(line) {
-                second.load(&[key], row).expect("room");
+            for (key, row) in first.line(line, 0) {
+                second.load(&[key], row, NOW).expect("room");
             }
         }
-        first.push(&keys, &vec![-0.5; 2100], 0).expect("room");
-        second.push(&keys, &vec![-0.5; 2100], 0).expect("room");
+        first.push(&keys, &vec![-0.5; 2100], NOW).expect("room");
+        second.push(&keys, &vec![-0.5; 2100], NOW).expect("room");
         let (mut one, mut two) = (vec![0.0; 2100], vec![0.0; 2100]);
-        first.pull(&keys, &mut one, Seal::HeaderOnly);
-        second.pull(&keys, &mut two, Seal::HeaderOnly);
+        first.pull(&keys, &mut one, Seal::HeaderOnly, 0);
+        second.pull(&keys, &mut two, Seal::HeaderOnly, 0);
         assert_eq!(one, two);
     }
 
@@ -389,11 +574,11 @@ mod tests {
                         oracle.retain(|key, _| keys.binary_search(key).is_err());
                     }
                     1 => {
-                        table.load(&keys, &rows_of(&keys, 5.0)).expect("room");
+                        table.load(&keys, &rows_of(&keys, 5.0), NOW).expect("room");
                         oracle.extend(keys.iter().map(|&key| (key, 5.0)));
                     }
                     _ => {
-                        table.push(&keys, &rows_of(&keys, 2.0), 0).expect("room");
+                        table.push(&keys, &rows_of(&keys, 2.0), NOW).expect("room");
                         keys.iter().for_each(|&key| *oracle.entry(key).or_default() += 2.0);
                     }
                 }
@@ -402,14 +587,14 @@ mod tests {
             let keys: Vec<u64> = (0..3000).collect();
             for seal in [Seal::Body, Seal::HeaderOnly] {
                 let mut values = vec![f32::NAN; keys.len() * width];
-                table.pull(&keys, &mut values, seal);
+                table.pull(&keys, &mut values, seal, 0);
                 for (key, row) in keys.iter().zip(values.chunks_exact(width)) {
                     let sum = oracle.get(key).copied().unwrap_or(0.0);
                     prop_assert!(row.iter().all(|&value| value == sum), "{} {:?}", key, row);
                 }
             }
             let scanned: BTreeMap<u64, f32> = (0..table.lines())
-                .flat_map(|line| table.line(line).map(|(key, row)| (key, row[0])))
+                .flat_map(|line| table.line(line, 0).map(|(key, row)| (key, row[0])))
                 .collect();
             prop_assert_eq!(scanned, oracle);
         }
@@ -425,7 +610,7 @@ mod tests {
                 let keys: Vec<u64> = batch.keys().copied().collect();
                 let deltas: Vec<f32> =
                     batch.values().flat_map(|&d| [f32::from(d), -f32::from(d)]).collect();
-                table.push(&keys, &deltas, 0).expect("room");
+                table.push(&keys, &deltas, NOW).expect("room");
                 for (key, delta) in batch {
                     *oracle.entry(*key).or_default() += f32::from(*delta);
                 }
@@ -433,7 +618,7 @@ mod tests {
             prop_assert_eq!(table.size().rows, oracle.len() as u64);
             let keys: Vec<u64> = (0..1000).collect();
             let mut values = vec![0.0; 2000];
-            table.pull(&keys, &mut values, Seal::HeaderOnly);
+            table.pull(&keys, &mut values, Seal::HeaderOnly, 0);
             for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
                 let sum = oracle.get(key).copied().unwrap_or(0.0);
                 prop_assert_eq!(value, &[sum, -sum]);

@@ -5,12 +5,16 @@
 
 use worker::Staleness;
 
+use crate::plan::Plan;
+
 /// What all workers have pushed.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     counters: u64,
     workers: u32,
     staleness: Staleness,
+    /// The first pushes of each key, which are dropped.
+    dropped: u64,
     /// Of each clock, how often each key was pushed in it.
     by_clock: Vec<Vec<u64>>,
     /// How often each key was pushed so far.
@@ -18,10 +22,12 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// An empty one, for so many counters beside one for each worker.
-    pub(crate) fn new(counters: u64, workers: u32, staleness: Staleness) -> Ledger {
+    /// An empty one, for the plan's counters beside one for each worker.
+    pub(crate) fn new(plan: &Plan) -> Ledger {
+        let Plan { counters, workers, staleness, .. } = *plan;
         let totals = vec![0; counters as usize + workers as usize];
-        Ledger { counters, workers, staleness, by_clock: Vec::new(), totals }
+        let dropped = plan.dropped_max();
+        Ledger { counters, workers, staleness, dropped, by_clock: Vec::new(), totals }
     }
 
     /// All keys there are, ascending.
@@ -51,9 +57,14 @@ impl Ledger {
         }
     }
 
-    /// How often a key was pushed so far: no read may show more.
+    /// What all pushes of a key so far come to: no read may show more.
     pub(crate) fn total(&self, key: u64) -> u64 {
-        self.totals[key as usize]
+        self.applied(self.totals[key as usize])
+    }
+
+    /// What so many pushes of a key come to.
+    pub(crate) fn applied(&self, pushes: u64) -> u64 {
+        pushes.saturating_sub(self.dropped)
     }
 
     /// The least that a pull at `clock` may see of a key: every push of the clocks that all
@@ -61,9 +72,10 @@ impl Ledger {
     pub(crate) fn floor(&self, key: u64, clock: u64) -> u64 {
         let finished = clock.saturating_sub(self.staleness.clocks_max());
         if key >= self.counters {
-            return finished; // Whether or not its worker has pushed so often: it had to.
+            // Whether or not its worker has pushed so often: it had to.
+            return self.applied(finished);
         }
         let clocks = self.by_clock.iter().take(finished as usize);
-        clocks.map(|counts| counts[key as usize]).sum()
+        self.applied(clocks.map(|counts| counts[key as usize]).sum())
     }
 }

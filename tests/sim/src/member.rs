@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use shard::rule::{Sum, table_spec};
-use worker::{Counts, JobId, Join, PullTicket, Session, Split, TableId, Then, Time, WorkerError};
+use worker::{
+    Counts, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Then, Time, WorkerError,
+};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
@@ -118,7 +120,7 @@ impl Member {
         };
         let join = Join { job: JOB, workers: plan.workers, staleness: plan.staleness };
         member.call(cluster, |session, deadline| session.join(join, deadline))?;
-        let spec = table_spec("counts", 1, &Sum);
+        let spec = TableSpec { life: plan.life, ..table_spec("counts", 1, &Sum) };
         member.call(cluster, |session, deadline| {
             session.define_coded(TABLE, &spec, plan.codec, deadline)
         })?;
@@ -381,7 +383,8 @@ impl Member {
         let (worker, now) = (self.worker, self.session.now());
         let values = self.session.wait_pull(ticket, now).map_err(|error| self.failed(error))?;
         for ((&key, &own), &found) in keys.iter().zip(&own).zip(values.as_slice()) {
-            let (floor, pushed) = (ledger.floor(key, clock).max(own), ledger.total(key));
+            let (floor, pushed) =
+                (ledger.floor(key, clock).max(ledger.applied(own)), ledger.total(key));
             let before = std::mem::replace(&mut self.seen[key as usize], found);
             if found > pushed as f32 {
                 return Err(Failure::Invented { worker, key, pushed, found });

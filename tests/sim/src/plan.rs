@@ -6,12 +6,21 @@ use std::time::Duration;
 
 use transport::Limits;
 use transport::simulated::Faults;
-use worker::{CodecChoice, KeyCodec, Selection, Staleness, TableCodec, Timeouts, ValueCodec};
+use worker::{
+    CodecChoice, Expiry, KeyAdmission, KeyCodec, RowLife, Selection, Staleness, TableCodec,
+    Timeouts, ValueCodec,
+};
 
 use crate::random::Random;
 
 /// Sets a plan's stream apart from those of the workers, which are numbered from 0.
 const PLAN_STREAM: u64 = u64::MAX;
+
+/// More clocks than any plan has.
+const CLOCKS_BEYOND: u32 = 1000;
+
+/// Any other probability would leave nothing to count.
+const SURE: f32 = 1.0;
 
 /// What a seed stands for.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +53,9 @@ pub struct Plan {
     pub faults: Faults,
     /// How keys and counts travel. Whichever it is, every count must come out exactly.
     pub codec: CodecChoice,
+    /// When rows begin and end. Whichever it is, every push but those before a key's admission
+    /// must come out exactly, and no row is old enough to go.
+    pub life: RowLife,
 }
 
 impl Plan {
@@ -79,6 +91,15 @@ impl Plan {
             timeouts: Timeouts { request, give_up: request * 5 },
             faults: Faults::from_seed(seed),
             codec: codec(&mut random),
+            life: life(&mut random),
+        }
+    }
+
+    /// How many pushes of a key are dropped at most, since it was not admitted yet.
+    pub fn dropped_max(&self) -> u64 {
+        match self.life.admission {
+            KeyAdmission::Count(pushes) => u64::from(pushes) - 1,
+            KeyAdmission::All | KeyAdmission::Probability(_) => 0,
         }
     }
 
@@ -102,4 +123,13 @@ fn codec(random: &mut Random) -> CodecChoice {
         pull: ValueCodec::F32,
     };
     random.choose(&[CodecChoice::RAW, CodecChoice::Fixed(coded)])
+}
+
+/// Half of all plans admit every key at once and keep its row.
+fn life(random: &mut Random) -> RowLife {
+    let admissions =
+        [KeyAdmission::Probability(SURE), KeyAdmission::Count(2), KeyAdmission::Count(4)];
+    let expiries = [Expiry::Never, Expiry::Clocks(CLOCKS_BEYOND), Expiry::Recent];
+    let life = RowLife { admission: random.choose(&admissions), expiry: random.choose(&expiries) };
+    random.choose(&[RowLife::default(), life])
 }

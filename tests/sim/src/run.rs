@@ -66,7 +66,7 @@ pub fn run(setup: &Setup) -> Result<Report, Failure> {
 /// - Errors: the first broken promise.
 pub fn run_plan(setup: &Setup, plan: &Plan) -> Result<Report, Failure> {
     let cluster = Cluster::new(setup.seed, plan, setup.isa, setup.mutation);
-    let mut ledger = Ledger::new(plan.counters, plan.workers, plan.staleness);
+    let mut ledger = Ledger::new(plan);
     let keys = ledger.keys();
     let members = (0..plan.workers)
         .map(|worker| Member::join(&cluster, setup.seed, plan, worker, keys.len()));

@@ -85,6 +85,7 @@ impl Cluster {
             (&ServersWanted::Started(servers), StartedAs::Threads) => {
                 let way = way(plan.transport, Way::Shm);
                 let mut server = server_spec(way, 1, plan.isa, Pinning::Free);
+                server.table_bytes_max = table_bytes_max(plan);
                 if busy_threads(plan, servers) > cores() {
                     server.limits.spin_ns = 0; // A core that spins is another thread's.
                 }
@@ -96,6 +97,11 @@ impl Cluster {
             }
         }
     }
+}
+
+/// What the table may take on one shard that this run starts, in bytes.
+fn table_bytes_max(plan: &Plan) -> u64 {
+    plan.table_mib.map_or(TABLE_BYTES_MAX, |mib| mib.saturating_mul(1 << 20))
 }
 
 /// Threads of this process that have work at one time, where all is done by threads.
@@ -191,6 +197,9 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
         let mut arguments = vec!["serve".to_owned(), "--child".to_owned()];
         arguments.extend(["--cores".to_owned(), "1".to_owned(), "--listen".to_owned(), listen]);
         arguments.extend(["--isa".to_owned(), plan.isa.level().to_string()]);
+        if let Some(mib) = plan.table_mib {
+            arguments.extend(["--table-mib".to_owned(), mib.to_string()]);
+        }
         if plan.transport == TransportFlag::Epoll {
             arguments.extend(["--transport".to_owned(), "epoll".to_owned()]);
         }

@@ -50,7 +50,7 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
     let mut observer = cluster.session(WorkerId::OBSERVER, INCARNATION)?;
     let id = JobId::new(RandomState::new().build_hasher().finish());
     let staleness = plan.clock.staleness();
-    let (job, weights) = regression(id, plan.workers, staleness, &plan.optimizer);
+    let (job, weights) = regression(id, plan.workers, staleness, &plan.optimizer, plan.life);
     prepare(plan, &job, weights, &mut observer)?;
 
     let mut board = Board::new(plan.workers)?;
@@ -148,8 +148,7 @@ fn measure(weights: Table, observer: &mut Session) -> Result<TableSize, Failure>
     for shard in observer.shard_ids() {
         let deadline = observer.now() + CALL_MAX;
         let size = observer.measure(shard, weights.id(), deadline).map_err(Failure::failed)?;
-        all.rows += size.rows;
-        all.bytes += size.bytes;
+        all = all.plus(size);
     }
     Ok(all)
 }

@@ -9,7 +9,7 @@ use clap::{Args, Command};
 use kernels::{Isa, Level};
 use learn::Optimizer;
 use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, SourceSpec};
-use worker::CodecChoice;
+use worker::{CodecChoice, RowLife};
 
 use crate::cli::{DataArgs, TrainArgs};
 use crate::failure::Failure;
@@ -37,6 +37,9 @@ pub(crate) struct Plan {
     pub(crate) started_as: StartedAs,
     pub(crate) transport: TransportFlag,
     pub(crate) codec: CodecFlag,
+    pub(crate) life: RowLife,
+    /// What the table may take on each server that is started.
+    pub(crate) table_mib: Option<u64>,
     pub(crate) isa: Isa,
     pub(crate) save: Option<PathBuf>,
     pub(crate) resume: Option<PathBuf>,
@@ -84,6 +87,9 @@ impl Plan {
         if transport == TransportFlag::Shm && running.iter().any(by_tcp) {
             return Err(Failure::usage("--transport shm reaches servers at unix:PATH only"));
         }
+        if args.table_mib.is_some() && !running.is_empty() {
+            return Err(Failure::usage("--table-mib is for servers that this run starts"));
+        }
         let epochs = args.epochs.unwrap_or(1);
         if epochs == 0 {
             return Err(Failure::usage("--epochs: expected 1 or more, found 0"));
@@ -102,6 +108,11 @@ impl Plan {
             started_as,
             transport,
             codec: args.codec.unwrap_or(CodecFlag(CodecChoice::AUTO)),
+            life: RowLife {
+                admission: args.admission.unwrap_or_default().0,
+                expiry: args.expiry.unwrap_or_default().0,
+            },
+            table_mib: args.table_mib,
             isa: isa(args.isa.as_deref())?,
             save: args.save,
             resume: args.resume,
@@ -292,6 +303,8 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         epochs: line.epochs.or(file.epochs),
         batch_rows: line.batch_rows.or(file.batch_rows),
         clock: line.clock.or(file.clock),
+        admission: line.admission.or(file.admission),
+        expiry: line.expiry.or(file.expiry),
         servers: if line.servers_local.is_some() {
             line.servers
         } else {
@@ -299,6 +312,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         },
         servers_local: line.servers_local.or(file.servers_local),
         workers: line.workers.or(file.workers),
+        table_mib: line.table_mib.or(file.table_mib),
         processes: line.processes.or(file.processes),
         transport: line.transport.or(file.transport),
         codec: line.codec.or(file.codec),
@@ -314,6 +328,8 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use worker::{Expiry, KeyAdmission};
 
     use super::*;
 
@@ -358,6 +374,16 @@ mod tests {
     }
 
     #[test]
+    fn rows_come_and_go_as_the_file_says() {
+        let text = "train = ['a.vw']\nadmission = 'count:3'\nexpiry = 'clocks:100'\n";
+        let plan = config(text, TrainArgs::default()).expect("a right file");
+        let life = RowLife { admission: KeyAdmission::Count(3), expiry: Expiry::Clocks(100) };
+        assert_eq!(plan.life, life);
+        let error = config("expiry = 'soon'\n", TrainArgs::default()).expect_err("no such expiry");
+        assert!(error.contains("expected never, recent, or clocks:N"), "{error}");
+    }
+
+    #[test]
     fn an_option_that_does_not_exist_is_named() {
         let error = config("epoch = 3\n", TrainArgs::default()).expect_err("no such option");
         assert_eq!(error, "job.toml: 'epoch' is no option of train");
@@ -384,6 +410,11 @@ mod tests {
             TrainArgs {
                 optimizer: Some("momentum".into()),
                 momentum: Some(1.0),
+                ..TrainArgs::default()
+            },
+            TrainArgs {
+                servers: vec!["host:1".into()],
+                table_mib: Some(1),
                 ..TrainArgs::default()
             },
             TrainArgs {

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use worker::{Session, TableSize};
+use worker::{Expiry, KeyAdmission, Session, TableSize};
 
 use learn::metrics::Metrics;
 
@@ -35,6 +35,12 @@ pub(crate) struct TrainResult {
     /// Keys in the table.
     pub(crate) features: u64,
     pub(crate) table_bytes_per_key: f64,
+    /// Rows that pushes have added.
+    pub(crate) rows_admitted: u64,
+    /// Deltas whose keys were not admitted.
+    pub(crate) deltas_dropped: u64,
+    /// Rows that have expired.
+    pub(crate) rows_expired: u64,
     /// By all workers, headers included.
     pub(crate) bytes_sent: u64,
     pub(crate) resends: u64,
@@ -45,6 +51,8 @@ pub(crate) struct TrainResult {
     /// The same with the pulls of the same keys: all that workers send.
     pub(crate) sent_bits_per_pair: f64,
     pub(crate) codec: String,
+    pub(crate) admission: String,
+    pub(crate) expiry: String,
     pub(crate) model: &'static str,
     pub(crate) optimizer: &'static str,
     pub(crate) transport: String,
@@ -81,12 +89,17 @@ impl TrainResult {
             bad_rows: trained.iter().map(|done| done.bad_rows).sum(),
             features: size.rows,
             table_bytes_per_key: size.bytes as f64 / size.rows.max(1) as f64,
+            rows_admitted: size.rows_admitted,
+            deltas_dropped: size.deltas_dropped,
+            rows_expired: size.rows_expired,
             bytes_sent: trained.iter().map(|done| done.bytes_sent).sum(),
             resends: trained.iter().map(|done| done.resends).sum(),
             push_bits_per_pair: bits_per_pair(traffic.push_bytes),
             sent_bits_per_pair: bits_per_pair(traffic.push_bytes + traffic.pull_bytes),
             traffic,
             codec: plan.codec.to_string(),
+            admission: plan.life.admission.to_string(),
+            expiry: plan.life.expiry.to_string(),
             model: "lr",
             optimizer: plan.optimizer.name(),
             transport: session.transport().name().to_owned(),
@@ -113,7 +126,7 @@ impl TrainResult {
     fn pairs(&self) -> Vec<(String, String)> {
         let figure = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.4}"));
         let pair = |name: &str, value: String| (name.to_owned(), value);
-        vec![
+        let mut pairs = vec![
             pair("rows", count(self.rows)),
             pair("seconds", format!("{:.2}", self.seconds)),
             pair("rows/s", count(self.rows_per_s as u64)),
@@ -128,7 +141,15 @@ impl TrainResult {
             pair("push bits/pair", format!("{:.2}", self.push_bits_per_pair)),
             pair("sent bits/pair", format!("{:.2}", self.sent_bits_per_pair)),
             pair("unreadable rows", count(self.bad_rows)),
-        ]
+        ];
+        if self.admission != KeyAdmission::All.to_string() {
+            pairs.push(pair("features admitted", count(self.rows_admitted)));
+            pairs.push(pair("deltas not admitted", count(self.deltas_dropped)));
+        }
+        if self.expiry != Expiry::Never.to_string() {
+            pairs.push(pair("features expired", count(self.rows_expired)));
+        }
+        pairs
     }
 
     fn settings(&self) -> Vec<(String, String)> {
@@ -139,6 +160,8 @@ impl TrainResult {
             pair("clock", self.clock.clone()),
             pair("transport", self.transport.clone()),
             pair("codec", self.codec.clone()),
+            pair("admission", self.admission.clone()),
+            pair("expiry", self.expiry.clone()),
             pair("servers", self.servers.to_string()),
             pair("workers", format!("{} as {}", self.workers, self.started_as)),
             pair("instruction set", self.isa.clone()),

@@ -15,13 +15,13 @@ use learn::data::{ColumnSpec, SourceSpec};
 use learn::metrics::{BatchLoss, Metrics};
 use learn::{Continue, Epochs, Job, LogisticRegression, Optimizer, Table, Watch, Worked};
 use serde::{Deserialize, Serialize};
-use worker::{Counts, JobId, Staleness, WorkerId};
+use worker::{Counts, JobId, RowLife, Staleness, WorkerId};
 
 use super::board::Board;
 use super::cluster::{Cluster, Contact};
 use super::plan::Plan;
 use crate::failure::Failure;
-use crate::flags::CodecFlag;
+use crate::flags::{AdmissionFlag, CodecFlag, ExpiryFlag};
 use crate::signals::Stop;
 
 /// How often a worker reports.
@@ -46,6 +46,8 @@ pub(crate) struct WorkerPlan {
     /// How it reaches the servers.
     pub(crate) contact: Contact,
     pub(crate) codec: CodecFlag,
+    pub(crate) admission: AdmissionFlag,
+    pub(crate) expiry: ExpiryFlag,
 }
 
 /// What a worker says.
@@ -145,6 +147,8 @@ impl WorkerPlan {
             epochs: plan.epochs,
             contact: contact.clone(),
             codec: plan.codec,
+            admission: AdmissionFlag(plan.life.admission),
+            expiry: ExpiryFlag(plan.life.expiry),
         }
     }
 
@@ -156,7 +160,8 @@ impl WorkerPlan {
     pub(crate) fn job(&self) -> (Job, Table) {
         let staleness = Staleness::ssp(self.staleness_clocks);
         let id = JobId::new(self.job);
-        let (job, weights) = regression(id, self.workers, staleness, &self.optimizer);
+        let life = RowLife { admission: self.admission.0, expiry: self.expiry.0 };
+        let (job, weights) = regression(id, self.workers, staleness, &self.optimizer, life);
         (job.with_codec(self.codec.0), weights)
     }
 }
@@ -167,9 +172,10 @@ pub(crate) fn regression(
     workers: u32,
     staleness: Staleness,
     optimizer: &Optimizer,
+    life: RowLife,
 ) -> (Job, Table) {
     let mut job = Job::new(id, workers, staleness);
-    let weights = job.table("weights", 1, &*optimizer.rule());
+    let weights = job.table_with_life("weights", 1, &*optimizer.rule(), life);
     (job, weights)
 }
 

@@ -123,7 +123,8 @@ impl FakeShard {
             }
             Message::Scan => self.scan(peer, header),
             Message::Measure => {
-                let size = TableSize { rows: self.rows.len() as u64, bytes: 7 };
+                let size =
+                    TableSize { rows: self.rows.len() as u64, bytes: 7, ..TableSize::default() };
                 self.send(peer, Header { kind: Kind::Size as u8, ..header }, size.as_bytes());
             }
             _ => self.reply(peer, header, Status::Done),

@@ -9,9 +9,9 @@ use kernels::codec::{
 use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
 use wire::{
-    Announced, Carried, Define, Encoding, Epoch, Flags, HEADER_BYTES, Header, Incarnation, JobId,
-    Join, KeyForm, Keyed, Kind, ListHead, NumbersHead, PART_BYTES, ScanCursor, Seal, Staleness,
-    TableSpec, WorkerId,
+    Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, Incarnation,
+    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, ListHead, NumbersHead, PART_BYTES, RowLife,
+    ScanCursor, Seal, Staleness, TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -53,10 +53,23 @@ pub(super) fn crc(bytes: &[u8]) -> u32 {
     crc32c(Isa::detect(), 0, bytes)
 }
 
-/// The tables that the target's shard has, by number: one of one column, one with state.
-pub(super) fn tables() -> [TableSpec; 2] {
+/// The tables that the target's shard has, by number: one of one column, one with state, and two
+/// whose rows come and go.
+pub(super) fn tables() -> [TableSpec; 4] {
     let adam = Adam { rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8 };
-    [table_spec("counts", 1, &Sum), table_spec("weights", 3, &adam)]
+    let life = |admission, expiry| RowLife { admission, expiry };
+    [
+        table_spec("counts", 1, &Sum),
+        table_spec("weights", 3, &adam),
+        TableSpec {
+            life: life(KeyAdmission::Count(2), Expiry::Clocks(1)),
+            ..table_spec("old", 1, &Sum)
+        },
+        TableSpec {
+            life: life(KeyAdmission::Probability(0.5), Expiry::Recent),
+            ..table_spec("recent", 1, &Sum)
+        },
+    ]
 }
 
 /// Good messages of this kind, in an order in which a shard takes them.
@@ -79,6 +92,9 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             keyed(Header { sequence: 2, ..header(kind, 1) }, keys, 3),
             keyed(Header { sequence: 4, flags: Flags::TICK.get(), ..header(kind, 0) }, keys, 1),
             sealed(Header { sequence: 3, flags: Flags::TICK.get(), ..header(kind, 0) }, &[]),
+            keyed(Header { sequence: 9, ..header(kind, 2) }, keys, 1),
+            keyed(Header { sequence: 10, flags: Flags::TICK.get(), ..header(kind, 2) }, keys, 1),
+            keyed(Header { sequence: 11, clock: 1, ..header(kind, 3) }, keys, 1),
             coded(5, KeyForm::Packed, ValueCodec::F32, keys),
             coded(6, KeyForm::Packed, ValueCodec::Int8, keys),
             coded(7, KeyForm::Numbered, ValueCodec::Float4, keys),
@@ -92,7 +108,8 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             coded(LISTED + 1, KeyForm::Numbered, ValueCodec::F32, keys),
         ],
         Kind::Load | Kind::Rows => {
-            vec![keyed(header(kind, 0), keys, 1), keyed(header(kind, 1), keys, 11)]
+            let of = |table, width| keyed(header(kind, table), keys, width);
+            vec![of(0, 1), of(1, 11), of(2, 1), of(3, 1)]
         }
         Kind::Remove => vec![keyed(header(kind, 0), keys, 0), keyed(header(kind, 1), &[], 0)],
         Kind::Values => {
@@ -104,7 +121,7 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             let middle = Header { clock: cursor.get(), ..header(kind, 0) };
             vec![sealed(header(kind, 0), &[]), sealed(middle, &[])]
         }
-        Kind::Size => vec![sealed(header(kind, 0), &[0; 16])],
+        Kind::Size => vec![sealed(header(kind, 0), &[0; wire::SIZE_BODY_BYTES])],
         Kind::Hello | Kind::Welcome | Kind::Reply | Kind::Leave | Kind::Measure => {
             vec![sealed(header(kind, 0), &[])]
         }
