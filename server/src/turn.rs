@@ -23,8 +23,9 @@ const SHORT_KEYS_MAX: usize = 512;
 /// Keys of short requests that a turn handles of one peer.
 const SHORT_KEYS_PER_TURN: usize = 4096;
 
-/// Keys of long requests that a turn handles; one such request may pass it.
-const LONG_KEYS_PER_TURN: usize = 8192;
+/// Keys of long requests that a turn handles; one such request may pass it. Workers cut pushes into
+/// messages of some 4000 keys at most, of which a turn so handles one.
+const LONG_KEYS_PER_TURN: usize = 2048;
 
 /// What a request costs besides its keys, as a number of them.
 const REQUEST_KEYS: usize = 16;
