@@ -398,7 +398,7 @@ impl<'a> Load<'a> {
         Ok(wanted.len())
     }
 
-    /// Posts one push, then waits until at most `outstanding_max` like it are unanswered.
+    /// Posts one push, then waits until at most `outstanding_max` are unanswered.
     fn push(
         &mut self,
         keys: &[u64],
@@ -406,11 +406,8 @@ impl<'a> Load<'a> {
         outstanding_max: usize,
     ) -> Result<(), WorkerError> {
         let split = self.session.split(keys)?;
-        let before = self.session.pushes_outstanding();
         self.session.push(TABLE, &split, deltas, self.delta_width(), Then::More)?;
-        // A long push leaves in several messages.
-        let messages = self.session.pushes_outstanding() - before;
-        self.wait_pushes(outstanding_max * messages)
+        self.wait_pushes(outstanding_max)
     }
 
     fn pull(&mut self, keys: &[u64]) -> Result<PullTicket, WorkerError> {

@@ -23,13 +23,8 @@ const SHORT_KEYS_MAX: usize = 512;
 /// Keys of short requests that a turn handles of one peer.
 const SHORT_KEYS_PER_TURN: usize = 4096;
 
-/// Keys of long requests that a turn handles; one such request may pass it. Workers cut pushes into
-/// messages of some 4000 keys at most, of which a turn so handles one.
-const LONG_KEYS_PER_TURN: usize = 2048;
-
-/// Keys of long requests whose answers leave together, while there are more: each time they leave is
-/// a system call by TCP.
-const LONG_KEYS_PER_FLUSH: usize = 8192;
+/// Keys of long requests that a turn handles; one such request may pass it.
+const LONG_KEYS_PER_TURN: usize = 8192;
 
 /// What a request costs besides its keys, as a number of them.
 const REQUEST_KEYS: usize = 16;
@@ -65,8 +60,6 @@ pub struct Core {
     peers: Vec<Option<Guest>>,
     /// Peers with messages in their inbox, in the order of their turns.
     turns: VecDeque<PeerId>,
-    /// Keys of long requests whose answers have not left.
-    long_keys_unsent: usize,
     /// Pulls ahead of the slowest worker, in the order they came.
     waiting: Vec<RecvSlot>,
     events: Vec<Event>,
@@ -114,7 +107,6 @@ impl Core {
             on_closed,
             peers: Vec::new(),
             turns: VecDeque::new(),
-            long_keys_unsent: 0,
             waiting: Vec::new(),
             events: Vec::new(),
         }
@@ -148,22 +140,16 @@ impl Core {
         }
         self.events = events;
         if self.serve_short() {
-            self.flush(); // These answers wait for nothing long.
+            self.transport.flush(); // These answers wait for nothing long.
             busy = true;
         }
-        let keys_done = self.serve_long();
-        self.long_keys_unsent += keys_done;
-        busy |= keys_done > 0;
+        busy |= self.serve_long();
         self.settle_turns();
         if self.shard.take_progress() {
             self.wake_waiting();
             busy = true;
         }
-        // Where nothing was done, what is left may wait for room that a flush makes.
-        let is_more = keys_done > 0 && !self.turns.is_empty();
-        if !is_more || self.long_keys_unsent >= LONG_KEYS_PER_FLUSH {
-            self.flush();
-        }
+        self.transport.flush();
         busy
     }
 
@@ -185,11 +171,6 @@ impl Core {
     /// The shard.
     pub fn shard(&self) -> &Shard {
         &self.shard
-    }
-
-    fn flush(&mut self) {
-        self.transport.flush();
-        self.long_keys_unsent = 0;
     }
 
     /// A message has come; its peer gets a turn.
@@ -219,8 +200,8 @@ impl Core {
         served
     }
 
-    /// Handles some of what is long, one message of each peer after another. What it cost, in keys.
-    fn serve_long(&mut self) -> usize {
+    /// Handles some of what is long, one message of each peer after another. Whether there was any.
+    fn serve_long(&mut self) -> bool {
         let (mut keys_done, mut passed_over) = (0, 0);
         while keys_done < LONG_KEYS_PER_TURN && passed_over < self.turns.len() {
             let Some(peer) = self.turns.pop_front() else { break };
@@ -230,7 +211,7 @@ impl Core {
                 None => passed_over += 1,
             }
         }
-        keys_done
+        keys_done > 0
     }
 
     /// Handles the next message of a peer, if it is of this length and its answer has room. What it

@@ -31,11 +31,6 @@ use crate::split::{KEYS_MAX, Split, Splitter};
 /// Buffers for deltas that are kept for later pushes.
 const DELTAS_POOLED_MAX: usize = 64;
 
-/// Keys of one message of a push, at most: between two messages a shard looks who else asks, so a
-/// short request waits for so many keys and not for a whole push. A message of 4096 rows of 8
-/// values is some 80 us of a shard's work, of which its frame is 2 %.
-const PUSH_KEYS_MAX: usize = 4096;
-
 /// What a session is made of.
 pub struct SessionSpec {
     /// Moves the bytes. The session is its only user.
@@ -263,9 +258,9 @@ impl Session {
         Ok(PullTicket { place, table, clock })
     }
 
-    /// Adds deltas to all keys of `split`, each exactly once. Thousands of keys leave in several
-    /// messages. The session keeps `deltas` until every shard has answered; a buffer that nobody
-    /// else holds then serves the next [`Session::deltas_buffer`].
+    /// Adds deltas to all keys of `split`, each exactly once. The session keeps `deltas` until
+    /// every shard has answered; a buffer that nobody else holds then serves the next
+    /// [`Session::deltas_buffer`].
     ///
     /// - `deltas`: `[keys, width]` f32 in the order of the keys that were split.
     /// - Errors: [`WorkerError::WidthTooLarge`], [`WorkerError::TooMany`] (wait for pushes, then
@@ -285,7 +280,6 @@ impl Session {
             true => self.port.push_keys_max(usize::from(width))?,
             false => self.port.coded_push_keys_max(usize::from(width))?,
         };
-        let keys_max = keys_max.min(PUSH_KEYS_MAX);
         let keys = split.keys_count();
         assert_eq!(deltas.len(), keys * usize::from(width), "{keys} keys of width {width}");
         self.check_pushes(split, keys_max)?;
