@@ -303,7 +303,8 @@ impl PushPullReport {
         let Run { checked_keys, resends, command, precedence, .. } = &self.run;
         let beside = grouped(self.spreads.push_keys_per_s_beside_pulls.median);
         format!(
-            "wire_bytes_per_key {:.2}   values_bytes_per_key {:.2}   pushed beside single pulls: {beside} keys_per_s, \
+            "wire_bytes_per_key {:.2}   values_bytes_per_key {:.2}   \
+             pushed beside single pulls: {beside} keys_per_s, \
              precedence of the pulls {precedence:?}\n\
              rows checked bit by bit: {checked_keys}   requests sent twice: {resends}   \
              command: {command}\n",

@@ -11,8 +11,8 @@ use worker::ValueCodec;
 
 use crate::keys::KeySet;
 
-/// What every push adds: the same for all keys, so that a row follows from its count alone. A number
-/// that every codec keeps: 255 steps of 1, or 15 of 17, and of 8 bits itself.
+/// What every push adds: the same for all keys, so that a row follows from its count alone. A
+/// number that every codec keeps: 255 steps of 1, or 15 of 17, and of 8 bits itself.
 pub(crate) const GRADIENT: f32 = 255.0;
 
 /// How often each batch was pushed.

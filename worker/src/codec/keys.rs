@@ -17,8 +17,8 @@ use super::{Dictionary, KeyCodec};
 /// worth its bit for each: a key of its own costs about so many bits.
 const LISTED_PER_CARRIED: usize = 8;
 
-/// From so many numbers in the dictionary a key on, numbers are sorted and not marked in a pass over
-/// all of them: sorting takes some 15 ns a number, the pass 10 ns for a thousand.
+/// From so many numbers in the dictionary a key on, numbers are sorted and not marked in a pass
+/// over all of them: sorting takes some 15 ns a number, the pass 10 ns for a thousand.
 const NUMBERS_PER_SORTED_KEY: usize = 1500;
 
 /// A pull's keys on one shard, which the shard has kept.
