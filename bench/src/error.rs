@@ -84,6 +84,11 @@ pub enum SpecError {
         /// The longest message, in bytes.
         bytes_max: usize,
     },
+    /// A codec holds rows back, so that none has what its pushes make of it.
+    HoldsBack {
+        /// Its name.
+        codec: String,
+    },
     /// No kernel has this name.
     NoKernel {
         /// What was given.
@@ -149,6 +154,11 @@ impl fmt::Display for SpecError {
             SpecError::MessageBytes { bytes, bytes_max } => {
                 write!(f, "a request of {bytes} bytes; a message has {bytes_max} at most")
             }
+            SpecError::HoldsBack { codec } => write!(
+                f,
+                "codec {codec} holds rows back, so that they cannot be checked; \
+                 raw, exact, auto, nonzero and the codecs of values can be measured"
+            ),
             SpecError::NoKernel { name } => {
                 write!(f, "no kernel is named {name:?}; there are ")?;
                 f.write_str(&crate::kernel::KERNEL_NAMES.join(", "))

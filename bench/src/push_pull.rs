@@ -27,7 +27,7 @@ use crate::report::{PushPullReport, Repeat, Run};
 use crate::roofs::{PingSizes, Rows, Sockets, Triad, TwoLines, Wire};
 use crate::spec::{Carrier, PushPullSpec};
 use crate::stats::LatencyLog;
-use crate::verify::{Agreement, GRADIENT, Tally, expected_values};
+use crate::verify::{Agreement, GRADIENT, Tally, as_pulled, expected_values};
 
 /// The table of every run.
 const TABLE: TableId = TableId::new(0);
@@ -214,7 +214,7 @@ impl<'a> Load<'a> {
         let until = deadline(&session);
         session.join(join, until).map_err(failed(Doing::Begin))?;
         let table = table_spec("bench", spec.dim as u32, &*rule);
-        session.define(TABLE, &table, until).map_err(failed(Doing::Begin))?;
+        session.define_coded(TABLE, &table, spec.codec, until).map_err(failed(Doing::Begin))?;
         let width = rule.widths(spec.dim).delta;
         let deltas = || Rc::new(vec![GRADIENT; spec.keys_per_request * width]);
         let singles: Vec<u64> =
@@ -246,10 +246,12 @@ impl<'a> Load<'a> {
     fn repeat(&mut self, phase: Duration) -> Result<Repeat, BenchError> {
         let side_phase = phase / SIDE_PHASE_PART;
         let pushed = self.push_for(phase).map_err(failed(Doing::Push))?;
+        let pulled = self.pull_for(phase).map_err(failed(Doing::Pull))?;
         Ok(Repeat {
             push_keys_per_s: pushed.keys_per_s,
             push_bytes_per_key: pushed.bytes_per_key,
-            pull_keys_per_s: self.pull_for(phase).map_err(failed(Doing::Pull))?,
+            pull_keys_per_s: pulled.keys_per_s,
+            values_bytes_per_key: pulled.bytes_per_key,
             pull_rtt_us: self.pull_singles(side_phase).map_err(failed(Doing::RoundTrip))?,
             push_rtt_us: self.push_singles(side_phase).map_err(failed(Doing::RoundTrip))?,
             ..Repeat::default()
@@ -278,7 +280,7 @@ impl<'a> Load<'a> {
     }
 
     /// Pushes batches.
-    fn push_for(&mut self, phase: Duration) -> Result<Pushed, WorkerError> {
+    fn push_for(&mut self, phase: Duration) -> Result<Moved, WorkerError> {
         let bytes_before = self.session.transport().bytes_sent();
         let (start, mut keys_count, keys) = (Instant::now(), 0, self.keys);
         while start.elapsed() < phase {
@@ -292,11 +294,12 @@ impl<'a> Load<'a> {
         self.wait_pushes(0)?;
         let keys_per_s = keys_count as f64 / start.elapsed().as_secs_f64();
         let bytes = self.session.transport().bytes_sent() - bytes_before;
-        Ok(Pushed { keys_per_s, bytes_per_key: bytes as f64 / keys_count as f64 })
+        Ok(Moved { keys_per_s, bytes_per_key: bytes as f64 / keys_count as f64 })
     }
 
-    /// Pulls batches and reads them; keys a second.
-    fn pull_for(&mut self, phase: Duration) -> Result<f64, WorkerError> {
+    /// Pulls batches and reads them.
+    fn pull_for(&mut self, phase: Duration) -> Result<Moved, WorkerError> {
+        let bytes_before = self.session.counts().values_bytes;
         let (start, mut keys_count, keys) = (Instant::now(), 0, self.keys);
         let mut window = VecDeque::with_capacity(self.spec.in_flight);
         while start.elapsed() < phase {
@@ -312,7 +315,9 @@ impl<'a> Load<'a> {
         while !window.is_empty() {
             self.finish_oldest(&mut window)?;
         }
-        Ok(keys_count as f64 / start.elapsed().as_secs_f64())
+        let keys_per_s = keys_count as f64 / start.elapsed().as_secs_f64();
+        let bytes = self.session.counts().values_bytes - bytes_before;
+        Ok(Moved { keys_per_s, bytes_per_key: bytes as f64 / keys_count as f64 })
     }
 
     fn finish_oldest(&mut self, window: &mut VecDeque<PullTicket>) -> Result<(), WorkerError> {
@@ -356,7 +361,7 @@ impl<'a> Load<'a> {
 
     /// Compares some rows with what their pushes make of them. How many.
     fn check(&mut self) -> Result<usize, BenchError> {
-        let keys = self.keys;
+        let (keys, pull_codec) = (self.keys, self.spec.table_codec().pull);
         let everywhere = keys.load.iter().chain(&keys.batches).flatten().copied();
         let step = (self.spec.resident_keys * 2 / CHECKED_KEYS).max(1);
         let mut wanted: Vec<u64> = everywhere.step_by(step).take(CHECKED_KEYS).collect();
@@ -364,19 +369,26 @@ impl<'a> Load<'a> {
         wanted.sort_unstable();
         wanted.dedup();
         // Few keys of one spec differ in their count, and a count may be large.
-        let mut known: Vec<(u64, Vec<f32>)> = Vec::new();
+        let mut known: Vec<(u64, [Vec<f32>; 2])> = Vec::new();
         for &key in &wanted {
             let pushes = self.tally.pushes_of(key, keys, &self.singles);
             if !known.iter().any(|&(count, _)| count == pushes) {
-                known.push((pushes, expected_values(&*self.rule, self.spec.dim, pushes)));
+                let values = expected_values(&*self.rule, self.spec.dim, pushes);
+                // `auto` may settle for either.
+                let rounded = as_pulled(pull_codec, self.spec.dim, &values);
+                known.push((pushes, [values, rounded]));
             }
             let expected = known.iter().find(|&&(count, _)| count == pushes);
-            let expected = &expected.expect("it was just added").1;
+            let [plain, rounded] = &expected.expect("it was just added").1;
             let ticket = self.pull(&[key]).map_err(failed(Doing::Check))?;
             let until = deadline(&self.session);
             let values = self.session.wait_pull(ticket, until).map_err(failed(Doing::Check))?;
+            let agreement = Agreement::of(self.spec.optimizer);
+            let holds = |(&found, &expected)| agreement.holds(found, expected);
+            let is_plain = values.iter().zip(plain).all(holds);
+            let expected = if is_plain { plain } else { rounded };
             for (&found, &expected) in values.row(0).iter().zip(expected) {
-                if !Agreement::of(self.spec.optimizer).holds(found, expected) {
+                if !agreement.holds(found, expected) {
                     return Err(BenchError::WrongValue { key, found, expected, pushes });
                 }
             }
@@ -412,10 +424,10 @@ impl<'a> Load<'a> {
     }
 }
 
-/// What pushing for a while gave.
-struct Pushed {
+/// What pushing or pulling for a while gave.
+struct Moved {
     keys_per_s: f64,
-    /// Headers included.
+    /// Of pushes, or of answers to pulls; headers included.
     bytes_per_key: f64,
 }
 
@@ -457,6 +469,22 @@ mod tests {
             assert!(report.push_keys_per_s > 0.0 && report.pull_keys_per_s > 0.0, "{optimizer}");
             assert!(report.run.checked_keys > 100, "{optimizer}");
             assert!(report.pull_rtt_us_p99_under_push > 0.0, "{optimizer}");
+        }
+    }
+
+    #[test]
+    fn a_coded_run_leaves_the_rows_that_its_pushes_make_and_tells_the_bytes_it_sent() {
+        // Plain are 72 bytes: a key and two columns of 8 values.
+        for (codec, bytes_max) in
+            [("nonzero", 68.0), ("f16", 36.0), ("int8", 17.0), ("int4", 13.0), ("one-bit", 10.0)]
+        {
+            let codec = codec.parse().expect("it is one's name");
+            let spec = PushPullSpec { codec, ..small(Optimizer::Ftrl, Carrier::Shm) };
+            let report = run(&spec, "none", "test", &mut |_| {});
+            let report = report.unwrap_or_else(|error| panic!("{codec}: {error}"));
+            assert_eq!(report.codec, codec.to_string());
+            let bytes = report.wire_bytes_per_key;
+            assert!(bytes < bytes_max, "{codec}: {bytes} bytes a key");
         }
     }
 

@@ -7,7 +7,6 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use wire::HEADER_BYTES;
 
 use crate::bystander::Precedence;
 use crate::format::{columns, grouped};
@@ -22,6 +21,7 @@ pub(crate) struct Repeat {
     pub(crate) push_keys_per_s: f64,
     pub(crate) pull_keys_per_s: f64,
     pub(crate) push_bytes_per_key: f64,
+    pub(crate) values_bytes_per_key: f64,
     /// Median and 99th percentile.
     pub(crate) pull_rtt_us: [f64; 2],
     /// Median and 99th percentile.
@@ -51,8 +51,8 @@ impl Repeat {
     }
 
     /// What a pull can reach, in keys a second. Its answer is the longer of its messages.
-    fn pull_roof(&self, values_bytes_per_key: f64) -> f64 {
-        self.two_line_reads_per_s.min(self.link_bytes_per_s() / values_bytes_per_key)
+    fn pull_roof(&self) -> f64 {
+        self.two_line_reads_per_s.min(self.link_bytes_per_s() / self.values_bytes_per_key)
     }
 }
 
@@ -83,6 +83,10 @@ pub struct PushPullReport {
     pub roof_link_bytes_per_s: f64,
     /// Bytes that travel for a pushed key, header included, as they were counted.
     pub wire_bytes_per_key: f64,
+    /// Bytes that travel back for a pulled key, header included, as they were counted.
+    pub values_bytes_per_key: f64,
+    /// How the worker writes keys and values.
+    pub codec: String,
     /// How far repeats lie apart.
     pub spreads: Spreads,
     /// What the machine does with the bare work.
@@ -175,7 +179,8 @@ pub struct Run {
     pub command: String,
     /// The transport that moved the bytes.
     pub transport: String,
-    /// Keys whose values were compared with their pushes, bit by bit.
+    /// Keys whose values were compared with their pushes, bit by bit: where pulls are rounded, with
+    /// what the codec makes of them.
     pub checked_keys: usize,
     /// Requests that were sent twice, since no answer came in time.
     pub resends: u64,
@@ -203,9 +208,11 @@ impl PushPullReport {
             roof_rows_per_s: roofs.two_line_reads_per_s.median,
             roof_link_bytes_per_s: roofs.stream_gb_per_s.median * 1e9,
             wire_bytes_per_key: spread(repeats, |one| one.push_bytes_per_key).median,
+            values_bytes_per_key: spread(repeats, |one| one.values_bytes_per_key).median,
+            codec: run.spec.codec.to_string(),
             spreads,
             roofs,
-            shares: Shares::of(&run.spec, repeats),
+            shares: Shares::of(repeats),
             load: format!("closed loop, window {}", run.spec.in_flight),
             run,
         }
@@ -220,9 +227,10 @@ impl PushPullReport {
     fn heading(&self) -> String {
         let Run { commit, machine, spec, transport, .. } = &self.run;
         format!(
-            "gradwire bench push-pull   commit {commit}   {transport}   {}   dim {} f32   \
+            "gradwire bench push-pull   commit {commit}   {transport}   {}   {}   dim {} f32   \
              {} keys a request   {} resident   zipf {}   {} s x {} runs\n\
              {}, {} cores, Linux {}   1 worker core, 1 server core   {}\n",
+            self.codec,
             spec.optimizer,
             spec.dim,
             grouped(spec.keys_per_request as f64),
@@ -295,11 +303,12 @@ impl PushPullReport {
         let Run { checked_keys, resends, command, precedence, .. } = &self.run;
         let beside = grouped(self.spreads.push_keys_per_s_beside_pulls.median);
         format!(
-            "wire_bytes_per_key {:.2}   pushed beside single pulls: {beside} keys_per_s, \
+            "wire_bytes_per_key {:.2}   values_bytes_per_key {:.2}   \
+             pushed beside single pulls: {beside} keys_per_s, \
              precedence of the pulls {precedence:?}\n\
              rows checked bit by bit: {checked_keys}   requests sent twice: {resends}   \
              command: {command}\n",
-            self.wire_bytes_per_key,
+            self.wire_bytes_per_key, self.values_bytes_per_key,
         )
     }
 }
@@ -334,22 +343,22 @@ impl Roofs {
 }
 
 impl Shares {
-    fn of(spec: &PushPullSpec, repeats: &[Repeat]) -> Shares {
-        let keys = spec.keys_per_request;
-        let pull_bytes = (spec.values_bytes(keys) - HEADER_BYTES) as f64 / keys as f64;
+    fn of(repeats: &[Repeat]) -> Shares {
         let of_link = |keys_per_s: f64, key_bytes: f64, one: &Repeat| {
             keys_per_s * key_bytes / one.link_bytes_per_s()
         };
         Shares {
             push_of_roof: spread(repeats, |one| one.push_keys_per_s / one.push_roof()),
-            pull_of_roof: spread(repeats, |one| one.pull_keys_per_s / one.pull_roof(pull_bytes)),
+            pull_of_roof: spread(repeats, |one| one.pull_keys_per_s / one.pull_roof()),
             pull_rtt_per_raw_ping: spread(repeats, |one| one.pull_rtt_us[0] / one.raw_ping.us_p50),
             push_of_row_updates: spread(repeats, |one| one.push_keys_per_s / one.row_updates_per_s),
             push_of_stream: spread(repeats, |one| {
                 of_link(one.push_keys_per_s, one.push_bytes_per_key, one)
             }),
             pull_of_row_reads: spread(repeats, |one| one.pull_keys_per_s / one.row_reads_per_s),
-            pull_of_stream: spread(repeats, |one| of_link(one.pull_keys_per_s, pull_bytes, one)),
+            pull_of_stream: spread(repeats, |one| {
+                of_link(one.pull_keys_per_s, one.values_bytes_per_key, one)
+            }),
             ping_of_pull_rtt: spread(repeats, |one| one.ping.us_p50 / one.pull_rtt_us[0]),
             ping_of_push_rtt: spread(repeats, |one| one.ping.us_p50 / one.push_rtt_us[0]),
         }
@@ -404,6 +413,7 @@ mod tests {
             two_line_updates_per_s: 80e6,
             two_line_reads_per_s: 90e6,
             push_bytes_per_key: 40.0,
+            values_bytes_per_key: 32.0,
             stream_gb_per_s: 2.0,
             ping: Pings { us_p50: 4.0, us_p99: 5.0 },
             raw_ping: Pings { us_p50: 2.5, us_p99: 3.0 },

@@ -13,6 +13,7 @@ use server::Way;
 use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, FtrlCompact, Momentum, RmsProp, Rule, Sgd, Sum};
 use transport::tcp::TcpBackend;
 use wire::{FRAME_BYTES_MAX, HEADER_BYTES, Keyed};
+use worker::{CodecChoice, Selection, TableCodec};
 
 use crate::error::SpecError;
 
@@ -50,6 +51,9 @@ pub struct PushPullSpec {
     pub optimizer: Optimizer,
     /// How bytes move.
     pub transport: Carrier,
+    /// How the worker writes keys and values; none that holds rows back.
+    #[serde(with = "codec_text")]
+    pub codec: CodecChoice,
     /// 0 draws all keys alike; 0.99 is the usual skew.
     pub zipf_exponent: f64,
     /// How long each repeat pushes, and how long it pulls, in seconds.
@@ -115,6 +119,7 @@ impl Default for PushPullSpec {
             resident_keys: 2_000_000,
             optimizer: Optimizer::Sgd,
             transport: Carrier::Uring,
+            codec: CodecChoice::RAW,
             zipf_exponent: 0.0,
             seconds: 1.0,
             repeats: 7,
@@ -142,7 +147,17 @@ impl PushPullSpec {
         if bytes > bytes_max {
             return Err(SpecError::MessageBytes { bytes, bytes_max });
         }
-        Ok(())
+        match self.table_codec().selection {
+            Selection::All | Selection::Nonzero => Ok(()),
+            // How many pushes such a row has seen is not known, so nothing says what it must hold.
+            _ => Err(SpecError::HoldsBack { codec: self.codec.to_string() }),
+        }
+    }
+
+    /// The codec that is used at all, or tried.
+    pub(crate) fn table_codec(&self) -> TableCodec {
+        let (CodecChoice::Fixed(codec) | CodecChoice::Auto(codec)) = self.codec;
+        codec
     }
 
     /// The table's rule.
@@ -280,6 +295,23 @@ impl FromStr for Carrier {
     }
 }
 
+/// A codec as the text that names it.
+mod codec_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use worker::CodecChoice;
+
+    pub(super) fn serialize<S: Serializer>(codec: &CodecChoice, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(codec)
+    }
+
+    pub(super) fn deserialize<'de, D>(from: D) -> Result<CodecChoice, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
 fn find<T: Copy>(
     what: &'static str,
     text: &str,
@@ -338,6 +370,15 @@ mod tests {
         let spec = PushPullSpec { keys_per_request: 1_000_000, ..PushPullSpec::default() };
         let bytes = 64 + 1_000_000 * 40;
         assert_eq!(spec.check(), Err(SpecError::MessageBytes { bytes, bytes_max: 16 << 20 }));
+    }
+
+    #[test]
+    fn a_codec_that_holds_rows_back_is_refused_by_its_name() {
+        for codec in ["top-k:0.5", "threshold:1"] {
+            let choice = codec.parse().expect("it is one's name");
+            let spec = PushPullSpec { codec: choice, ..PushPullSpec::default() };
+            assert_eq!(spec.check(), Err(SpecError::HoldsBack { codec: codec.to_owned() }));
+        }
     }
 
     #[test]

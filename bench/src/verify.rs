@@ -6,13 +6,16 @@
 //! Invariant: a push is counted where it is posted, and the session posts it exactly once.
 
 use kernels::Isa;
+use kernels::codec::{Rounding, decode_values, encode_values, encoded_values_bytes_max};
 use shard::rule::{Rows, Rule};
+use worker::ValueCodec;
 
 use crate::keys::KeySet;
 use crate::spec::Optimizer;
 
-/// What every push adds: the same for all keys, so that a row follows from its count alone.
-pub(crate) const GRADIENT: f32 = 1.0;
+/// What every push adds: the same for all keys, so that a row follows from its count alone. A
+/// number that every codec keeps: 255 steps of 1, or 15 of 17, and of 8 bits itself.
+pub(crate) const GRADIENT: f32 = 255.0;
 
 /// How often each batch was pushed.
 #[derive(Debug)]
@@ -96,6 +99,20 @@ pub(crate) fn expected_values(rule: &dyn Rule, dim: usize, pushes: u64) -> Vec<f
     values
 }
 
+/// A row's values as a pull by this codec returns them: rounded to the nearest that it can say.
+///
+/// - `dim`: values of one column.
+pub(crate) fn as_pulled(codec: ValueCodec, dim: usize, values: &[f32]) -> Vec<f32> {
+    let isa = Isa::detect();
+    let (mut pulled, mut bytes) = (vec![0.0; values.len()], Vec::new());
+    for (column, pulled) in values.chunks(dim).zip(pulled.chunks_mut(dim)) {
+        bytes.resize(encoded_values_bytes_max(codec, column.len()), 0);
+        encode_values(isa, codec, column, Rounding::Nearest, &mut bytes);
+        decode_values(isa, codec, &bytes, pulled).expect("it was just encoded");
+    }
+    pulled
+}
+
 #[cfg(test)]
 mod tests {
     use shard::rule::{Sgd, Sum};
@@ -118,6 +135,14 @@ mod tests {
             assert!(!agreement.holds(f32::NAN, -0.5) && agreement.holds(0.0, 0.0));
         }
         assert!(!Agreement::Bits.holds(0.501, 0.5) && Agreement::Near.holds(0.501, 0.5));
+    }
+
+    #[test]
+    fn every_codec_that_a_push_may_have_keeps_a_row_of_gradients_as_it_is() {
+        for codec in ValueCodec::ALL {
+            assert_eq!(as_pulled(codec, 300, &[GRADIENT; 300]), [GRADIENT; 300], "{codec}");
+        }
+        assert_eq!(as_pulled(ValueCodec::Bf16, 2, &[1.001, 2.0]), [1.0, 2.0]);
     }
 
     #[test]

@@ -84,6 +84,22 @@ fn under_bsp_with_one_worker_the_model_has_the_same_bytes_on_any_servers_and_ins
 }
 
 #[test]
+fn the_kkt_filter_carries_fewer_pairs_to_the_same_loss_within_half_a_percent() {
+    for (l1, codec) in [("4", "kkt:2"), ("4", "kkt:2+int8")] {
+        let common = ["--l1", l1, "--servers-local", "2", "--workers", "2"];
+        let all = train(&common);
+        let filtered = train(&[&common[..], &["--codec", codec]].concat());
+        let (loss, reference) = (figure(&filtered, "test_logloss"), figure(&all, "test_logloss"));
+        let apart = (loss / reference - 1.0).abs();
+        assert!(apart < 0.005, "{codec} gives {loss}, all pairs {reference}");
+        let (pushed, carried) =
+            (figure(&filtered, "pairs_pushed"), figure(&filtered, "pairs_carried"));
+        assert!(carried < 0.9 * pushed, "{codec} carries {carried} of {pushed}");
+        assert_eq!(figure(&all, "pairs_carried"), pushed, "of the same batches");
+    }
+}
+
+#[test]
 fn a_saved_model_predicts_what_the_test_pass_measured() {
     let files = Files::new();
     let (data, dir) = (files.file("rows.libsvm", crate::rows(4000)), files.path("model"));

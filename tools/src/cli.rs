@@ -193,8 +193,9 @@ pub(crate) struct TrainArgs {
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,
     /// How keys and values travel: raw; exact, in fewer bytes for keys; bf16, f16, float8, int8,
-    /// int4, float4 or one-bit, in fewer for values too; nonzero, top-k:SHARE or threshold:X, of
-    /// some rows only; auto, the faster one of raw and exact [default: auto].
+    /// int4, float4 or one-bit, in fewer for values too; nonzero, top-k:SHARE, threshold:X or
+    /// kkt:X, of some rows only, and nonzero+int8 and the like, both; auto, the faster one of raw
+    /// and exact [default: auto].
     #[arg(long, help_heading = "Cluster", value_name = "CODEC")]
     pub(crate) codec: Option<CodecFlag>,
     /// The best instruction set that local servers may use [default: what the processor has].
@@ -307,6 +308,10 @@ pub(crate) struct PushPullArgs {
     /// How bytes move.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) transport: TransportFlag,
+    /// How keys and values travel: raw, exact, auto, nonzero, bf16, f16, float8, int8, int4, float4
+    /// or one-bit; none that holds rows back.
+    #[arg(long, value_name = "CODEC", default_value = "raw")]
+    pub(crate) codec: CodecFlag,
     /// Exponent of the Zipf law that keys are drawn by; 0 draws evenly.
     #[arg(long, value_name = "EXPONENT", default_value_t = 0.0)]
     pub(crate) zipf: f64,

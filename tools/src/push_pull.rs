@@ -22,6 +22,7 @@ pub(crate) fn run(arguments: &PushPullArgs) -> Result<(), Failure> {
             TransportFlag::Uring => Carrier::Uring,
             TransportFlag::Epoll => Carrier::Epoll,
         },
+        codec: arguments.codec.0,
         zipf_exponent: arguments.zipf,
         seconds: arguments.seconds,
         repeats: arguments.repeats,

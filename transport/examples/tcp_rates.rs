@@ -2,7 +2,8 @@
 //!
 //! Owns the measurement; the harness proper is left to `bench`. Each cell is the median over the
 //! rounds: a round trip of 64 bytes with both sides polling; messages of one length one way, with
-//! the processor time of both sides, which other programs disturb least.
+//! the processor time of both sides, which other programs disturb least; the same over several
+//! connections between one pair of threads, in turns.
 //!
 //! Run it with `cargo run --release -p gradwire-transport --example tcp_rates`.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a program that prints figures")]
@@ -24,6 +25,9 @@ const STREAM_BYTES: usize = 256 << 20;
 const STREAM_MESSAGES_MAX: usize = 100_000;
 /// Lengths of streamed messages, in bytes.
 const LENGTHS: [usize; 4] = [256, 16_000, 65_536, 400_000];
+
+/// Connections between one pair of threads.
+const STRIPES: [usize; 3] = [1, 2, 4];
 
 #[derive(Clone, Copy)]
 enum Way {
@@ -62,6 +66,26 @@ fn main() {
             println!("{name:<13} {bytes:>8} {rate:>15.2} {cost:>12.3}");
         }
     }
+    stripes();
+}
+
+/// By io_uring, over several connections.
+fn stripes() {
+    println!("\n{:<13} {:>8} {:>15} {:>12}", "stripes", "bytes", "stream_GB_per_s", "cpu_s_per_GB");
+    for bytes in LENGTHS {
+        let (mut rates, mut costs) = (vec![Vec::new(); STRIPES.len()], vec![Vec::new(); 3]);
+        for _ in 0..ROUNDS {
+            for (index, &stripes) in STRIPES.iter().enumerate() {
+                let (rate, cost) = striped(stripes, bytes);
+                rates[index].push(rate);
+                costs[index].push(cost);
+            }
+        }
+        for (stripes, (rates, costs)) in STRIPES.iter().zip(rates.iter_mut().zip(&mut costs)) {
+            let (rate, cost) = (median(rates), median(costs));
+            println!("{stripes:<13} {bytes:>8} {rate:>15.2} {cost:>12.3}");
+        }
+    }
 }
 
 fn median(figures: &mut [f64]) -> f64 {
@@ -91,9 +115,15 @@ fn message(bytes: usize) -> Vec<u8> {
 }
 
 fn adopt(backend: TcpBackend, socket: TcpStream) -> (Box<dyn Transport>, PeerId) {
+    let (transport, peers) = adopt_all(backend, vec![socket]);
+    (transport, peers[0])
+}
+
+fn adopt_all(backend: TcpBackend, sockets: Vec<TcpStream>) -> (Box<dyn Transport>, Vec<PeerId>) {
     let mut transport = tcp::open(backend, Limits::default()).unwrap();
-    let peer = transport.adopt(Link::Tcp(socket)).unwrap();
-    (transport, peer)
+    let adopted = sockets.into_iter().map(|socket| transport.adopt(Link::Tcp(socket)).unwrap());
+    let peers = adopted.collect();
+    (transport, peers)
 }
 
 /// Polls until one message has come, and releases it.
@@ -182,13 +212,26 @@ fn stream(way: Way, bytes: usize) -> (f64, f64) {
     let count = (STREAM_BYTES / bytes).min(STREAM_MESSAGES_MAX);
     let sender = thread::spawn(move || match way {
         Way::Bare => bare_send(left, bytes, count),
-        Way::Backend(backend) => stream_out(backend, left, bytes, count),
+        Way::Backend(backend) => stream_out(backend, vec![left], bytes, count),
     });
     let (start, cpu_start) = (Instant::now(), cpu_s());
     match way {
         Way::Bare => bare_receive(right, bytes, count),
-        Way::Backend(backend) => stream_in(backend, right, count),
+        Way::Backend(backend) => stream_in(backend, vec![right], count),
     }
+    let seconds = start.elapsed().as_secs_f64();
+    sender.join().unwrap();
+    let gigabytes = (count * bytes) as f64 / 1e9;
+    (gigabytes / seconds, (cpu_s() - cpu_start) / gigabytes)
+}
+
+/// As [`stream`], in turns over so many connections.
+fn striped(stripes: usize, bytes: usize) -> (f64, f64) {
+    let (left, right): (Vec<_>, Vec<_>) = (0..stripes).map(|_| sockets()).unzip();
+    let count = (STREAM_BYTES / bytes).min(STREAM_MESSAGES_MAX);
+    let sender = thread::spawn(move || stream_out(TcpBackend::Uring, left, bytes, count));
+    let (start, cpu_start) = (Instant::now(), cpu_s());
+    stream_in(TcpBackend::Uring, right, count);
     let seconds = start.elapsed().as_secs_f64();
     sender.join().unwrap();
     let gigabytes = (count * bytes) as f64 / 1e9;
@@ -211,13 +254,13 @@ fn bare_receive(mut socket: TcpStream, bytes: usize, count: usize) {
     (0..count).for_each(|_| socket.read_exact(&mut buffer).unwrap());
 }
 
-fn stream_out(backend: TcpBackend, socket: TcpStream, bytes: usize, count: usize) {
-    let (mut transport, peer) = adopt(backend, socket);
+fn stream_out(backend: TcpBackend, sockets: Vec<TcpStream>, bytes: usize, count: usize) {
+    let (mut transport, peers) = adopt_all(backend, sockets);
     let (message, mut sent, mut events) = (message(bytes), 0, Vec::new());
     while !matches!(events.pop(), Some(Event::Closed { .. })) {
         // Only the header is written anew: filling messages is not what is measured.
         while sent < count
-            && let Ok(mut slot) = transport.acquire(peer, bytes)
+            && let Ok(mut slot) = transport.acquire(peers[sent % peers.len()], bytes)
         {
             slot.bytes_mut()[..HEADER_BYTES].copy_from_slice(&message[..HEADER_BYTES]);
             transport.post(slot);
@@ -230,8 +273,8 @@ fn stream_out(backend: TcpBackend, socket: TcpStream, bytes: usize, count: usize
     }
 }
 
-fn stream_in(backend: TcpBackend, socket: TcpStream, count: usize) {
-    let (mut transport, _) = adopt(backend, socket);
+fn stream_in(backend: TcpBackend, sockets: Vec<TcpStream>, count: usize) {
+    let (mut transport, _) = adopt_all(backend, sockets);
     let (mut got, mut events) = (0, Vec::new());
     while got < count {
         let soon = transport.now() + Duration::from_millis(1);

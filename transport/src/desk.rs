@@ -169,10 +169,25 @@ impl<P: Connection> Desk<P> {
     }
 }
 
+/// How bytes within this host are held back for the network's sake: the least that every Linux has,
+/// since there is nothing to be congested. BBR paces its packets, and a stream over loop-back took
+/// 1.5 to 2.5 times as long.
+const WITHIN_HOST: &str = "reno";
+
+/// Whether both ends have one address.
+fn is_within_host(socket: &TcpStream) -> bool {
+    let (near, far) = (socket.local_addr(), socket.peer_addr());
+    near.is_ok_and(|near| far.is_ok_and(|far| near.ip() == far.ip()))
+}
+
 /// Has a socket send at once and notice a link that is silent though something is due.
 pub(crate) fn prepare(socket: &TcpStream) -> Result<(), AdoptError> {
     let os = |error| AdoptError::Os { call: "setsockopt", error };
     socket.set_nodelay(true).map_err(os)?;
+    if is_within_host(socket) {
+        // A kernel that has nothing of the name goes on with its own.
+        let _ = sockopt::set_tcp_congestion(socket, WITHIN_HOST);
+    }
     let millis = u32::try_from(LINK_SILENCE_MAX.as_millis()).expect("seconds");
     let set = sockopt::set_tcp_user_timeout(socket, millis)
         .and_then(|()| sockopt::set_tcp_keepidle(socket, PROBE_INTERVAL))
@@ -180,4 +195,20 @@ pub(crate) fn prepare(socket: &TcpStream) -> Result<(), AdoptError> {
         .and_then(|()| sockopt::set_tcp_keepcnt(socket, PROBES_MAX))
         .and_then(|()| sockopt::set_socket_keepalive(socket, true));
     set.map_err(|errno| os(errno.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_link_within_a_host_is_not_paced() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loop-back is always there");
+        let address = listener.local_addr().expect("it is bound");
+        let socket = TcpStream::connect(address).expect("it listens");
+        prepare(&socket).expect("each option is Linux's own");
+        assert_eq!(sockopt::tcp_congestion(&socket).expect("it is a socket's"), WITHIN_HOST);
+    }
 }

@@ -6,7 +6,7 @@
 //! `positions` says where each stood among the caller's keys; with one shard it is empty, since
 //! nothing moved.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -29,6 +29,8 @@ pub struct Split {
     starts: Vec<u32>,
     /// The pulls whose keys shards have kept as lists.
     listed: RefCell<Vec<Listed>>,
+    /// By grouped key: whether the values that were pulled last are zero. Empty if nobody asked.
+    at_zero: RefCell<Vec<bool>>,
 }
 
 impl Split {
@@ -72,6 +74,18 @@ impl Split {
         let one = all.iter().rev().find(holds)?;
         let first = u32::try_from(range.start - one.start).expect("`KEYS_MAX` fits 32 bits");
         Some(ListHead { pull: one.pull.get(), first, reserved: 0 })
+    }
+
+    /// Notes which grouped keys in `range` have been pulled as zeros.
+    pub(crate) fn note_at_zero(&self, range: Range<usize>, zeros: impl Iterator<Item = bool>) {
+        let mut all = self.at_zero.borrow_mut();
+        all.resize(self.keys.len(), false);
+        all[range].iter_mut().zip(zeros).for_each(|(at, zero)| *at = zero);
+    }
+
+    /// By grouped key: whether its pulled values are zero; nothing where none were looked at.
+    pub(crate) fn at_zero(&self) -> Ref<'_, [bool]> {
+        Ref::map(self.at_zero.borrow(), Vec::as_slice)
     }
 
     /// Cuts a shard's keys where its lists end, so that a push may name a list for each piece;
@@ -120,6 +134,7 @@ impl Splitter {
         };
         let split = Rc::get_mut(&mut shared).expect("a pooled split was held by the pool alone");
         split.listed.get_mut().clear();
+        split.at_zero.get_mut().clear();
         match self.routing.shards() {
             1 => split.fill_one(keys),
             shards => split.fill(keys, shards, &self.routing, &mut self.owners),

@@ -355,7 +355,8 @@ impl Session {
                     let (start, end, pull) = (range.start, range.end, asked.sequence());
                     split.note_listed(Listed { shard, start, end, pull });
                 }
-                let decoded = match self.codecs.decode(&asked, &slot.bytes()[HEADER_BYTES..]) {
+                let body = &slot.bytes()[HEADER_BYTES..];
+                let decoded = match self.codecs.decode(&asked, body, (&split, range.clone())) {
                     Ok(decoded) => decoded,
                     Err(damaged) => {
                         let server = link.server.clone();

@@ -138,6 +138,8 @@ impl TrainResult {
             pair("features", count(self.features)),
             pair("table bytes/feature", format!("{:.1}", self.table_bytes_per_key)),
             pair("bytes sent by workers", count(self.bytes_sent)),
+            pair("pairs pushed", count(self.traffic.pairs_pushed)),
+            pair("pairs carried", count(self.traffic.pairs_carried)),
             pair("push bits/pair", format!("{:.2}", self.push_bits_per_pair)),
             pair("sent bits/pair", format!("{:.2}", self.sent_bits_per_pair)),
             pair("unreadable rows", count(self.bad_rows)),

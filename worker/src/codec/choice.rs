@@ -77,36 +77,48 @@ impl FromStr for CodecChoice {
     type Err = CodecError;
 
     fn from_str(text: &str) -> Result<CodecChoice, CodecError> {
-        let wrong = || CodecError { text: text.to_owned() };
-        let number = |text: &str| text.parse::<f32>().map_err(|_| wrong());
-        let selected = |selection| TableCodec { selection, ..TableCodec::EXACT };
         Ok(match text {
             "raw" => CodecChoice::RAW,
-            "exact" => CodecChoice::Fixed(TableCodec::EXACT),
             "auto" => CodecChoice::AUTO,
             "auto:lossy" => CodecChoice::Auto(TableCodec::lossy(ValueCodec::Int8)),
-            "nonzero" => CodecChoice::Fixed(selected(Selection::Nonzero)),
-            _ => match text.split_once(':') {
-                Some(("top-k", share)) => {
-                    let share = number(share)?;
-                    if !(share > 0.0 && share <= 1.0) {
-                        return Err(wrong());
-                    }
-                    CodecChoice::Fixed(selected(Selection::Top(share)))
-                }
-                Some(("threshold", least)) => {
-                    let least = number(least)?;
-                    if !(least >= 0.0 && least.is_finite()) {
-                        return Err(wrong());
-                    }
-                    CodecChoice::Fixed(selected(Selection::Above(least)))
-                }
-                _ => {
-                    let found = BY_NAME.iter().find(|(name, _)| *name == text);
-                    CodecChoice::Fixed(TableCodec::lossy(found.ok_or_else(wrong)?.1))
-                }
-            },
+            _ => {
+                let codec = match text.split_once('+') {
+                    Some((rows, values)) => selection(rows)
+                        .zip(by_name(values))
+                        .map(|(selection, values)| TableCodec { selection, ..values }),
+                    None => by_name(text).or_else(|| {
+                        let selection = selection(text)?;
+                        Some(TableCodec { selection, ..TableCodec::EXACT })
+                    }),
+                };
+                CodecChoice::Fixed(codec.ok_or_else(|| CodecError { text: text.to_owned() })?)
+            }
         })
+    }
+}
+
+/// A codec of values, of all rows.
+fn by_name(text: &str) -> Option<TableCodec> {
+    let found = BY_NAME.iter().find(|(name, _)| *name == text);
+    match text {
+        "exact" => Some(TableCodec::EXACT),
+        _ => found.map(|&(_, values)| TableCodec::lossy(values)),
+    }
+}
+
+/// Which rows are carried.
+fn selection(text: &str) -> Option<Selection> {
+    if text == "nonzero" {
+        return Some(Selection::Nonzero);
+    }
+    let (name, number) = text.split_once(':')?;
+    let number: f32 = number.parse().ok()?;
+    let is_bound = number >= 0.0 && number.is_finite();
+    match name {
+        "top-k" if number > 0.0 && number <= 1.0 => Some(Selection::Top(number)),
+        "threshold" if is_bound => Some(Selection::Above(number)),
+        "kkt" if is_bound => Some(Selection::AtZeroAbove(number)),
+        _ => None,
     }
 }
 
@@ -120,12 +132,17 @@ impl fmt::Display for CodecChoice {
             (true, _) if codec.pushes_plain_values() => f.write_str("auto"),
             (true, _) => f.write_str("auto:lossy"),
             (false, _) if codec == TableCodec::RAW => f.write_str("raw"),
-            (false, Selection::Nonzero) => f.write_str("nonzero"),
-            (false, Selection::Above(least)) => write!(f, "threshold:{least}"),
-            (false, Selection::Top(share)) => write!(f, "top-k:{share}"),
-            (false, Selection::All) => {
+            (false, _) => {
                 let found = BY_NAME.iter().find(|(_, one)| *one == codec.push_first);
-                f.write_str(found.map_or("exact", |(name, _)| name))
+                let values = found.map(|(name, _)| *name);
+                match codec.selection {
+                    Selection::All => return f.write_str(values.unwrap_or("exact")),
+                    Selection::Nonzero => f.write_str("nonzero"),
+                    Selection::Above(least) => write!(f, "threshold:{least}"),
+                    Selection::AtZeroAbove(bound) => write!(f, "kkt:{bound}"),
+                    Selection::Top(share) => write!(f, "top-k:{share}"),
+                }?;
+                values.map_or(Ok(()), |values| write!(f, "+{values}"))
             }
         }
     }
@@ -136,7 +153,8 @@ impl fmt::Display for CodecError {
         write!(
             f,
             "expected raw, exact, bf16, f16, float8, int8, int4, float4, one-bit, nonzero, \
-             top-k:SHARE, threshold:X, auto or auto:lossy, found '{}'",
+             top-k:SHARE, threshold:X, kkt:X, one of the last four with +VALUES behind it, auto or \
+             auto:lossy, found '{}'",
             self.text
         )
     }
@@ -235,6 +253,9 @@ mod tests {
             "nonzero",
             "top-k:0.25",
             "threshold:0.5",
+            "kkt:0.5",
+            "kkt:0.5+int8",
+            "nonzero+f16",
             "auto",
             "auto:lossy",
         ];
@@ -242,7 +263,17 @@ mod tests {
             let choice: CodecChoice = text.parse().expect(text);
             assert_eq!(choice.to_string(), text);
         }
-        for text in ["", "int9", "top-k", "top-k:0", "top-k:1.5", "threshold:-1", "threshold:nan"] {
+        for text in [
+            "",
+            "int9",
+            "top-k",
+            "top-k:0",
+            "top-k:1.5",
+            "threshold:nan",
+            "kkt",
+            "kkt:-1",
+            "kkt:1+",
+        ] {
             assert!(text.parse::<CodecChoice>().is_err(), "{text}");
         }
     }

@@ -21,6 +21,7 @@ use kernels::Isa;
 pub use kernels::codec::ValueCodec;
 use kernels::codec::{Damaged, RowShape};
 use wire::{Announced, Carried, Encoding, Header, KeyForm, TableId, Time, VALUES_BY_COLUMN};
+use zerocopy::FromBytes;
 
 pub use choice::{CodecChoice, CodecError};
 use choice::{Trials, Way};
@@ -61,7 +62,7 @@ pub enum KeyCodec {
     Numbered,
 }
 
-/// Which rows of a push are carried. What the last two hold back is added to the key's next push.
+/// Which rows of a push are carried. What the last three hold back is added to the key's next push.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Selection {
     /// All.
@@ -71,6 +72,11 @@ pub enum Selection {
     /// Those with a number of a larger magnitude. Source: the significantly-modified filter of Li
     /// et al., OSDI 2014.
     Above(f32),
+    /// Those whose pulled values were not all zero in the first column, and those whose first
+    /// column has a number of a larger magnitude: the KKT filter of Li et al., OSDI 2014, for
+    /// weights that an l1 penalty keeps at zero. A part of the penalty, such as half. Rows pushed
+    /// without a pull before are all carried.
+    AtZeroAbove(f32),
     /// This share of them, those with the largest magnitudes; above 0, at most 1. Source: Aji and
     /// Heafield, EMNLP 2017.
     Top(f32),
@@ -102,7 +108,9 @@ impl TableCodec {
     /// Panics if the selection's number is out of range.
     pub(crate) fn check(&self) {
         match self.selection {
-            Selection::Above(least) => assert!(least >= 0.0, "threshold {least}: 0 or above"),
+            Selection::Above(least) | Selection::AtZeroAbove(least) => {
+                assert!(least >= 0.0, "threshold {least}: 0 or above");
+            }
             Selection::Top(share) => {
                 assert!(share > 0.0 && share <= 1.0, "share {share}: above 0, at most 1");
             }
@@ -130,6 +138,14 @@ impl TableCodec {
         Announced {
             push: Encoding::new(keys, push, carried).get(),
             pull: Encoding::new(keys, self.pull.to_u8(), Carried::All).get(),
+        }
+    }
+
+    /// Whether what a push does not carry is kept for a later one.
+    pub(crate) fn holds_back(&self) -> bool {
+        match self.selection {
+            Selection::All | Selection::Nonzero => false,
+            Selection::Above(_) | Selection::AtZeroAbove(_) | Selection::Top(_) => true,
         }
     }
 
@@ -207,25 +223,41 @@ impl Codecs {
         }
     }
 
-    /// The values of an answer, unless they are plain and lie in its body as they are.
+    /// The values of an answer, unless they are plain and lie in its body as they are. Where the
+    /// table's selection asks for it, the split gets to know which keys are at zero.
     ///
     /// - `asked`: the pull's header, with the encoding that was asked for.
+    /// - `split`: which grouped keys of a split the values are of.
     /// - Errors: what is wrong with the bytes; a shard encodes none like them.
     pub(crate) fn decode(
         &mut self,
         asked: &Header,
         body: &[u8],
+        (split, range): (&Split, Range<usize>),
     ) -> Result<Option<&[f32]>, Damaged> {
         let encoding = Encoding::from_u8(asked.encoding).expect("it was made from one");
         let codec = ValueCodec::from_u8(encoding.values()).expect("it was made from one");
+        let state = self.tables.get(&asked.table);
+        let width = usize::from(asked.width);
+        let looks_at_zeros =
+            |state: &&TableState| matches!(state.codec.selection, Selection::AtZeroAbove(_));
+        let first = state.filter(looks_at_zeros).map(|state| state.dim.min(width));
+        let note = |values: &[f32]| {
+            if let Some(first) = first {
+                let zero = |row: &[f32]| row[..first].iter().all(|value| *value == 0.0);
+                split.note_at_zero(range, values.chunks_exact(width).map(zero));
+            }
+        };
         if codec == ValueCodec::F32 {
+            note(<[f32]>::ref_from_bytes(body).expect("`wire::open` checked the length"));
             return Ok(None);
         }
-        let dim = self.tables.get(&asked.table).map_or(1, |state| state.dim);
-        let width = usize::from(asked.width);
+        let dim = state.map_or(1, |state| state.dim);
         let columns = wire::columns(width, dim);
         let shape = RowShape { columns, dim: width / columns };
-        self.decoder.decode(codec, shape, asked.keys as usize, body).map(Some)
+        let values = self.decoder.decode(codec, shape, asked.keys as usize, body)?;
+        note(values);
+        Ok(Some(values))
     }
 
     /// The body of a push of some grouped keys: the caller's deltas, or what they are coded as.
@@ -250,9 +282,12 @@ impl Codecs {
             Some(_) => deltas.as_slice(),
             None => &deltas[range.start * width..range.end * width],
         };
-        let shape = PushShape { keys: split.keys_at(range.clone()), positions, width };
+        let at_zero = split.at_zero();
+        let (keys, start) = (split.keys_at(range.clone()), range.start);
+        let shape = PushShape { keys, positions, width, start, at_zero: &at_zero };
         let mut values = self.spare.pop().unwrap_or_default();
         self.encoder.encode(state, shape, deltas, &mut values);
+        drop(at_zero);
         Body::Coded { split: Rc::clone(split), range, values }
     }
 

@@ -52,6 +52,10 @@ pub(crate) struct PushShape<'a> {
     pub(crate) positions: Option<&'a [u32]>,
     /// Values a row.
     pub(crate) width: usize,
+    /// Where they begin among the grouped keys of their split.
+    pub(crate) start: usize,
+    /// By grouped key: whether its pulled values are zero. Empty if that is not known.
+    pub(crate) at_zero: &'a [bool],
 }
 
 /// Encodes pushes; keeps its buffers.
@@ -81,30 +85,36 @@ impl PushEncoder {
         deltas: &[f32],
         coded: &mut CodedValues,
     ) {
-        let PushShape { keys, positions, width } = shape;
+        let PushShape { keys, positions, width, .. } = shape;
         self.rows.resize(keys.len() * width, 0.0);
         match positions {
             Some(positions) => rows::gather(positions, width, deltas, &mut self.rows),
             None => self.rows.copy_from_slice(deltas),
         }
         let codec = table.codec;
-        let holds_back = matches!(codec.selection, Selection::Above(_) | Selection::Top(_));
+        let holds_back = codec.holds_back();
         if holds_back || codec.push_first == ValueCodec::OneBit {
             for (&key, row) in keys.iter().zip(self.rows.chunks_exact_mut(width)) {
                 table.residuals.take_into(key, row);
             }
         }
-        self.select(codec.selection, shape, coded);
+        let columns = wire::columns(width, table.dim);
+        let row_shape = RowShape { columns, dim: width / columns };
+        self.select(codec.selection, shape, row_shape.dim, coded);
         if holds_back {
             hold_back(&mut table.residuals, keys, &self.rows, width, coded);
         }
-        let columns = wire::columns(width, table.dim);
-        let row_shape = RowShape { columns, dim: width / columns };
         self.encode_columns(table, keys, row_shape, coded);
     }
 
     /// Chooses the rows that are carried, and copies them to `kept` if these are not all.
-    fn select(&mut self, selection: Selection, shape: PushShape<'_>, coded: &mut CodedValues) {
+    fn select(
+        &mut self,
+        selection: Selection,
+        shape: PushShape<'_>,
+        dim: usize,
+        coded: &mut CodedValues,
+    ) {
         let (count, width) = (shape.keys.len(), shape.width);
         coded.bitmap.clear();
         coded.carried = count;
@@ -114,6 +124,10 @@ impl PushEncoder {
         coded.bitmap.resize(bitmap_words(count), 0);
         let (isa, rows, bitmap) = (self.isa, &self.rows, &mut coded.bitmap);
         coded.carried = match selection {
+            Selection::AtZeroAbove(bound) => {
+                let at_zero = shape.at_zero.get(shape.start..).unwrap_or_default();
+                keep_moving(rows.chunks_exact(width).map(|row| &row[..dim]), at_zero, bound, bitmap)
+            }
             Selection::Above(threshold) => keep_above(isa, rows, width, threshold, bitmap),
             Selection::Top(share) => {
                 let most = (f64::from(share) * count as f64).ceil() as usize;
@@ -202,6 +216,27 @@ impl PushEncoder {
     }
 }
 
+/// Keeps the rows whose weights are not all zero, and those that may move them from there: with a
+/// first column above `bound`. Whether a number is NaN is for the shard to see.
+///
+/// - `at_zero`: by row; one beyond its end is not known to be there.
+/// - Result: how many are kept.
+fn keep_moving<'a>(
+    firsts: impl Iterator<Item = &'a [f32]>,
+    at_zero: &[bool],
+    bound: f32,
+    bitmap: &mut [u64],
+) -> usize {
+    let at_zero = at_zero.iter().copied().chain(std::iter::repeat(false));
+    let mut kept = 0;
+    for (at, (first, zero)) in firsts.zip(at_zero).enumerate() {
+        let stays = zero && first.iter().all(|gradient| gradient.abs() <= bound);
+        bitmap[at / 64] |= u64::from(!stays) << (at % 64);
+        kept += usize::from(!stays);
+    }
+    kept
+}
+
 /// Holds back the rows that are not carried; those that there is no room for are carried.
 fn hold_back(
     residuals: &mut Residuals,
@@ -286,7 +321,7 @@ mod tests {
     ) -> CodedValues {
         let width = deltas.len() / keys.len();
         let mut coded = CodedValues::default();
-        let shape = PushShape { keys, positions: None, width };
+        let shape = PushShape { keys, positions: None, width, start: 0, at_zero: &[] };
         encoder.encode(table, shape, deltas, &mut coded);
         coded
     }
@@ -301,6 +336,32 @@ mod tests {
         assert_eq!(second.bitmap(), Some([0b01].as_slice()));
         let sent: Vec<u8> = [1.5_f32, 1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(second.bytes, sent);
+    }
+
+    #[test]
+    fn a_row_at_zero_is_carried_once_its_gradients_could_move_it_and_then_with_all_of_them() {
+        let codec = TableCodec { selection: Selection::AtZeroAbove(1.0), ..TableCodec::EXACT };
+        let (mut encoder, mut table) = (PushEncoder::new(Isa::detect(), 1), table(codec));
+        let mut push = |at_zero: &[bool], deltas: &[f32]| {
+            let shape =
+                PushShape { keys: &[3, 8, 9], positions: None, width: 2, start: 1, at_zero };
+            let mut coded = CodedValues::default();
+            encoder.encode(&mut table, shape, deltas, &mut coded);
+            (coded.bitmap.first().copied(), coded.bytes)
+        };
+        let bytes = |values: &[f32]| -> Vec<u8> {
+            values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        };
+        let zeros = [false, true, true, false];
+        // Σg and Σg² of three keys; the third has a weight.
+        let first = push(&zeros, &[0.75, 9.0, -1.5, 4.0, 0.5, 0.25]);
+        assert_eq!(first, (Some(0b110), bytes(&[-1.5, 4.0, 0.5, 0.25])));
+        let second = push(&zeros, &[0.5, 1.0, 0.25, 1.0, f32::NAN, 0.0]);
+        assert_eq!(second.0, Some(0b101));
+        assert_eq!(second.1[..8], bytes(&[1.25, 10.0]));
+        // Without a pull all are carried, what was held back with them.
+        let third = push(&[], &[0.0, 0.0, 0.5, 1.0, 0.0, 0.0]);
+        assert_eq!(third, (None, bytes(&[0.0, 0.0, 0.75, 2.0, 0.0, 0.0])));
     }
 
     #[test]
