@@ -192,7 +192,9 @@ mod tests {
         let weights = Weights::of(&table);
         let mut state = vec![f32::NAN; weights.state_count()];
         weights.read_state(&row, &mut state);
-        assert_eq!(state, [1.0, -2.0, 1.0, 4.0]);
+        for (found, pushed) in state.into_iter().zip([1.0, -2.0, 1.0, 4.0]) {
+            assert!((found / pushed - 1.0_f32).abs() <= 1.0 / 64.0, "{found} of {pushed}");
+        }
     }
 
     #[test]
