@@ -49,7 +49,10 @@ impl Table {
             self.make_least_recent_go((&mut aging, stamp), keys, more)
         } else if rows - aging.count_old(index, arena, moment.slowest) + more <= self.rows_max {
             aging.sweep_all(index, arena, moment.slowest);
-            self.reserve(more)
+            if index.keys() + more > self.rows_max {
+                aging.sweep_all(index, arena, moment.slowest); // Strays move when one goes.
+            }
+            if index.keys() + more > self.rows_max { Err(full) } else { self.reserve(more) }
         } else {
             Err(full)
         };
