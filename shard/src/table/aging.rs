@@ -251,7 +251,8 @@ impl Aging {
         }
         let end = index.lines().min(self.line + lines);
         let mut doomed = std::mem::take(&mut self.doomed);
-        for line in self.line..end {
+        let mut line = self.line;
+        while line < end {
             let stored = stored(index, rows);
             for (key, row) in index.line(line) {
                 let stamp = self.stamp_of(&stored, row);
@@ -261,6 +262,8 @@ impl Aging {
                     self.oldest = stamp;
                 }
             }
+            // A row that has its home here may come back to it, and be as old.
+            line += usize::from(doomed.is_empty());
             self.remove(index, rows, &mut doomed);
         }
         self.doomed = doomed;

@@ -14,8 +14,8 @@ use crate::rule::{Sum, table_spec};
 const ADMISSIONS: [KeyAdmission; 3] =
     [KeyAdmission::All, KeyAdmission::Probability(0.5), KeyAdmission::Count(2)];
 
-/// One with a row in its line, beside one or three others, and two with rows of their own.
-const DIMS: [u32; 4] = [1, 3, 8, 20];
+/// With their stamps: rows that share their lines, rows alone in a line, and rows apart.
+const DIMS: [u32; 5] = [1, 3, 7, 8, 20];
 
 /// Clocks after which rows of these tests are too old.
 const CLOCKS_MAX: u32 = 4;

@@ -1,8 +1,8 @@
 //! A table: keys, rows and the rule that changes them.
 //!
 //! Owns the walk of a batch: find the rows, add the missing ones, hand their places to the rule.
-//! Searching is left to `index`, rows that lie apart to `rows`, arithmetic to the rule, which keys
-//! get a row to `newcomers`, which rows go away to `aging`.
+//! Searching is left to `index`, rows that lie apart to `rows`, room for them to `room`, arithmetic
+//! to the rule, which keys get a row to `newcomers`, which rows go away to `aging`.
 //!
 //! A narrow row lies in one line of the cache with its key, a wider one in an arena of rows. Where
 //! rows age, a stamp lies behind each.
@@ -13,6 +13,7 @@
 mod aging;
 mod index;
 mod newcomers;
+mod room;
 mod rows;
 
 use std::sync::Arc;
@@ -369,95 +370,6 @@ impl Table {
             None => Elsewhere { data: &[], stride: 1 },
         };
         self.index.find(self.isa, keys, at, elsewhere);
-    }
-
-    /// Reserves what a batch may need: cheaply as if all its keys were new, exactly if that is
-    /// more than the table may have. Keys that will not be admitted count as new: who they are is
-    /// known too late.
-    fn make_room(&mut self, keys: &[u64], stamp: u32, moment: Moment) -> Result<(), Full> {
-        let rows = self.index.keys();
-        let mut more = keys.len();
-        if rows + more > self.rows_max {
-            more = self.count_missing(keys, moment.slowest);
-            if rows + more > self.rows_max {
-                return self.make_old_rows_go(keys, more, stamp, moment);
-            }
-        }
-        self.reserve(more)
-    }
-
-    /// Makes room for `more` rows, which there is not, by rows that are too old or are not among
-    /// those used last.
-    #[cold]
-    fn make_old_rows_go(
-        &mut self,
-        keys: &[u64],
-        more: usize,
-        stamp: u32,
-        moment: Moment,
-    ) -> Result<(), Full> {
-        let rows = self.index.keys();
-        let full = Full { rows: rows as u64 };
-        let mut aging = self.aging.take().ok_or(full)?;
-        let (index, arena) = (&mut self.index, &mut self.rows);
-        let done = if aging.makes_room() {
-            self.make_least_recent_go((&mut aging, stamp), keys, more)
-        } else if rows - aging.count_old(index, arena, moment.slowest) + more <= self.rows_max {
-            aging.sweep_all(index, arena, moment.slowest);
-            self.reserve(more)
-        } else {
-            Err(full)
-        };
-        self.aging = Some(aging);
-        done
-    }
-
-    /// Takes out as many rows as there is no room for, none of them of these keys.
-    fn make_least_recent_go(
-        &mut self,
-        (aging, stamp): (&mut Aging, u32),
-        keys: &[u64],
-        more: usize,
-    ) -> Result<(), Full> {
-        let rows = self.index.keys();
-        let full = Full { rows: rows as u64 };
-        if keys.len() > self.rows_max {
-            return Err(full);
-        }
-        // While a refusal changes nothing yet. Rows that go leave their room to new ones.
-        self.reserve(self.rows_max - rows)?;
-        let mut at = [0; BLOCK_KEYS];
-        for keys in keys.chunks(BLOCK_KEYS) {
-            let at = &mut at[..keys.len()];
-            self.find(keys, at);
-            let mut stored = stored_mut(&mut self.index, &mut self.rows);
-            let found = at.iter().filter(|&&row| row != MISSING);
-            found.for_each(|&row| aging.renew(&mut stored, row, stamp));
-        }
-        let count = rows + more - self.rows_max;
-        let gone = aging.evict(&mut self.index, &mut self.rows, stamp, count);
-        if gone == count { Ok(()) } else { Err(full) }
-    }
-
-    fn reserve(&mut self, more: usize) -> Result<(), Full> {
-        let full = Full { rows: self.index.keys() as u64 };
-        self.index.reserve(more).map_err(|_| full)?;
-        self.rows.as_mut().map_or(Ok(()), |rows| rows.reserve(more)).map_err(|_| full)
-    }
-
-    /// How many of these keys have no row, or one that is too old.
-    #[cold]
-    fn count_missing(&self, keys: &[u64], clock: u32) -> usize {
-        let mut at = [0; BLOCK_KEYS];
-        let count = |keys: &[u64]| {
-            let at = &mut at[..keys.len()];
-            self.find(keys, at);
-            if let Some(aging) = &self.aging {
-                aging.hide(&stored(&self.index, &self.rows), at, clock);
-            }
-            at.iter().filter(|&&row| row == MISSING).count()
-        };
-        keys.chunks(BLOCK_KEYS).map(count).sum()
     }
 
     /// Adds the rows of a block that were not found, after [`Table::make_room`]. Keys are distinct,
