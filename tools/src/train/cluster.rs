@@ -109,13 +109,13 @@ impl Cluster {
 }
 
 /// The processor of the first pair of worker and shard, where there are as many workers as shards
-/// and at most as many pairs as processors.
+/// and fewer pairs than processors.
 ///
 /// A worker and a shard mostly wait for each other. On one processor what the one wrote is in the
-/// other's cache, no sleeping processor has to be woken, and readers have the others.
+/// other's cache, no sleeping processor has to be woken, and readers have those that are left.
 fn place_of_pairs(plan: &Plan, servers: u16) -> Option<usize> {
     let pairs = usize::from(servers);
-    let are_pairs = plan.workers as usize == pairs && pairs <= cores();
+    let are_pairs = plan.workers as usize == pairs && pairs < cores();
     are_pairs.then(processor_here)
 }
 
