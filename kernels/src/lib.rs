@@ -24,6 +24,7 @@ pub mod logistic;
 pub mod momentum;
 #[cfg(test)]
 mod oracle;
+pub mod order;
 pub mod plain;
 pub mod probe;
 pub mod rmsprop;

@@ -8,6 +8,7 @@
 //! bytes, decoded keys are strictly ascending and without the reserved one.
 
 use kernels::Isa;
+use kernels::order::Sorter;
 use kernels::codec::{
     Rounding, RowShape, ValueCodec, bitmap_words, count_kept, decode_values, encode_values,
     encoded_values_bytes_max, join_columns, split_columns, unpack_keys,
@@ -30,8 +31,10 @@ pub(crate) struct Decoder {
     isa: Isa,
     mutation: Mutation,
     keys: Vec<u64>,
-    /// New keys of a message, until they are put among the known ones.
+    /// Keys of a message in the order of their numbers, the new ones behind.
+    numbered: Vec<u64>,
     new: Vec<u64>,
+    sorter: Sorter,
     kept: Vec<u64>,
     streams: Vec<f32>,
     rows: Vec<f32>,
@@ -56,8 +59,9 @@ enum Place {
 impl Decoder {
     /// A decoder without buffers yet.
     pub(crate) fn new(isa: Isa, mutation: Mutation) -> Decoder {
-        let (keys, new, kept) = Default::default();
-        Decoder { isa, mutation, keys, new, kept, streams: Vec::new(), rows: Vec::new() }
+        let (keys, numbered, new, kept) = Default::default();
+        let (sorter, streams, rows) = Default::default();
+        Decoder { isa, mutation, keys, numbered, new, sorter, kept, streams, rows }
     }
 
     /// The keys of a pull, which are kept as a list under its sequence. A pull that is known by
@@ -192,15 +196,15 @@ impl Decoder {
             head.generation = known.generation();
         }
         let new = count.checked_sub(head.known as usize).ok_or(Refusal::Malformed)?;
-        self.keys.resize(count - new, 0);
-        let numbers_bytes = unpack_keys(self.isa, rest, &mut self.keys).map_err(bad)?;
-        known.look_up(&head, &mut self.keys)?;
+        self.numbered.resize(count - new, 0);
+        let numbers_bytes = unpack_keys(self.isa, rest, &mut self.numbered).map_err(bad)?;
+        known.look_up(&head, &mut self.numbered)?;
         self.new.resize(new, 0);
         let rest = &rest[numbers_bytes..];
         let new_bytes = unpack_keys(self.isa, rest, &mut self.new).map_err(bad)?;
         known.learn(&head, &self.new)?;
-        self.keys.extend_from_slice(&self.new);
-        self.keys.sort_unstable();
+        self.numbered.extend_from_slice(&self.new);
+        self.sorter.sort(count, |at| self.numbered[at], &mut self.keys);
         Keys::new(&self.keys).map_err(bad)?;
         Ok(size_of::<NumbersHead>() + numbers_bytes + new_bytes)
     }
