@@ -35,4 +35,5 @@ pub mod stream;
 pub mod sum;
 
 pub use isa::{Isa, Level, UnknownLevel};
+pub use lanes::prefetch;
 pub use rows::MISSING;

@@ -36,12 +36,7 @@ impl Sorter {
     ///
     /// - `item`: gives the item of a number. It is asked for each of them three times.
     /// - Panics: beyond 2^32 - 1 items.
-    pub fn sort<T: Keyed>(
-        &mut self,
-        count: usize,
-        item: impl Fn(usize) -> T,
-        sorted: &mut Vec<T>,
-    ) {
+    pub fn sort<T: Keyed>(&mut self, count: usize, item: impl Fn(usize) -> T, sorted: &mut Vec<T>) {
         assert!(u32::try_from(count).is_ok(), "{count} items to sort");
         sorted.resize(count, T::default());
         if count == 0 {

@@ -8,11 +8,11 @@
 //! bytes, decoded keys are strictly ascending and without the reserved one.
 
 use kernels::Isa;
-use kernels::order::Sorter;
 use kernels::codec::{
     Rounding, RowShape, ValueCodec, bitmap_words, count_kept, decode_values, encode_values,
     encoded_values_bytes_max, join_columns, split_columns, unpack_keys,
 };
+use kernels::order::Sorter;
 use wire::{
     Carried, Coded, Header, KeyForm, Keys, ListHead, NumbersHead, PART_BYTES, Refusal, Sequence,
     VALUES_BY_COLUMN,
@@ -21,6 +21,7 @@ use zerocopy::FromBytes;
 
 use crate::engine::Mutation;
 use crate::known_keys::KnownKeys;
+use crate::table::Places;
 
 /// Value codecs that this build knows.
 pub(crate) const CODECS: u8 = ValueCodec::ALL.len() as u8;
@@ -54,6 +55,14 @@ enum Place {
     Decoded,
     /// In a list.
     Listed(ListHead),
+}
+
+/// A push, decoded.
+pub(crate) struct Decoded<'a> {
+    pub(crate) keys: &'a [u64],
+    pub(crate) deltas: &'a [f32],
+    /// Where a pull found the rows of these keys.
+    pub(crate) places: Option<Places<'a>>,
 }
 
 impl Decoder {
@@ -100,7 +109,7 @@ impl Decoder {
         known.list_part(&whole, count)
     }
 
-    /// The keys and deltas of a push.
+    /// The keys and deltas of a push, and where their rows lay if that is known.
     ///
     /// - `shape`: of a row of deltas.
     /// - Errors: what is not known, or [`Refusal::Malformed`].
@@ -110,7 +119,7 @@ impl Decoder {
         coded: Coded<'a>,
         shape: RowShape,
         known: &'a mut KnownKeys,
-    ) -> Result<(&'a [u64], &'a [f32]), Refusal> {
+    ) -> Result<Decoded<'a>, Refusal> {
         let (place, taken) = self.keys(header, coded, known)?;
         let count = header.keys as usize;
         let mut rest = &coded.body[taken..];
@@ -140,12 +149,15 @@ impl Decoder {
         if deltas.len() != carried * shape.width() {
             return Err(Refusal::Malformed);
         }
-        let keys = match (coded.encoding.carried(), place) {
-            (Carried::Some, _) => &self.kept,
-            (Carried::All, Place::Decoded) => &self.keys,
-            (Carried::All, Place::Listed(head)) => known.list_part(&head, count)?,
+        let (keys, places) = match (coded.encoding.carried(), place) {
+            (Carried::Some, _) => (self.kept.as_slice(), None),
+            (Carried::All, Place::Decoded) => (self.keys.as_slice(), None),
+            (Carried::All, Place::Listed(head)) => {
+                let places = known.places(&head, count, header.table());
+                (known.list_part(&head, count)?, places)
+            }
         };
-        Ok((keys, deltas))
+        Ok(Decoded { keys, deltas, places })
     }
 
     /// Reads the keys, into [`Decoder::keys`] unless they are listed; where the next part begins.

@@ -48,6 +48,15 @@ pub(crate) struct Full {
     pub(crate) rows: u64,
 }
 
+/// Where a pull found the rows of its keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places<'a> {
+    /// One a key, or `MISSING`.
+    pub(crate) at: &'a [u32],
+    /// [`Table::changes`] then: as long as it is the same now, rows lie where they lay.
+    pub(crate) changes: u64,
+}
+
 /// One table of one shard.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -107,14 +116,24 @@ impl Table {
     }
 
     /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding missing rows.
-    pub(crate) fn push(&mut self, keys: &[u64], deltas: &[f32]) -> Result<(), Full> {
+    ///
+    /// - `places`: of these keys, if a pull has found them.
+    pub(crate) fn push(
+        &mut self,
+        keys: &[u64],
+        deltas: &[f32],
+        places: Option<Places<'_>>,
+    ) -> Result<(), Full> {
         self.make_room(keys)?;
         let mut at = [0; BLOCK_KEYS];
         let delta_blocks = deltas.chunks(BLOCK_KEYS * self.widths.delta);
         for (block, deltas) in (0..keys.len()).step_by(BLOCK_KEYS).zip(delta_blocks) {
             let keys = &keys[block..];
             let at = &mut at[..keys.len().min(BLOCK_KEYS)];
-            self.find_or_add(keys, at);
+            match places.and_then(|places| self.known_at(places, block, at.len())) {
+                Some(known) => at.copy_from_slice(known),
+                None => self.find_or_add(keys, at),
+            }
             let dim = self.spec.dim as usize;
             let (floats, stride) = floats_mut(&mut self.index, &mut self.rows);
             let rows = Rows { floats, stride, dim };
@@ -127,14 +146,27 @@ impl Table {
     /// absent.
     ///
     /// - `seal`: of the answer; where the way is this host's memory, another core reads `values`.
-    pub(crate) fn pull(&self, keys: &[u64], values: &mut [f32], seal: Seal) {
+    /// - `places`: if given, is overwritten with where the rows lie.
+    pub(crate) fn pull(
+        &self,
+        keys: &[u64],
+        values: &mut [f32],
+        seal: Seal,
+        mut places: Option<&mut Vec<u32>>,
+    ) {
+        if let Some(places) = &mut places {
+            places.clear();
+        }
         let (mut at, mut copied) = ([0; BLOCK_KEYS], [0.0; BLOCK_KEYS * PAYLOAD_WORDS_MAX]);
         let value_blocks = values.chunks_mut(BLOCK_KEYS * self.widths.value);
         for (block, values) in (0..keys.len()).step_by(BLOCK_KEYS).zip(value_blocks) {
             let (keys, count) = (&keys[block..], (keys.len() - block).min(BLOCK_KEYS));
-            if self.rows.is_some() {
+            if self.rows.is_some() || places.is_some() {
                 self.find(keys, &mut at[..count]);
                 self.read(self.all_rows(), &at[..count], values, seal);
+                if let Some(places) = &mut places {
+                    places.extend_from_slice(&at[..count]);
+                }
             } else {
                 let stride = self.widths.row;
                 let copied = &mut copied[..count * stride];
@@ -208,6 +240,12 @@ impl Table {
             None => (self.index.floats(), 1),
         };
         Rows { floats, stride, dim: self.spec.dim as usize }
+    }
+
+    /// The places of a block's rows, if they are still known and no row is missing.
+    fn known_at<'a>(&self, places: Places<'a>, block: usize, count: usize) -> Option<&'a [u32]> {
+        let at = &places.at[block..block + count];
+        (places.changes == self.index.changes() && !at.contains(&MISSING)).then_some(at)
     }
 
     fn find(&self, keys: &[u64], at: &mut [u32]) {
@@ -303,11 +341,11 @@ mod tests {
     #[test]
     fn a_push_that_does_not_fit_changes_nothing() {
         let mut table = sums(19 * 3);
-        table.push(&[1, 2], &[1.0; 4]).expect("two of three rows");
-        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8]), Err(Full { rows: 2 }));
-        table.push(&[1, 2, 3], &[1.0; 6]).expect("one more row");
+        table.push(&[1, 2], &[1.0; 4], None).expect("two of three rows");
+        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8], None), Err(Full { rows: 2 }));
+        table.push(&[1, 2, 3], &[1.0; 6], None).expect("one more row");
         let mut values = [9.0; 8];
-        table.pull(&[1, 2, 3, 4], &mut values, Seal::HeaderOnly);
+        table.pull(&[1, 2, 3, 4], &mut values, Seal::HeaderOnly, None);
         assert_eq!(values, [2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0]);
         assert_eq!(table.size().rows, 3);
     }
@@ -320,18 +358,38 @@ mod tests {
         // Of one seed, so that rows come in the order of the lines that they are loaded to.
         let (mut first, mut second) = (make(3).expect("small"), make(3).expect("small"));
         let keys: Vec<u64> = (0..700).map(|n| n * 977).collect();
-        first.push(&keys, &vec![0.25; 2100]).expect("room");
+        first.push(&keys, &vec![0.25; 2100], None).expect("room");
         for line in 0..first.lines() {
             for (key, row) in first.line(line) {
                 second.load(&[key], row).expect("room");
             }
         }
-        first.push(&keys, &vec![-0.5; 2100]).expect("room");
-        second.push(&keys, &vec![-0.5; 2100]).expect("room");
+        first.push(&keys, &vec![-0.5; 2100], None).expect("room");
+        second.push(&keys, &vec![-0.5; 2100], None).expect("room");
         let (mut one, mut two) = (vec![0.0; 2100], vec![0.0; 2100]);
-        first.pull(&keys, &mut one, Seal::HeaderOnly);
-        second.pull(&keys, &mut two, Seal::HeaderOnly);
+        first.pull(&keys, &mut one, Seal::HeaderOnly, None);
+        second.pull(&keys, &mut two, Seal::HeaderOnly, None);
         assert_eq!(one, two);
+    }
+
+    #[test]
+    fn a_push_to_known_places_and_one_after_rows_have_moved_change_the_same_rows() {
+        let keys: Vec<u64> = (1..300).map(|n| n * 977).collect();
+        let more: Vec<u64> = (1..3000).map(|n| n * 991 + (1 << 40)).collect();
+        let (mut table, mut places) = (sums(1 << 20), Vec::new());
+        let mut values = vec![0.0; 2 * keys.len()];
+        let ones = vec![1.0; 2 * keys.len()];
+        for round in 0..4 {
+            table.pull(&keys, &mut values, Seal::Body, Some(&mut places));
+            assert!(values.iter().all(|&value| value == round as f32), "round {round}");
+            let changes = table.changes();
+            if round == 2 {
+                table.push(&more, &vec![1.0; 2 * more.len()], None).expect("room");
+                assert_ne!(table.changes(), changes, "an index that grew has moved rows");
+            }
+            let known = Places { at: &places, changes };
+            table.push(&keys, &ones, Some(known)).expect("room");
+        }
     }
 
     proptest! {
@@ -359,7 +417,7 @@ mod tests {
                         oracle.extend(keys.iter().map(|&key| (key, 5.0)));
                     }
                     _ => {
-                        table.push(&keys, &rows_of(&keys, 2.0)).expect("room");
+                        table.push(&keys, &rows_of(&keys, 2.0), None).expect("room");
                         keys.iter().for_each(|&key| *oracle.entry(key).or_default() += 2.0);
                     }
                 }
@@ -368,7 +426,7 @@ mod tests {
             let keys: Vec<u64> = (0..3000).collect();
             for seal in [Seal::Body, Seal::HeaderOnly] {
                 let mut values = vec![f32::NAN; keys.len() * width];
-                table.pull(&keys, &mut values, seal);
+                table.pull(&keys, &mut values, seal, None);
                 for (key, row) in keys.iter().zip(values.chunks_exact(width)) {
                     let sum = oracle.get(key).copied().unwrap_or(0.0);
                     prop_assert!(row.iter().all(|&value| value == sum), "{} {:?}", key, row);
@@ -391,7 +449,7 @@ mod tests {
                 let keys: Vec<u64> = batch.keys().copied().collect();
                 let deltas: Vec<f32> =
                     batch.values().flat_map(|&d| [f32::from(d), -f32::from(d)]).collect();
-                table.push(&keys, &deltas).expect("room");
+                table.push(&keys, &deltas, None).expect("room");
                 for (key, delta) in batch {
                     *oracle.entry(*key).or_default() += f32::from(*delta);
                 }
@@ -399,7 +457,7 @@ mod tests {
             prop_assert_eq!(table.size().rows, oracle.len() as u64);
             let keys: Vec<u64> = (0..1000).collect();
             let mut values = vec![0.0; 2000];
-            table.pull(&keys, &mut values, Seal::HeaderOnly);
+            table.pull(&keys, &mut values, Seal::HeaderOnly, None);
             for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
                 let sum = oracle.get(key).copied().unwrap_or(0.0);
                 prop_assert_eq!(value, &[sum, -sum]);

@@ -1,54 +1,57 @@
 //! The numbers that one shard has learned for this worker's keys.
 //!
-//! Owns a table from key to number with linear probing, at most half full. When numbers are given
-//! is left to `keys`; the shard's side is `shard::known_keys`.
+//! Owns a table from key to number, in lines of five keys. When numbers are given is left to `keys`;
+//! the shard's side is `shard::known_keys`.
 //!
 //! Invariant: numbers count from 0 without gaps in the order in which keys were learned, and a key
 //! keeps its number until the next generation begins.
 
 use kernels::hash::mix;
+use kernels::prefetch;
 use memory::Arena;
-use wire::NUMBERS_MAX;
 use zerocopy::FromZeros;
 
-/// Places of a table that is not empty, at least.
-const PLACES_MIN: usize = 1024;
+/// Keys that share a line of the cache.
+const LINE_KEYS: usize = 5;
+
+/// Keys a line, at most on average: few lines are full, so that a search mostly sees one.
+const LINE_KEYS_MEAN_MAX: usize = 3;
+
+/// Keys between the one that is searched and the one whose line the cache is asked for: as many
+/// lines as a processor has under way.
+const KEYS_AHEAD: usize = 16;
+
+/// Lines of a table that is not empty, at least.
+const LINES_MIN: usize = 256;
 
 /// Numbers of keys, from 0.
 #[derive(Debug)]
 pub(crate) struct Dictionary {
     generation: u32,
     /// A power of two of them, in huge pages once they are many: searches go everywhere.
-    places: Option<Arena<Place>>,
+    lines: Option<Arena<Line>>,
     len: usize,
 }
 
-/// A key and its number, or free. Twelve bytes, so that more of them share a line of the cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromZeros)]
-#[repr(C)]
-struct Place {
-    /// The halves of the key plus one, so that fresh memory is free places: no key is `u64::MAX`.
-    low: u32,
-    high: u32,
-    number: u32,
+/// Some keys and their numbers. The first lanes are taken.
+#[derive(Clone, Copy, Debug, FromZeros)]
+#[repr(C, align(64))]
+struct Line {
+    /// Keys plus one, so that fresh memory is free lanes: no key is `u64::MAX`.
+    names: [u64; LINE_KEYS],
+    numbers: [u32; LINE_KEYS],
+    rest: u32,
 }
 
-impl Place {
-    #[inline]
-    fn new(key: u64, number: u32) -> Place {
-        let name = key + 1;
-        Place { low: name as u32, high: (name >> u32::BITS) as u32, number }
-    }
-
-    #[inline]
-    fn name(self) -> u64 {
-        u64::from(self.high) << u32::BITS | u64::from(self.low)
+impl Line {
+    fn taken(&self) -> usize {
+        self.names.iter().filter(|&&name| name != 0).count()
     }
 }
 
 impl Default for Dictionary {
     fn default() -> Dictionary {
-        Dictionary { generation: 1, places: None, len: 0 }
+        Dictionary { generation: 1, lines: None, len: 0 }
     }
 }
 
@@ -67,67 +70,103 @@ impl Dictionary {
     pub(crate) fn restart(&mut self) {
         self.generation += 1;
         self.len = 0;
-        self.places = None;
+        self.lines = None;
     }
 
-    /// Makes room for so many more keys, up to [`NUMBERS_MAX`] in all. Whether the kernel gave the
-    /// memory; else nothing changed.
+    /// Makes room for so many more keys. Whether the kernel gave the memory; else nothing changed.
     pub(crate) fn has_room(&mut self, more: usize) -> bool {
-        let keys = (self.len + more).min(NUMBERS_MAX);
-        let places = (2 * keys).next_power_of_two().max(PLACES_MIN);
-        if self.places().len() >= places {
+        let keys = self.len + more;
+        let lines = keys.div_ceil(LINE_KEYS_MEAN_MAX).next_power_of_two().max(LINES_MIN);
+        if self.lines().len() >= lines {
             return true;
         }
-        let Ok(mut fresh) = Arena::reserve(places) else { return false };
-        if fresh.grow_to(places).is_err() {
+        let Ok(mut fresh) = Arena::reserve(lines) else { return false };
+        if fresh.grow_to(lines).is_err() {
             return false;
         }
-        let taken = self.places().iter().filter(|place| **place != Place::default());
-        for &place in taken {
-            let at = find(fresh.as_slice(), place.name());
-            fresh.as_mut_slice()[at] = place;
+        for line in self.lines() {
+            for (&name, &number) in line.names.iter().zip(&line.numbers).take(line.taken()) {
+                put(fresh.as_mut_slice(), name, number);
+            }
         }
-        self.places = Some(fresh);
+        self.lines = Some(fresh);
         true
     }
 
-    /// A key's number.
-    #[inline]
-    pub(crate) fn number(&self, key: u64) -> Option<u32> {
-        let places = self.places();
-        if places.is_empty() {
-            return None;
+    /// Tells each key's number, if it has one, in the order of the keys.
+    pub(crate) fn numbers(&self, keys: &[u64], mut tell: impl FnMut(u64, Option<u32>)) {
+        let lines = self.lines();
+        if lines.is_empty() {
+            return keys.iter().for_each(|&key| tell(key, None));
         }
-        let found = places[find(places, key + 1)];
-        (found.name() == key + 1).then_some(found.number)
+        let ask = |&key: &u64| prefetch(lines, home(lines, key.wrapping_add(1)));
+        keys.iter().take(KEYS_AHEAD).for_each(ask);
+        for (at, &key) in keys.iter().enumerate() {
+            if let Some(ahead) = keys.get(at + KEYS_AHEAD) {
+                ask(ahead);
+            }
+            tell(key, find(lines, key));
+        }
+    }
+
+    /// A key's number.
+    pub(crate) fn number(&self, key: u64) -> Option<u32> {
+        let lines = self.lines();
+        if lines.is_empty() { None } else { find(lines, key) }
     }
 
     /// Gives the next number to a key that has none, after [`Dictionary::has_room`].
     pub(crate) fn learn(&mut self, key: u64) -> u32 {
         assert!(key != u64::MAX, "the reserved key has no number");
+        debug_assert_eq!(self.number(key), None, "a key is learned once");
         let number = u32::try_from(self.len).expect("numbers are bounded far below");
-        let places = self.places.as_mut().expect("room was made").as_mut_slice();
-        let at = find(places, key + 1);
-        debug_assert_eq!(places[at], Place::default(), "a key is learned once");
-        places[at] = Place::new(key, number);
+        let lines = self.lines.as_mut().expect("room was made").as_mut_slice();
+        put(lines, key + 1, number);
         self.len += 1;
         number
     }
 
-    fn places(&self) -> &[Place] {
-        self.places.as_ref().map_or(&[], Arena::as_slice)
+    fn lines(&self) -> &[Line] {
+        self.lines.as_ref().map_or(&[], Arena::as_slice)
     }
 }
 
-/// Where the key of this name stands, or would. One place at least is free.
+/// The line in which a search begins.
 #[inline]
-fn find(places: &[Place], name: u64) -> usize {
-    let mask = places.len() - 1;
-    let mut at = mix(name) as usize & mask;
-    while places[at].name() != name && places[at].name() != 0 {
-        at = (at + 1) & mask;
+fn home(lines: &[Line], name: u64) -> usize {
+    mix(name) as usize & (lines.len() - 1)
+}
+
+/// A key's number in lines that are some.
+#[inline]
+fn find(lines: &[Line], key: u64) -> Option<u32> {
+    debug_assert!(key != u64::MAX, "the reserved key has no number");
+    let name = key.wrapping_add(1);
+    let mut at = home(lines, name);
+    loop {
+        let line = &lines[at];
+        // All lanes are looked at: a branch on each would be one that nobody foresees.
+        let bit = |(lane, &own): (usize, &u64)| u32::from(own == name) << lane;
+        let found = line.names.iter().enumerate().map(bit).fold(0, |bits, bit| bits | bit);
+        if found != 0 {
+            return Some(line.numbers[found.trailing_zeros() as usize % LINE_KEYS]);
+        }
+        if line.names[LINE_KEYS - 1] == 0 {
+            return None;
+        }
+        at = (at + 1) & (lines.len() - 1);
     }
-    at
+}
+
+/// Writes a key that is absent to the first lane that is free from its home on. One at least is.
+fn put(lines: &mut [Line], name: u64, number: u32) {
+    let mut at = home(lines, name);
+    while lines[at].names[LINE_KEYS - 1] != 0 {
+        at = (at + 1) & (lines.len() - 1);
+    }
+    let line = &mut lines[at];
+    let lane = line.taken();
+    (line.names[lane], line.numbers[lane]) = (name, number);
 }
 
 #[cfg(test)]

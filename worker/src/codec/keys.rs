@@ -91,13 +91,13 @@ impl KeyWriter {
             self.bytes.extend_from_slice(head.as_bytes());
             return WrittenKeys { form: KeyForm::List, count: which.all.len() };
         }
-        let form = match which.codec {
-            // Without memory for more numbers there are none.
-            KeyCodec::Numbered if !dictionary.has_room(count) => {
-                let mut at = 0;
-                pack(self.isa, keys, &mut self.bytes, &mut at);
-                KeyForm::Packed
-            }
+        // Without memory for more numbers there are none.
+        let new_max = count.min(NUMBERS_MAX - dictionary.len());
+        let codec = match which.codec {
+            KeyCodec::Numbered if !dictionary.has_room(new_max) => KeyCodec::Packed,
+            codec => codec,
+        };
+        let form = match codec {
             KeyCodec::Plain => return WrittenKeys { form: KeyForm::Plain, count },
             KeyCodec::Packed => {
                 let mut at = 0;
@@ -158,12 +158,10 @@ fn number(
     (named, numbers, new): (&mut NumberSet, &mut Vec<u64>, &mut Vec<u64>),
 ) -> NumbersHead {
     named.make_room(dictionary.len());
-    for &key in keys {
-        match dictionary.number(key) {
-            Some(number) => named.add(number),
-            None => new.push(key),
-        }
-    }
+    dictionary.numbers(keys, |key, number| match number {
+        Some(number) => named.add(number),
+        None => new.push(key),
+    });
     named.drain(numbers);
     NumbersHead {
         generation: dictionary.generation(),
