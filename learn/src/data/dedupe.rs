@@ -1,7 +1,7 @@
 //! Making the keys of a batch unique and sorted.
 //!
-//! Owns the scratch for it: a hash table of the numbers of keys. Knows no row and no value; the sort
-//! is `kernels::order`.
+//! Owns the scratch for it: a hash table of the numbers of keys. Knows no row and no value; sorting
+//! is left to `kernels::order`.
 //!
 //! Invariant: at most a quarter of the slots hold a number, so that a search rarely goes on: a
 //! search that does is a branch nobody foresees, and costs more than a table twice as large.

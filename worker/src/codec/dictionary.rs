@@ -1,7 +1,7 @@
 //! The numbers that one shard has learned for this worker's keys.
 //!
-//! Owns a table from key to number, in lines of five keys. When numbers are given is left to `keys`;
-//! the shard's side is `shard::known_keys`.
+//! Owns a table from key to number, in lines of five keys. When numbers are given is left to
+//! `keys`; the shard's side is `shard::known_keys`.
 //!
 //! Invariant: numbers count from 0 without gaps in the order in which keys were learned, and a key
 //! keeps its number until the next generation begins.
