@@ -20,7 +20,7 @@ use crate::data::Csr;
 use crate::feed::Feed;
 use crate::learner::{Learner, Table};
 use crate::metrics::Metrics;
-use crate::run::{Continue, RunError, learn, pipeline_batches};
+use crate::run::{Continue, RunError, learn};
 
 /// How long joining, defining and leaving may take.
 pub const CALL_MAX: Duration = Duration::from_secs(10);
@@ -152,8 +152,7 @@ impl Job {
     ) -> Result<Worked, RunError> {
         self.begin(session)?;
         let mut metrics = Metrics::default();
-        let batches = pipeline_batches(session.transport().integrity(), self.join.staleness);
-        learn(session, learner, feed, batches, &mut metrics, watch)?;
+        learn(session, learner, feed, &mut metrics, watch)?;
         let deadline = session.now() + CALL_MAX;
         session.leave(deadline)?;
         Ok(Worked {

@@ -19,6 +19,4 @@ pub use feed::{ClaimInEpoch, Epochs, Feed, FeedProgress};
 pub use job::{CALL_MAX, INCARNATION, Job, JobError, Watch, Worked};
 pub use learner::{Ask, Io, Learner, Table};
 pub use logistic::{LogisticRegression, Optimizer, margins};
-pub use run::{
-    Continue, PIPELINE_BATCHES, PIPELINE_BATCHES_MAX, PUSHES_MAX, RunError, VALUES_MAX, learn, read,
-};
+pub use run::{Continue, PIPELINE_BATCHES, PUSHES_MAX, RunError, VALUES_MAX, learn, read};

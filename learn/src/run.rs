@@ -10,31 +10,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use worker::{Integrity, Refusal, Session, Staleness, Then, WorkerError};
+use worker::{Refusal, Session, Then, WorkerError};
 
 use crate::data::{Csr, DataError};
 use crate::feed::Feed;
 use crate::learner::{Ask, Asked, Io, Learner, Opened, Table, width};
 use crate::metrics::Metrics;
 
-/// Batches whose values are under way, the one that is worked on included, at least.
+/// Batches whose values are under way, the one that is worked on included.
 pub const PIPELINE_BATCHES: usize = 2;
-
-/// The same, at most.
-pub const PIPELINE_BATCHES_MAX: usize = 8;
-
-/// How many batches' values a worker has under way, the one that it works on included.
-///
-/// Over a network a pull takes a while however fast both sides are, so that as many more are asked
-/// for ahead as workers may be clocks apart: their values are no older than the job allows. Within
-/// one host's memory there is no such while, and younger values teach more.
-pub(crate) fn pipeline_batches(integrity: Integrity, staleness: Staleness) -> usize {
-    let apart = match integrity {
-        Integrity::Memory => 0,
-        Integrity::NeedsChecksum => usize::try_from(staleness.clocks_max()).unwrap_or(usize::MAX),
-    };
-    PIPELINE_BATCHES.saturating_add(apart).min(PIPELINE_BATCHES_MAX)
-}
 
 /// How long a worker waits for values: other workers may be slow, but not for ever.
 pub const VALUES_MAX: Duration = Duration::from_secs(120);
@@ -93,8 +77,6 @@ struct Ahead {
 
 /// Learns from all batches of `feed`, then waits until every push is acknowledged.
 ///
-/// - `batches`: how many have their values under way at a time, the one that is worked on
-///   included; at least 1.
 /// - `metrics`: predictions made before each batch was learned from.
 /// - `after_step`: called after each batch with what has been counted; [`Continue::No`] ends the
 ///   run after this batch, as if the data ended there.
@@ -103,16 +85,15 @@ pub fn learn<L: Learner<Batch = Csr>>(
     session: &mut Session,
     learner: &mut L,
     feed: &dyn Feed,
-    batches: usize,
     metrics: &mut Metrics,
     after_step: &mut dyn FnMut(&Metrics) -> Continue,
 ) -> Result<(), RunError> {
-    let mut pipeline = VecDeque::with_capacity(batches);
+    let mut pipeline = VecDeque::with_capacity(PIPELINE_BATCHES);
     let mut spare = Vec::new();
     let mut opened = Vec::new();
     let mut more = true;
     loop {
-        while more && pipeline.len() < batches {
+        while more && pipeline.len() < PIPELINE_BATCHES {
             let Some(batch) = feed.next()? else {
                 more = false;
                 break;

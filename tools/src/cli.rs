@@ -154,7 +154,7 @@ pub(crate) struct TrainArgs {
     /// Passes over the data [default: 1].
     #[arg(long, help_heading = "Learning", value_name = "N")]
     pub(crate) epochs: Option<u32>,
-    /// Rows between a pull and its push [default: 2000].
+    /// Rows between a pull and its push [default: 1000].
     #[arg(long, help_heading = "Learning", value_name = "N")]
     pub(crate) batch_rows: Option<usize>,
     /// How far workers may be apart [default: bsp].

@@ -50,7 +50,6 @@ pub use merge::Merger;
 pub use pull::{PullTicket, Values};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
-pub use transport::Integrity;
 pub use wire::{
     Clock, Epoch, Incarnation, JobId, Join, Refusal, ScanCursor, ShardId, Staleness, TableId,
     TableSize, TableSpec, Time, WorkerId,

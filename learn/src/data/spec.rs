@@ -11,7 +11,7 @@ use super::csr::Intercept;
 use super::error::{DataError, Reason};
 
 /// Rows a batch holds unless told otherwise.
-pub const BATCH_ROWS_DEFAULT: usize = 2000;
+pub const BATCH_ROWS_DEFAULT: usize = 1000;
 /// Most rows a batch may hold.
 pub const BATCH_ROWS_MAX: usize = 1 << 20;
 /// Most parser threads of one source.
