@@ -130,7 +130,7 @@ fn local_spec(spec: &PushPullSpec, limits: Limits) -> LocalSpec {
             cores: 1,
             way: spec.transport.way(),
             limits,
-            pinning: Pinning::Pinned,
+            pinning: Pinning::Pinned { first: 0 },
             epoch: Epoch::new(1),
             rules: Rules::builtin(),
             table_bytes_max: TABLE_BYTES_MIN.max(TABLE_BYTES_FACTOR * rows_bytes),

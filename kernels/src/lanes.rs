@@ -22,7 +22,7 @@ pub(crate) const CACHE_LINE_BYTES: usize = 64;
 /// Asks for the cache line of `items[index]`, to be read within a few hundred instructions; or
 /// for nothing that matters, where there is no such item.
 #[inline(always)]
-pub(crate) fn prefetch<T>(items: &[T], index: usize) {
+pub fn prefetch<T>(items: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         let address = items.as_ptr().wrapping_add(index);

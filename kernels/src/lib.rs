@@ -25,6 +25,7 @@ pub mod logistic;
 pub mod momentum;
 #[cfg(test)]
 mod oracle;
+pub mod order;
 pub mod plain;
 pub mod probe;
 pub mod rmsprop;
@@ -35,4 +36,5 @@ pub mod stream;
 pub mod sum;
 
 pub use isa::{Isa, Level, UnknownLevel};
+pub use lanes::prefetch;
 pub use rows::MISSING;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernels::Isa;
-use server::{Door, Exposure, ListenError, Server, ServerSpec, StartError, Way, Who};
+use server::{Door, Exposure, ListenError, Pinning, Server, ServerSpec, StartError, Way, Who};
 use transport::shm::{self, Shm, ShmError};
 use transport::{AdoptError, Link, Transport};
 use wire::{Incarnation, Routing, RoutingError, WorkerId};
@@ -23,7 +23,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 pub struct LocalSpec {
     /// How many servers.
     pub servers: u16,
-    /// What each is made of.
+    /// What each is made of; pinned ones follow each other.
     pub server: ServerSpec,
     /// Time-outs of the sessions.
     pub timeouts: Timeouts,
@@ -57,7 +57,13 @@ pub enum LocalError {
 impl Local {
     /// Starts all servers.
     pub fn start(spec: LocalSpec) -> Result<Local, LocalError> {
-        let start = |_| Server::start(&spec.server).map(Arc::new);
+        let start = |number: u16| {
+            let mut server = spec.server.clone();
+            if let Pinning::Pinned { first } = &mut server.pinning {
+                *first += usize::from(number) * usize::from(server.cores);
+            }
+            Server::start(&server).map(Arc::new)
+        };
         let servers = (0..spec.servers).map(start).collect::<Result<Vec<_>, _>>();
         let servers = servers.map_err(LocalError::Start)?;
         let mut doors = Vec::new();

@@ -1,8 +1,11 @@
 //! Batches for workers: one pass over the data after the other.
 //!
-//! Owns opening the source again for each epoch. Reading and parsing are left to `data`.
+//! Owns the batches of the first epoch while they are few enough to be kept for the later ones, and
+//! opening the source again for each epoch where they are not. Reading and parsing are left to
+//! `data`.
 //!
-//! Invariant: a batch of a later epoch is given out only after all of the one before.
+//! Invariant: a batch of a later epoch is given out only after all of the one before, and each
+//! epoch gives the same batches in the same order.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,18 +23,41 @@ pub trait Feed {
 /// Says which batch of an epoch, from 0, is this reader's next: see [`Claim`].
 pub type ClaimInEpoch = Arc<Mutex<dyn FnMut(u32) -> Result<u64, DataError> + Send>>;
 
+/// What kept batches may take, in bytes: with more of them, each epoch reads the source anew.
+const KEPT_BYTES_MAX: usize = 1 << 30;
+
+/// Buffers of batches that wait to be used again.
+const SPARES_MAX: usize = 16;
+
 /// A source, read so many times. Several threads may take batches from it.
 pub struct Epochs {
     spec: SourceSpec,
     epochs: u32,
     claim: Option<ClaimInEpoch>,
+    kept_bytes_max: usize,
+    /// Held while a batch is taken from the source, so that batches are kept in its order.
+    keeping: Mutex<Keeping>,
     state: Mutex<State>,
+    spares: Mutex<Vec<Csr>>,
+}
+
+/// The batches of the first epoch.
+enum Keeping {
+    /// So far, and what they take in bytes.
+    SoFar(Vec<Csr>, usize),
+    /// They are too many, or handed over, or not wanted.
+    Nothing,
 }
 
 struct State {
     source: Arc<Source>,
     epoch: u32,
     rows_before: u64,
+    /// All batches of an epoch, from the second epoch on, if they were kept.
+    kept: Option<Arc<Vec<Csr>>>,
+    /// How many of these this epoch has given out, and their rows.
+    given: usize,
+    rows_given: u64,
 }
 
 /// How far a feed is.
@@ -66,8 +92,22 @@ impl Epochs {
         claim: Option<ClaimInEpoch>,
     ) -> Result<Epochs, DataError> {
         let source = Arc::new(open_epoch(&spec, claim.as_ref(), 0)?);
-        let state = State { source, epoch: 0, rows_before: 0 };
-        Ok(Epochs { spec, epochs, claim, state: Mutex::new(state) })
+        let (kept, given, rows_given) = (None, 0, 0);
+        let state = State { source, epoch: 0, rows_before: 0, kept, given, rows_given };
+        // Which batches a reader claims differs from epoch to epoch.
+        let keeping = match (&claim, epochs) {
+            (None, 2..) => Keeping::SoFar(Vec::new(), 0),
+            _ => Keeping::Nothing,
+        };
+        Ok(Epochs {
+            spec,
+            epochs,
+            claim,
+            kept_bytes_max: KEPT_BYTES_MAX,
+            keeping: Mutex::new(keeping),
+            state: Mutex::new(state),
+            spares: Mutex::default(),
+        })
     }
 
     /// What the columns were found to mean.
@@ -79,11 +119,53 @@ impl Epochs {
     pub fn progress(&self) -> FeedProgress {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let pass = state.source.progress();
+        let (rows, fraction) = match &state.kept {
+            Some(kept) => (state.rows_given, state.given as f64 / kept.len().max(1) as f64),
+            None => (pass.rows, pass.fraction()),
+        };
         FeedProgress {
-            rows: state.rows_before + pass.rows,
+            rows: state.rows_before + rows,
             bad_rows: pass.bad_rows,
-            fraction: (f64::from(state.epoch) + pass.fraction()) / f64::from(self.epochs.max(1)),
+            fraction: (f64::from(state.epoch) + fraction) / f64::from(self.epochs.max(1)),
         }
+    }
+
+    /// The next batch of the source, kept if there is room. None at its end: then the batches that
+    /// were kept, all of them, are handed over.
+    fn read(&self, source: &Source) -> Result<Option<Csr>, DataError> {
+        let mut keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let Keeping::SoFar(batches, bytes) = &mut *keeping else {
+            drop(keeping);
+            return source.next();
+        };
+        let Some(batch) = source.next()? else {
+            let kept = Arc::new(std::mem::take(batches));
+            *keeping = Keeping::Nothing;
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).kept = Some(kept);
+            return Ok(None);
+        };
+        *bytes += batch.bytes();
+        if *bytes > self.kept_bytes_max {
+            *keeping = Keeping::Nothing;
+        } else {
+            batches.push(batch.clone());
+        }
+        Ok(Some(batch))
+    }
+
+    /// What comes next: one look at the state, since other threads may end the epoch meanwhile.
+    fn find_next(&self) -> Next {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = state.epoch;
+        let Some(kept) = state.kept.clone().filter(|_| epoch > 0) else {
+            return Next::Read { source: Arc::clone(&state.source), epoch };
+        };
+        let number = state.given;
+        let Some(batch) = kept.get(number) else { return Next::End { epoch } };
+        state.given += 1;
+        state.rows_given += batch.rows() as u64;
+        drop(state);
+        Next::Kept { kept, number }
     }
 
     fn source(&self) -> (Arc<Source>, u32) {
@@ -98,10 +180,16 @@ impl Epochs {
             if ended + 1 >= self.epochs {
                 return Ok(false);
             }
-            let source = Arc::new(open_epoch(&self.spec, self.claim.as_ref(), ended + 1)?);
-            state.rows_before += state.source.progress().rows;
-            state.source = source;
+            let rows = match state.epoch {
+                1.. if state.kept.is_some() => state.rows_given,
+                _ => state.source.progress().rows,
+            };
+            if state.kept.is_none() {
+                state.source = Arc::new(open_epoch(&self.spec, self.claim.as_ref(), ended + 1)?);
+            }
+            state.rows_before += rows;
             state.epoch += 1;
+            (state.given, state.rows_given) = (0, 0);
         }
         Ok(true)
     }
@@ -110,19 +198,45 @@ impl Epochs {
 impl Feed for Epochs {
     fn next(&self) -> Result<Option<Csr>, DataError> {
         loop {
-            let (source, epoch) = self.source();
-            if let Some(batch) = source.next()? {
-                return Ok(Some(batch));
-            }
-            if !self.advance(epoch)? {
+            let ended = match self.find_next() {
+                Next::Kept { kept, number } => {
+                    let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let mut batch = spare.unwrap_or_default();
+                    batch.copy_from(&kept[number]);
+                    return Ok(Some(batch));
+                }
+                Next::End { epoch } => epoch,
+                Next::Read { source, epoch } => {
+                    if let Some(batch) = self.read(&source)? {
+                        return Ok(Some(batch));
+                    }
+                    epoch
+                }
+            };
+            if !self.advance(ended)? {
                 return Ok(None);
             }
         }
     }
 
     fn recycle(&self, batch: Csr) {
-        self.source().0.recycle(batch);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.kept.is_none() {
+            return state.source.recycle(batch);
+        }
+        drop(state);
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.len() < SPARES_MAX {
+            spares.push(batch);
+        }
     }
+}
+
+/// Where the next batch comes from.
+enum Next {
+    Read { source: Arc<Source>, epoch: u32 },
+    Kept { kept: Arc<Vec<Csr>>, number: usize },
+    End { epoch: u32 },
 }
 
 fn open_epoch(
@@ -134,4 +248,57 @@ fn open_epoch(
     let claim: Claim =
         Box::new(move || claim.lock().unwrap_or_else(PoisonError::into_inner)(epoch));
     Source::open_shared(spec, claim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Labels;
+
+    fn epochs(kept_bytes_max: usize) -> Epochs {
+        let inputs = vec!["gen:criteo?rows=1000".to_owned()];
+        let spec = SourceSpec {
+            inputs,
+            batch_rows: 96,
+            labels: Labels::Optional,
+            ..SourceSpec::default()
+        };
+        Epochs { kept_bytes_max, ..Epochs::open(spec, 3).expect("a generator") }
+    }
+
+    #[test]
+    fn kept_batches_and_those_that_are_read_again_are_the_same() {
+        let all = |feed: &Epochs| {
+            let mut batches = Vec::new();
+            while let Some(batch) = feed.next().expect("made-up rows are good") {
+                batches.push(batch.clone());
+                feed.recycle(batch);
+            }
+            batches
+        };
+        let (kept, read) = (epochs(KEPT_BYTES_MAX), epochs(50_000));
+        let (kept_batches, read_batches) = (all(&kept), all(&read));
+        assert_eq!(kept_batches.len(), 33);
+        assert!(kept_batches == read_batches, "each epoch gives the same batches");
+        assert_eq!(kept.progress(), read.progress());
+        assert_eq!((kept.progress().rows, kept.progress().fraction), (3000, 1.0));
+    }
+
+    #[test]
+    fn several_threads_get_each_batch_of_each_epoch_once() {
+        let feed = &epochs(KEPT_BYTES_MAX);
+        let rows: u64 = std::thread::scope(|scope| {
+            let take = || {
+                let mut rows = 0;
+                while let Some(batch) = feed.next().expect("made-up rows are good") {
+                    rows += batch.rows() as u64;
+                    feed.recycle(batch);
+                }
+                rows
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(rows, 3000);
+    }
 }

@@ -178,7 +178,7 @@ impl Job {
 
     /// Runs all workers as threads of this process, which share `feed`.
     ///
-    /// - `learner`: makes each worker's learner.
+    /// - `learner`: makes each worker's learner, on its thread.
     /// - `watch`: makes what looks at each worker's progress.
     /// - Errors: the first cause: a worker that only misses another one is not it.
     pub fn launch<'w, S: Servers, L: Learner<Batch = Csr>>(

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kernels::Isa;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
@@ -46,8 +46,12 @@ pub enum Way {
 pub enum Pinning {
     /// The kernel moves it as it likes: other threads share the processors.
     Free,
-    /// Shard `i` stays on the `i`-th processor that this process may use.
-    Pinned,
+    /// Shard `i` stays on the processor number `first + i`, counted from 0 and around, of those
+    /// that this process may use.
+    Pinned {
+        /// The first shard's.
+        first: usize,
+    },
 }
 
 /// What a server is made of.
@@ -163,8 +167,8 @@ fn start_core(spec: &ServerSpec, shard: u16) -> Result<CoreHandle, StartError> {
     let thread = std::thread::Builder::new()
         .name(format!("shard-{shard}"))
         .spawn(move || {
-            if spec.pinning == Pinning::Pinned {
-                pin(usize::from(shard));
+            if let Pinning::Pinned { first } = spec.pinning {
+                pin(first + usize::from(shard));
             }
             match open(&spec) {
                 Ok(transport) => {
@@ -226,18 +230,28 @@ fn run(mut core: Core, inbox: &Receiver<Command>) {
     }
 }
 
-/// Keeps this thread on the `index`-th processor that it may use. Where the kernel says no, it
-/// runs where the kernel puts it.
-fn pin(index: usize) {
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let mut processors = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
-    let count = processors.clone().count().max(1);
-    let Some(cpu) = processors.nth(index % count) else { return };
+/// Keeps the calling thread on the processor number `index`, counted from 0 and around, of those
+/// that it may use. Where the kernel says no, it runs where the kernel puts it.
+pub fn pin(index: usize) {
+    let processors = processors();
+    let Some(&cpu) = processors.get(index % processors.len().max(1)) else { return };
     let mut one = CpuSet::new();
     one.set(cpu);
     if let Err(error) = sched_setaffinity(None, &one) {
-        tracing::warn!(%error, cpu, "the shard's thread is not pinned");
+        tracing::warn!(%error, cpu, "a thread is not pinned");
     }
+}
+
+/// The number that [`pin`] knows the processor by on which the calling thread runs.
+pub fn processor_here() -> usize {
+    let here = sched_getcpu();
+    processors().iter().position(|&cpu| cpu == here).unwrap_or(0)
+}
+
+/// The processors that the calling thread may use, in order; none if the kernel does not say.
+fn processors() -> Vec<usize> {
+    let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect()
 }
 
 impl fmt::Display for StartError {

@@ -11,6 +11,6 @@ mod door;
 mod handshake;
 mod turn;
 
-pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way};
+pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError};
 pub use turn::{Core, OnClosed, Who};

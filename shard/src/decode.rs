@@ -12,6 +12,7 @@ use kernels::codec::{
     Rounding, RowShape, ValueCodec, bitmap_words, count_kept, decode_values, encode_values,
     encoded_values_bytes_max, join_columns, split_columns, unpack_keys,
 };
+use kernels::order::Sorter;
 use wire::{
     Carried, Coded, Header, KeyForm, Keys, ListHead, NumbersHead, PART_BYTES, Refusal, Sequence,
     VALUES_BY_COLUMN,
@@ -20,6 +21,7 @@ use zerocopy::FromBytes;
 
 use crate::engine::Mutation;
 use crate::known_keys::KnownKeys;
+use crate::table::Places;
 
 /// Value codecs that this build knows.
 pub(crate) const CODECS: u8 = ValueCodec::ALL.len() as u8;
@@ -30,8 +32,10 @@ pub(crate) struct Decoder {
     isa: Isa,
     mutation: Mutation,
     keys: Vec<u64>,
-    /// New keys of a message, until they are put among the known ones.
+    /// Keys of a message in the order of their numbers, the new ones behind.
+    numbered: Vec<u64>,
     new: Vec<u64>,
+    sorter: Sorter,
     kept: Vec<u64>,
     streams: Vec<f32>,
     rows: Vec<f32>,
@@ -53,11 +57,20 @@ enum Place {
     Listed(ListHead),
 }
 
+/// A push, decoded.
+pub(crate) struct Decoded<'a> {
+    pub(crate) keys: &'a [u64],
+    pub(crate) deltas: &'a [f32],
+    /// Where a pull found the rows of these keys.
+    pub(crate) places: Option<Places<'a>>,
+}
+
 impl Decoder {
     /// A decoder without buffers yet.
     pub(crate) fn new(isa: Isa, mutation: Mutation) -> Decoder {
-        let (keys, new, kept) = Default::default();
-        Decoder { isa, mutation, keys, new, kept, streams: Vec::new(), rows: Vec::new() }
+        let (keys, numbered, new, kept) = Default::default();
+        let (sorter, streams, rows) = Default::default();
+        Decoder { isa, mutation, keys, numbered, new, sorter, kept, streams, rows }
     }
 
     /// The keys of a pull, which are kept as a list under its sequence. A pull that is known by
@@ -96,7 +109,7 @@ impl Decoder {
         known.list_part(&whole, count)
     }
 
-    /// The keys and deltas of a push.
+    /// The keys and deltas of a push, and where their rows lay if that is known.
     ///
     /// - `shape`: of a row of deltas.
     /// - Errors: what is not known, or [`Refusal::Malformed`].
@@ -106,7 +119,7 @@ impl Decoder {
         coded: Coded<'a>,
         shape: RowShape,
         known: &'a mut KnownKeys,
-    ) -> Result<(&'a [u64], &'a [f32]), Refusal> {
+    ) -> Result<Decoded<'a>, Refusal> {
         let (place, taken) = self.keys(header, coded, known)?;
         let count = header.keys as usize;
         let mut rest = &coded.body[taken..];
@@ -136,12 +149,15 @@ impl Decoder {
         if deltas.len() != carried * shape.width() {
             return Err(Refusal::Malformed);
         }
-        let keys = match (coded.encoding.carried(), place) {
-            (Carried::Some, _) => &self.kept,
-            (Carried::All, Place::Decoded) => &self.keys,
-            (Carried::All, Place::Listed(head)) => known.list_part(&head, count)?,
+        let (keys, places) = match (coded.encoding.carried(), place) {
+            (Carried::Some, _) => (self.kept.as_slice(), None),
+            (Carried::All, Place::Decoded) => (self.keys.as_slice(), None),
+            (Carried::All, Place::Listed(head)) => {
+                let places = known.places(&head, count, header.table());
+                (known.list_part(&head, count)?, places)
+            }
         };
-        Ok((keys, deltas))
+        Ok(Decoded { keys, deltas, places })
     }
 
     /// Reads the keys, into [`Decoder::keys`] unless they are listed; where the next part begins.
@@ -192,15 +208,15 @@ impl Decoder {
             head.generation = known.generation();
         }
         let new = count.checked_sub(head.known as usize).ok_or(Refusal::Malformed)?;
-        self.keys.resize(count - new, 0);
-        let numbers_bytes = unpack_keys(self.isa, rest, &mut self.keys).map_err(bad)?;
-        known.look_up(&head, &mut self.keys)?;
+        self.numbered.resize(count - new, 0);
+        let numbers_bytes = unpack_keys(self.isa, rest, &mut self.numbered).map_err(bad)?;
+        known.look_up(&head, &mut self.numbered)?;
         self.new.resize(new, 0);
         let rest = &rest[numbers_bytes..];
         let new_bytes = unpack_keys(self.isa, rest, &mut self.new).map_err(bad)?;
         known.learn(&head, &self.new)?;
-        self.keys.extend_from_slice(&self.new);
-        self.keys.sort_unstable();
+        self.numbered.extend_from_slice(&self.new);
+        self.sorter.sort(count, |at| self.numbered[at], &mut self.keys);
         Keys::new(&self.keys).map_err(bad)?;
         Ok(size_of::<NumbersHead>() + numbers_bytes + new_bytes)
     }

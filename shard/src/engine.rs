@@ -19,11 +19,11 @@ use zerocopy::IntoBytes;
 
 use crate::admission::Verdict;
 use crate::answer::{Outbox, REPLY_BYTES, Stamp};
-use crate::decode::{CODECS, Decoder, Encoder, answer_bytes, row_shape};
+use crate::decode::{CODECS, Decoded, Decoder, Encoder, answer_bytes, row_shape};
 use crate::job::{Job, WORKERS_MAX};
 use crate::known_keys::KnownKeys;
 use crate::rule::Rules;
-use crate::table::{Moment, ScanGoesOn, Upkeep};
+use crate::table::{Moment, Places, ScanGoesOn, Upkeep};
 use crate::tables::Tables;
 
 /// What a shard is made of.
@@ -102,6 +102,8 @@ pub struct Shard {
     tables: Tables,
     decoder: Decoder,
     encoder: Encoder,
+    /// Of the rows of a pull.
+    places: Vec<u32>,
     progress: bool,
 }
 
@@ -111,7 +113,8 @@ impl Shard {
         let ShardSpec { isa, epoch, rules, table_bytes_max, seed, credit, mutation } = spec;
         let tables = Tables::new(isa, rules, table_bytes_max, seed);
         let (decoder, encoder) = (Decoder::new(isa, mutation), Encoder::new(isa));
-        Shard { isa, epoch, credit, mutation, job: None, tables, decoder, encoder, progress: false }
+        let (job, places, progress) = (None, Vec::new(), false);
+        Shard { isa, epoch, credit, mutation, job, tables, decoder, encoder, places, progress }
     }
 
     /// Does what a message asks for.
@@ -325,12 +328,18 @@ impl Shard {
         let seal = outbox.seal();
         let mut slot = outbox.acquire(HEADER_BYTES + body_bytes).ok_or(Stop::NoSlot)?;
         let body = &mut O::bytes_mut(&mut slot)[HEADER_BYTES..];
+        let mut places = matches!(pulled, Pulled::Coded(_)).then_some(&mut self.places);
         if codec == ValueCodec::F32 {
-            table.pull(keys, floats_mut(body), seal, clock);
+            table.pull(keys, floats_mut(body), seal, clock, places.as_deref_mut());
         } else {
             let rows = self.encoder.rows_mut(keys.len() * shape.width());
-            table.pull(keys, rows, Seal::Body, clock);
+            table.pull(keys, rows, Seal::Body, clock, places.as_deref_mut());
             self.encoder.encode(codec, shape, body);
+        }
+        if let (Some(at), Ok(member)) = (places, job.member(header.worker(), header.incarnation()))
+        {
+            let places = Places { at, changes: table.changes() };
+            member.known.note_places(header.sequence(), header.table(), places);
         }
         let answer = stamp.header(header, Kind::Values);
         let encoding = Encoding::new(KeyForm::Plain, codec.to_u8(), Carried::All).get();
@@ -432,13 +441,16 @@ fn apply(
     let table = tables.get(header.table())?;
     let width = table.widths().delta;
     check_width(header, width)?;
-    let (keys, deltas) = match pushed {
-        Pushed::Plain(keyed) => (keyed.keys.as_slice(), keyed.values),
+    let Decoded { keys, deltas, places } = match pushed {
+        Pushed::Plain(keyed) => {
+            let (keys, deltas) = (keyed.keys.as_slice(), keyed.values);
+            Decoded { keys, deltas, places: None }
+        }
         Pushed::Coded(coded) => {
             decoder.push(header, coded, row_shape(width, table.spec().dim as usize), known)?
         }
     };
-    table.push(keys, deltas, moment).map_err(|full| Refusal::TableFull { rows: full.rows })
+    table.push(keys, deltas, moment, places).map_err(|full| Refusal::TableFull { rows: full.rows })
 }
 
 /// The codec that a pull's answer shall have.

@@ -1,6 +1,7 @@
 //! The keys that a shard and one of its workers both know, so that a message need not carry them.
 //!
-//! Owns the lists of the worker's last pulls, and the numbers that its keys were given. Bounded by
+//! Owns the lists of the worker's last pulls, where their rows lay, and the numbers that its keys
+//! were given. Bounded by
 //! [`wire::LISTS_MAX`], [`wire::LIST_KEYS_MAX`] and [`wire::NUMBERS_MAX`]. How keys look in a
 //! message is left to `decode`.
 //!
@@ -10,7 +11,11 @@
 
 use std::collections::VecDeque;
 
-use wire::{LIST_KEYS_MAX, LISTS_MAX, ListHead, NUMBERS_MAX, NumbersHead, Refusal, Sequence};
+use wire::{
+    LIST_KEYS_MAX, LISTS_MAX, ListHead, NUMBERS_MAX, NumbersHead, Refusal, Sequence, TableId,
+};
+
+use crate::table::Places;
 
 /// What one worker and this shard both know.
 #[derive(Clone, Debug, Default)]
@@ -18,17 +23,22 @@ pub(crate) struct KnownKeys {
     /// The newest last.
     lists: VecDeque<List>,
     keys_in_lists: usize,
-    /// The buffer of a list that was dropped.
-    spare: Vec<u64>,
+    /// The buffers of a list that was dropped.
+    spare: List,
     generation: u32,
     /// By number.
     numbered: Vec<u64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct List {
     pull: Sequence,
     keys: Vec<u64>,
+    /// Where the pull found the rows, one a key, if that was noted.
+    places: Vec<u32>,
+    table: TableId,
+    /// The table's count of changes then.
+    changes: u64,
 }
 
 impl KnownKeys {
@@ -54,13 +64,37 @@ impl KnownKeys {
         while self.lists.len() >= LISTS_MAX || self.keys_in_lists + keys.len() > LIST_KEYS_MAX {
             let oldest = self.lists.pop_front().expect("an empty one has room for a message's");
             self.keys_in_lists -= oldest.keys.len();
-            self.spare = oldest.keys;
+            self.spare = oldest;
         }
-        let mut kept = std::mem::take(&mut self.spare);
-        kept.clear();
-        kept.extend_from_slice(keys);
+        let mut list = std::mem::take(&mut self.spare);
+        list.pull = pull;
+        list.places.clear();
+        list.keys.clear();
+        list.keys.extend_from_slice(keys);
         self.keys_in_lists += keys.len();
-        self.lists.push_back(List { pull, keys: kept });
+        self.lists.push_back(list);
+    }
+
+    /// Notes where the rows of a list's keys lie in a table. Without the list nothing is noted.
+    pub(crate) fn note_places(&mut self, pull: Sequence, table: TableId, places: Places<'_>) {
+        let Some(list) = self.lists.iter_mut().rev().find(|list| list.pull == pull) else { return };
+        assert_eq!(places.at.len(), list.keys.len(), "a place for each key of a pull");
+        list.places.clear();
+        list.places.extend_from_slice(places.at);
+        (list.table, list.changes) = (table, places.changes);
+    }
+
+    /// Where the rows of a part of a list lay in this table, if that was noted.
+    pub(crate) fn places(
+        &self,
+        head: &ListHead,
+        count: usize,
+        table: TableId,
+    ) -> Option<Places<'_>> {
+        let list = self.lists.iter().rev().find(|list| list.pull == head.pull())?;
+        let start = head.first as usize;
+        let at = list.places.get(start..start + count)?;
+        (list.table == table).then_some(Places { at, changes: list.changes })
     }
 
     /// The keys that have these numbers, written over them.

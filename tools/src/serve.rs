@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let cores = arguments.cores.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX - 1));
     // Children share the machine with workers, whose number the parent knows better.
-    let pinning = if arguments.child { Pinning::Free } else { Pinning::Pinned };
+    let pinning = if arguments.child { Pinning::Free } else { Pinning::Pinned { first: 0 } };
     let mut spec = server_spec(way, cores, isa(arguments.isa.as_deref())?, pinning);
     spec.table_bytes_max = match arguments.table_mib {
         Some(mib) => mib.saturating_mul(1 << 20),

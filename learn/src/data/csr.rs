@@ -46,6 +46,28 @@ impl Csr {
         self.row_starts[row] as usize..self.row_starts[row + 1] as usize
     }
 
+    /// What its numbers take, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.labels)
+            + size_of_val(&*self.importance)
+            + size_of_val(&*self.row_starts)
+            + size_of_val(&*self.keys)
+            + size_of_val(&*self.columns)
+            + size_of_val(&*self.values)
+    }
+
+    /// Becomes the same batch as `other`, in its own buffers.
+    pub(crate) fn copy_from(&mut self, other: &Csr) {
+        self.labels.clone_from(&other.labels);
+        self.importance.clone_from(&other.importance);
+        self.row_starts.clone_from(&other.row_starts);
+        self.keys.clone_from(&other.keys);
+        self.columns.clone_from(&other.columns);
+        self.values.clone_from(&other.values);
+        (self.batch, self.first_row) = (other.batch, other.first_row);
+        self.source_rows = other.source_rows;
+    }
+
     fn clear(&mut self) {
         self.labels.clear();
         self.importance.clear();

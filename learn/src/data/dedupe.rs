@@ -1,10 +1,12 @@
 //! Making the keys of a batch unique and sorted.
 //!
-//! Owns the scratch for it: a hash table of the numbers of keys, and a bucket sort. Knows no row
-//! and no value.
+//! Owns the scratch for it: a hash table of the numbers of keys. Knows no row and no value; sorting
+//! is left to `kernels::order`.
 //!
 //! Invariant: at most a quarter of the slots hold a number, so that a search rarely goes on: a
 //! search that does is a branch nobody foresees, and costs more than a table twice as large.
+
+use kernels::order::{Keyed, Sorter};
 
 /// Scratch that turns raw keys into distinct ascending ones. Reused from batch to batch; it only
 /// grows.
@@ -15,8 +17,8 @@ pub(crate) struct KeyTable {
     /// The first `count` are the distinct keys so far, by number: in the order of appearance.
     distinct: Vec<u64>,
     count: usize,
+    sorter: Sorter,
     sorted: Vec<Entry>,
-    bucket_ends: Vec<u32>,
     ranks: Vec<u32>,
 }
 
@@ -27,15 +29,19 @@ struct Entry {
     number: u32,
 }
 
+impl Keyed for Entry {
+    #[inline(always)]
+    fn key(&self) -> u64 {
+        self.key
+    }
+}
+
 const FREE: u32 = u32::MAX;
 const SLOTS_MIN: usize = 1 << 10;
 /// Slots for each key that may be there.
 const SLOTS_PER_KEY: usize = 4;
 /// Keys that are numbered at a time.
 const CHUNK_KEYS: usize = 1 << 10;
-const BUCKETS_MAX: usize = 1 << 14;
-/// Largest bucket with which all buckets are sorted by insertion.
-const INSERTION_MAX: u32 = 16;
 
 impl KeyTable {
     /// Fills `keys` with the distinct keys of `raw`, ascending, and `columns` with each raw key's
@@ -100,90 +106,16 @@ impl KeyTable {
     }
 
     /// Sorts the distinct keys into `keys` and writes each one's place there to `ranks`.
-    ///
-    /// One scatter into buckets over the keys' range, then a sort inside each. Hashed keys are
-    /// spread evenly, so that a bucket holds one or two and all of them together are sorted by
-    /// insertion, in one pass; clustered ones cost a plain sort.
     fn sort(&mut self, keys: &mut Vec<u64>) {
-        let KeyTable { distinct, sorted, bucket_ends, ranks, count, .. } = self;
-        let distinct = &distinct[..*count];
+        let KeyTable { distinct, sorter, sorted, ranks, count, .. } = self;
+        let entry = |number| Entry { key: distinct[number], number: number as u32 };
+        sorter.sort(*count, entry, sorted);
         keys.clear();
         keys.resize(*count, 0);
-        if *count == 0 {
-            return;
-        }
-        let spread = Spread::of(distinct);
-        let buckets = count.next_power_of_two().min(BUCKETS_MAX);
-        let range_bits = u64::BITS - (spread.second - spread.low).leading_zeros();
-        let shift = range_bits.saturating_sub(buckets.ilog2());
-        let bucket_of = |key: u64| (((key - spread.low) >> shift) as usize).min(buckets - 1);
-
-        bucket_ends.clear();
-        bucket_ends.resize(buckets, 0);
-        for &key in distinct {
-            bucket_ends[bucket_of(key)] += 1;
-        }
-        let (mut start, mut largest) = (0, 0);
-        for end in &mut bucket_ends[..] {
-            largest = largest.max(*end);
-            start += std::mem::replace(end, start); // So far its start.
-        }
-        sorted.resize(sorted.len().max(*count), Entry::default());
-        let sorted = &mut sorted[..*count];
-        for (number, &key) in (0..).zip(distinct) {
-            let end = &mut bucket_ends[bucket_of(key)];
-            sorted[*end as usize] = Entry { key, number };
-            *end += 1;
-        }
-        if largest <= INSERTION_MAX {
-            sort_by_insertion(sorted);
-        } else {
-            let mut start = 0;
-            for &end in &bucket_ends[..] {
-                sorted[start as usize..end as usize].sort_unstable_by_key(|entry| entry.key);
-                start = end;
-            }
-        }
         ranks.resize(ranks.len().max(*count), 0);
         for (rank, (key, entry)) in keys.iter_mut().zip(sorted).enumerate() {
             *key = entry.key;
             ranks[entry.number as usize] = rank as u32;
-        }
-    }
-}
-
-/// Where keys lie. The highest is left out of the range: feature numbers are dense, but for the
-/// intercept, which is far above them and would put all of them in one bucket.
-#[derive(Clone, Copy, Debug)]
-struct Spread {
-    low: u64,
-    second: u64,
-}
-
-impl Spread {
-    /// The lowest and the second highest of `keys`; the same one if there is but one.
-    fn of(keys: &[u64]) -> Spread {
-        let (mut low, mut second, mut high) = (u64::MAX, 0, 0);
-        for &key in keys {
-            low = low.min(key);
-            second = second.max(key.min(high));
-            high = high.max(key);
-        }
-        Spread { low, second: second.max(low) }
-    }
-}
-
-/// Sorts what is nearly sorted: each entry moves down past those above it.
-fn sort_by_insertion(entries: &mut [Entry]) {
-    for top in 1..entries.len() {
-        let entry = entries[top];
-        let mut at = top;
-        while at > 0 && entries[at - 1].key > entry.key {
-            entries[at] = entries[at - 1];
-            at -= 1;
-        }
-        if at < top {
-            entries[at] = entry;
         }
     }
 }

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::process::getpid;
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use super::claim::{Claim, Deal};
 use super::csr::{Csr, Place};
@@ -215,7 +217,11 @@ impl Source {
         run: impl FnOnce() + Send + 'static,
     ) -> Result<(), DataError> {
         let builder = std::thread::Builder::new().name(format!("data-{thread}"));
-        let handle = builder.spawn(run).map_err(|error| {
+        let handle = builder.spawn(move || {
+            roam();
+            run();
+        });
+        let handle = handle.map_err(|error| {
             let message = format!("cannot start the {thread} thread: {error}");
             DataError::Setting { name: "parsers", message }
         })?;
@@ -263,6 +269,14 @@ impl Source {
             positive if positive == rows => Err(DataError::OneClass { label: 1, rows }),
             _ => Ok(()),
         }
+    }
+}
+
+/// Lets the calling thread run wherever this process may: it was started by whoever opened the
+/// source, which may be kept on one processor. A kernel that says no leaves it there.
+fn roam() {
+    if let Ok(allowed) = sched_getaffinity(Some(getpid())) {
+        let _ = sched_setaffinity(None, &allowed);
     }
 }
 

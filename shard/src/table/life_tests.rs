@@ -85,7 +85,7 @@ impl History {
         let moment = at(self.clock);
         let rows_before = self.table.size().rows;
         let deltas = vec![delta; keys.len() * self.dim];
-        self.table.push(keys, &deltas, moment).expect("room, or rows that make some");
+        self.table.push(keys, &deltas, moment, None).expect("room, or rows that make some");
         for &key in keys {
             let sum = self.sum(key);
             if sum.is_some() || self.newcomers.admits(key, moment.coin_seed) {
@@ -140,7 +140,7 @@ impl History {
         let keys: BTreeSet<u64> = self.rows.keys().copied().chain(absent).collect();
         let keys: Vec<u64> = keys.into_iter().collect();
         let mut values = vec![f32::NAN; keys.len() * self.dim];
-        self.table.pull(&keys, &mut values, Seal::HeaderOnly, self.clock);
+        self.table.pull(&keys, &mut values, Seal::HeaderOnly, self.clock, None);
         for (&key, row) in keys.iter().zip(values.chunks_exact(self.dim)) {
             let sum = self.sum(key).unwrap_or(0.0);
             assert!(row.iter().all(|&value| value == sum), "{}: {key} {sum} {row:?}", self.seed);
@@ -199,15 +199,15 @@ fn rows_that_are_too_old_are_taken_out_a_few_lines_with_each_push() {
         let life = RowLife { expiry: Expiry::Clocks(CLOCKS_MAX), ..RowLife::default() };
         let mut table = table(dim, life, 1 << 24, 1);
         let keys: Vec<u64> = (0..20_000).collect();
-        table.push(&keys, &vec![1.0; keys.len() * dim as usize], at(0)).expect("room");
+        table.push(&keys, &vec![1.0; keys.len() * dim as usize], at(0), None).expect("room");
         let one = vec![1.0; dim as usize];
         let mut rows_before = table.size().rows;
         for clock in 1..=CLOCKS_MAX {
-            table.push(&[5], &one, at(clock)).expect("room");
+            table.push(&[5], &one, at(clock), None).expect("room");
             assert_eq!(table.size().rows, 20_000, "none is too old yet");
         }
         for clock in CLOCKS_MAX + 1..20_000 {
-            table.push(&[5], &one, at(clock)).expect("room");
+            table.push(&[5], &one, at(clock), None).expect("room");
             let rows = table.size().rows;
             assert!(rows_before - rows <= 5 * 4, "four lines of five keys at most");
             rows_before = rows;
@@ -215,7 +215,7 @@ fn rows_that_are_too_old_are_taken_out_a_few_lines_with_each_push() {
         let size = table.size();
         assert_eq!((size.rows, size.rows_expired), (1, 19_999));
         let mut values = vec![0.0; dim as usize];
-        table.pull(&[5], &mut values, Seal::HeaderOnly, 20_000);
+        table.pull(&[5], &mut values, Seal::HeaderOnly, 20_000, None);
         assert_eq!(values, vec![20_000.0; dim as usize]);
     }
 }
@@ -228,11 +228,11 @@ fn a_row_that_was_too_old_begins_afresh_whether_or_not_it_was_taken_out() {
         let ones = vec![1.0; dim as usize];
         let read = |table: &Table, clock| {
             let mut values = vec![0.0; dim as usize];
-            table.pull(&[5], &mut values, Seal::HeaderOnly, clock);
+            table.pull(&[5], &mut values, Seal::HeaderOnly, clock, None);
             values[0]
         };
         for (clock, sum) in [(0, 0.0), (0, 1.0), (1, 2.0), (3, 3.0), (6, 1.0), (8, 2.0)] {
-            table.push(&[5], &ones, at(clock)).expect("room");
+            table.push(&[5], &ones, at(clock), None).expect("room");
             assert_eq!(read(&table, clock), sum, "clock {clock}");
         }
         assert_eq!(read(&table, 10), 2.0);
@@ -248,9 +248,9 @@ fn a_table_with_nothing_else_to_do_takes_out_what_is_too_old_and_rests() {
         let life = RowLife { expiry: Expiry::Clocks(2), ..RowLife::default() };
         let mut table = table(dim, life, 1 << 24, 1);
         let keys: Vec<u64> = (0..20_000).collect();
-        table.push(&keys, &vec![1.0; keys.len() * dim as usize], at(0)).expect("room");
+        table.push(&keys, &vec![1.0; keys.len() * dim as usize], at(0), None).expect("room");
         while table.tend() != Upkeep::None {}
-        table.push(&[5], &vec![1.0; dim as usize], at(3)).expect("room");
+        table.push(&[5], &vec![1.0; dim as usize], at(3), None).expect("room");
         assert!(table.size().rows > 19_000);
         let (mut parts, changes) = (1, table.changes());
         while table.tend() != Upkeep::None {
@@ -259,7 +259,7 @@ fn a_table_with_nothing_else_to_do_takes_out_what_is_too_old_and_rests() {
         assert!(parts > 10 && table.changes() > changes, "{parts} parts");
         // Growth may have moved some to the four lines that the push had looked at.
         assert!(table.size().rows <= 1 + 4 * 5, "{:?}", table.size());
-        table.push(&[5], &vec![1.0; dim as usize], at(6)).expect("room");
+        table.push(&[5], &vec![1.0; dim as usize], at(6), None).expect("room");
         while table.tend() != Upkeep::None {}
         assert_eq!(table.size().rows, 1);
     }
@@ -270,13 +270,13 @@ fn a_worker_that_is_behind_makes_no_row_older() {
     let life = RowLife { expiry: Expiry::Clocks(2), ..RowLife::default() };
     let mut table = table(1, life, 1 << 20, 1);
     table
-        .push(&[5], &[1.0], Moment { clock: 9, slowest: 6, coin_seed: 0, rounding_seed: 0 })
+        .push(&[5], &[1.0], Moment { clock: 9, slowest: 6, coin_seed: 0, rounding_seed: 0 }, None)
         .expect("room");
     table
-        .push(&[5], &[1.0], Moment { clock: 6, slowest: 6, coin_seed: 0, rounding_seed: 0 })
+        .push(&[5], &[1.0], Moment { clock: 6, slowest: 6, coin_seed: 0, rounding_seed: 0 }, None)
         .expect("room");
     let mut values = [0.0];
-    table.pull(&[5], &mut values, Seal::HeaderOnly, 11);
+    table.pull(&[5], &mut values, Seal::HeaderOnly, 11, None);
     assert_eq!(values, [2.0]);
 }
 
@@ -285,14 +285,14 @@ fn a_scan_is_not_made_stale_by_rows_that_are_too_old() {
     let life = RowLife { expiry: Expiry::Clocks(2), ..RowLife::default() };
     let mut table = table(1, life, 1 << 20, 1);
     let keys: Vec<u64> = (0..3000).collect();
-    table.push(&keys, &[1.0; 3000], at(0)).expect("room");
-    table.push(&keys[..10], &[1.0; 10], at(9)).expect("room");
+    table.push(&keys, &[1.0; 3000], at(0), None).expect("room");
+    table.push(&keys[..10], &[1.0; 10], at(9), None).expect("room");
     table.scanned(ScanGoesOn::Later);
     let rows = table.size().rows;
-    (10..100).for_each(|clock| table.push(&keys[..1], &[1.0], at(clock)).expect("room"));
+    (10..100).for_each(|clock| table.push(&keys[..1], &[1.0], at(clock), None).expect("room"));
     assert_eq!(table.size().rows, rows);
     table.scanned(ScanGoesOn::No);
-    table.push(&keys[..1], &[1.0], at(100)).expect("room");
+    table.push(&keys[..1], &[1.0], at(100), None).expect("room");
     assert!(table.size().rows < rows);
 }
 
@@ -304,7 +304,7 @@ fn a_full_table_takes_out_what_is_too_old_before_it_refuses_and_changes_nothing_
         let (max, width) = (table.rows_max as u64, dim as usize);
         let push = |table: &mut Table, first: u64, count: u64, clock| {
             let keys: Vec<u64> = (first..first + count).collect();
-            table.push(&keys, &vec![1.0; keys.len() * width], at(clock))
+            table.push(&keys, &vec![1.0; keys.len() * width], at(clock), None)
         };
         push(&mut table, 0, max, 0).expect("all there is room for");
         push(&mut table, 0, 10, 1).expect("they are there");
@@ -332,19 +332,19 @@ fn for_ever_new_keys_find_room_and_what_is_used_often_stays() {
             let mut keys: Vec<u64> = often.iter().copied().chain(new).collect();
             keys.sort_unstable();
             table
-                .push(&keys, &vec![1.0; keys.len() * width], at(rounds as u32))
+                .push(&keys, &vec![1.0; keys.len() * width], at(rounds as u32), None)
                 .expect("old rows go");
             let size = table.size();
             assert!(size.rows as usize <= table.rows_max && size.bytes < 2 * bytes_max, "{size:?}");
             rounds += 1;
         }
         let mut values = vec![0.0; often.len() * width];
-        table.pull(&often, &mut values, Seal::HeaderOnly, 0);
+        table.pull(&often, &mut values, Seal::HeaderOnly, 0, None);
         // Coins let some in late.
         assert!(values.iter().all(|&sum| sum > rounds as f32 - 20.0), "{rounds} rounds");
         let too_many: Vec<u64> = (0..=table.rows_max as u64).collect();
         let rows = table.size().rows;
-        let refused = table.push(&too_many, &vec![1.0; too_many.len() * width], at(0));
+        let refused = table.push(&too_many, &vec![1.0; too_many.len() * width], at(0), None);
         assert_eq!((refused, table.size().rows), (Err(Full { rows }), rows));
     }
 }

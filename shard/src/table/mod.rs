@@ -70,6 +70,15 @@ pub enum Upkeep {
     Owed,
 }
 
+/// Where a pull found the rows of its keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places<'a> {
+    /// One a key, or `MISSING`.
+    pub(crate) at: &'a [u32],
+    /// [`Table::changes`] then: as long as it is the same now, rows lie where they lay.
+    pub(crate) changes: u64,
+}
+
 /// One table of one shard.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -151,11 +160,14 @@ impl Table {
 
     /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding the missing rows
     /// that are admitted.
+    ///
+    /// - `places`: of these keys, if a pull has found them.
     pub(crate) fn push(
         &mut self,
         keys: &[u64],
         deltas: &[f32],
         moment: Moment,
+        places: Option<Places<'_>>,
     ) -> Result<(), Full> {
         let stamp = self.aging.as_mut().map_or(0, |aging| aging.stamp(moment));
         self.make_room(keys, stamp, moment)?;
@@ -166,7 +178,10 @@ impl Table {
         for (block, deltas) in (0..keys.len()).step_by(BLOCK_KEYS).zip(delta_blocks) {
             let keys = &keys[block..];
             let at = &mut at[..keys.len().min(BLOCK_KEYS)];
-            self.find(keys, at);
+            match places.and_then(|places| self.known_at(places, block, at.len())) {
+                Some(known) => at.copy_from_slice(known),
+                None => self.find(keys, at),
+            }
             if all_stay {
                 self.add_missing(keys, at, stamp);
                 self.apply(at, deltas, moment.rounding_seed);
@@ -238,8 +253,18 @@ impl Table {
     ///
     /// - `seal`: of the answer; where the way is this host's memory, another core reads `values`.
     /// - `clock`: what is too old by it is absent.
-    pub(crate) fn pull(&self, keys: &[u64], values: &mut [f32], seal: Seal, clock: u32) {
-        if self.rows.is_none() && self.aging.is_none() && self.rule.pulled() == Pulled::Row {
+    /// - `places`: if given, is overwritten with where the rows lie, those that are too old too.
+    pub(crate) fn pull(
+        &self,
+        keys: &[u64],
+        values: &mut [f32],
+        seal: Seal,
+        clock: u32,
+        mut places: Option<&mut Vec<u32>>,
+    ) {
+        if let Some(places) = &mut places {
+            places.clear();
+        } else if self.rows.is_none() && self.aging.is_none() && self.rule.pulled() == Pulled::Row {
             if seal == Seal::Body {
                 return self.index.read(self.isa, keys, values);
             }
@@ -251,9 +276,12 @@ impl Table {
         let value_blocks = values.chunks_mut(BLOCK_KEYS * self.widths.value);
         for (block, values) in (0..keys.len()).step_by(BLOCK_KEYS).zip(value_blocks) {
             let (keys, count) = (&keys[block..], (keys.len() - block).min(BLOCK_KEYS));
-            if self.rows.is_some() {
+            if self.rows.is_some() || places.is_some() {
                 let at = &mut at[..count];
                 self.find(keys, at);
+                if let Some(places) = &mut places {
+                    places.extend_from_slice(at);
+                }
                 if let Some(aging) = &self.aging {
                     aging.hide(&stored(&self.index, &self.rows), at, clock);
                 }
@@ -364,6 +392,12 @@ impl Table {
         Rows { floats, stride, dim: self.spec.dim as usize }
     }
 
+    /// The places of a block's rows, if they are still known and no row is missing.
+    fn known_at<'a>(&self, places: Places<'a>, block: usize, count: usize) -> Option<&'a [u32]> {
+        let at = &places.at[block..block + count];
+        (places.changes == self.index.changes() && !at.contains(&MISSING)).then_some(at)
+    }
+
     fn find(&self, keys: &[u64], at: &mut [u32]) {
         let elsewhere = match &self.rows {
             Some(rows) => Elsewhere { data: rows.floats(), stride: rows.stride() },
@@ -434,11 +468,11 @@ mod tests {
     #[test]
     fn a_push_that_does_not_fit_changes_nothing() {
         let mut table = sums(19 * 3);
-        table.push(&[1, 2], &[1.0; 4], NOW).expect("two of three rows");
-        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8], NOW), Err(Full { rows: 2 }));
-        table.push(&[1, 2, 3], &[1.0; 6], NOW).expect("one more row");
+        table.push(&[1, 2], &[1.0; 4], NOW, None).expect("two of three rows");
+        assert_eq!(table.push(&[1, 2, 3, 4], &[1.0; 8], NOW, None), Err(Full { rows: 2 }));
+        table.push(&[1, 2, 3], &[1.0; 6], NOW, None).expect("one more row");
         let mut values = [9.0; 8];
-        table.pull(&[1, 2, 3, 4], &mut values, Seal::HeaderOnly, 0);
+        table.pull(&[1, 2, 3, 4], &mut values, Seal::HeaderOnly, 0, None);
         assert_eq!(values, [2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0]);
         assert_eq!(table.size().rows, 3);
     }
@@ -451,18 +485,38 @@ mod tests {
         // Of one seed, so that rows come in the order of the lines that they are loaded to.
         let (mut first, mut second) = (make(3).expect("small"), make(3).expect("small"));
         let keys: Vec<u64> = (0..700).map(|n| n * 977).collect();
-        first.push(&keys, &vec![0.25; 2100], NOW).expect("room");
+        first.push(&keys, &vec![0.25; 2100], NOW, None).expect("room");
         for line in 0..first.lines() {
             for (key, row) in first.line(line, 0) {
                 second.load(&[key], row, NOW).expect("room");
             }
         }
-        first.push(&keys, &vec![-0.5; 2100], NOW).expect("room");
-        second.push(&keys, &vec![-0.5; 2100], NOW).expect("room");
+        first.push(&keys, &vec![-0.5; 2100], NOW, None).expect("room");
+        second.push(&keys, &vec![-0.5; 2100], NOW, None).expect("room");
         let (mut one, mut two) = (vec![0.0; 2100], vec![0.0; 2100]);
-        first.pull(&keys, &mut one, Seal::HeaderOnly, 0);
-        second.pull(&keys, &mut two, Seal::HeaderOnly, 0);
+        first.pull(&keys, &mut one, Seal::HeaderOnly, 0, None);
+        second.pull(&keys, &mut two, Seal::HeaderOnly, 0, None);
         assert_eq!(one, two);
+    }
+
+    #[test]
+    fn a_push_to_known_places_and_one_after_rows_have_moved_change_the_same_rows() {
+        let keys: Vec<u64> = (1..300).map(|n| n * 977).collect();
+        let more: Vec<u64> = (1..3000).map(|n| n * 991 + (1 << 40)).collect();
+        let (mut table, mut places) = (sums(1 << 20), Vec::new());
+        let mut values = vec![0.0; 2 * keys.len()];
+        let ones = vec![1.0; 2 * keys.len()];
+        for round in 0..4 {
+            table.pull(&keys, &mut values, Seal::Body, 0, Some(&mut places));
+            assert!(values.iter().all(|&value| value == round as f32), "round {round}");
+            let changes = table.changes();
+            if round == 2 {
+                table.push(&more, &vec![1.0; 2 * more.len()], NOW, None).expect("room");
+                assert_ne!(table.changes(), changes, "an index that grew has moved rows");
+            }
+            let known = Places { at: &places, changes };
+            table.push(&keys, &ones, NOW, Some(known)).expect("room");
+        }
     }
 
     proptest! {
@@ -490,7 +544,7 @@ mod tests {
                         oracle.extend(keys.iter().map(|&key| (key, 5.0)));
                     }
                     _ => {
-                        table.push(&keys, &rows_of(&keys, 2.0), NOW).expect("room");
+                        table.push(&keys, &rows_of(&keys, 2.0), NOW, None).expect("room");
                         keys.iter().for_each(|&key| *oracle.entry(key).or_default() += 2.0);
                     }
                 }
@@ -499,7 +553,7 @@ mod tests {
             let keys: Vec<u64> = (0..3000).collect();
             for seal in [Seal::Body, Seal::HeaderOnly] {
                 let mut values = vec![f32::NAN; keys.len() * width];
-                table.pull(&keys, &mut values, seal, 0);
+                table.pull(&keys, &mut values, seal, 0, None);
                 for (key, row) in keys.iter().zip(values.chunks_exact(width)) {
                     let sum = oracle.get(key).copied().unwrap_or(0.0);
                     prop_assert!(row.iter().all(|&value| value == sum), "{} {:?}", key, row);
@@ -522,7 +576,7 @@ mod tests {
                 let keys: Vec<u64> = batch.keys().copied().collect();
                 let deltas: Vec<f32> =
                     batch.values().flat_map(|&d| [f32::from(d), -f32::from(d)]).collect();
-                table.push(&keys, &deltas, NOW).expect("room");
+                table.push(&keys, &deltas, NOW, None).expect("room");
                 for (key, delta) in batch {
                     *oracle.entry(*key).or_default() += f32::from(*delta);
                 }
@@ -530,7 +584,7 @@ mod tests {
             prop_assert_eq!(table.size().rows, oracle.len() as u64);
             let keys: Vec<u64> = (0..1000).collect();
             let mut values = vec![0.0; 2000];
-            table.pull(&keys, &mut values, Seal::HeaderOnly, 0);
+            table.pull(&keys, &mut values, Seal::HeaderOnly, 0, None);
             for (key, value) in keys.iter().zip(values.chunks_exact(2)) {
                 let sum = oracle.get(key).copied().unwrap_or(0.0);
                 prop_assert_eq!(value, &[sum, -sum]);

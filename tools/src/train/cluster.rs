@@ -9,7 +9,7 @@ use std::time::Duration;
 use kernels::Isa;
 use launch::{ChildEvent, Children, Local, LocalSpec};
 use serde::{Deserialize, Serialize};
-use server::{Pinning, ServerSpec, Way};
+use server::{Pinning, ServerSpec, Way, pin, processor_here};
 use shard::rule::Rules;
 use transport::Limits;
 use transport::tcp::TcpBackend;
@@ -39,7 +39,11 @@ const DATA_THREADS: usize = 2;
 /// The servers of a run.
 pub(crate) enum Cluster {
     /// In this process.
-    Local(Local),
+    Local {
+        servers: Local,
+        /// The processor of the first pair of worker and shard that share one.
+        pairs_from: Option<usize>,
+    },
     /// At these places.
     Remote(Remote),
 }
@@ -86,11 +90,17 @@ impl Cluster {
                 let way = way(plan.transport, Way::Shm);
                 let mut server = server_spec(way, 1, plan.isa, Pinning::Free);
                 server.table_bytes_max = table_bytes_max(plan);
+                let mut pairs_from = None;
                 if busy_threads(plan, servers) > cores() {
                     server.limits.spin_ns = 0; // A core that spins is another thread's.
+                    pairs_from = place_of_pairs(plan, servers);
+                }
+                if let Some(first) = pairs_from {
+                    server.pinning = Pinning::Pinned { first };
                 }
                 let spec = LocalSpec { servers, server, timeouts: Timeouts::default() };
-                Local::start(spec).map(Cluster::Local).map_err(Failure::failed)
+                let servers = Local::start(spec).map_err(Failure::failed)?;
+                Ok(Cluster::Local { servers, pairs_from })
             }
             (&ServersWanted::Started(servers), StartedAs::Processes) => {
                 start_children(plan, servers, children).map(Cluster::Remote)
@@ -104,6 +114,17 @@ fn table_bytes_max(plan: &Plan) -> u64 {
     plan.table_mib.map_or(TABLE_BYTES_MAX, |mib| mib.saturating_mul(1 << 20))
 }
 
+/// The processor of the first pair of worker and shard, where there are as many workers as shards
+/// and fewer pairs than processors.
+///
+/// A worker and a shard mostly wait for each other. On one processor what the one wrote is in the
+/// other's cache, no sleeping processor has to be woken, and readers have those that are left.
+fn place_of_pairs(plan: &Plan, servers: u16) -> Option<usize> {
+    let pairs = usize::from(servers);
+    let are_pairs = plan.workers as usize == pairs && pairs < cores();
+    are_pairs.then(processor_here)
+}
+
 /// Threads of this process that have work at one time, where all is done by threads.
 fn busy_threads(plan: &Plan, servers: u16) -> usize {
     usize::from(servers) + plan.workers as usize + DATA_THREADS
@@ -114,12 +135,23 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
+impl Cluster {
+    /// Keeps the calling thread, which is this worker's, beside its shard.
+    pub(crate) fn place(&self, worker: WorkerId) {
+        if let Cluster::Local { pairs_from: Some(first), .. } = self {
+            pin(first + worker.get() as usize);
+        }
+    }
+}
+
 impl Servers for Cluster {
     type Error = Failure;
 
     fn session(&self, worker: WorkerId, incarnation: Incarnation) -> Result<Session, Failure> {
         match self {
-            Cluster::Local(local) => local.session(worker, incarnation).map_err(Failure::failed),
+            Cluster::Local { servers, .. } => {
+                servers.session(worker, incarnation).map_err(Failure::failed)
+            }
             Cluster::Remote(remote) => remote.contact.session(worker, incarnation),
         }
     }

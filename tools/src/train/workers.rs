@@ -220,7 +220,10 @@ pub(crate) fn run_threads(
     // Whoever only observes reads plain values: what is tested is what the servers hold.
     let job = &job.clone().with_codec(plan.codec.0);
     let (sender, reports) = sync_channel(REPORTS_MAX);
-    let learner = |_| LogisticRegression::new(weights, &plan.optimizer);
+    let learner = |worker| {
+        cluster.place(worker);
+        LogisticRegression::new(weights, &plan.optimizer)
+    };
     let watch = move |worker: WorkerId| {
         let sender = sender.clone();
         watch(feed, stop, move |report| {

@@ -11,15 +11,11 @@ use kernels::codec::{pack_keys, packed_keys_bytes_max};
 use wire::{KeyForm, ListHead, NUMBERS_MAX, NumbersHead, PART_BYTES, Sequence};
 use zerocopy::IntoBytes;
 
-use super::{Dictionary, KeyCodec};
+use super::{Dictionary, KeyCodec, NumberSet};
 
 /// Of how many keys in a list at least one must be carried, so that a bitmap over the list is
 /// worth its bit for each: a key of its own costs about so many bits.
 const LISTED_PER_CARRIED: usize = 8;
-
-/// From so many numbers in the dictionary a key on, numbers are sorted and not marked in a pass
-/// over all of them: sorting takes some 15 ns a number, the pass 10 ns for a thousand.
-const NUMBERS_PER_SORTED_KEY: usize = 1500;
 
 /// A pull's keys on one shard, which the shard has kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +45,8 @@ pub(crate) struct KeyWriter {
     isa: Isa,
     bytes: Vec<u8>,
     carried: Vec<u64>,
-    /// By number: whether the message names it.
-    named: Vec<u64>,
+    /// The numbers that the message names.
+    named: NumberSet,
     numbers: Vec<u64>,
     new: Vec<u64>,
 }
@@ -71,7 +67,11 @@ impl KeyWriter {
 
     /// Writes the keys in the shortest form that may be used, for [`KeyWriter::bytes`]. As they
     /// are, they are not copied: [`KeyWriter::plain`] has them.
-    pub(crate) fn write(&mut self, which: WhichKeys<'_>, dictionary: &Dictionary) -> WrittenKeys {
+    pub(crate) fn write(
+        &mut self,
+        which: WhichKeys<'_>,
+        dictionary: &mut Dictionary,
+    ) -> WrittenKeys {
         self.bytes.clear();
         self.new.clear();
         self.carried.clear();
@@ -91,7 +91,13 @@ impl KeyWriter {
             self.bytes.extend_from_slice(head.as_bytes());
             return WrittenKeys { form: KeyForm::List, count: which.all.len() };
         }
-        let form = match which.codec {
+        // Without memory for more numbers there are none.
+        let new_max = count.min(NUMBERS_MAX - dictionary.len());
+        let codec = match which.codec {
+            KeyCodec::Numbered if !dictionary.has_room(new_max) => KeyCodec::Packed,
+            codec => codec,
+        };
+        let form = match codec {
             KeyCodec::Plain => return WrittenKeys { form: KeyForm::Plain, count },
             KeyCodec::Packed => {
                 let mut at = 0;
@@ -153,35 +159,14 @@ fn pack(isa: Isa, keys: &[u64], bytes: &mut Vec<u8>, at: &mut usize) {
 fn number(
     keys: &[u64],
     dictionary: &Dictionary,
-    (named, numbers, new): (&mut Vec<u64>, &mut Vec<u64>, &mut Vec<u64>),
+    (named, numbers, new): (&mut NumberSet, &mut Vec<u64>, &mut Vec<u64>),
 ) -> NumbersHead {
-    numbers.clear();
-    if dictionary.len() / NUMBERS_PER_SORTED_KEY >= keys.len() {
-        for &key in keys {
-            match dictionary.number(key) {
-                Some(number) => numbers.push(u64::from(number)),
-                None => new.push(key),
-            }
-        }
-        numbers.sort_unstable();
-    } else {
-        // A bit a number puts them in order, in one pass over all numbers and none over pairs.
-        named.clear();
-        named.resize(dictionary.len().div_ceil(u64::BITS as usize), 0);
-        for &key in keys {
-            match dictionary.number(key) {
-                Some(number) => named[number as usize / 64] |= 1 << (number % 64),
-                None => new.push(key),
-            }
-        }
-        for (first, &word) in (0..).step_by(64).zip(named.iter()) {
-            let mut ones = word;
-            while ones != 0 {
-                numbers.push(first + u64::from(ones.trailing_zeros()));
-                ones &= ones - 1;
-            }
-        }
-    }
+    named.make_room(dictionary.len());
+    dictionary.numbers(keys, |key, number| match number {
+        Some(number) => named.add(number),
+        None => new.push(key),
+    });
+    named.drain(numbers);
     NumbersHead {
         generation: dictionary.generation(),
         base: dictionary.len() as u32, // NUMBERS_MAX fits.
@@ -214,11 +199,11 @@ mod tests {
         let keys: Vec<u64> = (0..4096).map(|at| at * 0x000F_1357_9BDF_0246).collect();
         let mut writer = KeyWriter::new(Isa::detect());
         let mut dictionary = Dictionary::default();
-        writer.write(which(&keys, KeyCodec::Numbered), &dictionary);
+        writer.write(which(&keys, KeyCodec::Numbered), &mut dictionary);
         let first = writer.bytes().len();
         writer.posted(&mut dictionary);
         let half: Vec<u64> = keys.iter().copied().step_by(2).collect();
-        let written = writer.write(which(&half, KeyCodec::Numbered), &dictionary);
+        let written = writer.write(which(&half, KeyCodec::Numbered), &mut dictionary);
         assert_eq!(written, WrittenKeys { form: KeyForm::Numbered, count: 2048 });
         let again = writer.bytes().len();
         assert!(again * 8 < 2048 * 4, "{again} bytes for every second of 4096 numbers");
@@ -230,8 +215,8 @@ mod tests {
         let mut writer = KeyWriter::new(Isa::detect());
         let mut dictionary = Dictionary::default();
         let keys: Vec<u64> = (0..100).collect();
-        writer.write(which(&keys, KeyCodec::Numbered), &dictionary);
-        writer.write(which(&keys[..50], KeyCodec::Numbered), &dictionary);
+        writer.write(which(&keys, KeyCodec::Numbered), &mut dictionary);
+        writer.write(which(&keys[..50], KeyCodec::Numbered), &mut dictionary);
         writer.posted(&mut dictionary);
         assert_eq!(dictionary.len(), 50);
         writer.posted(&mut dictionary);
@@ -263,15 +248,15 @@ mod tests {
     #[test]
     fn few_keys_travel_as_they_are_and_a_list_serves_where_most_are_carried() {
         let mut writer = KeyWriter::new(Isa::detect());
-        let dictionary = Dictionary::default();
-        let written = writer.write(which(&[7, 9], KeyCodec::Numbered), &dictionary);
+        let mut dictionary = Dictionary::default();
+        let written = writer.write(which(&[7, 9], KeyCodec::Numbered), &mut dictionary);
         assert_eq!(written, WrittenKeys { form: KeyForm::Plain, count: 2 });
         let all: Vec<u64> = (0..64).collect();
         let list = Some(ListHead { pull: 5, first: 0, reserved: 0 });
         let (most, few) = ([u64::MAX >> 1], [0b111_u64]);
-        let written = |writer: &mut KeyWriter, carried| {
+        let mut written = |writer: &mut KeyWriter, carried| {
             let which = WhichKeys { carried, list, ..which(&all, KeyCodec::Packed) };
-            writer.write(which, &dictionary)
+            writer.write(which, &mut dictionary)
         };
         let listed = WrittenKeys { form: KeyForm::List, count: 64 };
         assert_eq!(written(&mut writer, None), listed);

@@ -10,6 +10,7 @@
 mod choice;
 mod dictionary;
 mod keys;
+mod number_set;
 mod residuals;
 mod values;
 
@@ -27,6 +28,7 @@ pub use choice::{CodecChoice, CodecError};
 use choice::{Trials, Way};
 pub(crate) use dictionary::Dictionary;
 pub(crate) use keys::{KeyWriter, Listed, WhichKeys};
+use number_set::NumberSet;
 use residuals::Residuals;
 pub(crate) use values::CodedValues;
 use values::{AnswerDecoder, PushEncoder, PushShape};

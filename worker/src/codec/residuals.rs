@@ -25,6 +25,7 @@ impl Residuals {
         let place = match self.places.number(key) {
             Some(place) => place as usize,
             None if self.rows.len() + width > RESIDUAL_FLOATS_MAX => return None,
+            None if !self.places.has_room(1) => return None,
             None => {
                 self.rows.resize(self.rows.len() + width, 0.0);
                 self.places.learn(key) as usize
