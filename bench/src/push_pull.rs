@@ -27,7 +27,7 @@ use crate::report::{PushPullReport, Repeat, Run};
 use crate::roofs::{PingSizes, Rows, Sockets, Triad, TwoLines, Wire};
 use crate::spec::{Carrier, PushPullSpec};
 use crate::stats::LatencyLog;
-use crate::verify::{GRADIENT, Tally, as_pulled, expected_values};
+use crate::verify::{GRADIENT, Tally, as_pulled, expected_values, is_near};
 
 /// The table of every run.
 const TABLE: TableId = TableId::new(0);
@@ -383,7 +383,8 @@ impl<'a> Load<'a> {
             let ticket = self.pull(&[key]).map_err(failed(Doing::Check))?;
             let until = deadline(&self.session);
             let values = self.session.wait_pull(ticket, until).map_err(failed(Doing::Check))?;
-            let same = |found: &f32, expected: &f32| found.to_bits() == expected.to_bits();
+            let push_codec = self.spec.table_codec().push_first;
+            let same = |found: &f32, expected: &f32| is_near(push_codec, *found, *expected);
             let expected = match values.iter().zip(plain).all(|(one, other)| same(one, other)) {
                 true => plain,
                 false => rounded,
