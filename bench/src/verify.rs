@@ -94,8 +94,8 @@ mod tests {
     #[test]
     fn a_row_under_sgd_is_minus_rate_times_its_pushes() {
         let values = expected_values(&Sgd { rate: 0.25 }, 3, 10);
-        assert_eq!(values, vec![-2.5; 3]);
-        assert_eq!(expected_values(&Sum, 2, 7), vec![7.0; 2]);
+        assert_eq!(values, vec![-2.5 * GRADIENT; 3]);
+        assert_eq!(expected_values(&Sum, 2, 7), vec![7.0 * GRADIENT; 2]);
     }
 
     #[test]
