@@ -383,7 +383,8 @@ impl<'a> Load<'a> {
             let ticket = self.pull(&[key]).map_err(failed(Doing::Check))?;
             let until = deadline(&self.session);
             let values = self.session.wait_pull(ticket, until).map_err(failed(Doing::Check))?;
-            let agreement = Agreement::of(self.spec.optimizer);
+            let push_codec = self.spec.table_codec().push_first;
+            let agreement = Agreement::of(self.spec.optimizer, push_codec);
             let holds = |(&found, &expected)| agreement.holds(found, expected);
             let is_plain = values.iter().zip(plain).all(holds);
             let expected = if is_plain { plain } else { rounded };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shard::Upkeep;
+use worker::ValueCodec;
 
 use crate::error::{BenchError, Doing, SpecError};
 use crate::format::{columns, grouped};
@@ -274,7 +275,7 @@ impl<'a> Bench<'a> {
     /// rows that was.
     fn check(&mut self) -> Result<usize, BenchError> {
         let rule = self.spec.load(0.0).rule();
-        let agreement = Agreement::of(self.spec.optimizer);
+        let agreement = Agreement::of(self.spec.optimizer, ValueCodec::F32);
         let batches = self.uniform.keys.load.iter().chain(&self.zipf.keys.batches);
         let every = batches.clone().map(Vec::len).sum::<usize>();
         let step = every.div_ceil(CHECKED_KEYS).max(1);
@@ -477,7 +478,7 @@ impl TableReport {
             machine.cores,
             machine.kernel,
             columns(&rows),
-            Agreement::of(spec.optimizer).words(),
+            Agreement::of(spec.optimizer, ValueCodec::F32).words(),
             self.checked_keys,
             self.command,
             turns.turn_us_p50,

@@ -250,7 +250,8 @@ mod tests {
             load.push(&[1, 5], Doing::Push).expect("room");
         }
         load.pull(&[1, 4, 5], Doing::Pull).expect("a table that is there");
-        assert_eq!(load.values(), [3.0, 3.0, 0.0, 0.0, 3.0, 3.0]);
+        let three = 3.0 * GRADIENT;
+        assert_eq!(load.values(), [three, three, 0.0, 0.0, three, three]);
         assert_eq!(load.size().expect("a table that is there").rows, 2);
     }
 

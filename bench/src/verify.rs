@@ -14,7 +14,7 @@ use crate::keys::KeySet;
 use crate::spec::Optimizer;
 
 /// What every push adds: the same for all keys, so that a row follows from its count alone. A
-/// number that every codec keeps: 255 steps of 1, or 15 of 17, and of 8 bits itself.
+/// number that every codec but float8 keeps: 255 steps of 1, or 15 of 17, and of 8 bits itself.
 pub(crate) const GRADIENT: f32 = 255.0;
 
 /// How often each batch was pushed.
@@ -54,33 +54,45 @@ impl Tally {
 pub(crate) enum Agreement {
     /// The same bits.
     Bits,
-    /// Within [`NEAR`]: the rule rounds by chance.
-    Near,
+    /// Within [`QUARTER`]: the rule rounds by chance.
+    Quarter,
+    /// Within [`SIXTEENTH`]: pushes are rounded by chance.
+    Sixteenth,
 }
 
 /// Six standard deviations of what chance makes of a value under `ftrl-compact`: its sum of squares
 /// strays by 7.5 %, so rates and weights by half that.
-const NEAR: f32 = 0.25;
+const QUARTER: f32 = 0.25;
+
+/// What float8 may make of a value by chance, as a share of it: two steps of five bits.
+const SIXTEENTH: f32 = 1.0 / 16.0;
 
 impl Agreement {
-    /// What rows under this rule can be asked for.
-    pub(crate) fn of(optimizer: Optimizer) -> Agreement {
-        match optimizer {
-            Optimizer::FtrlCompact => Agreement::Near,
+    /// What rows under this rule, from pushes by this codec, can be asked for.
+    pub(crate) fn of(optimizer: Optimizer, push_codec: ValueCodec) -> Agreement {
+        match (optimizer, push_codec) {
+            (Optimizer::FtrlCompact, _) => Agreement::Quarter,
+            (_, ValueCodec::Float8) => Agreement::Sixteenth,
             _ => Agreement::Bits,
         }
     }
 
     pub(crate) fn holds(self, found: f32, expected: f32) -> bool {
-        let near = (found - expected).abs() <= NEAR * expected.abs();
-        found.to_bits() == expected.to_bits() || self == Agreement::Near && near
+        let share = match self {
+            Agreement::Bits => return found.to_bits() == expected.to_bits(),
+            Agreement::Quarter => QUARTER,
+            Agreement::Sixteenth => SIXTEENTH,
+        };
+        let is_near = (found - expected).abs() <= share * expected.abs();
+        is_near || found.to_bits() == expected.to_bits()
     }
 
     /// How rows were checked, for people.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Agreement::Bits => "bit by bit",
-            Agreement::Near => "within a quarter",
+            Agreement::Quarter => "within a quarter",
+            Agreement::Sixteenth => "within a sixteenth",
         }
     }
 }
@@ -123,25 +135,30 @@ mod tests {
     #[test]
     fn a_row_under_sgd_is_minus_rate_times_its_pushes() {
         let values = expected_values(&Sgd { rate: 0.25 }, 3, 10);
-        assert_eq!(values, vec![-2.5; 3]);
-        assert_eq!(expected_values(&Sum, 2, 7), vec![7.0; 2]);
+        assert_eq!(values, vec![-2.5 * GRADIENT; 3]);
+        assert_eq!(expected_values(&Sum, 2, 7), vec![7.0 * GRADIENT; 2]);
     }
 
     #[test]
     fn a_value_that_lacks_its_pushes_agrees_in_no_way() {
         for optimizer in [Optimizer::Sgd, Optimizer::FtrlCompact] {
-            let agreement = Agreement::of(optimizer);
+            let agreement = Agreement::of(optimizer, ValueCodec::F32);
             assert!(agreement.holds(-0.5, -0.5) && !agreement.holds(0.0, -0.5));
             assert!(!agreement.holds(f32::NAN, -0.5) && agreement.holds(0.0, 0.0));
         }
-        assert!(!Agreement::Bits.holds(0.501, 0.5) && Agreement::Near.holds(0.501, 0.5));
+        assert!(!Agreement::Bits.holds(0.501, 0.5) && Agreement::Quarter.holds(0.501, 0.5));
     }
 
     #[test]
     fn every_codec_that_a_push_may_have_keeps_a_row_of_gradients_as_it_is() {
         for codec in ValueCodec::ALL {
-            assert_eq!(as_pulled(codec, 300, &[GRADIENT; 300]), [GRADIENT; 300], "{codec}");
+            let kept = as_pulled(codec, 300, &[GRADIENT; 300]);
+            let agreement = Agreement::of(Optimizer::Sgd, codec);
+            let holds = kept.iter().all(|&kept| agreement.holds(kept, GRADIENT));
+            assert!(holds, "{codec}: {kept:?}");
         }
+        assert!(!Agreement::of(Optimizer::Sgd, ValueCodec::Int8).holds(10.001, 10.0));
+        assert!(!Agreement::of(Optimizer::Sgd, ValueCodec::Float8).holds(11.0, 10.0));
         assert_eq!(as_pulled(ValueCodec::Bf16, 2, &[1.001, 2.0]), [1.0, 2.0]);
     }
 
