@@ -75,11 +75,14 @@ impl KnownKeys {
         self.lists.push_back(list);
     }
 
-    /// Notes where the rows of a list's keys lie in a table. Without the list nothing is noted.
+    /// Notes where the rows of a list's keys lie in a table. Without the list nothing is noted, nor
+    /// if it has other keys than were pulled: a worker that uses a number twice can cause that.
     pub(crate) fn note_places(&mut self, pull: Sequence, table: TableId, places: Places<'_>) {
         let Some(list) = self.lists.iter_mut().rev().find(|list| list.pull == pull) else { return };
-        assert_eq!(places.at.len(), list.keys.len(), "a place for each key of a pull");
         list.places.clear();
+        if places.at.len() != list.keys.len() {
+            return;
+        }
         list.places.extend_from_slice(places.at);
         (list.table, list.changes) = (table, places.changes);
     }

@@ -40,7 +40,8 @@ impl Tables {
 
     /// Does a part of the upkeep of the table that needs it most. What is left of all.
     pub(crate) fn tend(&mut self) -> Upkeep {
-        if let Some(table) = self.tables.iter_mut().max_by_key(|table| table.upkeep()) {
+        let needs_most = self.tables.iter_mut().max_by_key(|table| table.upkeep());
+        if let Some(table) = needs_most.filter(|table| table.upkeep() != Upkeep::None) {
             table.tend();
         }
         self.upkeep()

@@ -24,9 +24,6 @@ const KEYS_A_SWEPT_LINE: usize = 2;
 const SWEPT_LINES_MIN: usize = 4;
 /// Most lines that one push looks at: some 0.1 ms.
 const SWEPT_LINES_MAX: usize = 2048;
-/// Pushes for which nothing is swept after a part of a scan, which would have to begin again.
-/// Rows that must make room go even then.
-const SCAN_PAUSE_PUSHES: u32 = 1024;
 
 /// Lines whose rows are compared, to take out the oldest of them.
 const COMPARED_LINES: usize = 8;
@@ -69,8 +66,6 @@ pub(super) struct Aging {
     due: u32,
     /// The slowest clock that a push has told.
     slowest: u32,
-    /// Pushes for which nothing is swept.
-    pause: u32,
     /// Rows that were taken out or begun afresh.
     expired: u64,
     /// Keys that are taken out next: of a few lines.
@@ -96,7 +91,6 @@ impl Aging {
             oldest: 0,
             due: clocks_max.map_or(0, |clocks| clocks + 1),
             slowest: 0,
-            pause: 0,
             expired: 0,
             doomed: Vec::new(),
         })
@@ -189,34 +183,20 @@ impl Aging {
         self.stamp_at
     }
 
-    /// A scan has read some lines and will go on, or has come to its end.
-    pub(super) fn scanned(&mut self, goes_on: ScanGoesOn) {
-        self.pause = match goes_on {
-            ScanGoesOn::Later => SCAN_PAUSE_PUSHES,
-            ScanGoesOn::No => 0,
-        };
+    /// The slowest clock, as a push tells it.
+    pub(super) fn advance(&mut self, slowest: u32) {
+        self.slowest = slowest;
     }
 
     /// After a push of so many keys: looks at a few lines and takes out what is too old.
-    pub(super) fn sweep(
-        &mut self,
-        index: &mut Index,
-        rows: &mut Option<RowArena>,
-        slowest: u32,
-        keys: usize,
-    ) {
-        self.slowest = slowest;
-        if self.pause > 0 {
-            self.pause -= 1;
-            return;
-        }
+    pub(super) fn sweep(&mut self, index: &mut Index, rows: &mut Option<RowArena>, keys: usize) {
         let lines = (keys / KEYS_A_SWEPT_LINE).clamp(SWEPT_LINES_MIN, SWEPT_LINES_MAX);
-        self.sweep_lines(index, rows, slowest, lines);
+        self.sweep_lines(index, rows, self.slowest, lines);
     }
 
     /// Whether rows may be too old that are still there.
     pub(super) fn is_due(&self) -> bool {
-        self.clocks_max.is_some() && self.pause == 0 && !is_ahead(self.due, self.slowest)
+        self.clocks_max.is_some() && !is_ahead(self.due, self.slowest)
     }
 
     /// Goes on with the walk between requests.
@@ -334,15 +314,6 @@ impl Aging {
     fn stamp_of(&self, stored: &Stored<&[f32]>, row: u32) -> u32 {
         stored.floats[row as usize * stored.stride + self.stamp_at].to_bits()
     }
-}
-
-/// Whether a scan will ask for more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ScanGoesOn {
-    /// There are rows left to read.
-    Later,
-    /// It has read all.
-    No,
 }
 
 /// Where rows lie: in their own arena, or in the lines of the index.

@@ -25,8 +25,8 @@ use kernels::{Isa, MISSING};
 use wire::{Seal, TableSize, TableSpec};
 use zerocopy::IntoBytes;
 
+pub(crate) use self::aging::Moment;
 use self::aging::{Aging, Stored, stored, stored_mut};
-pub(crate) use self::aging::{Moment, ScanGoesOn};
 use self::index::Index;
 use self::newcomers::Newcomers;
 use self::rows::RowArena;
@@ -34,6 +34,10 @@ use crate::rule::{Pulled, Rows, Rule, Widths};
 
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
 const BLOCK_KEYS: usize = 512;
+
+/// Pushes during which rows stay where they are after a part of a scan, which would have to begin
+/// again; unless a table grows, or is full.
+const SCAN_PAUSE_PUSHES: u32 = 1024;
 
 /// Lines that one part of the upkeep moves or sweeps: some 30 us.
 const LINES_TENDED: usize = 256;
@@ -79,6 +83,15 @@ pub(crate) struct Places<'a> {
     pub(crate) changes: u64,
 }
 
+/// Whether a scan will ask for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScanGoesOn {
+    /// There are rows left to read.
+    Later,
+    /// It has read all.
+    No,
+}
+
 /// One table of one shard.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -91,6 +104,8 @@ pub(crate) struct Table {
     rows: Option<RowArena>,
     newcomers: Newcomers,
     aging: Option<Aging>,
+    /// Pushes during which rows stay where they are: see [`SCAN_PAUSE_PUSHES`].
+    scan_pause: u32,
     counts: Counts,
     /// Deltas of admitted keys, where others of their block are dropped.
     kept: Vec<f32>,
@@ -136,7 +151,20 @@ impl Table {
         let rows_max = rows.as_ref().map_or(rows_max, |rows| rows_max.min(rows.rows_max()));
         let rows_max = rows_max.min(index.keys_max());
         let (counts, kept) = (Counts::default(), Vec::new());
-        Ok(Table { spec, rule, widths, rows_max, index, rows, newcomers, aging, counts, kept, isa })
+        Ok(Table {
+            spec,
+            rule,
+            widths,
+            rows_max,
+            index,
+            rows,
+            newcomers,
+            aging,
+            scan_pause: 0,
+            counts,
+            kept,
+            isa,
+        })
     }
 
     pub(crate) fn spec(&self) -> &TableSpec {
@@ -191,8 +219,12 @@ impl Table {
         }
         self.counts.rows_admitted += (self.index.keys() - rows) as u64;
         if let Some(aging) = &mut self.aging {
-            aging.sweep(&mut self.index, &mut self.rows, moment.slowest, keys.len());
+            aging.advance(moment.slowest);
+            if self.scan_pause == 0 {
+                aging.sweep(&mut self.index, &mut self.rows, keys.len());
+            }
         }
+        self.scan_pause = self.scan_pause.saturating_sub(1);
         Ok(())
     }
 
@@ -350,10 +382,13 @@ impl Table {
         self.upkeep()
     }
 
-    /// What upkeep there is.
+    /// What upkeep there is. None that may wait, while a scan goes on.
     pub(crate) fn upkeep(&self) -> Upkeep {
+        let is_due = self.aging.as_ref().is_some_and(Aging::is_due);
         match self.index.upkeep() {
-            Upkeep::None if self.aging.as_ref().is_some_and(Aging::is_due) => Upkeep::MayWait,
+            Upkeep::Owed => Upkeep::Owed,
+            _ if self.scan_pause > 0 => Upkeep::None,
+            Upkeep::None if is_due => Upkeep::MayWait,
             upkeep => upkeep,
         }
     }
@@ -379,11 +414,12 @@ impl Table {
         rows.map(move |(key, start)| (key, &floats[start..start + self.widths.row]))
     }
 
-    /// A scan has read some lines: rows that age stay for a while, so that it need not begin again.
+    /// A scan has read some lines: rows stay for a while, so that it need not begin again.
     pub(crate) fn scanned(&mut self, goes_on: ScanGoesOn) {
-        if let Some(aging) = &mut self.aging {
-            aging.scanned(goes_on);
-        }
+        self.scan_pause = match goes_on {
+            ScanGoesOn::Later => SCAN_PAUSE_PUSHES,
+            ScanGoesOn::No => 0,
+        };
     }
 
     /// All rows, to read.
@@ -497,6 +533,24 @@ mod tests {
         first.pull(&keys, &mut one, Seal::HeaderOnly, 0, None);
         second.pull(&keys, &mut two, Seal::HeaderOnly, 0, None);
         assert_eq!(one, two);
+    }
+
+    #[test]
+    fn a_scan_is_not_made_stale_by_upkeep_that_may_wait() {
+        let mut table = sums(1 << 24);
+        let keys: Vec<u64> = (0..30_000).map(|n| n * 977).collect();
+        for keys in keys.chunks(300) {
+            table.push(keys, &[1.0; 600][..2 * keys.len()], NOW, None).expect("room");
+            while table.upkeep() == Upkeep::Owed {
+                table.tend();
+            }
+        }
+        assert_eq!(table.upkeep(), Upkeep::MayWait);
+        table.scanned(ScanGoesOn::Later);
+        assert_eq!(table.upkeep(), Upkeep::None);
+        table.scanned(ScanGoesOn::No);
+        assert_eq!(table.upkeep(), Upkeep::MayWait);
+        while table.tend() != Upkeep::None {}
     }
 
     #[test]
