@@ -66,6 +66,12 @@ const KEYS_AHEAD_PART: usize = 16;
 /// Least keys before the index grows at which pages for it are asked for.
 const KEYS_AHEAD_MIN: usize = 128 * 1024;
 
+/// Lines to come whose pages are always asked for: 4 MiB, since a small index grows often.
+const LINES_FILLED_MIN: usize = 64 * 1024;
+
+/// Lines from which on that is so: 1 MiB. A smaller index costs pages and not megabytes.
+const LINES_FILLED_FROM: usize = 16 * 1024;
+
 /// Lines between the one that is moved and the one whose entries' homes the cache is asked for.
 const LINES_AHEAD: usize = 8;
 
@@ -252,15 +258,19 @@ impl Index {
         self.make_lines(self.shape.lines(), wanted)
     }
 
-    /// Asks for the pages of the next growth's lines once it is near: the last ones first, as they
-    /// will be written.
+    /// Asks for the pages of lines to come: of a small index always some, and of the next growth's
+    /// once it is near, the last ones first, as they will be written.
     fn fill_ahead(&mut self, wanted: usize) {
         let now = self.shape.lines();
         let keys = Index::keys_of(self.layout, now);
         let ahead = KEYS_AHEAD_MIN.max(keys / KEYS_AHEAD_PART);
-        let after = self.lines_after(now);
-        if self.growth.is_none() && after > self.filled.max(now) && wanted + ahead > keys {
-            self.lines.fill_ahead(now..after, First::High);
+        let (some, after) = (now + LINES_FILLED_MIN, self.lines_after(now));
+        if now >= LINES_FILLED_FROM && some > self.filled {
+            self.lines.fill_ahead(self.filled.max(now)..some, First::Low);
+            self.filled = some;
+        }
+        if self.growth.is_none() && after > self.filled && wanted + ahead > keys {
+            self.lines.fill_ahead(self.filled.max(now)..after, First::High);
             self.filled = after;
         }
     }
