@@ -6,11 +6,14 @@
 //!
 //! A line is 64 bytes: as many keys as fit with what each has beside it, then those payloads, lane
 //! by lane. A stored key is the caller's plus one, so that zeroed memory is an empty line.
-//! Invariant: a key lies once, in one of its two home lines.
+//! Invariant: a key lies once, in one of its two home lines. Where a line has but one lane, `alone`
+//! has another invariant, and all that differs for it.
 //!
 //! Source: two choices with moves are cuckoo hashing with buckets (Pagh, Rodler, ESA 2001;
 //! Dietzfelbinger, Weidling, ICALP 2005): with two lanes a line nine tenths of all lanes can be
 //! taken, with four 98 of 100.
+
+pub(crate) mod alone;
 
 use crate::hash::mix;
 use crate::lanes::prefetch;
@@ -24,10 +27,12 @@ pub const LINE_WORDS: usize = 16;
 /// Most lines of a table, so that 32 bits name each word and one number stays for none.
 pub const LINES_MAX: usize = (1 << 28) - 1;
 /// Most 32-bit words that a key can have beside it in its line.
-pub const PAYLOAD_WORDS_MAX: usize = 6;
+pub const PAYLOAD_WORDS_MAX: usize = 8;
 /// The key that means none. No caller's key may be this one; a search for it misses.
 pub const NO_KEY: u64 = u64::MAX;
 
+/// Most words beside each of two keys of a line. A row of more lies alone in its line.
+const SHARED_WORDS_MAX: usize = 6;
 /// 32-bit words of a key.
 const KEY_WORDS: usize = 2;
 /// Moves in a row that may make room for one key. At nine tenths of the lanes taken a walk needs
@@ -56,10 +61,15 @@ pub struct Layout {
 impl Layout {
     /// Lanes with so many 32-bit words beside each key.
     ///
-    /// - Result: `None` for no word, or for more than [`PAYLOAD_WORDS_MAX`].
+    /// - Result: `None` for no word, or for more than [`PAYLOAD_WORDS_MAX`]; for numbers, more than
+    ///   half a line has room for.
     #[must_use]
     pub const fn new(holds: Holds, words: usize) -> Option<Layout> {
-        if words == 0 || words > PAYLOAD_WORDS_MAX {
+        let words_max = match holds {
+            Holds::Number => SHARED_WORDS_MAX,
+            Holds::Row => PAYLOAD_WORDS_MAX,
+        };
+        if words == 0 || words > words_max {
             return None;
         }
         Some(Layout { holds, words, lanes: LINE_WORDS / (KEY_WORDS + words) })
@@ -83,9 +93,19 @@ impl Layout {
         self.lanes
     }
 
+    /// Whether a line has one key only, and a directory beside it: see `alone`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_alone(self) -> bool {
+        self.lanes == 1
+    }
+
     /// The first word of a lane's payload, within its line.
     #[inline(always)]
     pub(crate) const fn payload(self, lane: usize) -> usize {
+        if self.is_alone() {
+            return alone::ROW_WORD;
+        }
         KEY_WORDS * self.lanes + lane * self.words
     }
 
@@ -146,14 +166,26 @@ impl Shape {
     #[inline(always)]
     #[must_use]
     pub const fn homes(self, key: u64) -> [usize; 2] {
-        let number = mix(key ^ self.seed);
+        let number = self.number(key);
         [self.home(number), self.home(other_number(number))]
     }
 
+    /// A key's first number.
     #[inline(always)]
-    const fn home(self, number: u64) -> usize {
+    pub(crate) const fn number(self, key: u64) -> u64 {
+        mix(key ^ self.seed)
+    }
+
+    /// The home that a number names.
+    #[inline(always)]
+    pub(crate) const fn home(self, number: u64) -> usize {
         let lines = if number >= self.moved_from { self.after } else { self.before };
         scale(number, lines)
+    }
+
+    /// The first home of a key before lines were moved.
+    const fn home_before(self, key: u64) -> usize {
+        scale(self.number(key), self.before)
     }
 
     /// The home line of a key that is not `line`; `line` if both are.
@@ -236,6 +268,9 @@ pub fn insert(
     key: u64,
     payload: &Payload,
 ) -> Option<Inserted> {
+    if layout.is_alone() {
+        return alone::insert(lines, layout, shape, key, payload);
+    }
     let homes = shape.homes(key);
     let (mut walk, mut moves) = (0, 0);
     loop {
@@ -271,6 +306,9 @@ pub fn write_lane(
 ///
 /// - Result: its payload, if it was there.
 pub fn remove(lines: &mut [Line], layout: Layout, shape: Shape, key: u64) -> Option<Payload> {
+    if layout.is_alone() {
+        return alone::remove(lines, layout, shape, key);
+    }
     let lane_of = |line: usize| {
         lines[line][..layout.lanes].iter().position(|&held| held == key.wrapping_add(1))
     };
@@ -284,17 +322,21 @@ pub fn remove(lines: &mut [Line], layout: Layout, shape: Shape, key: u64) -> Opt
 /// Moves the entries of a line to where they lie by another shape: to their first homes, where
 /// those have room, so that searches end there.
 ///
-/// - `entries_of`: what the line held that is emptied already.
+/// - `shape`: that of the moves before, with this line moved too.
 /// - `lost`: receives what found no room.
-pub fn reinsert(
+pub fn move_line(
     lines: &mut [Line],
     layout: Layout,
     shape: Shape,
-    entries_of: &Line,
+    line: usize,
     mut lost: impl FnMut(u64, &Payload),
 ) {
-    for (key, first) in entries(layout, entries_of) {
-        let payload = payload(layout, entries_of, first);
+    if layout.is_alone() {
+        return alone::move_line(lines, layout, shape, line, lost);
+    }
+    let taken = std::mem::replace(&mut lines[line], EMPTY_LINE);
+    for (key, first) in entries(layout, &taken) {
+        let payload = payload(layout, &taken, first);
         if insert(lines, layout, shape, key, &payload).is_none() {
             lost(key, &payload);
         }
@@ -302,10 +344,13 @@ pub fn reinsert(
 }
 
 /// Moves the entries of a line that are in their second home to their first one, where that has
-/// room by now.
+/// room by now. Where a line has one lane there is nothing to settle.
 ///
 /// - Result: how many were moved.
 pub fn settle(lines: &mut [Line], layout: Layout, shape: Shape, line: usize) -> usize {
+    if layout.is_alone() {
+        return 0; // A home that has room has no key elsewhere.
+    }
     let mut moved = 0;
     for lane in 0..layout.lanes {
         let held = lines[line][lane];
@@ -323,8 +368,11 @@ pub fn settle(lines: &mut [Line], layout: Layout, shape: Shape, line: usize) -> 
     moved
 }
 
-/// Asks the cache for the first homes of a line's entries, to [`reinsert`] or [`settle`] them soon.
-pub fn prefetch_homes(lines: &[Line], layout: Layout, shape: Shape, line: usize) {
+/// Asks the cache for the first homes of a line's entries, to [`move_line`] or [`settle`] soon.
+pub fn prefetch_move(lines: &[Line], layout: Layout, shape: Shape, line: usize) {
+    if layout.is_alone() {
+        return alone::prefetch_move(lines, shape, line);
+    }
     for (key, _) in entries(layout, &lines[line]) {
         prefetch(lines, shape.homes(key)[0]);
     }
@@ -411,7 +459,11 @@ mod tests {
             assert!(layout.payload(layout.lanes() - 1) + layout.words() <= LINE_WORDS);
         }
         assert_eq!(Layout::new(Holds::Row, 0), None);
-        assert_eq!(Layout::new(Holds::Row, 7), None);
+        for words in [7, 8] {
+            assert!(Layout::new(Holds::Row, words).is_some_and(Layout::is_alone));
+            assert_eq!(Layout::new(Holds::Number, words), None);
+        }
+        assert_eq!(Layout::new(Holds::Row, 9), None);
     }
 
     #[test]
@@ -464,8 +516,7 @@ mod tests {
                 let mut lost = Vec::new();
                 for left in (0..before).rev() {
                     let shape = old.moving(before + more, left);
-                    let taken = std::mem::replace(&mut lines[left], EMPTY_LINE);
-                    reinsert(&mut lines, layout, shape, &taken, |key, _| lost.push(key));
+                    move_line(&mut lines, layout, shape, left, |key, _| lost.push(key));
                     for (number, line) in lines.iter().enumerate() {
                         let homes = |(key, _)| shape.homes(key);
                         prop_assert!(entries(layout, line).map(homes).all(|h| h.contains(&number)));

@@ -3,10 +3,14 @@
 //! Owns how a batch is looked up with the cache asked ahead. Where a key may lie is left to
 //! `lines`, memory and growth to `shard`.
 //!
-//! Invariant: a search looks at a key's two home lines and no other.
+//! Invariant: a search looks at a key's two home lines and no other. In lines of one row each, whose
+//! walk is `alone`, it looks at the home and at lines that the home names.
+
+mod alone;
 
 use crate::isa::{Isa, Level};
 use crate::lanes::{CACHE_LINE_BYTES, prefetch, prefetch_for_later};
+use crate::lines::alone::ROW_WORD;
 use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape, word};
 use crate::rows::MISSING;
 
@@ -98,7 +102,7 @@ trait Take<Out> {
 /// The first word of a lane's payload.
 #[inline(always)]
 const fn first_word<const LANES: usize, const WORDS: usize>(lane: usize) -> usize {
-    2 * LANES + lane * WORDS
+    if LANES == 1 { ROW_WORD } else { 2 * LANES + lane * WORDS }
 }
 
 struct FindNumber;
@@ -161,6 +165,8 @@ fn by_words<Out, T: Take<Out>>(isa: Isa, keys: Keys<'_>, out: Out) -> usize {
         4 => by_level::<2, 4, Out, T>(isa, keys, out),
         5 => by_level::<2, 5, Out, T>(isa, keys, out),
         6 => by_level::<2, 6, Out, T>(isa, keys, out),
+        7 => by_level::<1, 7, Out, T>(isa, keys, out),
+        8 => by_level::<1, 8, Out, T>(isa, keys, out),
         _ => unreachable!("a layout has at most PAYLOAD_WORDS_MAX words"),
     }
 }
@@ -237,6 +243,9 @@ fn pipeline<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
     mut out: Out,
     compare: impl Fn(&Line, u64) -> u32,
 ) -> usize {
+    if LANES == 1 {
+        return alone::pipeline::<WORDS, Out, T>(keys, out);
+    }
     let Keys { lines: Lines { lines, shape, .. }, wanted, count } = keys;
     let mut homes = [[0_u32; 2]; KEYS_AHEAD];
     for (pair, &key) in homes.iter_mut().zip(wanted) {
@@ -358,12 +367,12 @@ mod tests {
         fn every_level_finds_each_key_that_is_there_and_misses_the_others(
             seed: u64,
             count in 1_usize..100,
-            words in 1_usize..=6,
+            words in 1_usize..=8,
             load_percent in 0_usize..=80,
             wanted in 0_usize..200,
         ) {
-            for holds in [Holds::Number, Holds::Row] {
-                let layout = Layout::new(holds, words).expect("1 to 6 words");
+            let holds = [Holds::Number, Holds::Row].into_iter();
+            for layout in holds.filter_map(|holds| Layout::new(holds, words)) {
                 let keys_max = count * layout.lanes() * load_percent / 100;
                 let keys: Vec<u64> = (0..keys_max as u64).map(|id| mix(seed ^ id) >> 1).collect();
                 let shape = Shape::of(count, seed);
@@ -377,7 +386,7 @@ mod tests {
                         if row == MISSING {
                             continue;
                         }
-                        let number = match holds {
+                        let number = match layout.holds() {
                             Holds::Number => row,
                             Holds::Row => {
                                 let (line, at) = (row as usize / LINE_WORDS, row as usize % 16);
@@ -394,9 +403,9 @@ mod tests {
     proptest! {
         #[test]
         fn every_level_copies_the_rows_that_it_finds_and_zeros_for_others(
-            seed: u64, count in 1_usize..60, words in 1_usize..=6, wanted in 0_usize..200,
+            seed: u64, count in 1_usize..60, words in 1_usize..=8, wanted in 0_usize..200,
         ) {
-            let layout = Layout::new(Holds::Row, words).expect("1 to 6 words");
+            let layout = Layout::new(Holds::Row, words).expect("1 to 8 words");
             let keys: Vec<u64> = (0..count as u64).map(|id| mix(seed ^ id) >> 1).collect();
             let shape = Shape::of(count, seed);
             let (lines, held) = build(layout, shape, &keys);

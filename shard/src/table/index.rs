@@ -9,8 +9,8 @@
 //! Both are done by [`Index::tend`], between requests; keys that are added while there is such work
 //! owe some of it. Pages for more lines are filled in ahead, by another thread.
 //!
-//! Invariant: a key lies in one of its two home lines, or is a stray, which happens to keys that
-//! were made to collide; strays lie in lines after the home lines and are known by name.
+//! Invariant: a key lies in a line where `kernels::lines` finds it, or is a stray, which happens to
+//! keys that were made to collide; strays lie in lines after the home lines and are known by name.
 
 use std::collections::BTreeMap;
 
@@ -26,10 +26,11 @@ use super::Upkeep;
 const LINES_FIRST: usize = 64;
 
 /// Lanes taken before the index grows, in hundredths. With two lanes a line, nine tenths is all
-/// that can be taken; with five 98 of 100.
+/// that can be taken; with five 98 of 100. With one it is speed that ends earlier, since more keys
+/// are not at home.
 const fn load_max_percent(layout: Layout) -> usize {
     match layout.lanes() {
-        ..=2 => 80,
+        2 => 80,
         _ if is_tight(layout) => 90,
         _ => 85,
     }
@@ -316,10 +317,9 @@ impl Index {
             let lines = self.lines.as_mut_slice();
             if let Some(ahead) = line.checked_sub(LINES_AHEAD) {
                 let shape = before.moving(after, ahead);
-                lines::prefetch_homes(lines, self.layout, shape, ahead);
+                lines::prefetch_move(lines, self.layout, shape, ahead);
             }
-            let taken = std::mem::replace(&mut lines[line], EMPTY_LINE);
-            lines::reinsert(lines, self.layout, self.shape, &taken, |key, payload| {
+            lines::move_line(lines, self.layout, self.shape, line, |key, payload| {
                 strays.push((key, *payload));
             });
         }
@@ -340,7 +340,7 @@ impl Index {
         let lines = self.lines.as_mut_slice();
         for line in (stop..self.unsettled).rev() {
             if let Some(ahead) = line.checked_sub(LINES_AHEAD) {
-                lines::prefetch_homes(lines, self.layout, self.shape, ahead);
+                lines::prefetch_move(lines, self.layout, self.shape, ahead);
             }
             self.changes += lines::settle(lines, self.layout, self.shape, line) as u64;
         }
@@ -471,7 +471,7 @@ mod tests {
     }
 
     fn layouts() -> impl Iterator<Item = Layout> {
-        let of = |holds| (1..=6).map(move |words| Layout::new(holds, words).expect("1 to 6"));
+        let of = |holds| (1..=8).filter_map(move |words| Layout::new(holds, words));
         of(Holds::Number).chain(of(Holds::Row))
     }
 
@@ -619,11 +619,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn insertions_and_removals_read_as_an_ordinary_map_would(
-            seed: u64, words in 1_usize..=6,
+            seed: u64, words in 1_usize..=8,
             steps in proptest::collection::vec((0_u64..3, 1_usize..300), 1..20),
         ) {
-            for holds in [Holds::Number, Holds::Row] {
-                let layout = Layout::new(holds, words).expect("1 to 6");
+            let holds = [Holds::Number, Holds::Row].into_iter();
+            for layout in holds.filter_map(|holds| Layout::new(holds, words)) {
                 let (mut index, mut oracle) = (index(layout), BTreeMap::new());
                 let mut draw = seed;
                 for &(kind, count) in &steps {
