@@ -5,74 +5,91 @@
 //! Invariant: a search looks at a key's home, and past it only at lines that the home's directory
 //! names by the key's tag.
 
-use super::{BLOCK_KEYS, KEYS_AHEAD, Keys, Lane, Lines, Take, select};
+use super::{Keys, Lane, Lines, Take, select};
 use crate::lanes::prefetch;
 use crate::lines::alone::{self, first_entry, named, named_line};
 use crate::lines::{Line, NO_KEY, Shape};
 
-/// What is known of a key whose home the cache was asked for.
+/// Keys between the one whose home the cache is asked for and the one whose home is looked at, and
+/// as many to the one that is taken from its line.
+const KEYS_AHEAD: usize = 16;
+/// Keys under way, and some more for a power of two.
+const KEYS_UNDER_WAY: usize = 64;
+
+/// How far a search is.
 #[derive(Clone, Copy, Default)]
-struct Asked {
-    home: u32,
+struct Search {
+    /// The home, and after a look at it the line to take the key from.
+    line: u32,
     tag: u8,
+    /// Whether the home named that line.
+    is_named: bool,
 }
 
-/// As `super::pipeline`: a key that is not at home is late if the directory names its tag, and is
-/// looked at a block later. Only a late key whose tag was another key's is searched by branches.
-/// How many keys were absent.
+/// As `super::pipeline`, in three steps for each key: its home is asked for; the home is looked at,
+/// and the line that it names asked for, if the key is not at home; the key is taken from its line.
+/// Only where that line has another key of the same tag the search goes on by branches. How many
+/// keys were absent.
 #[inline(always)]
 pub(super) fn pipeline<const WORDS: usize, Out, T: Take<Out>>(
     keys: Keys<'_>,
     mut out: Out,
 ) -> usize {
     let Keys { lines: Lines { lines, shape, .. }, wanted, count } = keys;
-    let mut asked = [Asked::default(); KEYS_AHEAD];
-    for (asked, &key) in asked.iter_mut().zip(wanted) {
-        *asked = ask(lines, shape, key);
+    let mut searches = [Search::default(); KEYS_UNDER_WAY];
+    for (search, &key) in searches.iter_mut().zip(wanted).take(2 * KEYS_AHEAD) {
+        *search = ask(lines, shape, key);
     }
-    // Of this block and the one before: late keys by their place in the batch, with their line.
-    let mut late = [[0_u32; 2]; 2 * BLOCK_KEYS];
-    let (mut late_before, mut absent) = (0, 0);
-    // One block more, to look at the late keys of the last one.
-    for block in 0..=count.div_ceil(BLOCK_KEYS) {
-        let first_late = block % 2 * BLOCK_KEYS;
-        let mut late_now = 0;
-        for index in block * BLOCK_KEYS..count.min((block + 1) * BLOCK_KEYS) {
-            let Asked { home, tag } = asked[index % KEYS_AHEAD];
-            if let Some(&key) = wanted.get(index + KEYS_AHEAD) {
-                asked[index % KEYS_AHEAD] = ask(lines, shape, key);
-            }
-            let line = &lines[home as usize];
-            let lane = lane_of(line, wanted[index]);
-            T::take::<1, WORDS>(&mut out, index, (line, home), lane);
-            let named = named(line, tag);
-            let there = named_line(line, home, first_entry(named));
-            let is_late = !lane.is_held & (named != 0);
-            late[first_late + late_now % BLOCK_KEYS] = [index as u32, there];
-            late_now += usize::from(is_late);
-            absent += usize::from(!lane.is_held & (named == 0));
-            prefetch(lines, select(is_late, there, home) as usize);
-        }
-        let before = BLOCK_KEYS - first_late;
-        for at in before..before + late_before {
-            let [index, there] = late[at % late.len()];
-            let (index, line) = (index as usize, &lines[there as usize]);
-            let lane = lane_of(line, wanted[index]);
-            T::take::<1, WORDS>(&mut out, index, (line, there), lane);
-            if !lane.is_held {
-                match further(lines, shape, wanted[index]) {
-                    Some(there) => {
-                        let line = &lines[there as usize];
-                        let lane = lane_of(line, wanted[index]);
-                        T::take::<1, WORDS>(&mut out, index, (line, there), lane);
-                    }
-                    None => absent += 1,
-                }
+    for (search, &key) in searches.iter_mut().zip(wanted).take(KEYS_AHEAD) {
+        *search = look(lines, *search, key);
+    }
+    let mut absent = 0;
+    for index in 0..count {
+        let key = wanted[index];
+        let Search { line: number, is_named, .. } = searches[index % KEYS_UNDER_WAY];
+        let line = &lines[number as usize];
+        let lane = lane_of(line, key);
+        T::take::<1, WORDS>(&mut out, index, (line, number), lane);
+        absent += usize::from(!lane.is_held);
+        if is_named & !lane.is_held {
+            if let Some(number) = further(lines, shape, key) {
+                let line = &lines[number as usize];
+                T::take::<1, WORDS>(&mut out, index, (line, number), lane_of(line, key));
+                absent -= 1;
             }
         }
-        late_before = late_now;
+        if let Some(&key) = wanted.get(index + KEYS_AHEAD) {
+            let search = &mut searches[(index + KEYS_AHEAD) % KEYS_UNDER_WAY];
+            *search = look(lines, *search, key);
+        }
+        if let Some(&key) = wanted.get(index + 2 * KEYS_AHEAD) {
+            searches[(index + 2 * KEYS_AHEAD) % KEYS_UNDER_WAY] = ask(lines, shape, key);
+        }
     }
     absent
+}
+
+/// The home and the tag of a key; the home is asked for.
+#[inline(always)]
+fn ask(lines: &[Line], shape: Shape, key: u64) -> Search {
+    let number = shape.number(key);
+    let home = shape.home(number);
+    prefetch(lines, home);
+    // `LINES_MAX` fits.
+    Search { line: home as u32, tag: alone::tag(number), is_named: false }
+}
+
+/// The line to take a key from: its home, or the first that its home names by the key's tag, which
+/// is asked for.
+#[inline(always)]
+fn look(lines: &[Line], search: Search, key: u64) -> Search {
+    let home = &lines[search.line as usize];
+    let named = named(home, search.tag);
+    let there = named_line(home, search.line, first_entry(named));
+    let is_named = !lane_of(home, key).is_held & (named != 0);
+    let line = select(is_named, there, search.line);
+    prefetch(lines, line as usize);
+    Search { line, is_named, ..search }
 }
 
 /// The line of a key whose tag is another key's too.
@@ -80,15 +97,6 @@ pub(super) fn pipeline<const WORDS: usize, Out, T: Take<Out>>(
 #[inline(never)]
 fn further(lines: &[Line], shape: Shape, key: u64) -> Option<u32> {
     alone::find(lines, shape, key).map(|line| line as u32) // `LINES_MAX` fits.
-}
-
-/// The home and the tag of a key; the home is asked for.
-#[inline(always)]
-fn ask(lines: &[Line], shape: Shape, key: u64) -> Asked {
-    let number = shape.number(key);
-    let home = shape.home(number);
-    prefetch(lines, home);
-    Asked { home: home as u32, tag: alone::tag(number) } // `LINES_MAX` fits.
 }
 
 #[inline(always)]

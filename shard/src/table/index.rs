@@ -327,7 +327,7 @@ impl Index {
         self.growth = (stop > 0).then_some(Growth { before, after, left: stop });
         if self.growth.is_none() {
             self.shape = self.shape.moved();
-            self.unsettled = after;
+            self.unsettled = if self.layout.is_alone() { 0 } else { after };
         }
         for (key, payload) in strays {
             self.put_stray(key, &payload);
