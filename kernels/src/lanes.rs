@@ -9,11 +9,11 @@
 use std::arch::asm;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128,
-    _mm_prefetch, _mm_sfence, _mm_storeu_si128, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_stream_ps, _mm256_stream_si256, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_stream_ps,
-    _mm512_stream_si512,
+    __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_ps,
+    _mm_loadu_si128, _mm_prefetch, _mm_sfence, _mm_storeu_si128, _mm_stream_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_stream_ps,
+    _mm256_stream_si256, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_stream_ps, _mm512_stream_si512,
 };
 
 /// Bytes that one line of the cache holds on every processor that has the levels above scalar.
@@ -70,6 +70,14 @@ pub(crate) fn prefetch_for_later<T>(items: &[T], index: usize) {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (items, index);
+}
+
+/// The sixteen 32-bit words of a line, as they lie in memory.
+#[inline(always)]
+pub(crate) const fn line_words(line: &[u64; 8]) -> &[u32; 16] {
+    // SAFETY: `line` borrows 64 bytes, all written, that lie more strictly than a `u32` needs; any
+    // 32 bits are a `u32`, and the result borrows as `line` does.
+    unsafe { &*std::ptr::from_ref(line).cast() }
 }
 
 /// The eight words of a line, half by half.
@@ -198,6 +206,51 @@ pub(crate) fn stream_f32_avx2(
         unsafe { _mm256_stream_ps(to.as_mut_ptr(), half) };
     }
     _mm_sfence();
+}
+
+/// A row of eight numbers that can be written past the cache.
+#[cfg(target_arch = "x86_64")]
+#[repr(C, align(16))]
+pub(crate) struct StreamedRow([f32; 8]);
+
+#[cfg(target_arch = "x86_64")]
+impl StreamedRow {
+    /// Numbers as rows; none unless they start where rows can and are whole rows.
+    pub(crate) fn of(numbers: &mut [f32]) -> Option<&mut [StreamedRow]> {
+        let (rows, rest) = numbers.as_chunks_mut::<8>();
+        let rows: *mut [[f32; 8]] = rows;
+        if !rest.is_empty() || !rows.cast::<StreamedRow>().is_aligned() {
+            return None;
+        }
+        // SAFETY:
+        // - In bounds and unaliased: `rows` borrows, alone, as many rows of the same 32 bytes.
+        // - Aligned: checked above. Any bits are a row, as they are eight numbers.
+        Some(unsafe { &mut *(rows as *mut [StreamedRow]) })
+    }
+
+    /// Writes the row past the cache. Others see it after [`fence_streams`].
+    #[inline(always)]
+    pub(crate) fn write(&mut self, row: [f32; 8]) {
+        let (halves, _) = row.as_chunks::<4>();
+        for (to, half) in self.0.as_chunks_mut::<4>().0.iter_mut().zip(halves) {
+            // SAFETY: `half` borrows the 16 bytes that are read; an unaligned load needs no more but
+            // SSE, which each x86-64 has.
+            let half = unsafe { _mm_loadu_ps(half.as_ptr()) };
+            // SAFETY:
+            // - In bounds: `to` borrows, alone, the 16 bytes that are written.
+            // - Aligned: `self` is, to the 16 bytes that a half has. SSE: each x86-64 has it.
+            // - Ordered: whoever makes rows, `of`'s callers, calls `fence_streams` while it still
+            //   borrows the numbers.
+            unsafe { _mm_stream_ps(to.as_mut_ptr(), half) };
+        }
+    }
+}
+
+/// Lets what was written past the cache be seen before what is written from here on.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn fence_streams() {
+    // SAFETY: it needs SSE, which each x86-64 has.
+    unsafe { _mm_sfence() };
 }
 
 /// Sixteen numbers.

@@ -9,7 +9,7 @@
 mod alone;
 
 use crate::isa::{Isa, Level};
-use crate::lanes::{CACHE_LINE_BYTES, prefetch, prefetch_for_later};
+use crate::lanes::{CACHE_LINE_BYTES, line_words, prefetch, prefetch_for_later};
 use crate::lines::alone::ROW_WORD;
 use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape, word};
 use crate::rows::MISSING;
@@ -69,6 +69,28 @@ pub fn read(isa: Isa, lines: Lines<'_>, wanted: &[u64], values: &mut [f32]) -> u
     let count = values.len() / lines.layout.words();
     assert_eq!(values.len(), count * lines.layout.words(), "values are whole rows");
     by_words::<_, CopyRow>(isa, Keys::new(lines, wanted, count), values)
+}
+
+/// As [`read`], for values that another core reads next: past this core's cache.
+///
+/// - Result: `None`, and nothing was written, where rows cannot be written so: unless they are of
+///   eight words, `values` starts at a multiple of 16 bytes and the processor is an x86-64.
+pub fn read_past_cache(
+    isa: Isa,
+    lines: Lines<'_>,
+    wanted: &[u64],
+    values: &mut [f32],
+) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    if lines.layout.holds() == Holds::Row && lines.layout.words() == 8 {
+        let rows = crate::lanes::StreamedRow::of(values)?;
+        let keys = Keys::new(lines, wanted, rows.len());
+        let absent = by_level::<1, 8, _, StreamRow>(isa, keys, rows);
+        crate::lanes::fence_streams();
+        return Some(absent);
+    }
+    let _ = (isa, lines, wanted, values);
+    None
 }
 
 #[derive(Clone, Copy)]
@@ -150,9 +172,34 @@ impl Take<&mut [f32]> for CopyRow {
     ) {
         let first = first_word::<LANES, WORDS>(lane.number);
         let values = &mut values[index * WORDS..(index + 1) * WORDS];
+        if LANES == 1 {
+            // In one load and one store: a store for each word filled the buffer of those.
+            let row = &line_words(line)[ROW_WORD..ROW_WORD + WORDS];
+            for (value, &word) in values.iter_mut().zip(row) {
+                *value = f32::from_bits(select(lane.is_held, word, 0));
+            }
+            return;
+        }
         for (at, value) in values.iter_mut().enumerate() {
             *value = f32::from_bits(select(lane.is_held, word(line, first + at), 0));
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+struct StreamRow;
+
+#[cfg(target_arch = "x86_64")]
+impl Take<&mut [crate::lanes::StreamedRow]> for StreamRow {
+    #[inline(always)]
+    fn take<const LANES: usize, const WORDS: usize>(
+        rows: &mut &mut [crate::lanes::StreamedRow],
+        index: usize,
+        (line, _): (&Line, u32),
+        lane: Lane,
+    ) {
+        let word = |at| f32::from_bits(select(lane.is_held, line_words(line)[ROW_WORD + at], 0));
+        rows[index].write(std::array::from_fn(word));
     }
 }
 
@@ -336,6 +383,7 @@ mod tests {
     use super::*;
     use crate::hash::mix;
     use crate::lines::{EMPTY_LINE, Payload, insert, payload};
+    use crate::oracle::bits;
     use proptest::prelude::*;
 
     /// Keys that were put in, each with its place or, for numbers, its order.
@@ -413,10 +461,19 @@ mod tests {
             let wanted: Vec<u64> = ids.iter().map(|id| mix(seed ^ id) >> 1).collect();
             let lines = Lines { lines: &lines, layout, shape };
             for isa in Isa::available() {
-                let mut values = vec![f32::NAN; wanted.len() * words];
-                let absent = read(isa, lines, &wanted, &mut values);
                 let misses = wanted.iter().filter(|key| !held.contains(key)).count();
-                prop_assert_eq!(absent, misses);
+                let mut values = vec![f32::NAN; wanted.len() * words];
+                prop_assert_eq!(read(isa, lines, &wanted, &mut values), misses);
+                let mut streamed = vec![f32::NAN; values.len() + 3];
+                let first = streamed.as_ptr().align_offset(16);
+                let streamed = &mut streamed[first..first + values.len()];
+                if let Some(absent) = read_past_cache(isa, lines, &wanted, streamed) {
+                    prop_assert_eq!(absent, misses);
+                    prop_assert_eq!(bits(streamed), bits(&values));
+                } else {
+                    prop_assert!(words != 8 || cfg!(not(target_arch = "x86_64")));
+                    prop_assert!(streamed.iter().all(|value| value.is_nan()));
+                }
                 let rows = values.chunks_exact(words);
                 for ((&id, key), row) in ids.iter().zip(&wanted).zip(rows) {
                     for (at, value) in row.iter().enumerate() {

@@ -16,14 +16,13 @@ const KEYS_AHEAD: usize = 16;
 /// Keys under way, and some more for a power of two.
 const KEYS_UNDER_WAY: usize = 64;
 
-/// How far a search is.
-#[derive(Clone, Copy, Default)]
-struct Search {
+/// The searches under way, each in the slot of its key's place in the batch.
+struct Searches {
     /// The home, and after a look at it the line to take the key from.
-    line: u32,
-    tag: u8,
+    lines: [u32; KEYS_UNDER_WAY],
+    tags: [u8; KEYS_UNDER_WAY],
     /// Whether the home named that line.
-    is_named: bool,
+    are_named: [bool; KEYS_UNDER_WAY],
 }
 
 /// As `super::pipeline`, in three steps for each key: its home is asked for; the home is looked at,
@@ -36,60 +35,63 @@ pub(super) fn pipeline<const WORDS: usize, Out, T: Take<Out>>(
     mut out: Out,
 ) -> usize {
     let Keys { lines: Lines { lines, shape, .. }, wanted, count } = keys;
-    let mut searches = [Search::default(); KEYS_UNDER_WAY];
-    for (search, &key) in searches.iter_mut().zip(wanted).take(2 * KEYS_AHEAD) {
-        *search = ask(lines, shape, key);
+    let mut searches = Searches {
+        lines: [0; KEYS_UNDER_WAY],
+        tags: [0; KEYS_UNDER_WAY],
+        are_named: [false; KEYS_UNDER_WAY],
+    };
+    for (index, &key) in wanted.iter().enumerate().take(2 * KEYS_AHEAD) {
+        searches.ask(index, lines, shape, key);
     }
-    for (search, &key) in searches.iter_mut().zip(wanted).take(KEYS_AHEAD) {
-        *search = look(lines, *search, key);
+    for (index, &key) in wanted.iter().enumerate().take(KEYS_AHEAD) {
+        searches.look(index, lines, key);
     }
     let mut absent = 0;
-    for index in 0..count {
-        let key = wanted[index];
-        let Search { line: number, is_named, .. } = searches[index % KEYS_UNDER_WAY];
-        let line = &lines[number as usize];
-        let lane = lane_of(line, key);
-        T::take::<1, WORDS>(&mut out, index, (line, number), lane);
-        absent += usize::from(!lane.is_held);
-        if is_named & !lane.is_held {
-            if let Some(number) = further(lines, shape, key) {
-                let line = &lines[number as usize];
-                T::take::<1, WORDS>(&mut out, index, (line, number), lane_of(line, key));
-                absent -= 1;
-            }
+    for (index, &key) in wanted[..count].iter().enumerate() {
+        let mut number = searches.lines[index % KEYS_UNDER_WAY];
+        let mut lane = lane_of(&lines[number as usize], key);
+        if searches.are_named[index % KEYS_UNDER_WAY] & !lane.is_held {
+            number = further(lines, shape, key).unwrap_or(number);
+            lane = lane_of(&lines[number as usize], key);
         }
+        T::take::<1, WORDS>(&mut out, index, (&lines[number as usize], number), lane);
+        absent += usize::from(!lane.is_held);
         if let Some(&key) = wanted.get(index + KEYS_AHEAD) {
-            let search = &mut searches[(index + KEYS_AHEAD) % KEYS_UNDER_WAY];
-            *search = look(lines, *search, key);
+            searches.look(index + KEYS_AHEAD, lines, key);
         }
         if let Some(&key) = wanted.get(index + 2 * KEYS_AHEAD) {
-            searches[(index + 2 * KEYS_AHEAD) % KEYS_UNDER_WAY] = ask(lines, shape, key);
+            searches.ask(index + 2 * KEYS_AHEAD, lines, shape, key);
         }
     }
     absent
 }
 
-/// The home and the tag of a key; the home is asked for.
-#[inline(always)]
-fn ask(lines: &[Line], shape: Shape, key: u64) -> Search {
-    let number = shape.number(key);
-    let home = shape.home(number);
-    prefetch(lines, home);
-    // `LINES_MAX` fits.
-    Search { line: home as u32, tag: alone::tag(number), is_named: false }
-}
+impl Searches {
+    /// Asks for the home of a key.
+    #[inline(always)]
+    fn ask(&mut self, index: usize, lines: &[Line], shape: Shape, key: u64) {
+        let number = shape.number(key);
+        let home = shape.home(number);
+        prefetch(lines, home);
+        self.lines[index % KEYS_UNDER_WAY] = home as u32; // `LINES_MAX` fits.
+        self.tags[index % KEYS_UNDER_WAY] = alone::tag(number);
+    }
 
-/// The line to take a key from: its home, or the first that its home names by the key's tag, which
-/// is asked for.
-#[inline(always)]
-fn look(lines: &[Line], search: Search, key: u64) -> Search {
-    let home = &lines[search.line as usize];
-    let named = named(home, search.tag);
-    let there = named_line(home, search.line, first_entry(named));
-    let is_named = !lane_of(home, key).is_held & (named != 0);
-    let line = select(is_named, there, search.line);
-    prefetch(lines, line as usize);
-    Search { line, is_named, ..search }
+    /// Decides, by a look at its home, which line to take a key from: the home, or the first that
+    /// the home names by the key's tag, which is asked for.
+    #[inline(always)]
+    fn look(&mut self, index: usize, lines: &[Line], key: u64) {
+        let slot = index % KEYS_UNDER_WAY;
+        let number = self.lines[slot];
+        let home = &lines[number as usize];
+        let named = named(home, self.tags[slot]);
+        let there = named_line(home, number, first_entry(named));
+        let is_named = (home[0] != key.wrapping_add(1)) & (named != 0);
+        let line = select(is_named, there, number);
+        prefetch(lines, line as usize);
+        self.lines[slot] = line;
+        self.are_named[slot] = is_named;
+    }
 }
 
 /// The line of a key whose tag is another key's too.

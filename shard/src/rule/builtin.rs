@@ -8,7 +8,7 @@ use kernels::{
     Isa, adagrad, adam, adamw, ftrl, ftrl_group, momentum, rmsprop, rows as row_kernels, sgd, sum,
 };
 
-use super::{PARAMETERS_MAX, Rows, Rule, Widths};
+use super::{PARAMETERS_MAX, Pulled, Rows, Rule, Widths};
 
 /// `w -= rate · g`. Row `[w]`, delta `[g]`, value `[w]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,6 +123,10 @@ impl Rule for Sgd {
 
     fn widths(&self, dim: usize) -> Widths {
         Widths { delta: dim, row: dim, value: dim }
+    }
+
+    fn pulled(&self) -> Pulled {
+        Pulled::Row
     }
 
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
@@ -416,6 +420,10 @@ impl Rule for Sum {
 
     fn widths(&self, dim: usize) -> Widths {
         Widths { delta: dim, row: dim, value: dim }
+    }
+
+    fn pulled(&self) -> Pulled {
+        Pulled::Row
     }
 
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {

@@ -30,6 +30,15 @@ pub struct Widths {
     pub value: usize,
 }
 
+/// What a pull returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulled {
+    /// The row itself, bit by bit.
+    Row,
+    /// What [`Rule::read`] makes of it.
+    View,
+}
+
 /// A table's rows as a rule sees them: row `r` starts at `floats[r * stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<F> {
@@ -51,6 +60,11 @@ pub trait Rule: fmt::Debug + Send + Sync {
 
     /// Its widths in a table of this dim.
     fn widths(&self, dim: usize) -> Widths;
+
+    /// What a pull returns. If it is the row, a table may copy rows without asking the rule.
+    fn pulled(&self) -> Pulled {
+        Pulled::View
+    }
 
     /// Applies `[at, widths.delta]` deltas to the rows of these numbers, which are distinct.
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]);
@@ -189,6 +203,17 @@ mod tests {
             let made = made.expect("its own parameters are in range");
             assert_eq!(made.parameters(), rule.parameters());
             assert_eq!(layout_hash(&*made, 3), layout_hash(rule, 3));
+            let floats = [0.25, -2.0, f32::INFINITY, 1e-40, 3.0, 4.0];
+            let widths = rule.widths(3);
+            if rule.pulled() == Pulled::Row {
+                assert_eq!(widths.value, widths.row);
+                let mut values = [0.0; 3];
+                let rows = Rows { floats: floats.as_slice(), stride: 3, dim: 3 };
+                rule.read(Isa::detect(), rows, &[1], &mut values);
+                assert_eq!(values, floats[3..]);
+                rule.read(Isa::detect(), rows, &[0], &mut values);
+                assert_eq!(values.map(f32::to_bits), [0, 1, 2].map(|at| floats[at].to_bits()));
+            }
         }
     }
 

@@ -171,6 +171,21 @@ impl Index {
         }
     }
 
+    /// As [`Index::read`], past the cache; `None` where `kernels::probe::read_past_cache` cannot.
+    pub(crate) fn read_past_cache(
+        &self,
+        isa: Isa,
+        wanted: &[u64],
+        values: &mut [f32],
+    ) -> Option<()> {
+        let lines = Lines { lines: self.lines.as_slice(), layout: self.layout, shape: self.shape };
+        let absent = probe::read_past_cache(isa, lines, wanted, values)?;
+        if absent > 0 && !self.strays.is_empty() {
+            self.read_strays(wanted, values);
+        }
+        Some(())
+    }
+
     #[cold]
     fn read_strays(&self, wanted: &[u64], values: &mut [f32]) {
         for (key, row) in wanted.iter().zip(values.chunks_exact_mut(self.layout.words())) {

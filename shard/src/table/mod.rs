@@ -22,7 +22,7 @@ use zerocopy::IntoBytes;
 
 use self::index::Index;
 use self::rows::RowArena;
-use crate::rule::{Rows, Rule, Widths};
+use crate::rule::{Pulled, Rows, Rule, Widths};
 
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
 const BLOCK_KEYS: usize = 512;
@@ -144,6 +144,14 @@ impl Table {
     ///
     /// - `seal`: of the answer; where the way is this host's memory, another core reads `values`.
     pub(crate) fn pull(&self, keys: &[u64], values: &mut [f32], seal: Seal) {
+        if self.rows.is_none() && self.rule.pulled() == Pulled::Row {
+            if seal == Seal::Body {
+                return self.index.read(self.isa, keys, values);
+            }
+            if self.index.read_past_cache(self.isa, keys, values).is_some() {
+                return;
+            }
+        }
         let (mut at, mut copied) = ([0; BLOCK_KEYS], [0.0; BLOCK_KEYS * PAYLOAD_WORDS_MAX]);
         let value_blocks = values.chunks_mut(BLOCK_KEYS * self.widths.value);
         for (block, values) in (0..keys.len()).step_by(BLOCK_KEYS).zip(value_blocks) {
