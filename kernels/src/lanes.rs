@@ -233,8 +233,8 @@ impl StreamedRow {
     pub(crate) fn write(&mut self, row: [f32; 8]) {
         let (halves, _) = row.as_chunks::<4>();
         for (to, half) in self.0.as_chunks_mut::<4>().0.iter_mut().zip(halves) {
-            // SAFETY: `half` borrows the 16 bytes that are read; an unaligned load needs no more but
-            // SSE, which each x86-64 has.
+            // SAFETY: `half` borrows the 16 bytes that are read; an unaligned load needs no more
+            // but SSE, which each x86-64 has.
             let half = unsafe { _mm_loadu_ps(half.as_ptr()) };
             // SAFETY:
             // - In bounds: `to` borrows, alone, the 16 bytes that are written.

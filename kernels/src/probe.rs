@@ -3,8 +3,8 @@
 //! Owns how a batch is looked up with the cache asked ahead. Where a key may lie is left to
 //! `lines`, memory and growth to `shard`.
 //!
-//! Invariant: a search looks at a key's two home lines and no other. In lines of one row each, whose
-//! walk is `alone`, it looks at the home and at lines that the home names.
+//! Invariant: a search looks at a key's two home lines and no other. In lines of one row each,
+//! whose walk is `alone`, it looks at the home and at lines that the home names.
 
 mod alone;
 
