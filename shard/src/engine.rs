@@ -19,6 +19,7 @@ use zerocopy::IntoBytes;
 
 use crate::admission::Verdict;
 use crate::answer::{Outbox, REPLY_BYTES, Stamp};
+use crate::cursor::{read_cursor, write_cursor};
 use crate::decode::{CODECS, Decoded, Decoder, Encoder, answer_bytes, row_shape};
 use crate::job::{Job, WORKERS_MAX};
 use crate::known_keys::KnownKeys;
@@ -487,24 +488,4 @@ fn check_length<O: Outbox>(outbox: &O, bytes: usize) -> Result<(), Refusal> {
 
 fn floats_mut(bytes: &mut [u8]) -> &mut [f32] {
     zerocopy::FromBytes::mut_from_bytes(bytes).expect("an answer's slot is 8-byte aligned")
-}
-
-/// Bits of a cursor that count lines; those above hold the low bits of how often rows moved.
-const CURSOR_LINE_BITS: u32 = 32;
-
-fn write_cursor(line: usize, lines: usize, changes: u64) -> ScanCursor {
-    if line >= lines {
-        return ScanCursor::END;
-    }
-    // A table has fewer lines than the bits count, so no cursor but the end is all ones.
-    ScanCursor::new(changes << CURSOR_LINE_BITS | line as u64)
-}
-
-fn read_cursor(cursor: ScanCursor, lines: usize, changes: u64) -> Result<usize, Refusal> {
-    if cursor == ScanCursor::START {
-        return Ok(0);
-    }
-    let line = (cursor.get() & ((1 << CURSOR_LINE_BITS) - 1)) as usize;
-    let same_rows = cursor.get() >> CURSOR_LINE_BITS == changes & u64::from(u32::MAX);
-    if same_rows && line < lines { Ok(line) } else { Err(Refusal::CursorStale) }
 }

@@ -10,6 +10,7 @@
 
 mod admission;
 mod answer;
+mod cursor;
 mod decode;
 mod engine;
 mod job;
