@@ -143,6 +143,7 @@ impl<R: Rule<STATE, DELTA>, const STATE: usize, const DELTA: usize> Portable
             (16, _) => self.each_row(16),
             (32, _) => self.each_row(32),
             (64, _) => self.each_row(64),
+            (128, _) => self.each_row(128),
             (dim, _) => self.each_row(dim),
         }
     }
