@@ -85,7 +85,7 @@ impl TableLoad {
         self.ask(bytes, header, doing)
     }
 
-    /// Pulls the rows of ascending keys; [`TableLoad::values`] has them. How long the shard took.
+    /// Pulls the rows of ascending keys; the load keeps them. How long the shard took.
     ///
     /// - Errors: the shard refuses it.
     pub fn pull(&mut self, keys: &[u64], doing: Doing) -> Result<Duration, BenchError> {
