@@ -5,7 +5,7 @@
 //! left to `ftrl`, the walk to `columns` and `rows`.
 //!
 //! A word is a sign, 12 bits of `n` and 19 bits of `|z|`. Both are small floats on a scale of their
-//! own (see [`Scale`]), rounded by chance at each store, so that many steps that are each smaller
+//! own (see `Scale`), rounded by chance at each store, so that many steps that are each smaller
 //! than the scale's unit still add up to what was pushed.
 //!
 //! Invariant: any 32 bits are finite `z` and `n`; a word that a step stores is finite as an f32

@@ -24,7 +24,7 @@ impl Keyed for u64 {
     }
 }
 
-/// Sorts batch after batch. Its scratch only grows, up to [`BUCKETS_MAX`] numbers.
+/// Sorts batch after batch. Its scratch only grows, up to `BUCKETS_MAX` numbers.
 #[derive(Debug, Default)]
 pub struct Sorter {
     bucket_ends: Vec<u32>,
