@@ -226,17 +226,17 @@ fn a_row_that_was_too_old_begins_afresh_whether_or_not_it_was_taken_out() {
         let life = RowLife { admission: KeyAdmission::Count(2), expiry: Expiry::Clocks(2) };
         let mut table = table(dim, life, 1 << 24, 1);
         let ones = vec![1.0; dim as usize];
-        let read = |table: &Table, clock| {
+        let read = |table: &mut Table, clock| {
             let mut values = vec![0.0; dim as usize];
             table.pull(&[5], &mut values, Seal::HeaderOnly, clock, None);
             values[0]
         };
         for (clock, sum) in [(0, 0.0), (0, 1.0), (1, 2.0), (3, 3.0), (6, 1.0), (8, 2.0)] {
             table.push(&[5], &ones, at(clock), None).expect("room");
-            assert_eq!(read(&table, clock), sum, "clock {clock}");
+            assert_eq!(read(&mut table, clock), sum, "clock {clock}");
         }
-        assert_eq!(read(&table, 10), 2.0);
-        assert_eq!(read(&table, 11), 0.0, "too old");
+        assert_eq!(read(&mut table, 10), 2.0);
+        assert_eq!(read(&mut table, 11), 0.0, "too old");
         assert_eq!(table.line(0, 11).count(), 0);
         assert_eq!(table.size().deltas_dropped, 1);
     }

@@ -92,6 +92,27 @@ pub(crate) enum ScanGoesOn {
     No,
 }
 
+/// What a pull writes before it reads it. Kept from pull to pull, since to make it anew and zero is
+/// most of what a pull of one key would cost.
+#[derive(Debug, Default)]
+struct Scratch {
+    at: Vec<u32>,
+    /// Rows of a block, copied from their lines.
+    copied: Vec<f32>,
+    /// Values on their way into an answer that another core reads.
+    gathered: Vec<f32>,
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        Scratch {
+            at: vec![0; BLOCK_KEYS],
+            copied: vec![0.0; BLOCK_KEYS * PAYLOAD_WORDS_MAX],
+            gathered: vec![0.0; GATHERED_FLOATS],
+        }
+    }
+}
+
 /// One table of one shard.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -109,6 +130,7 @@ pub(crate) struct Table {
     counts: Counts,
     /// Deltas of admitted keys, where others of their block are dropped.
     kept: Vec<f32>,
+    scratch: Scratch,
     isa: Isa,
 }
 
@@ -163,6 +185,7 @@ impl Table {
             scan_pause: 0,
             counts,
             kept,
+            scratch: Scratch::new(),
             isa,
         })
     }
@@ -287,7 +310,7 @@ impl Table {
     /// - `clock`: what is too old by it is absent.
     /// - `places`: if given, is overwritten with where the rows lie, those that are too old too.
     pub(crate) fn pull(
-        &self,
+        &mut self,
         keys: &[u64],
         values: &mut [f32],
         seal: Seal,
@@ -304,7 +327,8 @@ impl Table {
                 return;
             }
         }
-        let (mut at, mut copied) = ([0; BLOCK_KEYS], [0.0; BLOCK_KEYS * PAYLOAD_WORDS_MAX]);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let Scratch { at, copied, gathered } = &mut scratch;
         let value_blocks = values.chunks_mut(BLOCK_KEYS * self.widths.value);
         for (block, values) in (0..keys.len()).step_by(BLOCK_KEYS).zip(value_blocks) {
             let (keys, count) = (&keys[block..], (keys.len() - block).min(BLOCK_KEYS));
@@ -317,7 +341,7 @@ impl Table {
                 if let Some(aging) = &self.aging {
                     aging.hide(&stored(&self.index, &self.rows), at, clock);
                 }
-                self.read(self.all_rows(), at, values, seal);
+                self.read(self.all_rows(), at, values, (seal, gathered));
             } else {
                 let stride = self.widths.row + usize::from(self.aging.is_some());
                 let copied = &mut copied[..count * stride];
@@ -326,19 +350,25 @@ impl Table {
                     aging.hide_copies(copied, stride, clock);
                 }
                 let rows = Rows { floats: &*copied, stride, dim: self.spec.dim as usize };
-                self.read(rows, &IN_ORDER[..count], values, seal);
+                self.read(rows, &IN_ORDER[..count], values, (seal, gathered));
             }
         }
+        self.scratch = scratch;
     }
 
     /// Hands rows to the rule, and what it makes of them on to where `values` are read.
-    fn read(&self, rows: Rows<&[f32]>, at: &[u32], values: &mut [f32], seal: Seal) {
+    fn read(
+        &self,
+        rows: Rows<&[f32]>,
+        at: &[u32],
+        values: &mut [f32],
+        (seal, gathered): (Seal, &mut [f32]),
+    ) {
         let width = self.widths.value;
         let rows_at_once = GATHERED_FLOATS / width;
         if seal == Seal::Body || rows_at_once == 0 {
             return self.rule.read(self.isa, rows, at, values);
         }
-        let mut gathered = [0.0; GATHERED_FLOATS];
         for (at, values) in at.chunks(rows_at_once).zip(values.chunks_mut(rows_at_once * width)) {
             let gathered = &mut gathered[..values.len()];
             self.rule.read(self.isa, rows, at, gathered);

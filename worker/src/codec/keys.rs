@@ -224,9 +224,10 @@ mod tests {
     }
 
     #[test]
-    fn few_keys_among_many_numbers_are_written_as_if_they_were_marked() {
+    fn few_keys_and_many_have_their_numbers_written_in_order() {
         let keys: Vec<u64> = (0..100_000).map(|at| at * 0x000F_1357_9BDF).collect();
         let mut dictionary = Dictionary::default();
+        assert!(dictionary.has_room(keys.len()));
         for key in keys.iter().rev() {
             dictionary.learn(*key);
         }
