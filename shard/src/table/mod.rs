@@ -15,6 +15,7 @@ mod index;
 mod newcomers;
 mod room;
 mod rows;
+mod scratch;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use self::aging::{Aging, Stored, stored, stored_mut};
 use self::index::Index;
 use self::newcomers::Newcomers;
 use self::rows::RowArena;
+use self::scratch::{GATHERED_FLOATS, Scratch};
 use crate::rule::{Pulled, Rows, Rule, Widths};
 
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
@@ -41,10 +43,6 @@ const SCAN_PAUSE_PUSHES: u32 = 1024;
 
 /// Lines that one part of the upkeep moves or sweeps: some 30 us.
 const LINES_TENDED: usize = 256;
-
-/// Values on their way into an answer that another core reads: gathered here, then copied past
-/// the cache. 16 KiB, half of a first-level cache.
-const GATHERED_FLOATS: usize = 4096;
 
 /// Rows that lie one behind another.
 const IN_ORDER: [u32; BLOCK_KEYS] = {
@@ -90,27 +88,6 @@ pub(crate) enum ScanGoesOn {
     Later,
     /// It has read all.
     No,
-}
-
-/// What a pull writes before it reads it. Kept from pull to pull, since to make it anew and zero is
-/// most of what a pull of one key would cost.
-#[derive(Debug, Default)]
-struct Scratch {
-    at: Vec<u32>,
-    /// Rows of a block, copied from their lines.
-    copied: Vec<f32>,
-    /// Values on their way into an answer that another core reads.
-    gathered: Vec<f32>,
-}
-
-impl Scratch {
-    fn new() -> Scratch {
-        Scratch {
-            at: vec![0; BLOCK_KEYS],
-            copied: vec![0.0; BLOCK_KEYS * PAYLOAD_WORDS_MAX],
-            gathered: vec![0.0; GATHERED_FLOATS],
-        }
-    }
 }
 
 /// One table of one shard.
