@@ -12,8 +12,8 @@ use super::BLOCK_KEYS;
 /// the cache. 16 KiB, half of a first-level cache.
 pub(super) const GATHERED_FLOATS: usize = 4096;
 
-/// What a pull writes before it reads it. Kept from pull to pull: a pull of one key is not to zero 34
-/// KiB first.
+/// What a pull writes before it reads it. Kept from pull to pull: a pull of one key is not to zero
+/// 34 KiB first.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// Where a block's rows lie.
