@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -17,6 +17,9 @@ use crate::map::{HUGE_PAGE_BYTES, Mapping};
 
 /// Requests that may wait for the thread. One more is dropped.
 const REQUESTS_MAX: usize = 256;
+
+/// Requests that the thread works on in turn; the others wait.
+const UNDER_WAY_MAX: usize = 64;
 
 /// Which end of a range will be needed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,17 +74,14 @@ pub(crate) fn ask(
 /// Fills in a piece of each request in turn. Sleeps where there is none: the thread lives as long
 /// as the process.
 fn serve(requests: &Receiver<Request>) {
-    let mut under_way: Vec<Request> = Vec::new();
+    let mut under_way: Vec<Request> = Vec::with_capacity(UNDER_WAY_MAX);
     loop {
-        match requests.try_recv() {
-            Ok(request) => under_way.push(request),
-            Err(TryRecvError::Disconnected) => return,
-            Err(TryRecvError::Empty) if under_way.is_empty() => match requests.recv() {
-                Ok(request) => under_way.push(request),
-                Err(_) => return,
-            },
-            Err(TryRecvError::Empty) => {}
+        if under_way.is_empty() {
+            let Ok(request) = requests.recv() else { return };
+            under_way.push(request);
         }
+        let room = UNDER_WAY_MAX - under_way.len();
+        under_way.extend(requests.try_iter().take(room));
         under_way.retain_mut(fill_piece);
     }
 }
