@@ -81,58 +81,40 @@ impl fmt::Display for BadRowsFlag {
     }
 }
 
-/// How messages are written.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct CodecFlag(pub(crate) CodecChoice);
+/// Flags that are another crate's own words.
+macro_rules! worded {
+    ($($(#[$doc:meta])* $flag:ident($words:ty);)*) => {$(
+        $(#[$doc])*
+        pub(crate) struct $flag(pub(crate) $words);
 
-impl FromStr for CodecFlag {
-    type Err = String;
+        impl FromStr for $flag {
+            type Err = String;
 
-    fn from_str(text: &str) -> Result<CodecFlag, String> {
-        text.parse().map(CodecFlag).map_err(|error: worker::CodecError| error.to_string())
-    }
+            fn from_str(text: &str) -> Result<$flag, String> {
+                text.parse::<$words>().map($flag).map_err(|error| error.to_string())
+            }
+        }
+
+        impl fmt::Display for $flag {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
 }
 
-impl fmt::Display for CodecFlag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+worded! {
+    /// How messages are written.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    CodecFlag(CodecChoice);
 
-/// Which new keys get a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct AdmissionFlag(pub(crate) KeyAdmission);
+    /// Which new keys get a row.
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    AdmissionFlag(KeyAdmission);
 
-impl FromStr for AdmissionFlag {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<AdmissionFlag, String> {
-        text.parse().map(AdmissionFlag)
-    }
-}
-
-impl fmt::Display for AdmissionFlag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// When rows go away.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ExpiryFlag(pub(crate) Expiry);
-
-impl FromStr for ExpiryFlag {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<ExpiryFlag, String> {
-        text.parse().map(ExpiryFlag)
-    }
-}
-
-impl fmt::Display for ExpiryFlag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+    /// When rows go away.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    ExpiryFlag(Expiry);
 }
 
 /// A count, which `k`, `M` or `G` behind it multiplies by a thousand, a million or a billion.
