@@ -197,18 +197,19 @@ impl Shape {
 
 /// Of a key's first number its second one: the halves swapped, so that each decides in one.
 #[inline(always)]
-const fn other_number(number: u64) -> u64 {
+pub(crate) const fn other_number(number: u64) -> u64 {
     number.rotate_left(32)
 }
 
+/// By the number's high half alone, so that many are scaled side by side.
 #[inline(always)]
 const fn scale(number: u64, lines: u64) -> usize {
-    ((number as u128 * lines as u128) >> 64) as usize
+    (((number >> 32) * lines) >> 32) as usize // `LINES_MAX` fits 32 bits.
 }
 
 /// The smallest number that is scaled to `line`.
 const fn first_number(line: u64, lines: u64) -> u64 {
-    ((line as u128) << 64).div_ceil(lines as u128) as u64 // `line` is below `lines`.
+    (line << 32).div_ceil(lines) << 32 // `line` is below `lines`.
 }
 
 /// One lane of one line.

@@ -8,6 +8,8 @@
 
 mod alone;
 
+use std::hint::black_box;
+
 use crate::isa::{Isa, Level};
 use crate::lanes::{CACHE_LINE_BYTES, line_words, prefetch, prefetch_for_later};
 use crate::lines::alone::ROW_WORD;
@@ -19,6 +21,9 @@ use crate::rows::MISSING;
 const KEYS_AHEAD: usize = 16;
 /// Keys whose second lines are asked for together, and looked at after as many more keys.
 const BLOCK_KEYS: usize = 64;
+/// Numbers in rows that are hinted at while keys are searched: 1 GiB. Rows of a larger arena are
+/// loaded afterwards, for the reason that `alone` gives. In tests, few enough for both.
+const HINTED_FLOATS_MAX: usize = if cfg!(test) { 40 } else { 1 << 28 };
 
 /// The lines that a batch is looked up in.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +37,8 @@ pub struct Lines<'a> {
     pub shape: Shape,
 }
 
-/// Rows that lie elsewhere, only for the cache: a row's first line is asked for when it is found,
-/// and its second where rows are longer than one.
+/// Rows that lie elsewhere, only for the cache: the first line of each row that is found is asked
+/// for, or touched, and the second where rows are longer than one.
 #[derive(Clone, Copy, Debug)]
 pub struct Elsewhere<'a> {
     /// The arena that row numbers point in; an empty slice will do.
@@ -52,9 +57,17 @@ pub struct Elsewhere<'a> {
 pub fn find(isa: Isa, lines: Lines<'_>, wanted: &[u64], found: &mut [u32], rows: Elsewhere<'_>) {
     let keys = Keys::new(lines, wanted, found.len());
     match lines.layout.holds() {
-        Holds::Number => by_words::<_, FindNumber>(isa, keys, (found, rows)),
-        Holds::Row => by_words::<_, FindPlace>(isa, keys, found),
-    };
+        Holds::Number if rows.data.len() <= HINTED_FLOATS_MAX => {
+            by_words::<_, FindRow>(isa, keys, (found, rows));
+        }
+        Holds::Number => {
+            by_words::<_, FindNumber>(isa, keys, &mut *found);
+            touch_rows(rows, found);
+        }
+        Holds::Row => {
+            by_words::<_, FindPlace>(isa, keys, found);
+        }
+    }
 }
 
 /// Copies the rows of a batch of keys that lie in their lines.
@@ -127,20 +140,33 @@ const fn first_word<const LANES: usize, const WORDS: usize>(lane: usize) -> usiz
     if LANES == 1 { ROW_WORD } else { 2 * LANES + lane * WORDS }
 }
 
-struct FindNumber;
+struct FindRow;
 
-impl Take<(&mut [u32], Elsewhere<'_>)> for FindNumber {
+impl Take<(&mut [u32], Elsewhere<'_>)> for FindRow {
     #[inline(always)]
     fn take<const LANES: usize, const WORDS: usize>(
         (found, rows): &mut (&mut [u32], Elsewhere<'_>),
+        index: usize,
+        line: (&Line, u32),
+        lane: Lane,
+    ) {
+        FindNumber::take::<LANES, WORDS>(found, index, line, lane);
+        prefetch_row(*rows, found[index]);
+    }
+}
+
+struct FindNumber;
+
+impl Take<&mut [u32]> for FindNumber {
+    #[inline(always)]
+    fn take<const LANES: usize, const WORDS: usize>(
+        found: &mut &mut [u32],
         index: usize,
         (line, _): (&Line, u32),
         lane: Lane,
     ) {
         let row = word(line, first_word::<LANES, WORDS>(lane.number));
-        let row = select(lane.is_held, row, MISSING);
-        found[index] = row;
-        prefetch_row(*rows, row);
+        found[index] = select(lane.is_held, row, MISSING);
     }
 }
 
@@ -378,6 +404,22 @@ fn prefetch_row(rows: Elsewhere<'_>, row: u32) {
     }
 }
 
+/// Loads a number of each row that was found, or two where rows are longer than a line, in a loop
+/// that does nothing else: as many lines are then on their way as the processor can have.
+fn touch_rows(rows: Elsewhere<'_>, found: &[u32]) {
+    const LINE: usize = CACHE_LINE_BYTES / size_of::<f32>();
+    let mut loaded = 0;
+    for &row in found {
+        // A row that is missing counts as row 0: nothing can foresee which are.
+        let start = select(row != MISSING, row, 0) as usize * rows.stride;
+        loaded ^= rows.data.get(start).map_or(0, |value| value.to_bits());
+        if rows.stride > LINE {
+            loaded ^= rows.data.get(start + LINE).map_or(0, |value| value.to_bits());
+        }
+    }
+    black_box(loaded);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,11 +440,12 @@ mod tests {
     }
 
     fn found_by_each_level(lines: Lines<'_>, wanted: &[u64]) -> Vec<Vec<u32>> {
-        let rows = Elsewhere { data: &[], stride: 8 };
         let by = |isa| {
             let mut found = vec![7; wanted.len()];
             let (first, rest) = found.split_at_mut(wanted.len() / 2);
-            find(isa, lines, wanted, first, rows);
+            find(isa, lines, wanted, first, Elsewhere { data: &[], stride: 8 });
+            // More than are hinted at, and fewer than there are rows.
+            let rows = Elsewhere { data: &[0.0; 2 * HINTED_FLOATS_MAX], stride: 17 };
             find(isa, lines, &wanted[first.len()..], rest, rows);
             found
         };
