@@ -5,9 +5,9 @@
 //!
 //! Invariant: the one of `alone`.
 
-use std::hint::{black_box, select_unpredictable};
+use std::hint::black_box;
 
-use super::super::{Keys, Lines, Take};
+use super::super::{Keys, Lines, Take, select};
 use super::{further, lane_of};
 use crate::lines::alone::{self, first_entry, named};
 use crate::lines::{Line, Shape};
@@ -115,5 +115,5 @@ fn named_line(lines: &[Line], shape: Shape, key: u64, (tag, home): (u8, u32)) ->
         return further(lines, shape, key).unwrap_or(home);
     }
     let there = alone::named_line(line, home, first_entry(named));
-    select_unpredictable(named != 0, there, home)
+    select(named != 0, there, home)
 }
