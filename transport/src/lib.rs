@@ -17,6 +17,7 @@ mod starved;
 mod stream;
 pub mod tcp;
 mod uring;
+pub mod verbs;
 mod wake;
 
 pub use api::{
