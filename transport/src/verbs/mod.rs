@@ -2,15 +2,23 @@
 //!
 //! Owns devices, registered memory, queues and queue pairs. What goes over them, and when, is left
 //! to whoever holds them.
+//!
+//! Invariant: nothing here waits for a peer, and an object outlives what was made of it.
 
 #![allow(dead_code, reason = "what a lane uses is being written")]
 
 mod completion;
 mod device;
 mod error;
+mod ffi;
 mod gid;
+mod library;
 mod memory;
+mod port;
 mod queue_pair;
+mod request;
+#[cfg(test)]
+mod tests;
 
 pub use device::{
     DeviceInfo, GidInfo, LinkLayer, Mtu, PortInfo, PortState, TransportKind, devices,
