@@ -9,7 +9,8 @@ use learn::data::Format;
 use serde::Deserialize;
 
 use crate::flags::{
-    AdmissionFlag, BadRowsFlag, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel, TransportFlag,
+    AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LinkFlag,
+    LogLevel, TransportFlag, WorkFlag,
 };
 
 /// A parameter server for sparse machine learning.
@@ -61,6 +62,8 @@ pub(crate) enum BenchCommand {
     Kernel(KernelArgs),
     /// Codecs: bits a pair, rates beside a copy, and what each does to the loss.
     Codec(CodecArgs),
+    /// A bare link, by RDMA verbs or by a transport: bandwidth, message rate, latency.
+    Transport(LinkArgs),
 }
 
 /// Where rows come from and how they are read.
@@ -373,6 +376,40 @@ pub(crate) struct KernelArgs {
     /// Kernels to run, by name and separated by commas [default: all].
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    #[command(flatten)]
+    pub(crate) taking: TakingArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LinkArgs {
+    /// Where the other end listens [default: both ends are threads of this process].
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// Be the other end, for one client. Whoever reaches this address may write to memory of this
+    /// process that is there for it.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["address", "size"])]
+    pub(crate) listen: Option<String>,
+    /// How bytes move; the end that listens does as its client does.
+    #[arg(long, value_enum, default_value = "verbs")]
+    pub(crate) transport: LinkFlag,
+    /// What verbs do with a message.
+    #[arg(long, value_enum, default_value = "write")]
+    pub(crate) operation: WorkFlag,
+    /// Length of a message, such as 64KiB [default: 64 bytes to 1 MiB].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) size: Option<ByteCount>,
+    /// Messages under way while bandwidth is measured, by verbs.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) in_flight: usize,
+    /// RDMA device of this end [default: the one that has the link's address].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+    /// Port of the device, from 1 [default: the first active one].
+    #[arg(long, value_name = "N")]
+    pub(crate) port: Option<u8>,
+    /// Entry of the port's GID table [default: RoCE v2 of the link's address].
+    #[arg(long, value_name = "N")]
+    pub(crate) gid_index: Option<u32>,
     #[command(flatten)]
     pub(crate) taking: TakingArgs,
 }

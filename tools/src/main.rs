@@ -11,6 +11,7 @@ mod cli;
 mod codec;
 mod failure;
 mod flags;
+mod link;
 mod model;
 mod output;
 mod predict;
@@ -63,6 +64,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Table(arguments)) => bench_alone::table(&arguments),
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
+        Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
         Command::Worker => train::child::run(),
     }
 }

@@ -12,6 +12,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use memory::Region;
 use rustix::process::{Resource, getrlimit};
@@ -158,6 +159,35 @@ impl Registered {
         let first = self.first.as_ptr().wrapping_add(range.start);
         // SAFETY: as in `slice`; that it is the only one is the caller's promise.
         unsafe { slice::from_raw_parts_mut(first, range.len()) }
+    }
+
+    /// The byte at `index`, as it is now: a device may be writing it.
+    ///
+    /// Panics: if it is not within.
+    ///
+    /// # Safety
+    /// There is no [`Registered::slice_mut`] of it.
+    pub(crate) unsafe fn load_byte(&self, index: usize) -> u8 {
+        self.assert_within(&(index..index + 1));
+        let at = self.first.as_ptr().wrapping_add(index);
+        // SAFETY: in bounds and alive as in `slice`; a byte has no alignment; this process touches
+        // it by atomics alone while this lives, by the caller's promise.
+        let byte = unsafe { AtomicU8::from_ptr(at) };
+        byte.load(Ordering::Acquire)
+    }
+
+    /// Makes the byte at `index` `value`: a device may be reading it.
+    ///
+    /// Panics: if it is not within.
+    ///
+    /// # Safety
+    /// There is no slice of it.
+    pub(crate) unsafe fn store_byte(&self, index: usize, value: u8) {
+        self.assert_within(&(index..index + 1));
+        let at = self.first.as_ptr().wrapping_add(index);
+        // SAFETY: as in `load_byte`.
+        let byte = unsafe { AtomicU8::from_ptr(at) };
+        byte.store(value, Ordering::Release);
     }
 
     fn assert_within(&self, range: &Range<usize>) {

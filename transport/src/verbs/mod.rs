@@ -14,6 +14,7 @@ mod ffi;
 mod gid;
 mod library;
 mod memory;
+pub mod perf;
 mod port;
 mod queue_pair;
 mod request;
