@@ -310,15 +310,13 @@ impl Endpoint {
             Payload::Registered(self.memory.local(0..bytes))
         };
         let last = Request { wr_id: count as u64, operation, payload, signal: Signal::Completes };
-        let mut requests = [last; POST_MAX];
         let posted = if count == 1 {
             // SAFETY: nobody has a slice of the memory (invariant), and it is registered until the
             // queue pair is gone: fields drop in their order.
             unsafe { self.qp.post_requests(&[last]) }
         } else {
-            for request in &mut requests[..count.saturating_sub(1)] {
-                request.signal = Signal::Silent;
-            }
+            let mut requests = [Request { signal: Signal::Silent, ..last }; POST_MAX];
+            requests[count.saturating_sub(1)] = last;
             // SAFETY: as above.
             unsafe { self.qp.post_requests(&requests[..count]) }
         };
