@@ -20,7 +20,7 @@ use wire::{FRAME_BYTES_MAX, HEADER_BYTES};
 
 use crate::error::{BenchError, SpecError};
 use crate::format::{columns, grouped};
-use crate::machine::{Machine, Places};
+use crate::machine::Machine;
 use crate::roofs::{Wire, serve_far};
 use crate::spec::{Carrier, REPEATS_MAX, SECONDS_MAX, check, check_real};
 use crate::stats::Spread;
@@ -191,7 +191,7 @@ pub fn run_link(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Vec<LinkRow>, BenchError> {
     spec.check()?;
-    let machine = Machine::detect(); // Before this thread is pinned, which hides the other cores.
+    let machine = Machine::detect();
     let (mut link, far) = Link::open(spec)?;
     let mut figures = vec![Vec::with_capacity(spec.repeats); spec.sizes_bytes.len()];
     for number in 1..=spec.repeats {
@@ -356,10 +356,9 @@ fn far_thread(spec: &LinkSpec) -> Result<(SocketAddr, Far), LinkError> {
         .map_err(|error| LinkError::Listen { address: address.to_owned(), error })?;
     let address = listener.local_addr().map_err(LinkError::os("getsockname"))?;
     let pick = Pick { device: spec.device.clone(), port: spec.port, gid_index: spec.gid_index };
-    let far = std::thread::Builder::new().name("link-far-end".to_owned()).spawn(move || {
-        let _pinned = Places::find().pin_server();
-        serve_one(&listener, &pick, None)
-    });
+    let far = std::thread::Builder::new()
+        .name("link-far-end".to_owned())
+        .spawn(move || serve_one(&listener, &pick, None));
     Ok((address, far.map_err(LinkError::os("spawn"))?))
 }
 

@@ -4,7 +4,8 @@
 //!
 //! Streams keep so many requests under way, posted some at a time by one doorbell. Pings of writes
 //! wait for the last byte of the peer's message to change, those of sends and reads for a
-//! completion, without a pause in between: as perftest's programs do.
+//! completion, without a pause in between: as perftest's programs do. As theirs, no thread is kept
+//! on a processor: a device of software has threads of its own, which must find one.
 //!
 //! Invariant: a loop that waits for a device or the other end gives up after [`SILENCE_MAX`]
 //! without any progress.
@@ -17,7 +18,6 @@ use transport::verbs::perf::{Endpoint, POST_MAX, Spec, Work};
 use super::control::{Control, Hello, Phase, PhaseKind};
 use super::error::LinkError;
 use super::{LinkWork, Pick};
-use crate::machine::{Pinned, Places};
 use crate::stats::LatencyLog;
 
 /// How long an end waits without any progress.
@@ -51,7 +51,6 @@ pub(super) struct Client {
     control: Control,
     end: Endpoint,
     hello: Hello,
-    _pinned: Option<Pinned>,
 }
 
 impl Client {
@@ -61,14 +60,13 @@ impl Client {
         hello: &Hello,
         pick: &Pick,
     ) -> Result<Client, LinkError> {
-        let _pinned = Places::find().pin_worker();
         let mut control = Control::over(stream)?;
         let mut end = open(&control, hello, pick)?;
         control.write_hello(hello)?;
         control.write_address(&end.address()?)?;
         control.read_answer()?;
         end.connect(control.read_address()?)?;
-        Ok(Client { control, end, hello: *hello, _pinned })
+        Ok(Client { control, end, hello: *hello })
     }
 
     /// Messages of `bytes` one way for about `phase`.

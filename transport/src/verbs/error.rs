@@ -190,7 +190,7 @@ impl fmt::Display for VerbsError {
                 }
             }
             VerbsError::Memory(error) => write!(f, "memory to register: {error}"),
-            VerbsError::NoDevice => f.write_str("there is no RDMA device"),
+            VerbsError::NoDevice => f.write_str("there is no RDMA device (`rdma link` shows them)"),
             VerbsError::UnknownDevice { device, devices } => {
                 write!(f, "there is no RDMA device {device}, but {}", list(devices))
             }

@@ -136,6 +136,8 @@ pub struct Endpoint {
     peer: Option<Address>,
     /// What short messages are copied from.
     short: Vec<u8>,
+    /// What a poll fills in, kept from poll to poll.
+    completions: Box<[Completion; POLL_MAX]>,
     sends_max: usize,
 }
 
@@ -231,6 +233,7 @@ impl Endpoint {
             area_bytes,
             peer: None,
             short,
+            completions: Box::new([Completion::EMPTY; POLL_MAX]),
             sends_max,
         };
         end.post_recvs(recvs_max as usize)?;
@@ -341,10 +344,9 @@ impl Endpoint {
     ///
     /// Errors: [`PerfError`].
     pub fn poll(&mut self) -> Result<Progress, PerfError> {
-        let mut out = [Completion::EMPTY; POLL_MAX];
         let mut progress = Progress::default();
-        let count = self.cq.poll(&mut out)?;
-        for completion in &out[..count] {
+        let count = self.cq.poll(&mut self.completions)?;
+        for completion in &self.completions[..count] {
             completion.outcome.map_err(|failure| self.failed(failure))?;
             match completion.wr_id {
                 RECV => progress.received += 1,
