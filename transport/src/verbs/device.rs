@@ -117,8 +117,8 @@ pub(super) struct DataPath {
         unsafe extern "C" fn(*mut ibv_qp, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int,
 }
 
-// SAFETY: the library's objects belong to no thread, and its functions may be called from any
-// number of them at the same time, each object guarding itself (rdma-core, `libibverbs.md`).
+// SAFETY: the library's objects belong to no thread and lock themselves: "by default all verbs
+// objects are safe for multi-threaded access" (ibv_alloc_td(3)); no thread domain is made here.
 unsafe impl Send for Opened {}
 // SAFETY: as above; what is written after `open` is the library's own.
 unsafe impl Sync for Opened {}

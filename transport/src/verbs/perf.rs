@@ -13,7 +13,7 @@ use super::completion::{Completion, CompletionQueue, Failure, POLL_MAX};
 use super::device::{Device, LinkLayer, Mtu, devices};
 use super::error::VerbsError;
 use super::gid::{Choice, Gid, Wish, choose};
-use super::memory::{Access, Registered};
+use super::memory::{Access, Local, Registered};
 use super::queue_pair::{
     CHAIN_MAX, Operation, Path, Payload, PostError, QpSpec, QueuePair, Remote, Request, Signal,
 };
@@ -136,6 +136,8 @@ pub struct Endpoint {
     peer: Option<Address>,
     /// What short messages are copied from.
     short: Vec<u8>,
+    /// Receives into the area that the peer writes to, as they are posted.
+    recvs: Box<[(u64, Local)]>,
     /// What a poll fills in, kept from poll to poll.
     completions: Box<[Completion; POLL_MAX]>,
     sends_max: usize,
@@ -222,6 +224,7 @@ impl Endpoint {
         let area_bytes = spec.message_bytes_max.max(1).next_multiple_of(AREA_ALIGN_BYTES);
         let memory = Registered::register(&device, 2 * area_bytes, Access::RemoteReadWrite)?;
         let short = vec![0; qp.inline_bytes_max()];
+        let recvs = vec![(RECV, memory.local(area_bytes..2 * area_bytes)); POST_MAX].into();
         let sends_max = sends_max as usize;
         let mut end = Endpoint {
             qp,
@@ -233,6 +236,7 @@ impl Endpoint {
             area_bytes,
             peer: None,
             short,
+            recvs,
             completions: Box::new([Completion::EMPTY; POLL_MAX]),
             sends_max,
         };
@@ -330,11 +334,10 @@ impl Endpoint {
     ///
     /// Errors: [`PerfError::Post`].
     pub fn post_recvs(&mut self, count: usize) -> Result<(), PerfError> {
-        let local = self.memory.local(self.area_bytes..2 * self.area_bytes);
-        for left in (0..count).step_by(POST_MAX).map(|first| (count - first).min(POST_MAX)) {
-            let recvs = [(RECV, local); POST_MAX];
+        for first in (0..count).step_by(POST_MAX) {
+            let recvs = &self.recvs[..(count - first).min(POST_MAX)];
             // SAFETY: as in `post`.
-            let posted = unsafe { self.qp.post_recvs_into(&recvs[..left]) };
+            let posted = unsafe { self.qp.post_recvs_into(recvs) };
             posted.map_err(|error| self.refused(error))?;
         }
         Ok(())
