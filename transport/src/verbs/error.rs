@@ -144,7 +144,8 @@ fn remedy(errno: i32) -> &'static str {
         Errno::NOSYS | Errno::OPNOTSUPP => {
             " (no kernel module for RDMA is loaded, or the device cannot do it)"
         }
-        Errno::ACCESS | Errno::PERM => {
+        // A device file that may not be opened is then looked for elsewhere, and not found.
+        Errno::ACCESS | Errno::PERM | Errno::NOENT => {
             " (this user needs to read and write /dev/infiniband/uverbs*)"
         }
         Errno::NODEV | Errno::NXIO | Errno::IO => " (the device is gone, or was reset)",
