@@ -6,6 +6,7 @@
 //! Invariant: a slot's bytes have one owner at a time, and the types say who it is.
 
 mod api;
+mod control;
 mod desk;
 mod epoll;
 mod outbox;

@@ -7,22 +7,42 @@
 
 #![allow(dead_code, reason = "what a lane uses is being written")]
 
+
+mod bell;
 mod completion;
+mod credit;
 mod device;
 mod error;
 mod ffi;
 mod gid;
+mod lane;
 mod library;
 mod memory;
 pub mod perf;
+mod parts;
+mod peer;
 mod port;
 mod queue_pair;
 mod request;
+mod reroute;
+mod ring;
+mod roll;
+mod settings;
+mod station;
+mod steps;
 #[cfg(test)]
 mod tests;
+mod transport;
+mod watch;
 
 pub use device::{
     DeviceInfo, GidInfo, LinkLayer, Mtu, PortInfo, PortState, TransportKind, devices,
 };
 pub use error::{LoadError, VerbsError};
 pub use gid::{Gid, GidKind};
+pub(crate) use parts::{Arena, Part};
+pub(crate) use ring::RecvRecord;
+pub use settings::{
+    Breakage, DEVICE_NAME_BYTES_MAX, DeviceName, DeviceNameError, VerbsSettings,
+};
+pub use transport::{LaneCounts, Verbs};

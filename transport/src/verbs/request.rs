@@ -66,6 +66,16 @@ pub(crate) struct PostError {
 }
 
 impl<'a> WriteImm<'a> {
+    /// One of nothing, to fill an array with.
+    pub(super) const EMPTY: WriteImm<'a> = WriteImm {
+        wr_id: 0,
+        payload: Payload::Empty,
+        remote_address: 0,
+        rkey: 0,
+        imm: 0,
+        signal: Signal::Silent,
+    };
+
     pub(super) fn request(&self) -> Request<'a> {
         let WriteImm { wr_id, payload, remote_address, rkey, imm, signal } = *self;
         let operation = Operation::WriteImm { remote_address, rkey, imm };
