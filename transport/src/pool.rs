@@ -232,9 +232,14 @@ impl PoolSlot {
         }
     }
 
+    /// At whose expense it is, if it is at anyone's.
+    pub(crate) fn account(&self) -> Option<&Rc<Account>> {
+        self.charge.as_ref().map(|charge| &charge.account)
+    }
+
     /// Whether it is at this account's expense.
     pub(crate) fn is_charged_to(&self, account: &Rc<Account>) -> bool {
-        self.charge.as_ref().is_some_and(|charge| Rc::ptr_eq(&charge.account, account))
+        self.account().is_some_and(|known| Rc::ptr_eq(known, account))
     }
 
     fn place(&self) -> &Place {
@@ -287,6 +292,11 @@ impl Account {
     pub(crate) fn admits(&self, bytes: usize, bytes_max: usize) -> bool {
         let bytes_out = self.bytes_out.get();
         bytes_out == 0 || bytes_out + bytes <= bytes_max
+    }
+
+    /// What it is charged now, in bytes.
+    pub(crate) fn bytes_out(&self) -> usize {
+        self.bytes_out.get()
     }
 
     /// Whether [`Account::unused`] has something.

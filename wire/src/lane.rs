@@ -177,8 +177,7 @@ impl LaneOffer {
             && layout.released.is_multiple_of(UNIT_BYTES)
             && layout.position.checked_sub(layout.released)? <= layout.ring_bytes;
         let window_is_one = layout.messages_held <= layout.messages_max && layout.messages_max > 0;
-        let fits =
-            numbers_fit && mtu_is_known && ring_is_one && positions_fit && window_is_one;
+        let fits = numbers_fit && mtu_is_known && ring_is_one && positions_fit && window_is_one;
         fits.then_some(LaneOffer {
             generation: layout.generation,
             qp_number: layout.qp_number,

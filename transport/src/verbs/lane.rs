@@ -59,9 +59,7 @@ pub(super) enum Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Make a queue pair and say where: `offered`, `cannot_offer` or `refuse`.
-    Offer {
-        generation: u32,
-    },
+    Offer { generation: u32 },
     /// Connect to the peer's: `connected`, `failed` or `refuse`.
     Connect(LaneOffer),
     /// Write nothing to the peer, to see that it gets there: `tried`, later `arrived`.
@@ -69,14 +67,9 @@ pub(super) enum Step {
     /// Say that what is acquired from now on goes by the lane: `switched`.
     Switch,
     /// Take what has come, destroy the queue pair and say so: `broken`.
-    Break {
-        generation: u32,
-        reason: Reason,
-    },
+    Break { generation: u32, reason: Reason },
     /// Send what the peer did not take over TCP: `rerouted`.
-    Reroute {
-        delivered: u64,
-    },
+    Reroute { delivered: u64 },
     /// Destroy the queue pair, if there is one, and say nothing: `quitted`.
     Quit,
 }

@@ -7,11 +7,11 @@
 
 #![allow(dead_code, reason = "what a lane uses is being written")]
 
-
 mod bell;
 mod completion;
 mod credit;
 mod device;
+mod early;
 mod error;
 mod ffi;
 mod gid;
@@ -19,10 +19,12 @@ mod lane;
 mod library;
 mod memory;
 pub mod perf;
+mod park;
 mod parts;
 mod peer;
 mod port;
 mod queue_pair;
+mod receive;
 mod request;
 mod reroute;
 mod ring;
@@ -42,7 +44,5 @@ pub use error::{LoadError, VerbsError};
 pub use gid::{Gid, GidKind};
 pub(crate) use parts::{Arena, Part};
 pub(crate) use ring::RecvRecord;
-pub use settings::{
-    Breakage, DEVICE_NAME_BYTES_MAX, DeviceName, DeviceNameError, VerbsSettings,
-};
+pub use settings::{Breakage, DEVICE_NAME_BYTES_MAX, DeviceName, DeviceNameError, VerbsSettings};
 pub use transport::{LaneCounts, Verbs};

@@ -14,6 +14,7 @@ use wire::{HEADER_BYTES, LaneMessage, Malformed, Time, framed_bytes};
 
 use super::completion::Done;
 use super::credit::{Breach, Imm, ImmOf, MESSAGES_MAX, Place, SendWindow};
+use super::early::Early;
 use super::gid::Gid;
 use super::lane::{Lane, Reason, Way};
 use super::queue_pair::{Path, Payload, PostError, QueuePair, Signal, WriteImm};
@@ -51,8 +52,8 @@ pub(super) struct Peer {
     pub(super) reroutes: Vec<Reroute>,
     /// For the peer, over TCP, as soon as there is credit.
     pub(super) words: VecDeque<LaneMessage>,
-    /// Came by the lane before the peer's switch came over TCP.
-    pub(super) early: VecDeque<RecvSlot>,
+    /// Came, and is not given out yet.
+    pub(super) early: Early,
     /// Why this side closed the connection, if lanes did.
     pub(super) fault: Option<Fault>,
     pub(super) life: Life,
@@ -101,10 +102,8 @@ pub(super) struct Pair {
 /// What came by the lane.
 #[derive(Debug)]
 pub(super) enum Came {
-    /// A message, for the receiver.
-    Message(RecvSlot),
-    /// A message that waits for the peer's switch.
-    Early,
+    /// A message; it is `early` now.
+    Message,
     /// None.
     Nothing,
 }
@@ -219,7 +218,7 @@ impl Peer {
             lane_sent: 0,
             reroutes: Vec::new(),
             words: VecDeque::new(),
-            early: VecDeque::new(),
+            early: Early::default(),
             fault: None,
             life: Life::Open,
             hungry: Hungry::No,
@@ -303,8 +302,7 @@ impl Peer {
         if pair.under_way() >= SENDS_MAX || pair.window.is_none() {
             return; // The next poll tries again.
         }
-        let mut note =
-            [WriteImm { imm: Imm::note(ring.tell()).to_u32(), ..WriteImm::EMPTY }];
+        let mut note = [WriteImm { imm: Imm::note(ring.tell()).to_u32(), ..WriteImm::EMPTY }];
         self.idle_polls = 0;
         if pair.post(&mut note, self.id, now).is_err() {
             self.lane.failed(Reason::Request, now);
@@ -356,11 +354,15 @@ impl Peer {
         pair.taken += 1;
         check(record.bytes(), limits).map_err(Wrong::Malformed)?;
         let slot = RecvSlot { peer: self.id, bytes, memory: RecvMemory::Lane(record) };
-        if self.lane.peer_has_switched() {
-            return Ok(Came::Message(slot));
-        }
-        self.early.push_back(slot);
-        Ok(Came::Early)
+        let generation = pair.generation;
+        self.early.push_of_lane(slot, generation);
+        Ok(Came::Message)
+    }
+
+    /// Whether the next message that came may be given out.
+    pub(super) fn may_give(&self, limits: &Limits) -> bool {
+        let by_lane = self.ring.as_ref().map_or(0, |ring| ring.held_bytes());
+        self.early.may_give(&self.lane, by_lane, limits.recv_bytes_max)
     }
 
     /// Whether slots of broken lanes were dropped that others may wait behind.

@@ -37,10 +37,7 @@ pub(super) enum Progress {
 
 impl Reroute {
     /// Of messages that were sent and not taken, oldest first, and of all behind them.
-    pub(super) fn new(
-        sent: impl Iterator<Item = (PoolSlot, usize)>,
-        outbox: Outbox,
-    ) -> Reroute {
+    pub(super) fn new(sent: impl Iterator<Item = (PoolSlot, usize)>, outbox: Outbox) -> Reroute {
         let unsent = outbox.dissolve();
         let mut rest: VecDeque<_> =
             sent.map(|(slot, bytes)| (POSTED, Rest::Posted { slot, bytes })).collect();

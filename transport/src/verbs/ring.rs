@@ -34,6 +34,8 @@ struct State {
     end: u64,
     released: u64,
     held: VecDeque<Held>,
+    /// Length of all messages not given back.
+    held_bytes: usize,
     /// Number of the first of `held`.
     first: u64,
     /// Of `released` and `first`, what the peer was told.
@@ -74,10 +76,8 @@ impl RecvRing {
     /// An empty ring in `part`, which goes to `home` in the end.
     pub(super) fn new(part: Part, home: &FreeRings) -> Rc<RecvRing> {
         assert!(part.len().is_power_of_two() && part.len() as u64 <= wire::LANE_RING_BYTES_MAX);
-        let state = State {
-            held: VecDeque::with_capacity(MESSAGES_MAX as usize),
-            ..State::default()
-        };
+        let state =
+            State { held: VecDeque::with_capacity(MESSAGES_MAX as usize), ..State::default() };
         Rc::new(RecvRing { part: Some(part), state: RefCell::new(state), home: Rc::clone(home) })
     }
 
@@ -121,6 +121,7 @@ impl RecvRing {
             return Err(Breach("it sent more messages than it may"));
         }
         state.end = place.end;
+        state.held_bytes += bytes;
         let number = state.first + state.held.len() as u64;
         state.held.push_back(Held { end: place.end, use_: Use::Held });
         let offset = (place.start & (ring_bytes - 1)) as usize;
@@ -146,13 +147,19 @@ impl RecvRing {
         }
     }
 
+    /// Length of all messages that are held.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.state.borrow().held_bytes
+    }
+
     /// Whether no message of it is held.
     pub(super) fn is_empty(&self) -> bool {
         self.state.borrow().held.is_empty()
     }
 
-    fn give_back(&self, number: u64) {
+    fn give_back(&self, number: u64, bytes: usize) {
         let mut state = self.state.borrow_mut();
+        state.held_bytes -= bytes;
         let index = (number - state.first) as usize;
         state.held[index].use_ = Use::GivenBack;
         while let Some(&Held { end, use_: Use::GivenBack }) = state.held.front() {
@@ -188,7 +195,7 @@ impl RecvRecord {
 
 impl Drop for RecvRecord {
     fn drop(&mut self) {
-        self.ring.give_back(self.number);
+        self.ring.give_back(self.number, self.bytes);
     }
 }
 

@@ -152,10 +152,7 @@ impl Station {
 }
 
 /// The name of the device that reaches the peer of a link with this address here.
-pub(super) fn find_device(
-    local: IpAddr,
-    settings: &VerbsSettings,
-) -> Result<String, VerbsError> {
+pub(super) fn find_device(local: IpAddr, settings: &VerbsSettings) -> Result<String, VerbsError> {
     let devices = devices()?;
     if devices.is_empty() {
         return Err(VerbsError::NoDevice);

@@ -20,7 +20,7 @@ use super::reroute::{Progress, Reroute};
 use super::settings::Breakage;
 use super::station::{Health, Reach, SENDS_MAX, Station, find_device, mtu_of, path};
 use super::transport::{Posted, Verbs};
-use crate::api::{Event, SendRefusal};
+use crate::api::SendRefusal;
 use crate::control;
 
 /// Payload that a request carries in itself, in bytes: short requests and answers fit.
@@ -37,7 +37,7 @@ enum Done {
 
 impl Verbs {
     /// Does what is due for a peer, as far as the TCP link has credit for its words.
-    pub(super) fn step(&mut self, number: u32, events: &mut Vec<Event>) {
+    pub(super) fn step(&mut self, number: u32) {
         loop {
             let now = self.now_here();
             if self.say_words(number) == Done::Waits {
@@ -52,11 +52,11 @@ impl Verbs {
                 Step::Try => self.try_out(number, now),
                 Step::Switch => self.switch(number, now),
                 Step::Break { generation, reason } => {
-                    self.break_off(number, generation, reason, now, events)
+                    self.break_off(number, generation, reason, now)
                 }
                 Step::Reroute { delivered } => self.reroute(number, delivered, now),
                 Step::Quit => {
-                    self.destroy_pair(number, events);
+                    self.destroy_pair(number);
                     self.drop_ring(number);
                     self.with(number, |peer| peer.lane.quitted())
                 }
@@ -186,8 +186,7 @@ impl Verbs {
         let Some(pair) = &mut peer.pair else { return Done::Yes };
         pair.path.mtu = pair.path.mtu.min(mtu_of(offer.mtu_code));
         let gid = Gid(offer.gid);
-        let remote =
-            Remote { qp_number: offer.qp_number, psn: offer.psn, lid: offer.lid, gid };
+        let remote = Remote { qp_number: offer.qp_number, psn: offer.psn, lid: offer.lid, gid };
         match pair.qp.connect(&pair.path, &remote) {
             Ok(()) => {
                 pair.window = Some(SendWindow::new(offer));
@@ -232,16 +231,9 @@ impl Verbs {
         self.with(number, |peer| peer.lane.switched(now))
     }
 
-    fn break_off(
-        &mut self,
-        number: u32,
-        generation: u32,
-        reason: Reason,
-        now: Time,
-        events: &mut Vec<Event>,
-    ) -> Done {
+    fn break_off(&mut self, number: u32, generation: u32, reason: Reason, now: Time) -> Done {
         let device = self.device_name(number);
-        let taken = self.destroy_pair(number, events);
+        let taken = self.destroy_pair(number);
         let Some(peer) = self.open_peer(number) else { return Done::Yes };
         if peer.lane.way() != Way::Tcp {
             self.counts.breaks += 1;
@@ -253,14 +245,14 @@ impl Verbs {
     }
 
     /// Takes what has come by the lane, and destroys this end. How many messages were taken.
-    pub(super) fn destroy_pair(&mut self, number: u32, events: &mut Vec<Event>) -> u64 {
+    pub(super) fn destroy_pair(&mut self, number: u32) -> u64 {
         let Some(peer) = self.peers[number as usize].as_deref_mut() else { return 0 };
         let Some(pair) = &mut peer.pair else { return 0 };
         if let Err(error) = pair.qp.fail() {
             tracing::debug!(peer = number, %error, "a queue pair is failed already");
         }
         let at = peer.station.expect("a pair is on a station");
-        self.take_completions_of(at, events);
+        self.take_completions_of(at);
         let peer = self.peers[number as usize].as_deref_mut();
         let taken = peer.and_then(|peer| peer.pair.take()).map_or(0, |pair| pair.taken);
         if let Some(station) = &mut self.stations[at] {

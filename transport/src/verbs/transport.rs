@@ -10,22 +10,20 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
-use wire::{LaneMessage, Malformed, Time};
+use wire::{Malformed, Time};
 
 use super::bell::Bell;
-use super::completion::{Completion, POLL_MAX};
+use super::completion::Completion;
 use super::error::VerbsError;
-use super::lane::{Reason, Way};
-use super::peer::{Came, Hungry, Life, Patience, Peer, Receiving, Tag, TagOf, Wrong};
+use super::lane::Way;
+use super::peer::{Hungry, Life, Patience, Peer, Receiving};
 use super::roll::Roll;
 use super::settings::VerbsSettings;
 use super::station::{Station, find_device};
 use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
-use crate::control;
 use crate::desk::{Beneath, Rung};
 use crate::pool::PoolSlot;
 use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot};
@@ -34,8 +32,6 @@ use crate::tcp::{self, OpenError};
 
 /// The back end's name.
 pub(super) const NAME: &str = "verbs";
-/// Looks for news between two looks at the clock, while `park` spins.
-const SPINS_PER_CLOCK: u32 = 16;
 /// Polls between two looks at the clock.
 const POLLS_PER_CLOCK: u32 = 32;
 
@@ -53,17 +49,19 @@ pub struct Verbs {
     /// When requests and devices are looked at next.
     pub(super) look_at: Time,
     bell: Bell,
-    news: Vec<Event>,
-    closed: Vec<(PeerId, Fault)>,
+    pub(super) news: Vec<Event>,
+    pub(super) closed: Vec<(PeerId, Fault)>,
     /// Completions that a park has found, for the next poll.
-    landed: VecDeque<Completion>,
+    pub(super) landed: VecDeque<Completion>,
     /// Peers with posted slots that are not flushed, with room that came, with receives used up.
-    to_flush: Roll,
-    to_pump: Roll,
-    to_repost: Roll,
+    pub(super) to_flush: Roll,
+    pub(super) to_pump: Roll,
+    pub(super) to_repost: Roll,
     /// Peers of whose messages some are held, or their release is untold.
-    receiving: Roll,
-    starved: Starved,
+    pub(super) receiving: Roll,
+    /// Peers with messages that came by the lane and are not given out.
+    pub(super) early: Roll,
+    pub(super) starved: Starved,
     bytes_sent: u64,
     polls: u32,
 }
@@ -94,10 +92,12 @@ impl Verbs {
     /// Errors: there is no device with an active port that fits the settings, or no TCP.
     pub fn open(settings: VerbsSettings, limits: Limits) -> Result<Verbs, OpenError> {
         find_device(IpAddr::V4(Ipv4Addr::LOCALHOST), &settings).map_err(OpenError::Verbs)?;
-        let os = |call| move |error: rustix::io::Errno| OpenError::Os {
-            transport: NAME,
-            call,
-            error: error.into(),
+        let os = |call| {
+            move |error: rustix::io::Errno| OpenError::Os {
+                transport: NAME,
+                call,
+                error: error.into(),
+            }
         };
         let mut beneath = tcp::open_beneath(limits)?;
         let bell = Bell::new().map_err(os("epoll_create1"))?;
@@ -120,6 +120,7 @@ impl Verbs {
             to_pump: Roll::default(),
             to_repost: Roll::default(),
             receiving: Roll::default(),
+            early: Roll::default(),
             starved: Starved::default(),
             bytes_sent: 0,
             polls: 0,
@@ -170,148 +171,8 @@ impl Verbs {
         self.beneath.close(id);
     }
 
-    /// Deals with what the TCP links brought.
-    fn take_news(&mut self, events: &mut Vec<Event>) {
-        let mut news = std::mem::take(&mut self.news);
-        self.beneath.poll(&mut news);
-        for event in news.drain(..) {
-            match event {
-                Event::Received { peer, slot } if control::is_lane_message(slot.bytes()) => {
-                    let word = control::read(slot.bytes());
-                    self.beneath.release(slot);
-                    match word {
-                        Ok(word) => self.hear(peer, &word, events),
-                        Err(malformed) => self.fail_peer(peer.index() as u32, malformed),
-                    }
-                }
-                Event::Received { .. } => events.push(event),
-                Event::Closed { peer, fault } => self.closed.push((peer, fault)),
-            }
-        }
-        self.news = news;
-    }
-
-    fn hear(&mut self, id: PeerId, word: &LaneMessage, events: &mut Vec<Event>) {
-        let (number, now) = (id.index() as u32, self.now_here());
-        let Some(peer) = self.open_peer(number) else { return };
-        tracing::debug!(peer = number, ?word, "a peer says");
-        if let Err(breach) = peer.lane.hear(word, now) {
-            tracing::warn!(peer = number, breach = breach.0, "the peer breaks the rules of lanes");
-            return self.fail_peer(number, Malformed::Field { name: "lane" });
-        }
-        if peer.lane.peer_has_switched() {
-            let early = peer.early.drain(..);
-            events.extend(early.map(|slot| Event::Received { peer: id, slot }));
-        }
-        self.to_step.add(number);
-        self.to_pump.add(number);
-    }
-
-    /// Deals with all requests that are over.
-    fn take_completions(&mut self, events: &mut Vec<Event>) {
-        while let Some(completion) = self.landed.pop_front() {
-            self.complete(completion, events);
-        }
-        for at in 0..self.stations.len() {
-            self.take_completions_of(at, events);
-        }
-    }
-
-    /// The same of one device. What a park has found comes first: it is older.
-    pub(super) fn take_completions_of(&mut self, at: usize, events: &mut Vec<Event>) {
-        while let Some(completion) = self.landed.pop_front() {
-            self.complete(completion, events);
-        }
-        let mut completions = [Completion::EMPTY; POLL_MAX];
-        loop {
-            let Some(station) = &mut self.stations[at] else { return };
-            match station.cq.poll(&mut completions) {
-                Ok(count) => {
-                    for &completion in &completions[..count] {
-                        self.complete(completion, events);
-                    }
-                    if count < POLL_MAX {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(device = station.device.name(), %error, "a device is given up");
-                    let now = self.now_here();
-                    return self.lose_station(at, Reason::Device, now);
-                }
-            }
-        }
-    }
-
-    fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
-        let tag = Tag::from_u64(completion.wr_id);
-        let limits = self.limits_here();
-        let Some(peer) = self.peers.get_mut(tag.peer as usize).and_then(Option::as_deref_mut)
-        else {
-            return;
-        };
-        let Some(pair) = peer.pair.as_mut().filter(|pair| pair.is_of(tag)) else { return };
-        let done = match completion.outcome {
-            Ok(done) => done,
-            Err(failure) => {
-                let now = self.beneath.now();
-                tracing::debug!(peer = tag.peer, %failure, "a request of a lane");
-                peer.lane.failed(Reason::Request, now);
-                return self.to_step.add(tag.peer);
-            }
-        };
-        match tag.of {
-            TagOf::Send { number } => {
-                pair.completed(number, self.beneath.now());
-                if peer.lane.arrived() == super::lane::Arrived::First {
-                    self.to_step.add(tag.peer);
-                }
-                if peer.outbox.next_bytes().is_some() {
-                    self.to_pump.add(tag.peer);
-                }
-            }
-            TagOf::Recv => {
-                let came = peer.received(done, &limits);
-                let id = peer.id;
-                let waits = peer.outbox.next_bytes().is_some();
-                let closing = peer.life == Life::Closing;
-                self.to_repost.add(tag.peer);
-                if waits {
-                    self.to_pump.add(tag.peer);
-                }
-                match came {
-                    Ok(Came::Message(slot)) if !closing => {
-                        self.counts.messages_received += 1;
-                        self.receiving.add(tag.peer);
-                        events.push(Event::Received { peer: id, slot });
-                    }
-                    Ok(Came::Early) => {
-                        self.counts.messages_received += 1;
-                        self.receiving.add(tag.peer);
-                    }
-                    Ok(_) => {}
-                    Err(wrong) => self.wrong(tag.peer, wrong),
-                }
-            }
-        }
-    }
-
-    fn wrong(&mut self, number: u32, wrong: Wrong) {
-        match wrong {
-            Wrong::Malformed(malformed) => self.fail_peer(number, malformed),
-            Wrong::Breach(breach) => {
-                let now = self.now_here();
-                tracing::warn!(peer = number, breach = breach.0, "the peer breaks a lane's rules");
-                if let Some(peer) = self.open_peer(number) {
-                    peer.lane.failed(Reason::Rules, now);
-                }
-                self.to_step.add(number);
-            }
-        }
-    }
-
     /// Posts receives again, sends what has room now, and tells what was released.
-    fn move_on(&mut self, patience: Patience) {
+    pub(super) fn move_on(&mut self, patience: Patience) {
         let now = self.now_here();
         while let Some(number) = self.to_repost.pop() {
             self.each(number, |peer| peer.post_recvs(now));
@@ -355,8 +216,13 @@ impl Verbs {
         for index in 0..self.closed.len() {
             let (peer, fault) = self.closed[index].clone();
             let number = peer.index() as u32;
-            self.destroy_pair(number, events);
-            let ended = self.peers[peer.index()].take();
+            self.destroy_pair(number);
+            self.give_out_early(events);
+            let mut ended = self.peers[peer.index()].take();
+            if let Some(ended) = ended.as_deref_mut().filter(|ended| ended.life == Life::Open) {
+                let rest = std::iter::from_fn(|| ended.early.give_open(&ended.lane));
+                events.extend(rest.map(|slot| Event::Received { peer, slot }));
+            }
             let fault = ended.and_then(|ended| ended.fault).unwrap_or(fault);
             events.push(Event::Closed { peer, fault });
         }
@@ -396,72 +262,6 @@ impl Verbs {
             }
         }
     }
-
-    /// Whether the next poll has something to do, or a refused `acquire` may succeed.
-    fn has_news(&mut self) -> bool {
-        self.find_completions();
-        !self.landed.is_empty() || self.has_fed() || self.beneath.has_news()
-    }
-
-    /// Polls the devices for a park.
-    fn find_completions(&mut self) {
-        let mut completions = [Completion::EMPTY; POLL_MAX];
-        for station in self.stations.iter_mut().flatten() {
-            // An error is found again, and dealt with, by the next poll.
-            let count = station.cq.poll(&mut completions).unwrap_or(0);
-            self.landed.extend(&completions[..count]);
-        }
-    }
-
-    fn has_fed(&mut self) -> bool {
-        let (peers, stations) = (&self.peers, &self.stations);
-        let limits = self.beneath.limits();
-        let has_credit = |number: u32, bytes: usize| {
-            let Some(peer) = &peers[number as usize] else { return true };
-            match (peer.lane.way(), peer.station.and_then(|at| stations[at].as_ref())) {
-                (Way::Lane, Some(station)) => {
-                    peer.outbox.has_credit(bytes, &limits) && station.sends.take(bytes).is_some()
-                }
-                (Way::Tcp, _) => peer.hungry == Hungry::No,
-                (Way::Closed | Way::Lane, _) => false,
-            }
-        };
-        self.starved.take_fed(has_credit) > 0
-    }
-
-    /// Spins until there is news, which is true, or until `until` has come.
-    fn spin(&mut self, until: Time) -> bool {
-        loop {
-            for _ in 0..SPINS_PER_CLOCK {
-                if self.has_news() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if self.now_here() >= until {
-                return false;
-            }
-        }
-    }
-
-    fn sleep(&mut self, deadline: Time) {
-        self.move_on(Patience::None);
-        for at in 0..self.stations.len() {
-            if let Some(station) = &mut self.stations[at]
-                && let Err(error) = station.cq.arm()
-            {
-                tracing::warn!(device = station.device.name(), %error, "a device is given up");
-                let now = self.now_here();
-                return self.lose_station(at, Reason::Device, now);
-            }
-        }
-        // What came before the queue was armed rings no bell.
-        if !self.to_step.is_empty() || self.has_news() {
-            return;
-        }
-        let deadline = self.due().map_or(deadline, |due| due.min(deadline));
-        self.beneath.sleep(deadline);
-    }
 }
 
 impl Transport for Verbs {
@@ -500,13 +300,14 @@ impl Transport for Verbs {
             let now = self.now_here();
             self.answer_bell(now);
         }
-        self.take_completions(events);
+        self.take_completions();
         self.polls = self.polls.wrapping_add(1);
         if self.polls.is_multiple_of(POLLS_PER_CLOCK) {
             let now = self.now_here();
             self.look(now);
         }
-        self.step_all(events);
+        self.step_all();
+        self.give_out_early(events);
         self.move_on(Patience::Some);
         self.end_closed(events);
         if std::mem::replace(&mut self.beneath_posted, Posted::No) == Posted::Yes {
@@ -568,14 +369,7 @@ impl Transport for Verbs {
     }
 
     fn park(&mut self, deadline: Time) {
-        let spin_ns = self.beneath.limits().spin_ns;
-        let spin_until = match spin_ns {
-            u64::MAX => deadline,
-            spin_ns => deadline.min(self.now_here() + Duration::from_nanos(spin_ns)),
-        };
-        if self.to_step.is_empty() && !self.spin(spin_until) && spin_until < deadline {
-            self.sleep(deadline);
-        }
+        self.spin_then_sleep(deadline);
         self.polls = self.polls.next_multiple_of(POLLS_PER_CLOCK).wrapping_sub(1);
         self.beneath.forget_wakers();
     }

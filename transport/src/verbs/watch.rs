@@ -15,7 +15,6 @@ use super::lane::Reason;
 use super::peer::{Pair, Peer};
 use super::station::Health;
 use super::transport::Verbs;
-use crate::api::Event;
 
 /// From one look at requests, pauses and devices to the next.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -146,13 +145,7 @@ impl Verbs {
         }
     }
 
-    fn fail_lanes(
-        &mut self,
-        at: usize,
-        reason: Reason,
-        now: Time,
-        hit: impl Fn(&Pair) -> bool,
-    ) {
+    fn fail_lanes(&mut self, at: usize, reason: Reason, now: Time, hit: impl Fn(&Pair) -> bool) {
         for number in 0..self.peers.len() as u32 {
             let Some(peer) = self.peers[number as usize].as_deref_mut() else { continue };
             if peer.station == Some(at) && peer.pair.as_ref().is_some_and(&hit) {
@@ -163,10 +156,10 @@ impl Verbs {
     }
 
     /// Does the steps that are due.
-    pub(super) fn step_all(&mut self, events: &mut Vec<Event>) {
+    pub(super) fn step_all(&mut self) {
         for _ in 0..self.to_step.len() {
             let Some(number) = self.to_step.pop() else { return };
-            self.step(number, events);
+            self.step(number);
         }
     }
 }

@@ -10,8 +10,8 @@ use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
 use wire::{
     Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, Incarnation,
-    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LaneMessage, LaneOffer, ListHead, NumbersHead, PART_BYTES, RowLife,
-    ScanCursor, Seal, Staleness, TableSpec, WorkerId,
+    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LaneMessage, LaneOffer, ListHead, NumbersHead,
+    PART_BYTES, RowLife, ScanCursor, Seal, Staleness, TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
