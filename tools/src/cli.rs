@@ -12,6 +12,7 @@ use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LinkFlag,
     LogLevel, TransportFlag, WorkFlag,
 };
+use crate::rdma::RdmaArgs;
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -195,6 +196,9 @@ pub(crate) struct TrainArgs {
     /// How bytes move [default: auto].
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) rdma: RdmaArgs,
     /// How keys and values travel: raw; exact, in fewer bytes for keys; bf16, f16, float8, int8,
     /// int4, float4 or one-bit, in fewer for values too; nonzero, top-k:SHARE, threshold:X or
     /// kkt:X, of some rows only, and nonzero+int8 and the like, both; auto, the faster one of raw
@@ -252,9 +256,11 @@ pub(crate) struct ServeArgs {
     /// Shards, one thread each [default: one a processor].
     #[arg(long, value_name = "N")]
     pub(crate) cores: Option<u16>,
-    /// How TCP is driven.
+    /// How bytes move.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) transport: TransportFlag,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
     /// The best instruction set to use [default: what the processor has].
     #[arg(long, value_name = "scalar|neon|avx2|avx512")]
     pub(crate) isa: Option<String>,
@@ -311,6 +317,8 @@ pub(crate) struct PushPullArgs {
     /// How bytes move.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) transport: TransportFlag,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
     /// How keys and values travel: raw, exact, auto, nonzero, bf16, f16, float8, int8, int4, float4
     /// or one-bit; none that holds rows back.
     #[arg(long, value_name = "CODEC", default_value = "raw")]

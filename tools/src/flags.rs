@@ -177,7 +177,7 @@ pub(crate) enum WorkFlag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TransportFlag {
-    /// Shared memory inside this host, TCP to others.
+    /// Shared memory inside this host; to others RDMA where both ends have it, else TCP.
     Auto,
     /// Shared memory.
     Shm,
@@ -185,6 +185,8 @@ pub(crate) enum TransportFlag {
     Uring,
     /// TCP by epoll.
     Epoll,
+    /// RDMA beside TCP.
+    Verbs,
 }
 
 /// The most a log says.

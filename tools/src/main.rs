@@ -16,6 +16,7 @@ mod model;
 mod output;
 mod predict;
 mod push_pull;
+mod rdma;
 mod report;
 mod serve;
 mod signals;

@@ -15,7 +15,8 @@ use ::wire::{HEADER_BYTES, Header, Kind, Seal, Time, seal};
 use kernels::Isa;
 use kernels::copy::for_other_core;
 use transport::shm::{self, Shm};
-use transport::tcp;
+use transport::tcp::{self, TcpBackend};
+use transport::verbs::VerbsSettings;
 use transport::{Event, Fault, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, Transport};
 use worker::ring_bytes;
 
@@ -62,24 +63,24 @@ impl Wire {
     /// - `limits`: of both ends.
     /// - Errors: no transport, or no connection.
     pub fn new(carrier: Carrier, limits: Limits) -> Result<Wire, RoofError> {
-        Wire::between(carrier, limits, Places::find())
+        Wire::between(carrier.backend(VerbsSettings::default()), limits, Places::find())
     }
 
     pub(crate) fn between(
-        carrier: Carrier,
+        backend: Option<TcpBackend>,
         limits: Limits,
         places: Places,
     ) -> Result<Wire, RoofError> {
-        let (ours, theirs) = pair(carrier, &limits)?;
+        let (ours, theirs) = pair(backend, &limits)?;
         let far = std::thread::Builder::new().name("roof-far-end".to_owned()).spawn(move || {
             let _pinned = places.pin_server();
             // The near end sees the connection closed and says so.
-            if let Ok(mut side) = Side::new(carrier, limits, theirs) {
+            if let Ok(mut side) = Side::new(backend, limits, theirs) {
                 let _ = side.serve();
             }
         });
         let far = far.map_err(|error| RoofError::Os { call: "spawn", error })?;
-        let near = Side::new(carrier, limits, ours)?;
+        let near = Side::new(backend, limits, ours)?;
         Ok(Wire { near, source: vec![1; limits.message_bytes_max], far: Some(far) })
     }
 
@@ -174,8 +175,8 @@ impl Drop for Wire {
 }
 
 /// Two ends of one connection.
-fn pair(carrier: Carrier, limits: &Limits) -> Result<(Link, Link), RoofError> {
-    if carrier == Carrier::Shm {
+fn pair(backend: Option<TcpBackend>, limits: &Limits) -> Result<(Link, Link), RoofError> {
+    if backend.is_none() {
         let (one, other) = shm::pair(ring_bytes(limits)).map_err(RoofError::Shm)?;
         return Ok((Link::Shm(one), Link::Shm(other)));
     }
@@ -197,12 +198,7 @@ pub(crate) fn tcp_pair() -> Result<(TcpStream, TcpStream), RoofError> {
 }
 
 impl Side {
-    fn new(carrier: Carrier, limits: Limits, link: Link) -> Result<Side, RoofError> {
-        let backend = match carrier {
-            Carrier::Shm => None,
-            Carrier::Uring => Some(tcp::TcpBackend::Uring),
-            Carrier::Epoll => Some(tcp::TcpBackend::Epoll),
-        };
+    fn new(backend: Option<TcpBackend>, limits: Limits, link: Link) -> Result<Side, RoofError> {
         let mut transport: Box<dyn Transport> = match backend {
             None => Box::new(Shm::new(limits).map_err(RoofError::Shm)?),
             Some(backend) => tcp::open(backend, limits).map_err(RoofError::Open)?,

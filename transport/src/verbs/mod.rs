@@ -18,10 +18,11 @@ mod gid;
 mod lane;
 mod library;
 mod memory;
-pub mod perf;
 mod park;
 mod parts;
 mod peer;
+pub mod perf;
+
 mod port;
 mod queue_pair;
 mod receive;
