@@ -92,7 +92,7 @@ impl Wire {
         limits: Limits,
         stream: TcpStream,
     ) -> Result<Wire, RoofError> {
-        let near = Side::new(carrier, limits, Link::Tcp(stream))?;
+        let near = Side::new(carrier.backend(VerbsSettings::default()), limits, Link::Tcp(stream))?;
         Ok(Wire { near, source: vec![1; limits.message_bytes_max], far: None })
     }
 
@@ -156,7 +156,7 @@ pub(crate) fn serve_far(
     limits: Limits,
     stream: TcpStream,
 ) -> Result<(), RoofError> {
-    match Side::new(carrier, limits, Link::Tcp(stream))?.serve() {
+    match Side::new(carrier.backend(VerbsSettings::default()), limits, Link::Tcp(stream))?.serve() {
         Err(RoofError::Closed(Fault::PeerClosed)) => Ok(()),
         ended => ended,
     }

@@ -75,7 +75,9 @@ impl Early {
             Some((from, _)) => {
                 let charged = self.tcp_account.as_ref().map_or(0, |account| account.bytes_out());
                 let tcp_bytes_held = charged - self.tcp_bytes;
-                let given_out = tcp_bytes_held + lane_bytes_held - self.lane_bytes;
+                // Some may lie in a ring that is given up, and is not asked any more.
+                let lane_bytes_held = lane_bytes_held.saturating_sub(self.lane_bytes);
+                let given_out = tcp_bytes_held + lane_bytes_held;
                 from.is_open(lane) && (tcp_bytes_held == 0 || given_out < held_bytes_max)
             }
         }

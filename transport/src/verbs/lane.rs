@@ -5,7 +5,7 @@
 //! [`super::transport`].
 //!
 //! A generation is one life: each side offers a queue pair, connects it to the peer's and says that
-//! it is ready; tries the way by a write without a message, so that none is ever entrusted to a
+//! it is ready; tries the way by a write of one byte, so that no message is ever entrusted to a
 //! way that has not worked; then says over TCP that it switches, and sends by the lane. Either side
 //! may say that it is broken, at any time; the other then says so too. Each says it once, with how
 //! many messages it took. After both words, each sends what the other did not take over TCP, and
@@ -62,7 +62,7 @@ pub(super) enum Step {
     Offer { generation: u32 },
     /// Connect to the peer's: `connected`, `failed` or `refuse`.
     Connect(LaneOffer),
-    /// Write nothing to the peer, to see that it gets there: `tried`, later `arrived`.
+    /// Write a byte to the peer, to see that it gets there: `tried`, later `arrived`.
     Try,
     /// Say that what is acquired from now on goes by the lane: `switched`.
     Switch,

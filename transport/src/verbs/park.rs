@@ -21,7 +21,7 @@ const SPINS_PER_CLOCK: u32 = 16;
 impl Verbs {
     /// See [`crate::Transport::park`].
     pub(super) fn spin_then_sleep(&mut self, deadline: Time) {
-        let spin_until = match self.limits_here().spin_ns {
+        let spin_until = match self.limits.spin_ns {
             u64::MAX => deadline,
             spin_ns => deadline.min(self.now_here() + Duration::from_nanos(spin_ns)),
         };

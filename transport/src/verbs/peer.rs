@@ -296,13 +296,31 @@ impl Peer {
         Ok(count as u64)
     }
 
-    /// Writes nothing to the peer, but up to where its messages are released.
+    /// Tells the peer up to where its messages are released.
     pub(super) fn send_note(&mut self, now: Time) {
+        self.send_without_message(Payload::Empty, now);
+    }
+
+    /// Writes a byte where the next message will lie, so that address and key are tried too.
+    pub(super) fn send_try(&mut self, now: Time) {
+        let room = self.pair.as_ref().and_then(|pair| pair.window.as_ref()?.place(1));
+        // With a ring full of messages from before, the way alone is tried.
+        self.send_without_message(room.map_or(Payload::Empty, |_| Payload::Inline(&[0])), now);
+    }
+
+    fn send_without_message(&mut self, payload: Payload<'_>, now: Time) {
         let (Some(pair), Some(ring)) = (self.pair.as_mut(), &self.ring) else { return };
-        if pair.under_way() >= SENDS_MAX || pair.window.is_none() {
+        if pair.under_way() >= SENDS_MAX {
             return; // The next poll tries again.
         }
-        let mut note = [WriteImm { imm: Imm::note(ring.tell()).to_u32(), ..WriteImm::EMPTY }];
+        let Some(window) = &pair.window else { return };
+        let mut note = [WriteImm {
+            payload,
+            remote_address: window.place(1).map_or(0, |place| window.address(place)),
+            rkey: window.rkey(),
+            imm: Imm::note(ring.tell()).to_u32(),
+            ..WriteImm::EMPTY
+        }];
         self.idle_polls = 0;
         if pair.post(&mut note, self.id, now).is_err() {
             self.lane.failed(Reason::Request, now);

@@ -6,7 +6,7 @@
 //! Invariant: news from beneath is taken before completions, and a peer's word before what it sent
 //! after it.
 
-use wire::{LaneMessage, Malformed};
+use wire::{LaneMessage, Malformed, Time};
 
 use super::completion::{Completion, POLL_MAX};
 use super::lane::{Arrived, Reason};
@@ -68,7 +68,7 @@ impl Verbs {
     }
 
     fn give_out_early_of(&mut self, number: u32, events: &mut Vec<Event>) {
-        let limits = self.limits_here();
+        let limits = self.limits;
         let Some(peer) = self.open_peer(number) else { return };
         while peer.may_give(&limits) {
             let Some(slot) = peer.early.give() else { break };
@@ -81,7 +81,7 @@ impl Verbs {
 
     /// Whether something that waits may be given out.
     pub(super) fn could_give_out(&self) -> bool {
-        let limits = self.limits_here();
+        let limits = self.limits;
         let could = |number: u32| {
             self.peers[number as usize].as_ref().is_some_and(|peer| peer.may_give(&limits))
         };
@@ -98,15 +98,18 @@ impl Verbs {
     /// The same of one device. What a park has found comes first: it is older.
     pub(super) fn take_completions_of(&mut self, at: usize) {
         while let Some(completion) = self.landed.pop_front() {
-            self.complete(completion);
+            let now = self.now_here();
+            self.complete(completion, now);
         }
         let mut completions = [Completion::EMPTY; POLL_MAX];
         loop {
             let Some(station) = &mut self.stations[at] else { return };
             match station.cq.poll(&mut completions) {
+                Ok(0) => return,
                 Ok(count) => {
+                    let now = self.now_here();
                     for &completion in &completions[..count] {
-                        self.complete(completion);
+                        self.complete(completion, now);
                     }
                     if count < POLL_MAX {
                         return;
@@ -121,9 +124,9 @@ impl Verbs {
         }
     }
 
-    fn complete(&mut self, completion: Completion) {
+    fn complete(&mut self, completion: Completion, now: Time) {
         let tag = Tag::from_u64(completion.wr_id);
-        let (now, limits) = (self.beneath.now(), self.beneath.limits());
+        let limits = self.limits;
         let peer = self.peers.get_mut(tag.peer as usize).and_then(Option::as_deref_mut);
         let Some(peer) = peer else { return };
         // What is of an earlier generation comes too late: its end was told.
@@ -131,7 +134,9 @@ impl Verbs {
         let done = match completion.outcome {
             Ok(done) => done,
             Err(failure) => {
-                tracing::debug!(peer = tag.peer, %failure, "a request of a lane");
+                if peer.lane.is_up() {
+                    tracing::info!(peer = tag.peer, %failure, "a request of a lane failed");
+                }
                 peer.lane.failed(Reason::Request, now);
                 return self.to_step.add(tag.peer);
             }

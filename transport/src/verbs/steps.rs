@@ -41,11 +41,16 @@ impl Verbs {
         loop {
             let now = self.now_here();
             if self.say_words(number) == Done::Waits {
-                return;
+                return self.hungry.add(number);
             }
             self.go_on_rerouting(number);
             let Some(peer) = self.open_peer(number) else { return };
-            let Some(step) = peer.lane.step(now) else { return };
+            let Some(step) = peer.lane.step(now) else {
+                if peer.hungry == Hungry::Yes {
+                    self.hungry.add(number);
+                }
+                return;
+            };
             let done = match step {
                 Step::Offer { generation } => self.offer(number, generation, now),
                 Step::Connect(offer) => self.connect(number, &offer, now),
@@ -62,7 +67,7 @@ impl Verbs {
                 }
             };
             if done == Done::Waits {
-                return;
+                return self.hungry.add(number);
             }
         }
     }
@@ -88,7 +93,7 @@ impl Verbs {
 
     /// Makes a queue pair with its receives posted, and a ring if there is none.
     fn make_pair(&mut self, number: u32, generation: u32) -> Result<LaneOffer, VerbsError> {
-        let (limits, settings) = (self.limits_here(), self.settings);
+        let (limits, settings) = (self.limits, self.settings);
         let local = self.peers[number as usize].as_ref().expect("it is stepped").local;
         let (at, reach) = self.reach(local)?;
         let station = self.stations[at].as_mut().expect("it was just found");
@@ -163,7 +168,7 @@ impl Verbs {
         if known {
             return Err(VerbsError::NoDevice); // It is being given up, and opened anew after.
         }
-        let station = Station::open(&name, &self.limits_here(), &self.settings)?;
+        let station = Station::open(&name, &self.limits, &self.settings)?;
         let reach = station.reach(local, &self.settings)?;
         self.watch_station(&station)?;
         let at = self.stations.iter().position(Option::is_none).unwrap_or(self.stations.len());
@@ -175,7 +180,7 @@ impl Verbs {
     }
 
     fn connect(&mut self, number: u32, offer: &LaneOffer, now: Time) -> Done {
-        let message_bytes_max = self.limits_here().message_bytes_max as u64;
+        let message_bytes_max = self.limits.message_bytes_max as u64;
         if offer.ring_bytes < 2 * message_bytes_max.next_multiple_of(64) {
             let reason = Reason::RingTooShort;
             tracing::info!(peer = number, ring_bytes = offer.ring_bytes, %reason, "TCP only");
@@ -205,7 +210,7 @@ impl Verbs {
     fn try_out(&mut self, number: u32, now: Time) -> Done {
         self.with(number, |peer| {
             peer.lane.tried();
-            peer.send_note(now);
+            peer.send_try(now);
         })
     }
 

@@ -41,11 +41,14 @@ pub struct Verbs {
     pub(super) stations: Vec<Option<Station>>,
     pub(super) beneath: Box<dyn Beneath>,
     pub(super) settings: VerbsSettings,
+    pub(super) limits: Limits,
     pub(super) counts: LaneCounts,
     /// Whether something of lanes was posted beneath and not flushed.
     pub(super) beneath_posted: Posted,
     /// Peers whose lane may have a step to do.
     pub(super) to_step: Roll,
+    /// Peers whose step waits for credit of the TCP link; the back end beneath wakes for it.
+    pub(super) hungry: Roll,
     /// When requests and devices are looked at next.
     pub(super) look_at: Time,
     bell: Bell,
@@ -109,9 +112,11 @@ impl Verbs {
             look_at: beneath.now(),
             beneath,
             settings,
+            limits,
             counts: LaneCounts::default(),
             beneath_posted: Posted::No,
             to_step: Roll::default(),
+            hungry: Roll::default(),
             bell,
             news: Vec::new(),
             closed: Vec::new(),
@@ -142,10 +147,6 @@ impl Verbs {
         self.beneath.now()
     }
 
-    pub(super) fn limits_here(&self) -> Limits {
-        self.beneath.limits()
-    }
-
     pub(super) fn open_peer(&mut self, number: u32) -> Option<&mut Peer> {
         let peer = self.peers.get_mut(number as usize)?.as_deref_mut()?;
         (peer.life == Life::Open).then_some(peer)
@@ -173,6 +174,9 @@ impl Verbs {
 
     /// Posts receives again, sends what has room now, and tells what was released.
     pub(super) fn move_on(&mut self, patience: Patience) {
+        if self.to_repost.is_empty() && self.to_pump.is_empty() && self.receiving.is_empty() {
+            return;
+        }
         let now = self.now_here();
         while let Some(number) = self.to_repost.pop() {
             self.each(number, |peer| peer.post_recvs(now));
@@ -270,7 +274,7 @@ impl Transport for Verbs {
     }
 
     fn limits(&self) -> Limits {
-        self.beneath.limits()
+        self.limits
     }
 
     fn integrity(&self) -> Integrity {
@@ -316,7 +320,7 @@ impl Transport for Verbs {
     }
 
     fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
-        let limits = self.beneath.limits();
+        let limits = self.limits;
         let entry = self.peers.get_mut(peer.index()).and_then(Option::as_deref_mut);
         let entry = entry.filter(|entry| entry.life == Life::Open);
         let entry = entry.ok_or(SendRefusal::NoSuchPeer)?;

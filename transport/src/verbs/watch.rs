@@ -157,6 +157,9 @@ impl Verbs {
 
     /// Does the steps that are due.
     pub(super) fn step_all(&mut self) {
+        while let Some(number) = self.hungry.pop() {
+            self.to_step.add(number); // There may be credit now.
+        }
         for _ in 0..self.to_step.len() {
             let Some(number) = self.to_step.pop() else { return };
             self.step(number);
