@@ -1,7 +1,7 @@
 //! TCP: which back end to use, and how to get a connected socket.
 //!
-//! Owns the choice between `uring` and `epoll`, and of RDMA beside them, and connecting with a limit of time. The handshake
-//! on the socket is left to the caller.
+//! Owns the choice between `uring` and `epoll`, and of RDMA beside them, and connecting with a
+//! limit of time. The handshake on the socket is left to the caller.
 
 use std::fmt;
 use std::io;

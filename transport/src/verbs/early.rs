@@ -122,7 +122,7 @@ mod tests {
 
     const SWITCH: LaneMessage = LaneMessage::Switch { generation: 1 };
 
-    fn slots(account: &Rc<Account>) -> Vec<RecvSlot> {
+    fn slots_of(account: &Rc<Account>) -> Vec<RecvSlot> {
         let pool = Pool::new(&Limits::default()).unwrap();
         let slot = |mark: u8| {
             let mut memory = pool.take_for(100, account).unwrap();
@@ -144,7 +144,7 @@ mod tests {
     fn what_comes_over_tcp_goes_before_what_waits_for_the_switch_and_behind_the_rest() {
         let (now, account) = (Time::from_nanos(0), Rc::default());
         let (mut lane, mut early) = (Lane::new(now), Early::default());
-        let mut slots = slots(&account).into_iter();
+        let mut slots = slots_of(&account).into_iter();
         let mut next = || slots.next().unwrap();
         early.push_of_lane(next(), 1);
         assert!(early.pass_of_tcp(next(), &lane).is_some(), "the switch is not there");
@@ -165,14 +165,14 @@ mod tests {
         let (now, account) = (Time::from_nanos(0), Rc::default());
         let (mut lane, mut early) = (Lane::new(now), Early::default());
         lane.hear(&SWITCH, now).unwrap();
-        let mut slots = slots(&account);
+        let mut slots = slots_of(&account);
         let tcp = early.pass_of_tcp(slots.pop().unwrap(), &lane).unwrap();
         slots.truncate(1);
         early.push_of_lane(slots.pop().unwrap(), 1);
         // The other slot's charge stands for what is held.
         assert!(!early.may_give(&lane, 100, 100));
         drop((tcp, early.give()));
-        early.push_of_lane(super::tests::slots(&Rc::default()).pop().unwrap(), 1);
+        early.push_of_lane(slots_of(&Rc::default()).pop().unwrap(), 1);
         assert!(early.may_give(&lane, 100, 100));
     }
 }

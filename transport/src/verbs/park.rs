@@ -52,7 +52,7 @@ impl Verbs {
 
     fn has_fed(&mut self) -> bool {
         let (peers, stations) = (&self.peers, &self.stations);
-        let limits = self.beneath.limits();
+        let limits = self.limits;
         let has_credit = |number: u32, bytes: usize| {
             let Some(peer) = &peers[number as usize] else { return true };
             match (peer.lane.way(), peer.station.and_then(|at| stations[at].as_ref())) {

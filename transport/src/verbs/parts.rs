@@ -144,9 +144,9 @@ impl Part {
     /// All its bytes, to write. Panics: if peers may write them too.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         self.assert_own();
-        // SAFETY: as in `bytes`, and `&mut self` on the only part of these bytes. A device may still
-        // read them for a request whose message the peer has already: what it sends again then is
-        // thrown away there, by its packet numbers.
+        // SAFETY: as in `bytes`, and `&mut self` on the only part of these bytes. A device may
+        // still read them for a request whose message the peer has already: what it sends again
+        // then is thrown away there, by its packet numbers.
         unsafe { self.region.slice_mut(self.offset..self.offset + self.bytes) }
     }
 

@@ -100,7 +100,7 @@ pub(super) struct Pair {
 }
 
 /// What came by the lane.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Came {
     /// A message; it is `early` now.
     Message,
@@ -109,7 +109,7 @@ pub(super) enum Came {
 }
 
 /// What is wrong with what came.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Wrong {
     /// The lane is over.
     Breach(Breach),

@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_peer_is_on_a_roll_once_and_may_come_again_after_it_left() {
         let mut roll = Roll::default();
-        [3, 1, 3, 2].map(|number| roll.add(number));
+        [3, 1, 3, 2].into_iter().for_each(|number| roll.add(number));
         assert_eq!((roll.len(), roll.pop()), (3, Some(2)));
         roll.swap_remove(0);
         assert_eq!(roll.get(0), 1);

@@ -242,7 +242,7 @@ impl Verbs {
         let Some(peer) = self.open_peer(number) else { return Done::Yes };
         if peer.lane.way() != Way::Tcp {
             self.counts.breaks += 1;
-            tracing::warn!(peer = number, device, %reason, "a lane is broken: messages go over TCP");
+            tracing::warn!(peer = number, device, %reason, "a lane broke: messages go over TCP");
         }
         let reason = reason as u8;
         self.say(number, LaneMessage::Broken { generation, delivered: taken, reason });

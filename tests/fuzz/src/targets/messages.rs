@@ -10,8 +10,8 @@ use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
 use wire::{
     Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, Incarnation,
-    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LaneMessage, LaneOffer, ListHead, NumbersHead,
-    PART_BYTES, RowLife, ScanCursor, Seal, Staleness, TableSpec, WorkerId,
+    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LANE_BODY_BYTES, LaneMessage, LaneOffer,
+    ListHead, NumbersHead, PART_BYTES, RowLife, ScanCursor, Seal, Staleness, TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -122,35 +122,38 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             vec![sealed(header(kind, 0), &[]), sealed(middle, &[])]
         }
         Kind::Size => vec![sealed(header(kind, 0), &[0; wire::SIZE_BODY_BYTES])],
-        Kind::Lane => {
-            let offer = LaneOffer {
-                generation: 1,
-                qp_number: 17,
-                psn: 99,
-                lid: 0,
-                gid: [7; 16],
-                mtu_code: 3,
-                messages_max: 256,
-                messages_held: 1,
-                ring_address: 1 << 40,
-                ring_bytes: 4 << 20,
-                rkey: 5,
-                position: 128,
-                released: 64,
-            };
-            let said = [
-                LaneMessage::Offer(offer),
-                LaneMessage::Ready { generation: 1 },
-                LaneMessage::Switch { generation: 1 },
-                LaneMessage::Broken { generation: 1, delivered: 3, reason: 2 },
-                LaneMessage::None { reason: 1 },
-            ];
-            said.iter().map(|said| sealed(header(kind, 0), &said.to_bytes())).collect()
-        }
+        Kind::Lane => lane_words().iter().map(|word| sealed(header(kind, 0), word)).collect(),
         Kind::Hello | Kind::Welcome | Kind::Reply | Kind::Leave | Kind::Measure => {
             vec![sealed(header(kind, 0), &[])]
         }
     }
+}
+
+/// What two transports say of a lane.
+fn lane_words() -> [[u8; LANE_BODY_BYTES]; 5] {
+    let offer = LaneOffer {
+        generation: 1,
+        qp_number: 17,
+        psn: 99,
+        lid: 0,
+        gid: [7; 16],
+        mtu_code: 3,
+        messages_max: 256,
+        messages_held: 1,
+        ring_address: 1 << 40,
+        ring_bytes: 4 << 20,
+        rkey: 5,
+        position: 128,
+        released: 64,
+    };
+    let words = [
+        LaneMessage::Offer(offer),
+        LaneMessage::Ready { generation: 1 },
+        LaneMessage::Switch { generation: 1 },
+        LaneMessage::Broken { generation: 1, delivered: 3, reason: 2 },
+        LaneMessage::None { reason: 1 },
+    ];
+    words.map(|word| word.to_bytes())
 }
 
 /// Good messages of every kind.

@@ -256,7 +256,8 @@ proptest! {
             act(&mut model, what, end, takes);
         }
         // A cut that nobody noticed is noticed by the deadline of a request.
-        (model.fail(0), model.fail(1));
+        model.fail(0);
+        model.fail(1);
         model.settle();
         model.check();
         prop_assert!(model.ends.iter().all(|end| end.lane.way() == Way::Lane), "healed");
