@@ -112,17 +112,21 @@ impl End {
     }
 }
 
-/// Two ends with a TCP link between them over loop-back.
-fn join(mut one: Box<dyn Tell>, mut other: Box<dyn Tell>) -> [End; 2] {
+/// A TCP link over loop-back. How each end calls the other.
+fn join_two(one: &mut dyn Transport, other: &mut dyn Transport) -> [PeerId; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     let left = TcpStream::connect(address).expect("the listener is there");
     let (right, _) = listener.accept().expect("someone connects");
-    let peers = [
+    [
         one.adopt(Link::Tcp(left)).expect("it takes TCP"),
         other.adopt(Link::Tcp(right)).expect("it takes TCP"),
-    ];
-    let [to_other, to_one] = peers;
+    ]
+}
+
+/// Two ends with a TCP link between them.
+fn join(mut one: Box<dyn Tell>, mut other: Box<dyn Tell>) -> [End; 2] {
+    let [to_other, to_one] = join_two(&mut *one, &mut *other);
     let end = |transport, peer| End {
         transport,
         peer,
@@ -338,6 +342,48 @@ fn a_completion_queue_that_overruns_loses_nothing() {
             exchange(&mut ends, MESSAGES);
         }
         eprintln!("breaks: {:?}", ends.each_ref().map(End::breaks));
+    });
+}
+
+#[test]
+fn a_hub_of_many_peers_has_a_lane_to_each_and_to_those_that_come_after_others_went() {
+    const PEERS: usize = 12;
+    let name = "a_hub_of_many_peers_has_a_lane_to_each_and_to_those_that_come_after_others_went";
+    with_device(name, || {
+        let mut hub = Verbs::open(VerbsSettings::default(), LIMITS).expect("the device opens");
+        let mut spokes = Verbs::open(VerbsSettings::default(), LIMITS).expect("the device opens");
+        for round in 0..2 {
+            let joints: Vec<[PeerId; 2]> =
+                (0..PEERS).map(|_| join_two(&mut hub, &mut spokes)).collect();
+            let start = Instant::now();
+            let (mut events, mut received) = (Vec::new(), 0);
+            while joints.iter().any(|joint| !hub.goes_by_lane(joint[0])) {
+                hub.poll(&mut events);
+                spokes.poll(&mut events);
+                assert!(start.elapsed() < PATIENCE, "no lanes in round {round}");
+            }
+            let before = hub.lane_counts().messages_sent;
+            for (number, joint) in joints.iter().enumerate() {
+                let mut slot = hub.acquire(joint[0], 3_000).expect("there is credit");
+                message::fill(slot.bytes_mut(), number as u64);
+                hub.post(slot);
+            }
+            hub.flush();
+            while received < PEERS {
+                hub.poll(&mut events);
+                spokes.poll(&mut events);
+                for event in events.drain(..) {
+                    let Event::Received { peer, slot } = event else { continue };
+                    let joint = joints.iter().position(|joint| joint[1] == peer);
+                    assert_eq!(Some(message::number_of(slot.bytes()) as usize), joint);
+                    spokes.release(slot);
+                    received += 1;
+                }
+                assert!(start.elapsed() < PATIENCE, "{received} messages in round {round}");
+            }
+            assert_eq!(hub.lane_counts().messages_sent - before, PEERS as u64);
+            joints.iter().for_each(|joint| hub.close(joint[0]));
+        }
     });
 }
 

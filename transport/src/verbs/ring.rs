@@ -22,15 +22,17 @@ use super::parts::Part;
 pub(crate) struct RecvRing {
     /// None only while it is being dropped.
     part: Option<Part>,
-    state: RefCell<State>,
+    book: RefCell<Book>,
     home: FreeRings,
 }
 
 /// Rings that no peer has, of one size. They are used again.
 pub(super) type FreeRings = Rc<RefCell<Vec<Part>>>;
 
-#[derive(Debug, Default)]
-struct State {
+/// Which messages of a ring are held: its bookkeeping, without its bytes.
+#[derive(Debug)]
+struct Book {
+    ring_bytes: u64,
     end: u64,
     released: u64,
     held: VecDeque<Held>,
@@ -76,9 +78,8 @@ impl RecvRing {
     /// An empty ring in `part`, which goes to `home` in the end.
     pub(super) fn new(part: Part, home: &FreeRings) -> Rc<RecvRing> {
         assert!(part.len().is_power_of_two() && part.len() as u64 <= wire::LANE_RING_BYTES_MAX);
-        let state =
-            State { held: VecDeque::with_capacity(MESSAGES_MAX as usize), ..State::default() };
-        Rc::new(RecvRing { part: Some(part), state: RefCell::new(state), home: Rc::clone(home) })
+        let book = RefCell::new(Book::new(part.len() as u64));
+        Rc::new(RecvRing { part: Some(part), book, home: Rc::clone(home) })
     }
 
     /// Size, in bytes.
@@ -98,12 +99,12 @@ impl RecvRing {
 
     /// How it stands; the peer is told by the offer that says so.
     pub(super) fn standing(&self) -> Standing {
-        self.tell();
-        let state = self.state.borrow();
+        let mut book = self.book.borrow_mut();
+        book.tell();
         Standing {
-            position: state.end,
-            released: state.released,
-            messages_held: state.held.len() as u32,
+            position: book.end,
+            released: book.released,
+            messages_held: book.held.len() as u32,
         }
     }
 
@@ -111,65 +112,87 @@ impl RecvRing {
     ///
     /// Errors: the sender had no room for it.
     pub(super) fn take(self: &Rc<Self>, bytes: usize) -> Result<RecvRecord, Breach> {
-        let ring_bytes = self.ring_bytes() as u64;
-        let mut state = self.state.borrow_mut();
-        let place = place_after(state.end, bytes, ring_bytes);
-        if place.end - state.released > ring_bytes || bytes as u64 > ring_bytes {
-            return Err(Breach("it sent more than the ring has room for"));
-        }
-        if state.held.len() == MESSAGES_MAX as usize {
-            return Err(Breach("it sent more messages than it may"));
-        }
-        state.end = place.end;
-        state.held_bytes += bytes;
-        let number = state.first + state.held.len() as u64;
-        state.held.push_back(Held { end: place.end, use_: Use::Held });
-        let offset = (place.start & (ring_bytes - 1)) as usize;
+        let (number, start) = self.book.borrow_mut().take(bytes)?;
+        let offset = start as usize & (self.ring_bytes() - 1);
         Ok(RecvRecord { ring: Rc::clone(self), number, offset, bytes })
     }
 
     /// Up to where it is released; the peer is told by the number that says so.
     pub(super) fn tell(&self) -> u64 {
-        let mut state = self.state.borrow_mut();
-        (state.told, state.told_first) = (state.released, state.first);
-        state.released
+        self.book.borrow_mut().tell()
     }
 
     /// Whether something was released that the peer was not told of, and how much.
     pub(super) fn news(&self) -> News {
-        let state = self.state.borrow();
-        let messages = state.first - state.told_first;
-        match state.released - state.told {
-            0 => News::None,
-            bytes if bytes >= self.ring_bytes() as u64 / 4 => News::Much,
-            _ if messages >= u64::from(MESSAGES_MAX) / 4 => News::Much,
-            _ => News::Some,
-        }
+        self.book.borrow().news()
     }
 
     /// Length of all messages that are held.
     pub(super) fn held_bytes(&self) -> usize {
-        self.state.borrow().held_bytes
+        self.book.borrow().held_bytes
     }
 
     /// Whether no message of it is held.
     pub(super) fn is_empty(&self) -> bool {
-        self.state.borrow().held.is_empty()
-    }
-
-    fn give_back(&self, number: u64, bytes: usize) {
-        let mut state = self.state.borrow_mut();
-        state.held_bytes -= bytes;
-        let index = (number - state.first) as usize;
-        state.held[index].use_ = Use::GivenBack;
-        while let Some(&Held { end, use_: Use::GivenBack }) = state.held.front() {
-            state.held.pop_front();
-            (state.first, state.released) = (state.first + 1, end);
-        }
+        self.book.borrow().held.is_empty()
     }
 
     fn part(&self) -> &Part {
         self.part.as_ref().expect("only drop takes it")
+    }
+}
+
+impl Book {
+    fn new(ring_bytes: u64) -> Book {
+        Book {
+            ring_bytes,
+            end: 0,
+            released: 0,
+            held: VecDeque::with_capacity(MESSAGES_MAX as usize),
+            held_bytes: 0,
+            first: 0,
+            told: 0,
+            told_first: 0,
+        }
+    }
+
+    /// Its number, and where it begins.
+    fn take(&mut self, bytes: usize) -> Result<(u64, u64), Breach> {
+        let place = place_after(self.end, bytes, self.ring_bytes);
+        if bytes as u64 > self.ring_bytes || place.end - self.released > self.ring_bytes {
+            return Err(Breach("it sent more than the ring has room for"));
+        }
+        if self.held.len() == MESSAGES_MAX as usize {
+            return Err(Breach("it sent more messages than it may"));
+        }
+        self.end = place.end;
+        self.held_bytes += bytes;
+        self.held.push_back(Held { end: place.end, use_: Use::Held });
+        Ok((self.first + self.held.len() as u64 - 1, place.start))
+    }
+
+    fn give_back(&mut self, number: u64, bytes: usize) {
+        self.held_bytes -= bytes;
+        self.held[(number - self.first) as usize].use_ = Use::GivenBack;
+        while let Some(&Held { end, use_: Use::GivenBack }) = self.held.front() {
+            self.held.pop_front();
+            (self.first, self.released) = (self.first + 1, end);
+        }
+    }
+
+    fn tell(&mut self) -> u64 {
+        (self.told, self.told_first) = (self.released, self.first);
+        self.released
+    }
+
+    fn news(&self) -> News {
+        let messages = self.first - self.told_first;
+        match self.released - self.told {
+            0 => News::None,
+            bytes if bytes >= self.ring_bytes / 4 => News::Much,
+            _ if messages >= u64::from(MESSAGES_MAX) / 4 => News::Much,
+            _ => News::Some,
+        }
     }
 }
 
@@ -195,7 +218,7 @@ impl RecvRecord {
 
 impl Drop for RecvRecord {
     fn drop(&mut self) {
-        self.ring.give_back(self.number, self.bytes);
+        self.ring.book.borrow_mut().give_back(self.number, self.bytes);
     }
 }
 
@@ -208,6 +231,111 @@ impl Drop for RecvRing {
 
 impl fmt::Debug for RecvRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RecvRing({:?})", self.state)
+        write!(f, "RecvRing({:?})", self.book)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wire::LaneOffer;
+
+    use super::*;
+    use crate::verbs::credit::{Imm, SendWindow};
+
+    const RING_BYTES: u64 = 4096;
+
+    fn window(book: &Book) -> SendWindow {
+        SendWindow::new(&LaneOffer {
+            generation: 1,
+            qp_number: 1,
+            psn: 1,
+            lid: 0,
+            gid: [0; 16],
+            mtu_code: 1,
+            messages_max: MESSAGES_MAX,
+            messages_held: book.held.len() as u32,
+            ring_address: 0,
+            ring_bytes: RING_BYTES,
+            rkey: 1,
+            position: book.end,
+            released: book.released,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn both_ends_reckon_the_same_places_and_no_held_message_is_written_over(
+            acts in prop::collection::vec(
+                (0_u8..8, 1_usize..2048, any::<prop::sample::Index>()),
+                1..400,
+            ),
+        ) {
+            let mut book = Book::new(RING_BYTES);
+            let mut sender = window(&book);
+            let mut held: Vec<(u64, u64, usize)> = Vec::new();
+            for (what, bytes, pick) in acts {
+                match what {
+                    0..=3 => {
+                        let Some(place) = sender.place(bytes) else { continue };
+                        // A lap later, the same bytes.
+                        let covers = |&(_, start, bytes): &(u64, u64, usize)| {
+                            place.start < start + bytes as u64 + RING_BYTES
+                                && place.end > start + RING_BYTES
+                        };
+                        prop_assert!(!held.iter().any(covers), "{place:?} over one of {held:?}");
+                        sender.sent(place);
+                        let (number, start) = book.take(bytes).expect("the sender had room");
+                        prop_assert_eq!(start, place.start);
+                        held.push((number, start, bytes));
+                    }
+                    4..=5 if !held.is_empty() => {
+                        let (number, _, bytes) = held.swap_remove(pick.index(held.len()));
+                        book.give_back(number, bytes);
+                    }
+                    6 => {
+                        sender.released(Imm::note(book.tell())).expect("it was sent that");
+                    }
+                    // The lane broke: the next generation goes on where this one was.
+                    7 => sender = window(&book),
+                    _ => {}
+                }
+            }
+            for (number, _, bytes) in held {
+                book.give_back(number, bytes);
+            }
+            prop_assert_eq!((book.released, book.held_bytes), (book.end, 0));
+        }
+    }
+
+    #[test]
+    fn a_sender_that_has_no_room_or_too_many_messages_breaks_the_rules() {
+        let mut book = Book::new(RING_BYTES);
+        assert!(book.take(RING_BYTES as usize + 1).is_err());
+        book.take(4000).expect("it is empty");
+        assert!(book.take(65).is_err());
+        let mut book = Book::new(1 << 20);
+        for _ in 0..MESSAGES_MAX {
+            book.take(64).expect("there is room");
+        }
+        assert!(book.take(64).is_err());
+    }
+
+    #[test]
+    fn much_is_a_quarter_of_the_ring_or_of_the_messages() {
+        let mut book = Book::new(1 << 20);
+        let (small, _) = book.take(64).expect("there is room");
+        book.give_back(small, 64);
+        assert_eq!(book.news(), News::Some);
+        let (large, _) = book.take(1 << 18).expect("there is room");
+        book.give_back(large, 1 << 18);
+        assert_eq!(book.news(), News::Much);
+        book.tell();
+        assert_eq!(book.news(), News::None);
+        for _ in 0..MESSAGES_MAX / 4 {
+            let (number, _) = book.take(64).expect("there is room");
+            book.give_back(number, 64);
+        }
+        assert_eq!(book.news(), News::Much);
     }
 }
