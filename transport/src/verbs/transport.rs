@@ -32,8 +32,9 @@ use crate::tcp::{self, OpenError};
 
 /// The back end's name.
 pub(super) const NAME: &str = "verbs";
-/// Polls between two looks at the clock.
+/// Polls between two looks at the clock; a power of two.
 const POLLS_PER_CLOCK: u32 = 32;
+const _: () = assert!(POLLS_PER_CLOCK.is_power_of_two());
 
 /// TCP with RDMA beside it.
 pub struct Verbs {
@@ -374,7 +375,7 @@ impl Transport for Verbs {
 
     fn park(&mut self, deadline: Time) {
         self.spin_then_sleep(deadline);
-        self.polls = self.polls.next_multiple_of(POLLS_PER_CLOCK).wrapping_sub(1);
+        self.polls |= POLLS_PER_CLOCK - 1; // The next poll looks at the clock.
         self.beneath.forget_wakers();
     }
 
