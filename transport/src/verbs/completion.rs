@@ -81,11 +81,6 @@ impl Status {
     pub(crate) const RETRIES_EXCEEDED: Status = Status(ffi::IBV_WC_RETRY_EXC_ERR);
     /// The peer had no receive posted, however often it was asked.
     pub(crate) const NO_RECEIVE: Status = Status(ffi::IBV_WC_RNR_RETRY_EXC_ERR);
-
-    /// The library's number.
-    pub(crate) fn number(self) -> u32 {
-        self.0
-    }
 }
 
 /// A completion queue with a channel to sleep on. Used by the thread that made it.

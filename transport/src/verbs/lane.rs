@@ -53,6 +53,12 @@ pub(super) enum Reason {
     NoDevice = 9,
     /// The peer's ring is too short for this side's longest message.
     RingTooShort = 10,
+    /// The peer's device refused the address or the key.
+    Access = 11,
+    /// The peer's device did not answer, however often it was asked.
+    Unanswered = 12,
+    /// The peer had no receive posted.
+    NoReceive = 13,
 }
 
 /// What is to be done next. It is asked for again until it was reported as done.
@@ -384,6 +390,9 @@ impl fmt::Display for Reason {
             Reason::Rules => "the peer broke the lane's rules",
             Reason::Setup => "the queue pair could not be set up",
             Reason::NoDevice => "no RDMA device reaches the peer",
+            Reason::Access => "the peer's device refused the address or the key",
+            Reason::Unanswered => "the peer's device did not answer",
+            Reason::NoReceive => "the peer had no receive posted",
             Reason::RingTooShort => "the peer's ring is too short for the longest message here",
         })
     }

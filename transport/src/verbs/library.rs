@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use super::error::LoadError;
 use super::ffi::{
     _compat_ibv_port_attr, ibv_async_event, ibv_comp_channel, ibv_context, ibv_cq, ibv_device,
-    ibv_device_attr, ibv_gid, ibv_gid_entry, ibv_mr, ibv_pd, ibv_qp, ibv_qp_attr, ibv_qp_init_attr,
+    ibv_device_attr, ibv_gid_entry, ibv_mr, ibv_pd, ibv_qp, ibv_qp_attr, ibv_qp_init_attr,
 };
 
 /// The file, as the dynamic linker looks for it. Version 1 is the only one since 2006.
@@ -78,7 +78,6 @@ library! {
     close_device = c"ibv_close_device": fn(*mut ibv_context) -> c_int;
     query_device = c"ibv_query_device": fn(*mut ibv_context, *mut ibv_device_attr) -> c_int;
     query_port = c"ibv_query_port": fn(*mut ibv_context, u8, *mut _compat_ibv_port_attr) -> c_int;
-    query_gid = c"ibv_query_gid": fn(*mut ibv_context, u8, c_int, *mut ibv_gid) -> c_int;
     get_async_event = c"ibv_get_async_event":
         fn(*mut ibv_context, *mut ibv_async_event) -> c_int;
     ack_async_event = c"ibv_ack_async_event": fn(*mut ibv_async_event);

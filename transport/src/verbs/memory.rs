@@ -113,11 +113,6 @@ impl Registered {
         self.rkey
     }
 
-    /// The key that this side's requests name it by.
-    pub(crate) fn lkey(&self) -> u32 {
-        self.lkey
-    }
-
     /// A part of it, for a work request.
     ///
     /// Panics: if it is not within, or longer than a request can name.

@@ -5,8 +5,6 @@
 //!
 //! Invariant: nothing here waits for a peer, and an object outlives what was made of it.
 
-#![allow(dead_code, reason = "what a lane uses is being written")]
-
 mod bell;
 mod completion;
 mod credit;

@@ -8,7 +8,7 @@
 
 use wire::{LaneMessage, Malformed, Time};
 
-use super::completion::{Completion, POLL_MAX};
+use super::completion::{Completion, POLL_MAX, Status};
 use super::lane::{Arrived, Reason};
 use super::peer::{Came, Life, Tag, TagOf, Wrong};
 use super::transport::Verbs;
@@ -137,7 +137,7 @@ impl Verbs {
                 if peer.lane.is_up() {
                     tracing::info!(peer = tag.peer, %failure, "a request of a lane failed");
                 }
-                peer.lane.failed(Reason::Request, now);
+                peer.lane.failed(reason_of(failure.status), now);
                 return self.to_step.add(tag.peer);
             }
         };
@@ -180,5 +180,16 @@ impl Verbs {
                 self.to_step.add(number);
             }
         }
+    }
+}
+
+fn reason_of(status: Status) -> Reason {
+    match status {
+        Status::REMOTE_ACCESS => Reason::Access,
+        Status::RETRIES_EXCEEDED => Reason::Unanswered,
+        Status::NO_RECEIVE => Reason::NoReceive,
+        // What failed the queue pair is told by another completion, or by an event.
+        Status::FLUSHED => Reason::QueuePair,
+        _ => Reason::Request,
     }
 }
