@@ -175,8 +175,9 @@ impl Pair {
         self.progress_at = now;
     }
 
-    pub(super) fn recv_tag(&self, peer: PeerId) -> u64 {
-        let generation = (self.generation & GENERATION_MASK) as u8;
+    /// Of the receives of one generation.
+    pub(super) fn recv_tag(generation: u32, peer: PeerId) -> u64 {
+        let generation = (generation & GENERATION_MASK) as u8;
         Tag { of: TagOf::Recv, peer: peer.index() as u32, generation }.to_u64()
     }
 
@@ -392,7 +393,7 @@ impl Peer {
     pub(super) fn post_recvs(&mut self, now: Time) {
         let Some(pair) = self.pair.as_mut() else { return };
         let count = std::mem::take(&mut pair.recvs_due);
-        let tag = pair.recv_tag(self.id);
+        let tag = Pair::recv_tag(pair.generation, self.id);
         if count > 0 && pair.qp.post_recvs(count, tag).is_err() {
             self.lane.failed(Reason::Request, now);
         }

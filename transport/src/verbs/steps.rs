@@ -111,7 +111,18 @@ impl Verbs {
             qp.init(&path)?;
             Ok(qp)
         });
-        let qp = made.inspect_err(|_| station.unreserve())?;
+        let recvs = match settings.breakage {
+            Breakage::FewReceives => 2,
+            _ => RECVS_MAX as usize,
+        };
+        let posted = made.and_then(|mut qp| {
+            qp.post_recvs(recvs, Pair::recv_tag(generation, peer.id)).map_err(|error| {
+                let (call, on) = ("ibv_post_recv", station.device.name().to_owned());
+                VerbsError::Call { call, on, errno: error.errno }
+            })?;
+            Ok(qp)
+        });
+        let qp = posted.inspect_err(|_| station.unreserve())?;
         let standing = ring.standing();
         let offer = LaneOffer {
             generation,
@@ -128,10 +139,6 @@ impl Verbs {
             position: standing.position,
             released: standing.released,
         };
-        let recvs = match settings.breakage {
-            Breakage::FewReceives => 2,
-            _ => RECVS_MAX as usize,
-        };
         (peer.ring, peer.station) = (Some(ring), Some(at));
         peer.pair = Some(Pair {
             qp,
@@ -143,10 +150,9 @@ impl Verbs {
             posted: 0,
             completed: 0,
             progress_at: Time::from_nanos(0),
-            recvs_due: recvs,
+            recvs_due: 0,
             taken: 0,
         });
-        peer.post_recvs(Time::from_nanos(0));
         Ok(offer)
     }
 
