@@ -6,6 +6,7 @@ use launch::LocalError;
 use wire::Refusal;
 use worker::WorkerError;
 
+use crate::link::LinkError;
 use crate::roofs::RoofError;
 
 /// Why there is no report. Servers that were started have ended.
@@ -31,6 +32,8 @@ pub enum BenchError {
     },
     /// A roof cannot be measured.
     Roof(RoofError),
+    /// A bare link cannot be measured.
+    Link(LinkError),
     /// A row does not hold what was pushed to it: the figures mean nothing.
     WrongValue {
         /// Of which key.
@@ -89,6 +92,8 @@ pub enum SpecError {
         /// Its name.
         codec: String,
     },
+    /// Shared memory has both ends in one process here.
+    OneProcess,
     /// No kernel has this name.
     NoKernel {
         /// What was given.
@@ -114,6 +119,12 @@ impl From<RoofError> for BenchError {
     }
 }
 
+impl From<LinkError> for BenchError {
+    fn from(error: LinkError) -> BenchError {
+        BenchError::Link(error)
+    }
+}
+
 impl fmt::Display for BenchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -122,6 +133,7 @@ impl fmt::Display for BenchError {
             BenchError::Worker { doing, error } => write!(f, "{doing}: {error}"),
             BenchError::Refused { doing, refusal } => write!(f, "{doing}: {refusal}"),
             BenchError::Roof(error) => error.fmt(f),
+            BenchError::Link(error) => error.fmt(f),
             BenchError::WrongValue { key, found, expected, pushes } => write!(
                 f,
                 "key {key} holds {found}, but {pushes} pushes make it {expected}; \
@@ -159,6 +171,9 @@ impl fmt::Display for SpecError {
                 "codec {codec} holds rows back, so that they cannot be checked; \
                  raw, exact, auto, nonzero and the codecs of values can be measured"
             ),
+            SpecError::OneProcess => {
+                f.write_str("shared memory is measured within one process: name no other end")
+            }
             SpecError::NoKernel { name } => {
                 write!(f, "no kernel is named {name:?}; there are ")?;
                 f.write_str(&crate::kernel::KERNEL_NAMES.join(", "))

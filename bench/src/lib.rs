@@ -14,6 +14,7 @@ mod error;
 mod format;
 mod kernel;
 mod keys;
+mod link;
 mod machine;
 mod push_pull;
 mod random;
@@ -33,6 +34,10 @@ pub use error::{BenchError, Doing, SpecError};
 pub use kernel::{
     Arrays, Case, Code, Form, KERNEL_NAMES, KernelRow, KernelSpec, kernel_cases, render_kernels,
     run_kernels,
+};
+pub use link::{
+    Ends, LinkError, LinkRow, LinkSpec, LinkWay, LinkWork, SIZES_BYTES, render_link, run_link,
+    serve_link,
 };
 pub use machine::Machine;
 pub use push_pull::run;

@@ -128,7 +128,7 @@ fn local_spec(spec: &PushPullSpec, limits: Limits) -> LocalSpec {
         servers: 1,
         server: ServerSpec {
             cores: 1,
-            way: spec.transport.way(),
+            way: spec.transport.way(spec.verbs),
             limits,
             pinning: Pinning::Pinned { first: 0 },
             epoch: Epoch::new(1),
@@ -163,7 +163,7 @@ impl RoofSet {
         repeat.row_reads_per_s = self.rows.reads_per_s(phase);
         repeat.two_line_updates_per_s = self.two_lines.updates_per_s(phase);
         repeat.two_line_reads_per_s = self.two_lines.reads_per_s(phase);
-        let mut wire = Wire::between(spec.transport, self.limits, self.places)?;
+        let mut wire = Wire::between(spec.transport.backend(spec.verbs), self.limits, self.places)?;
         wire.pings(phase / SIDE_PHASE_PART)?; // Warms both ends.
         repeat.stream_gb_per_s = wire.stream_gb_per_s(spec.push_bytes(), phase)?;
         repeat.ping = wire.pings(phase)?;
@@ -171,7 +171,7 @@ impl RoofSet {
         repeat.raw_ping = match spec.transport {
             // There is nothing below: a message is written where it is read.
             Carrier::Shm => repeat.ping,
-            Carrier::Uring | Carrier::Epoll => {
+            Carrier::Uring | Carrier::Epoll | Carrier::Verbs => {
                 let sizes = PingSizes {
                     question_bytes: spec.pull_bytes(1),
                     answer_bytes: spec.values_bytes(1),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use server::Way;
 use shard::rule::{AdaGrad, Adam, AdamW, Ftrl, FtrlCompact, Momentum, RmsProp, Rule, Sgd, Sum};
 use transport::tcp::TcpBackend;
+use transport::verbs::VerbsSettings;
 use wire::{FRAME_BYTES_MAX, HEADER_BYTES, Keyed};
 use worker::{CodecChoice, Selection, TableCodec};
 
@@ -51,6 +52,9 @@ pub struct PushPullSpec {
     pub optimizer: Optimizer,
     /// How bytes move.
     pub transport: Carrier,
+    /// How RDMA is used, where bytes move by it.
+    #[serde(skip)]
+    pub verbs: VerbsSettings,
     /// How the worker writes keys and values; none that holds rows back.
     #[serde(with = "codec_text")]
     pub codec: CodecChoice,
@@ -101,6 +105,8 @@ pub enum Carrier {
     Uring,
     /// TCP over loop-back, by epoll.
     Epoll,
+    /// RDMA beside TCP over loop-back.
+    Verbs,
 }
 
 /// A name that means nothing here.
@@ -119,6 +125,7 @@ impl Default for PushPullSpec {
             resident_keys: 2_000_000,
             optimizer: Optimizer::Sgd,
             transport: Carrier::Uring,
+            verbs: VerbsSettings::default(),
             codec: CodecChoice::RAW,
             zipf_exponent: 0.0,
             seconds: 1.0,
@@ -258,7 +265,7 @@ impl Optimizer {
 
 impl Carrier {
     /// All of them.
-    pub const ALL: [Carrier; 3] = [Carrier::Shm, Carrier::Uring, Carrier::Epoll];
+    pub const ALL: [Carrier; 4] = [Carrier::Shm, Carrier::Uring, Carrier::Epoll, Carrier::Verbs];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -266,15 +273,22 @@ impl Carrier {
             Carrier::Shm => "shm",
             Carrier::Uring => "uring",
             Carrier::Epoll => "epoll",
+            Carrier::Verbs => "verbs",
         }
     }
 
     /// How a server does it.
-    pub(crate) fn way(self) -> Way {
+    pub(crate) fn way(self, verbs: VerbsSettings) -> Way {
+        self.backend(verbs).map_or(Way::Shm, Way::Tcp)
+    }
+
+    /// How TCP does it, if it is by TCP.
+    pub(crate) fn backend(self, verbs: VerbsSettings) -> Option<TcpBackend> {
         match self {
-            Carrier::Shm => Way::Shm,
-            Carrier::Uring => Way::Tcp(TcpBackend::Uring),
-            Carrier::Epoll => Way::Tcp(TcpBackend::Epoll),
+            Carrier::Shm => None,
+            Carrier::Uring => Some(TcpBackend::Uring),
+            Carrier::Epoll => Some(TcpBackend::Epoll),
+            Carrier::Verbs => Some(TcpBackend::Verbs(verbs)),
         }
     }
 }
@@ -390,7 +404,7 @@ mod tests {
             assert_eq!(one.name().parse(), Ok(one));
         }
         let error = "rdma".parse::<Carrier>().expect_err("no such carrier");
-        let said = "'rdma' is no transport: expected one of shm, uring, epoll";
+        let said = "'rdma' is no transport: expected one of shm, uring, epoll, verbs";
         assert_eq!(error.to_string(), said);
     }
 }

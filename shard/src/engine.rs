@@ -151,7 +151,7 @@ impl Shard {
             Message::Hello | Message::Welcome | Message::Values(_) | Message::Reply => {
                 return Outcome::Malformed(Malformed::Field { name: "kind" });
             }
-            Message::Rows(_) | Message::Size(_) | Message::CodedValues(_) => {
+            Message::Rows(_) | Message::Size(_) | Message::CodedValues(_) | Message::Lane(_) => {
                 return Outcome::Malformed(Malformed::Field { name: "kind" });
             }
         };

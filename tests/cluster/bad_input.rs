@@ -174,6 +174,22 @@ fn a_port_in_use_and_an_open_address_are_refused() {
 }
 
 #[test]
+fn a_link_that_cannot_be_measured_is_told_why() {
+    let bench = |more: &[&'static str]| [&["bench", "transport"][..], more].concat();
+    complains(&bench(&["--size", "0"]), 2, &["size is 0", "1 to"]);
+    complains(&bench(&["--transport", "shm", "--size", "63"]), 2, &["63", "64 to"]);
+    complains(&bench(&["--transport", "shm", "127.0.0.1:1"]), 2, &["within one process"]);
+    complains(&bench(&["--in-flight", "0"]), 2, &["in_flight is 0"]);
+    complains(&bench(&["--transport", "epoll", "127.0.0.1:1"]), 1, &["127.0.0.1:1", "refused"]);
+    complains(&bench(&["--listen", "nowhere"]), 1, &["nowhere"]);
+    let named = run(&bench(&["--device", "none such"]));
+    assert_eq!(named.status.code(), Some(1));
+    let said = stderr(&named);
+    let whys = ["none such", "no RDMA device", "libibverbs.so.1"];
+    assert!(whys.iter().any(|why| said.contains(why)), "{said}");
+}
+
+#[test]
 fn a_server_that_is_not_there_is_named() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     complains(&["train", "--servers", &free.to_string()], 1, &[&free.to_string(), "refused"]);

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod bad_input;
+mod bare_link;
 mod death;
 mod own_rule;
 mod row_life;

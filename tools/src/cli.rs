@@ -9,8 +9,10 @@ use learn::data::Format;
 use serde::Deserialize;
 
 use crate::flags::{
-    AdmissionFlag, BadRowsFlag, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel, TransportFlag,
+    AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LinkFlag,
+    LogLevel, TransportFlag, WorkFlag,
 };
+use crate::rdma::RdmaArgs;
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -61,6 +63,8 @@ pub(crate) enum BenchCommand {
     Kernel(KernelArgs),
     /// Codecs: bits a pair, rates beside a copy, and what each does to the loss.
     Codec(CodecArgs),
+    /// A bare link, by RDMA verbs or by a transport: bandwidth, message rate, latency.
+    Transport(LinkArgs),
 }
 
 /// Where rows come from and how they are read.
@@ -192,6 +196,9 @@ pub(crate) struct TrainArgs {
     /// How bytes move [default: auto].
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) rdma: RdmaArgs,
     /// How keys and values travel: raw; exact, in fewer bytes for keys; bf16, f16, float8, int8,
     /// int4, float4 or one-bit, in fewer for values too; nonzero, top-k:SHARE, threshold:X or
     /// kkt:X, of some rows only, and nonzero+int8 and the like, both; auto, the faster one of raw
@@ -249,9 +256,11 @@ pub(crate) struct ServeArgs {
     /// Shards, one thread each [default: one a processor].
     #[arg(long, value_name = "N")]
     pub(crate) cores: Option<u16>,
-    /// How TCP is driven.
+    /// How bytes move.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) transport: TransportFlag,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
     /// The best instruction set to use [default: what the processor has].
     #[arg(long, value_name = "scalar|neon|avx2|avx512")]
     pub(crate) isa: Option<String>,
@@ -308,6 +317,8 @@ pub(crate) struct PushPullArgs {
     /// How bytes move.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) transport: TransportFlag,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
     /// How keys and values travel: raw, exact, auto, nonzero, bf16, f16, float8, int8, int4, float4
     /// or one-bit; none that holds rows back.
     #[arg(long, value_name = "CODEC", default_value = "raw")]
@@ -373,6 +384,40 @@ pub(crate) struct KernelArgs {
     /// Kernels to run, by name and separated by commas [default: all].
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    #[command(flatten)]
+    pub(crate) taking: TakingArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LinkArgs {
+    /// Where the other end listens [default: both ends are threads of this process].
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// Be the other end, for one client. Whoever reaches this address may write to memory of this
+    /// process that is there for it.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["address", "size"])]
+    pub(crate) listen: Option<String>,
+    /// How bytes move; the end that listens does as its client does.
+    #[arg(long, value_enum, default_value = "verbs")]
+    pub(crate) transport: LinkFlag,
+    /// What verbs do with a message.
+    #[arg(long, value_enum, default_value = "write")]
+    pub(crate) operation: WorkFlag,
+    /// Length of a message, such as 64KiB [default: 64 bytes to 1 MiB].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) size: Option<ByteCount>,
+    /// Messages under way while bandwidth is measured, by verbs.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) in_flight: usize,
+    /// RDMA device of this end [default: the one that has the link's address].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+    /// Port of the device, from 1 [default: the first active one].
+    #[arg(long, value_name = "N")]
+    pub(crate) port: Option<u8>,
+    /// Entry of the port's GID table [default: RoCE v2 of the link's address].
+    #[arg(long, value_name = "N")]
+    pub(crate) gid_index: Option<u32>,
     #[command(flatten)]
     pub(crate) taking: TakingArgs,
 }

@@ -133,11 +133,51 @@ impl FromStr for Count {
     }
 }
 
+/// A length in bytes, which `KiB`, `MiB` or `GiB` behind it multiplies by a power of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ByteCount(pub(crate) usize);
+
+impl FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ByteCount, String> {
+        let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+        let with_unit = |&(unit, by)| text.strip_suffix(unit).map(|digits| (digits, by));
+        let (digits, by) = units.iter().find_map(with_unit).unwrap_or((text, 1));
+        let bytes = digits.parse().ok().and_then(|count: usize| count.checked_mul(by));
+        bytes.map(ByteCount).ok_or_else(|| format!("expected bytes such as 64KiB, found '{text}'"))
+    }
+}
+
+/// How bytes of a bare link move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LinkFlag {
+    /// RDMA verbs.
+    Verbs,
+    /// Shared memory, within this process.
+    Shm,
+    /// TCP by io_uring.
+    Uring,
+    /// TCP by epoll.
+    Epoll,
+}
+
+/// What verbs do with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WorkFlag {
+    /// Write it into the other end's memory.
+    Write,
+    /// Send it into the other end's next receive.
+    Send,
+    /// Read it from the other end's memory.
+    Read,
+}
+
 /// How bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TransportFlag {
-    /// Shared memory inside this host, TCP to others.
+    /// Shared memory inside this host; to others RDMA where both ends have it, else TCP.
     Auto,
     /// Shared memory.
     Shm,
@@ -145,6 +185,8 @@ pub(crate) enum TransportFlag {
     Uring,
     /// TCP by epoll.
     Epoll,
+    /// RDMA beside TCP.
+    Verbs,
 }
 
 /// The most a log says.
@@ -208,6 +250,17 @@ mod tests {
         assert_eq!(read("7"), Ok(7));
         for text in ["", "M", "-1", "2m", "99999999999G", "1.5M"] {
             assert_eq!(read(text), Err(format!("expected a count such as 2M, found '{text}'")));
+        }
+    }
+
+    #[test]
+    fn a_length_reads_its_unit_and_nothing_else() {
+        let read = |text: &str| text.parse::<ByteCount>().map(|bytes| bytes.0);
+        assert_eq!(read("64"), Ok(64));
+        assert_eq!(read("64KiB"), Ok(65_536));
+        assert_eq!(read("1MiB"), Ok(1 << 20));
+        for text in ["", "KiB", "64kB", "-1", "1.5KiB", "99999999999999GiB"] {
+            assert_eq!(read(text), Err(format!("expected bytes such as 64KiB, found '{text}'")));
         }
     }
 

@@ -11,10 +11,12 @@ mod cli;
 mod codec;
 mod failure;
 mod flags;
+mod link;
 mod model;
 mod output;
 mod predict;
 mod push_pull;
+mod rdma;
 mod report;
 mod serve;
 mod signals;
@@ -63,6 +65,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Table(arguments)) => bench_alone::table(&arguments),
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
+        Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
         Command::Worker => train::child::run(),
     }
 }

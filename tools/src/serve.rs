@@ -12,9 +12,10 @@ use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
 use crate::output::{complain, json};
+use crate::rdma::backend;
 use crate::signals::Stop;
 use crate::train::child::watch_parent;
-use crate::train::cluster::{Ready, backend, server_spec};
+use crate::train::cluster::{Ready, server_spec};
 use crate::train::plan::isa;
 
 /// How often a server looks whether it should stop.
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
             return Err(Failure::usage("--transport shm listens on unix:PATH only"));
         }
         (Some(_), _) => return Err(Failure::usage("unix:PATH is for shared memory only")),
-        (None, transport) => Way::Tcp(backend(transport)),
+        (None, transport) => Way::Tcp(backend(transport, &arguments.rdma)?),
     };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let cores = arguments.cores.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX - 1));

@@ -186,7 +186,7 @@ impl fmt::Debug for Waker {
 /// A message starts with `wire`'s header, whose length field is all that a back end reads.
 /// One thread polls a transport. What is posted is sure to go only with the next `flush`.
 pub trait Transport {
-    /// The back end's name: `shm`, `uring`, `epoll`, `simulated`.
+    /// The back end's name: `shm`, `uring`, `epoll`, `verbs`, `simulated`.
     fn name(&self) -> &'static str;
 
     /// Its bounds.

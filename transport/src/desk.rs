@@ -8,12 +8,15 @@
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
-use wire::Time;
+use wire::{LaneMessage, Time};
 
-use crate::api::{AdoptError, Event, Limits, PeerId, SendRefusal};
+use crate::api::{AdoptError, Event, Limits, PeerId, SendRefusal, Transport};
+use crate::control;
 use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::slot::{SendMemory, SendSlot};
@@ -41,6 +44,40 @@ pub(crate) enum Flushing {
     Unlisted,
 }
 
+/// A TCP back end under another transport: it can also sleep on what is not its own.
+pub(crate) trait Beneath: Transport {
+    /// Gives the lane messages of peers out, as any message. A back end that is alone answers them
+    /// by itself: it has no lanes.
+    fn give_out_lane_messages(&mut self);
+    /// Ends sleeps while `fd` is readable.
+    fn watch(&mut self, fd: BorrowedFd<'_>) -> Result<(), Errno>;
+    /// Whether `fd` was readable since the last call.
+    fn take_rung(&mut self) -> Rung;
+    /// Whether the next poll has something to do, or a refused `acquire` may succeed. The latter
+    /// is said once.
+    fn has_news(&mut self) -> bool;
+    /// Sleeps until there is news, what is watched is readable, or `deadline` has come.
+    fn sleep(&mut self, deadline: Time);
+    /// Ends a park: a waker that woke it woke no other.
+    fn forget_wakers(&mut self);
+}
+
+/// Whether what is watched was readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rung {
+    Yes,
+    No,
+}
+
+/// Who gets the lane messages that peers send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// The transport above this one.
+    GivenOut,
+    /// Nobody: peers are told that there are none.
+    Declined,
+}
+
 /// The peers of one transport.
 pub(crate) struct Desk<P> {
     pub(crate) peers: Vec<Option<Box<P>>>,
@@ -52,6 +89,10 @@ pub(crate) struct Desk<P> {
     pub(crate) closed: Vec<Event>,
     /// Whether somebody woke since the last park.
     pub(crate) woken: Woken,
+    /// Who gets lane messages.
+    pub(crate) lanes: Lanes,
+    /// Whether what is watched was readable.
+    pub(crate) rung: Rung,
     sends: Pool,
     /// Peers with posted slots that are not flushed.
     unflushed: Vec<u32>,
@@ -71,6 +112,8 @@ impl<P: Connection> Desk<P> {
             stalled: VecDeque::new(),
             closed: Vec::new(),
             woken: Woken::No,
+            lanes: Lanes::Declined,
+            rung: Rung::No,
             sends: Pool::new(&limits).map_err(OpenError::Memory)?,
             unflushed: Vec::new(),
             starved: Starved::default(),
@@ -90,6 +133,22 @@ impl<P: Connection> Desk<P> {
     pub(crate) fn open_peer(&mut self, peer: PeerId) -> Option<&mut P> {
         let peer = self.peers.get_mut(peer.index())?.as_deref_mut()?;
         peer.is_open().then_some(peer)
+    }
+
+    /// Whether this message is one of lanes that goes to nobody. Its peer is told so.
+    pub(crate) fn declines(&mut self, peer: PeerId, message: &[u8]) -> bool {
+        let declined = self.lanes == Lanes::Declined && control::is_lane_message(message);
+        if declined && control::is_offer(message) {
+            // A peer that cannot be told for want of credit keeps its offer, which costs nothing
+            // but its memory.
+            if let Ok(mut slot) = self.acquire(peer, control::MESSAGE_BYTES) {
+                let none = LaneMessage::None { reason: 0 };
+                control::write(slot.bytes_mut(), &none);
+                self.post(slot);
+                self.bytes_sent -= control::MESSAGE_BYTES as u64; // Nobody above posted it.
+            }
+        }
+        declined
     }
 
     /// See [`crate::Transport::acquire`].

@@ -6,6 +6,7 @@
 //! Invariant: a slot's bytes have one owner at a time, and the types say who it is.
 
 mod api;
+mod control;
 mod desk;
 mod epoll;
 mod outbox;
@@ -17,6 +18,7 @@ mod starved;
 mod stream;
 pub mod tcp;
 mod uring;
+pub mod verbs;
 mod wake;
 
 pub use api::{

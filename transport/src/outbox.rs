@@ -1,7 +1,7 @@
 //! The send queue of one peer: slots leave in the order in which they were acquired.
 //!
 //! Owns the slots that are posted and not yet sent, and the places of those that are acquired and
-//! not yet posted. Sending is left to `uring` and `epoll`.
+//! not yet posted. Sending is left to `uring`, `epoll` and `verbs`.
 //!
 //! Invariant: entry `i` is the slot with ticket `first_ticket + i`. Bytes leave the front only, so
 //! an acquired slot holds back everything acquired after it until it is posted or dropped.
@@ -30,11 +30,29 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 enum Entry {
     /// Given out, not yet posted.
-    Acquired,
+    Acquired { bytes: usize },
     /// Given back unused.
     Unused,
     /// The first `bytes` bytes go out after flush number `flush`.
     Posted { slot: PoolSlot, bytes: usize, flush: u64 },
+}
+
+/// What an outbox had that was dissolved.
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    /// Tickets and slots, in the order of acquisition.
+    pub(crate) rest: VecDeque<(u64, Rest)>,
+    /// At whose expense they are.
+    pub(crate) account: Rc<Account>,
+}
+
+/// One slot of a dissolved outbox.
+#[derive(Debug)]
+pub(crate) enum Rest {
+    /// Whoever acquired it still has it.
+    Acquired { bytes: usize },
+    /// To be sent.
+    Posted { slot: PoolSlot, bytes: usize },
 }
 
 impl Outbox {
@@ -55,7 +73,7 @@ impl Outbox {
         }
         let mut slot = pool.take_for(bytes, &self.account).ok_or(SendRefusal::NoCredit)?;
         slot.set_ticket(self.first_ticket + self.entries.len() as u64);
-        self.entries.push_back(Entry::Acquired);
+        self.entries.push_back(Entry::Acquired { bytes });
         Ok(slot)
     }
 
@@ -107,7 +125,7 @@ impl Outbox {
                 Some(Entry::Posted { bytes, .. }) if *bytes <= bytes_left => bytes_left -= bytes,
                 Some(Entry::Unused) => {}
                 Some(Entry::Posted { .. }) => break,
-                Some(Entry::Acquired) | None => {
+                Some(Entry::Acquired { .. }) | None => {
                     assert_eq!(bytes_left, 0, "more was sent than was ready");
                     break;
                 }
@@ -116,6 +134,43 @@ impl Outbox {
             self.first_ticket += 1;
         }
         self.sent_bytes = bytes_left;
+    }
+
+    /// Length of the message that is next, if one is ready.
+    pub(crate) fn next_bytes(&mut self) -> Option<usize> {
+        self.settle();
+        match self.entries.front() {
+            Some(&Entry::Posted { bytes, flush, .. }) if flush <= self.flushes => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Takes the next message off, whole; its account is charged until the slot is dropped.
+    ///
+    /// Panics: if none is ready.
+    pub(crate) fn take_next(&mut self) -> (PoolSlot, usize) {
+        let Some(Entry::Posted { slot, bytes, .. }) = self.entries.pop_front() else {
+            panic!("nothing is ready");
+        };
+        self.first_ticket += 1;
+        (slot, bytes)
+    }
+
+    /// Whether this slot was acquired here.
+    pub(crate) fn is_of(&self, slot: &PoolSlot) -> bool {
+        slot.is_charged_to(&self.account)
+    }
+
+    /// All that was acquired here and not sent, in order, each with its ticket.
+    pub(crate) fn dissolve(mut self) -> Unsent {
+        self.settle();
+        let tickets = self.first_ticket..;
+        let rest = tickets.zip(self.entries).filter_map(|(ticket, entry)| match entry {
+            Entry::Unused => None,
+            Entry::Acquired { bytes } => Some((ticket, Rest::Acquired { bytes })),
+            Entry::Posted { slot, bytes, .. } => Some((ticket, Rest::Posted { slot, bytes })),
+        });
+        Unsent { rest: rest.collect(), account: self.account }
     }
 
     /// Finds the places of the slots that were dropped, and drops those at the front.
@@ -132,7 +187,7 @@ impl Outbox {
     fn entry(&mut self, ticket: u64) -> &mut Entry {
         let index = usize::try_from(ticket - self.first_ticket).expect("at most `SLOTS_MAX`");
         let entry = &mut self.entries[index];
-        assert!(matches!(entry, Entry::Acquired), "ticket {ticket} was used twice");
+        assert!(matches!(entry, Entry::Acquired { .. }), "ticket {ticket} was used twice");
         entry
     }
 }

@@ -7,11 +7,13 @@
 //! [`Account`] is charged is the sum over the slots that carry it.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 
 use memory::{MapError, Slot, SlotPool};
 
 use crate::api::Limits;
+use crate::verbs::{Arena, Part, VerbsError};
 
 /// Size of the smallest slots, in bytes. Each class is [`CLASS_FACTOR`] times the one before.
 const CLASS_BYTES_MIN: usize = 256;
@@ -41,14 +43,36 @@ struct Class {
     slots_made: Cell<usize>,
     /// Slots that were dropped with their ticket on, since `Pool::take_unused`.
     unused: Cell<usize>,
-    free: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<Place>>,
+    source: Source,
+}
+
+/// Where blocks come from.
+#[derive(Clone, Debug)]
+enum Source {
+    Mapped,
+    Registered(Rc<Arena>),
+}
+
+/// Where a slot's bytes lie.
+#[derive(Debug)]
+enum Place {
+    Mapped(Slot),
+    Registered(Part),
+}
+
+/// Why a class does not grow.
+#[derive(Debug)]
+enum GrowError {
+    Map(MapError),
+    Register(VerbsError),
 }
 
 /// A slot of some pool; it goes back when it is dropped, and its account is credited.
 #[derive(Debug)]
 pub(crate) struct PoolSlot {
     /// None only while it is being dropped.
-    slot: Option<Slot>,
+    place: Option<Place>,
     home: Rc<Class>,
     charge: Option<Charge>,
 }
@@ -73,15 +97,30 @@ impl Pool {
     ///
     /// Errors: the kernel gives no addresses.
     pub(crate) fn new(limits: &Limits) -> Result<Pool, MapError> {
-        let mut classes = Vec::new();
-        let mut slot_bytes = CLASS_BYTES_MIN;
-        loop {
-            classes.push(Rc::new(Class::new(slot_bytes)?));
-            if slot_bytes >= limits.message_bytes_max {
-                return Ok(Pool { classes });
-            }
-            slot_bytes *= CLASS_FACTOR;
-        }
+        Pool::of(limits, &Source::Mapped).map_err(|error| match error {
+            GrowError::Map(error) => error,
+            GrowError::Register(_) => unreachable!("mapped blocks are not registered"),
+        })
+    }
+
+    /// The same, of parts of `arena`.
+    ///
+    /// Errors: the device takes no more memory.
+    pub(crate) fn registered(limits: &Limits, arena: &Rc<Arena>) -> Result<Pool, VerbsError> {
+        Pool::of(limits, &Source::Registered(Rc::clone(arena))).map_err(|error| match error {
+            GrowError::Register(error) => error,
+            GrowError::Map(error) => VerbsError::Memory(error),
+        })
+    }
+
+    /// Bytes of a pool's first blocks, one a class.
+    pub(crate) fn first_bytes(limits: &Limits) -> usize {
+        class_sizes(limits).map(|slot_bytes| slot_bytes.max(BLOCK_BYTES_MIN)).sum()
+    }
+
+    fn of(limits: &Limits, source: &Source) -> Result<Pool, GrowError> {
+        let class = |slot_bytes| Class::new(slot_bytes, source.clone()).map(Rc::new);
+        Ok(Pool { classes: class_sizes(limits).map(class).collect::<Result<_, _>>()? })
     }
 
     /// A slot of at least `bytes` bytes, 64-byte aligned. None if that is longer than the longest
@@ -103,29 +142,37 @@ impl Pool {
 
     fn take_charged(&self, bytes: usize, charge: Option<Charge>) -> Option<PoolSlot> {
         let home = self.classes.iter().find(|class| class.slot_bytes >= bytes)?;
-        let slot = home.take()?;
+        let place = home.take()?;
         if let Some(charge) = &charge {
             let bytes_out = &charge.account.bytes_out;
             bytes_out.set(bytes_out.get() + bytes);
         }
-        Some(PoolSlot { slot: Some(slot), home: Rc::clone(home), charge })
+        Some(PoolSlot { place: Some(place), home: Rc::clone(home), charge })
     }
 }
 
+/// Sizes of slots, in bytes, up to one that holds the longest message.
+fn class_sizes(limits: &Limits) -> impl Iterator<Item = usize> {
+    let message_bytes_max = limits.message_bytes_max;
+    let next = move |&bytes: &usize| (bytes < message_bytes_max).then_some(bytes * CLASS_FACTOR);
+    std::iter::successors(Some(CLASS_BYTES_MIN), next)
+}
+
 impl Class {
-    fn new(slot_bytes: usize) -> Result<Class, MapError> {
+    fn new(slot_bytes: usize, source: Source) -> Result<Class, GrowError> {
         let class = Class {
             slot_bytes,
             slots_max: (CLASS_BYTES_MAX / slot_bytes).max(CLASS_SLOTS_MIN),
             slots_made: Cell::new(0),
             unused: Cell::new(0),
             free: RefCell::new(Vec::new()),
+            source,
         };
         class.grow(&mut class.free.borrow_mut())?;
         Ok(class)
     }
 
-    fn take(&self) -> Option<Slot> {
+    fn take(&self) -> Option<Place> {
         let mut free = self.free.borrow_mut();
         if free.is_empty()
             && self.slots_made.get() < self.slots_max
@@ -136,14 +183,22 @@ impl Class {
         free.pop()
     }
 
-    fn grow(&self, free: &mut Vec<Slot>) -> Result<(), MapError> {
+    fn grow(&self, free: &mut Vec<Place>) -> Result<(), GrowError> {
         let made = self.slots_made.get();
         let slots = (made.max(BLOCK_BYTES_MIN / self.slot_bytes))
             .min(BLOCK_BYTES_MAX / self.slot_bytes)
             .clamp(1, self.slots_max - made);
-        let mut block = SlotPool::new(slots, self.slot_bytes)?;
+        let mut fresh: Vec<Place> = match &self.source {
+            Source::Mapped => {
+                let mut block = SlotPool::new(slots, self.slot_bytes).map_err(GrowError::Map)?;
+                std::iter::from_fn(|| block.take()).map(Place::Mapped).collect()
+            }
+            Source::Registered(arena) => {
+                let block = arena.take(slots * self.slot_bytes).map_err(GrowError::Register)?;
+                block.cut(self.slot_bytes).map(Place::Registered).collect()
+            }
+        };
         free.reserve(made + slots); // All may be free at once: `drop` never allocates.
-        let mut fresh: Vec<Slot> = std::iter::from_fn(|| block.take()).collect();
         free.extend(fresh.drain(..).rev()); // The lowest address is given out first.
         self.slots_made.set(made + slots);
         Ok(())
@@ -153,12 +208,42 @@ impl Class {
 impl PoolSlot {
     /// The whole slot, which may be longer than what was asked for.
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.slot.as_ref().expect("only drop takes it").bytes()
+        match self.place() {
+            Place::Mapped(slot) => slot.bytes(),
+            Place::Registered(part) => part.bytes(),
+        }
     }
 
     /// The whole slot, to write.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        self.slot.as_mut().expect("only drop takes it").bytes_mut()
+        match self.place.as_mut().expect("only drop takes it") {
+            Place::Mapped(slot) => slot.bytes_mut(),
+            Place::Registered(part) => part.bytes_mut(),
+        }
+    }
+
+    /// The registered part that it is.
+    ///
+    /// Panics: if it is of a pool that is not registered.
+    pub(crate) fn part(&self) -> &Part {
+        match self.place() {
+            Place::Mapped(_) => panic!("a slot of another transport was posted"),
+            Place::Registered(part) => part,
+        }
+    }
+
+    /// At whose expense it is, if it is at anyone's.
+    pub(crate) fn account(&self) -> Option<&Rc<Account>> {
+        self.charge.as_ref().map(|charge| &charge.account)
+    }
+
+    /// Whether it is at this account's expense.
+    pub(crate) fn is_charged_to(&self, account: &Rc<Account>) -> bool {
+        self.account().is_some_and(|known| Rc::ptr_eq(known, account))
+    }
+
+    fn place(&self) -> &Place {
+        self.place.as_ref().expect("only drop takes it")
     }
 
     /// Marks the slot: if it is dropped with the ticket still on, `Account::unused` tells.
@@ -178,6 +263,15 @@ impl PoolSlot {
     }
 }
 
+impl fmt::Display for GrowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GrowError::Map(error) => error.fmt(f),
+            GrowError::Register(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Drop for PoolSlot {
     fn drop(&mut self) {
         if let Some(charge) = &self.charge {
@@ -188,7 +282,7 @@ impl Drop for PoolSlot {
                 self.home.unused.update(|count| count + 1);
             }
         }
-        self.home.free.borrow_mut().extend(self.slot.take());
+        self.home.free.borrow_mut().extend(self.place.take());
     }
 }
 
@@ -198,6 +292,11 @@ impl Account {
     pub(crate) fn admits(&self, bytes: usize, bytes_max: usize) -> bool {
         let bytes_out = self.bytes_out.get();
         bytes_out == 0 || bytes_out + bytes <= bytes_max
+    }
+
+    /// What it is charged now, in bytes.
+    pub(crate) fn bytes_out(&self) -> usize {
+        self.bytes_out.get()
     }
 
     /// Whether [`Account::unused`] has something.

@@ -1,7 +1,7 @@
 //! Slots: a message's bytes with one owner, wherever they lie.
 //!
 //! Owns the two types that go through [`crate::Transport`]. The memory behind them is left to
-//! `shm`, `pool` and `simulated`.
+//! `shm`, `pool`, `verbs` and `simulated`.
 //!
 //! Invariant: a slot's bytes are 64-byte aligned and nobody else's while the slot lives.
 
@@ -9,6 +9,7 @@ use crate::api::PeerId;
 use crate::pool::PoolSlot;
 use crate::shm::{RecvRecord, SendRecord};
 use crate::simulated::{RecvFrame, SendFrame};
+use crate::verbs::RecvRecord as LaneRecord;
 
 /// Bytes to fill and to post towards one peer.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub struct RecvSlot {
 pub(crate) enum SendMemory {
     Ring(SendRecord),
     Pool(PoolSlot),
+    Lane(PoolSlot),
     Frame(SendFrame),
 }
 
@@ -39,6 +41,7 @@ pub(crate) enum SendMemory {
 pub(crate) enum RecvMemory {
     Ring(RecvRecord),
     Pool(PoolSlot),
+    Lane(LaneRecord),
     Frame(RecvFrame),
 }
 
@@ -52,7 +55,7 @@ impl SendSlot {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let bytes = match &mut self.memory {
             SendMemory::Ring(record) => record.bytes_mut(),
-            SendMemory::Pool(slot) => slot.bytes_mut(),
+            SendMemory::Pool(slot) | SendMemory::Lane(slot) => slot.bytes_mut(),
             SendMemory::Frame(frame) => frame.bytes_mut(),
         };
         &mut bytes[..self.bytes]
@@ -88,6 +91,7 @@ impl RecvSlot {
         let bytes = match &self.memory {
             RecvMemory::Ring(record) => record.bytes(),
             RecvMemory::Pool(slot) => slot.bytes(),
+            RecvMemory::Lane(record) => record.bytes(),
             RecvMemory::Frame(frame) => frame.bytes(),
         };
         &bytes[..self.bytes]

@@ -1,7 +1,7 @@
 //! TCP: which back end to use, and how to get a connected socket.
 //!
-//! Owns the choice between `uring` and `epoll`, and connecting with a limit of time. The handshake
-//! on the socket is left to the caller.
+//! Owns the choice between `uring` and `epoll`, and of RDMA beside them, and connecting with a
+//! limit of time. The handshake on the socket is left to the caller.
 
 use std::fmt;
 use std::io;
@@ -13,8 +13,10 @@ use memory::MapError;
 use rustix::io::Errno;
 
 use crate::api::{Fault, Limits, Transport};
+use crate::desk::Beneath;
 use crate::epoll::Epoll;
 use crate::uring::Uring;
+use crate::verbs::{Verbs, VerbsError, VerbsSettings};
 
 /// How long a peer's host may leave probes or sent bytes unacknowledged, or its process may take
 /// nothing of what waits for it, before the kernel ends the link. Workers give a silent server up
@@ -32,16 +34,25 @@ const _: () = {
     assert!(idle <= LINK_SILENCE_MAX.as_secs(), "an idle link is noticed no later");
 };
 
-/// How TCP is driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// How TCP is driven, and whether RDMA goes beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpBackend {
-    /// By io_uring where the kernel has it (Linux 6.1) and allows it, else by epoll.
-    #[default]
-    Auto,
-    /// By io_uring.
+    /// With RDMA where there is a device with an active port, else without; TCP by io_uring where
+    /// the kernel has it (Linux 6.1) and allows it, else by epoll.
+    Auto(VerbsSettings),
+    /// TCP by io_uring alone.
     Uring,
-    /// By epoll.
+    /// TCP by epoll alone.
     Epoll,
+    /// With RDMA: there must be a device. Messages go over TCP to peers that have none, and while
+    /// RDMA fails.
+    Verbs(VerbsSettings),
+}
+
+impl Default for TcpBackend {
+    fn default() -> TcpBackend {
+        TcpBackend::Auto(VerbsSettings::default())
+    }
 }
 
 /// Why there is no TCP transport.
@@ -64,6 +75,8 @@ pub enum OpenError {
     },
     /// There is no address space for the slots.
     Memory(MapError),
+    /// No RDMA device can be used.
+    Verbs(VerbsError),
 }
 
 /// Why there is no connection.
@@ -89,7 +102,8 @@ pub enum ConnectError {
 
 /// Opens a TCP transport on this thread, which must be the one that polls it.
 ///
-/// Errors: [`OpenError`]. With [`TcpBackend::Auto`], why io_uring was not used is logged once.
+/// Errors: [`OpenError`]. With [`TcpBackend::Auto`], why RDMA or io_uring was not used is logged
+/// once.
 pub fn open(backend: TcpBackend, limits: Limits) -> Result<Box<dyn Transport>, OpenError> {
     let message_bytes_max = limits.message_bytes_max;
     if !(wire::HEADER_BYTES..=wire::FRAME_BYTES_MAX).contains(&message_bytes_max) {
@@ -98,14 +112,28 @@ pub fn open(backend: TcpBackend, limits: Limits) -> Result<Box<dyn Transport>, O
     match backend {
         TcpBackend::Uring => Ok(Box::new(Uring::new(limits)?)),
         TcpBackend::Epoll => Ok(Box::new(Epoll::new(limits)?)),
-        TcpBackend::Auto => match Uring::new(limits) {
-            Ok(uring) => Ok(Box::new(uring)),
-            Err(error) => {
+        TcpBackend::Verbs(settings) => Ok(Box::new(Verbs::open(settings, limits)?)),
+        TcpBackend::Auto(settings) => match Verbs::open(settings, limits) {
+            Ok(verbs) => Ok(Box::new(verbs)),
+            Err(OpenError::Verbs(error)) => {
                 static LOGGED: Once = Once::new();
-                LOGGED.call_once(|| tracing::warn!(%error, "TCP is driven by epoll"));
-                Ok(Box::new(Epoll::new(limits)?))
+                LOGGED.call_once(|| tracing::info!(%error, "messages go by TCP alone"));
+                Ok(open_beneath(limits)?)
             }
+            Err(error) => Err(error),
         },
+    }
+}
+
+/// TCP alone: by io_uring, or by epoll and then why is logged once.
+pub(crate) fn open_beneath(limits: Limits) -> Result<Box<dyn Beneath>, OpenError> {
+    match Uring::new(limits) {
+        Ok(uring) => Ok(Box::new(uring)),
+        Err(error) => {
+            static LOGGED: Once = Once::new();
+            LOGGED.call_once(|| tracing::warn!(%error, "TCP is driven by epoll"));
+            Ok(Box::new(Epoll::new(limits)?))
+        }
     }
 }
 
@@ -149,6 +177,7 @@ impl fmt::Display for OpenError {
                 write!(f, "the {transport} transport cannot be opened: {call}: {error}")
             }
             OpenError::Memory(error) => write!(f, "memory for slots: {error}"),
+            OpenError::Verbs(error) => write!(f, "RDMA cannot be used: {error}"),
         }
     }
 }

@@ -467,7 +467,7 @@ fn a_transport_with_bytes_in_the_kernel_is_dropped_and_its_slots_live_on() {
 #[test]
 fn opening_and_connecting_fail_with_words_that_name_both_sides() {
     let limits = Limits { message_bytes_max: 17 << 20, ..Limits::default() };
-    let error = tcp::open(TcpBackend::Auto, limits).err().unwrap();
+    let error = tcp::open(TcpBackend::default(), limits).err().unwrap();
     assert!(matches!(error, OpenError::MessageBytes { message_bytes_max } if
         message_bytes_max == 17 << 20));
     assert!(error.to_string().contains("16777216"));

@@ -13,7 +13,7 @@ use crate::status::Status;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 
 /// The version of the wire that this build speaks.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 // layout-begin
 /// The header as it stands on the wire. Little-endian, no padding, 64 bytes.
@@ -95,6 +95,8 @@ pub enum Kind {
     Size = 14,
     /// Takes rows out. Body: keys.
     Remove = 15,
+    /// What two transports say of a faster way beside their link. Body: [`crate::LaneMessage`].
+    Lane = 16,
 }
 
 impl Kind {
@@ -116,6 +118,7 @@ impl Kind {
             13 => Kind::Measure,
             14 => Kind::Size,
             15 => Kind::Remove,
+            16 => Kind::Lane,
             _ => return None,
         })
     }

@@ -13,6 +13,7 @@ mod frame;
 mod header;
 mod ids;
 mod join;
+mod lane;
 mod life;
 mod message;
 mod routing;
@@ -32,6 +33,7 @@ pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 pub use header::{Flags, Header, Kind, MAGIC, VERSION};
 pub use ids::{Clock, Epoch, Incarnation, JobId, Key, Sequence, ShardId, TableId, WorkerId};
 pub use join::{JOIN_BODY_BYTES, Join, Staleness};
+pub use lane::{LANE_BODY_BYTES, LANE_RING_BYTES_MAX, LaneMessage, LaneOffer};
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };

@@ -13,6 +13,7 @@ use crate::frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 use crate::header::{Flags, Header, Kind};
 use crate::ids::Key;
 use crate::join::Join;
+use crate::lane::LaneMessage;
 use crate::rows::{RowsView, TableSize};
 
 /// Strictly ascending keys without the reserved one: what a pull asks for and a push carries.
@@ -88,6 +89,8 @@ pub enum Message<'a> {
     Measure,
     /// See [`Kind::Size`].
     Size(TableSize),
+    /// See [`Kind::Lane`].
+    Lane(LaneMessage),
 }
 
 /// Whether a message's body travels with a checksum.
@@ -175,6 +178,9 @@ pub fn open(
         Kind::Remove => return Err(shape(&header)),
         Kind::Measure => empty(&header, Message::Measure)?,
         Kind::Size => Message::Size(TableSize::read_from_bytes(body).map_err(|_| shape(&header))?),
+        Kind::Lane => {
+            Message::Lane(LaneMessage::from_bytes(body).ok_or(Malformed::Field { name: "lane" })?)
+        }
     };
     Ok((header, message))
 }

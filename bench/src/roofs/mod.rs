@@ -25,6 +25,9 @@ pub use socket::Sockets;
 pub(crate) use triad::{LINE_FLOATS, lines_apart};
 pub use triad::{Stores, TRIAD_BYTES, Triad};
 pub use two_line::TwoLines;
+pub(crate) use wire::serve_far;
+#[cfg(test)]
+pub(crate) use wire::tcp_pair;
 pub use wire::{Pings, Wire};
 
 /// Why a roof cannot be measured.

@@ -4,8 +4,8 @@
 //! is copied into its slot once, past the cache where another core reads the slot itself, and
 //! read once a cache line at the other end; nothing is looked up, nothing is checked.
 //!
-//! Invariant: the far thread answers each message of the length of a header and no other, and
-//! ends when the connection does.
+//! Invariant: the far end answers each pull, by as many bytes, and no other message, and ends when
+//! the connection does.
 
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
@@ -15,8 +15,9 @@ use ::wire::{HEADER_BYTES, Header, Kind, Seal, Time, seal};
 use kernels::Isa;
 use kernels::copy::for_other_core;
 use transport::shm::{self, Shm};
-use transport::tcp;
-use transport::{Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, Transport};
+use transport::tcp::{self, TcpBackend};
+use transport::verbs::VerbsSettings;
+use transport::{Event, Fault, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, Transport};
 use worker::ring_bytes;
 
 use super::RoofError;
@@ -30,7 +31,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// From one cache line to the next, in bytes.
 const LINE_BYTES: usize = 64;
 
-/// A connection between two threads of this process.
+/// A connection between two threads, of this process or of two.
 pub struct Wire {
     near: Side,
     /// Copied into each message's body.
@@ -62,43 +63,55 @@ impl Wire {
     /// - `limits`: of both ends.
     /// - Errors: no transport, or no connection.
     pub fn new(carrier: Carrier, limits: Limits) -> Result<Wire, RoofError> {
-        Wire::between(carrier, limits, Places::find())
+        Wire::between(carrier.backend(VerbsSettings::default()), limits, Places::find())
     }
 
     pub(crate) fn between(
-        carrier: Carrier,
+        backend: Option<TcpBackend>,
         limits: Limits,
         places: Places,
     ) -> Result<Wire, RoofError> {
-        let (ours, theirs) = pair(carrier, &limits)?;
+        let (ours, theirs) = pair(backend, &limits)?;
         let far = std::thread::Builder::new().name("roof-far-end".to_owned()).spawn(move || {
             let _pinned = places.pin_server();
             // The near end sees the connection closed and says so.
-            if let Ok(mut side) = Side::new(carrier, limits, theirs) {
+            if let Ok(mut side) = Side::new(backend, limits, theirs) {
                 let _ = side.serve();
             }
         });
         let far = far.map_err(|error| RoofError::Os { call: "spawn", error })?;
-        let near = Side::new(carrier, limits, ours)?;
+        let near = Side::new(backend, limits, ours)?;
         Ok(Wire { near, source: vec![1; limits.message_bytes_max], far: Some(far) })
+    }
+
+    /// Over a connection whose far end is [`serve_far`].
+    ///
+    /// - Errors: as [`Wire::new`].
+    pub(crate) fn over(
+        carrier: Carrier,
+        limits: Limits,
+        stream: TcpStream,
+    ) -> Result<Wire, RoofError> {
+        let near = Side::new(carrier.backend(VerbsSettings::default()), limits, Link::Tcp(stream))?;
+        Ok(Wire { near, source: vec![1; limits.message_bytes_max], far: None })
     }
 
     /// Sends messages of `message_bytes` one way for `duration`, until the last was read. In GB/s.
     ///
     /// - Errors: the link ended, or nothing came for 10 s.
-    /// - Panics: if a message has no body, or is longer than the limits allow.
+    /// - Panics: if a message is shorter than a header or longer than the limits allow.
     pub fn stream_gb_per_s(
         &mut self,
         message_bytes: usize,
         duration: Duration,
     ) -> Result<f64, RoofError> {
-        assert!(message_bytes > HEADER_BYTES, "{message_bytes} bytes are no stream's message");
+        assert!(message_bytes >= HEADER_BYTES, "{message_bytes} bytes are no message");
         let (start, mut bytes) = (Instant::now(), 0_usize);
         while start.elapsed() < duration {
-            self.near.send(&self.source[..message_bytes])?;
+            self.near.send(Kind::Push, &self.source[..message_bytes])?;
             bytes += message_bytes;
         }
-        self.near.send(&self.source[..HEADER_BYTES])?;
+        self.near.send(Kind::Pull, &self.source[..HEADER_BYTES])?;
         self.near.wait_for_answer()?;
         Ok(bytes as f64 / start.elapsed().as_secs_f64() / 1e9)
     }
@@ -107,17 +120,45 @@ impl Wire {
     ///
     /// - Errors: as [`Wire::stream_gb_per_s`].
     pub fn pings(&mut self, duration: Duration) -> Result<Pings, RoofError> {
+        let log = self.pings_of(HEADER_BYTES, duration)?;
+        let [us_p50, us_p99] = log.p50_p99_us();
+        Ok(Pings { us_p50, us_p99 })
+    }
+
+    /// Sends `message_bytes` there and back, one after another, for `duration`: how long each took
+    /// until its answer was there.
+    ///
+    /// - Errors, panics: as [`Wire::stream_gb_per_s`].
+    pub(crate) fn pings_of(
+        &mut self,
+        message_bytes: usize,
+        duration: Duration,
+    ) -> Result<LatencyLog, RoofError> {
         let (start, mut log) = (Instant::now(), LatencyLog::new());
         let mut sent_at = start;
         while sent_at - start < duration {
-            self.near.send(&self.source[..HEADER_BYTES])?;
+            self.near.send(Kind::Pull, &self.source[..message_bytes])?;
             self.near.wait_for_answer()?;
             let answered_at = Instant::now();
             log.record(answered_at - sent_at);
             sent_at = answered_at;
         }
-        let [us_p50, us_p99] = log.p50_p99_us();
-        Ok(Pings { us_p50, us_p99 })
+        Ok(log)
+    }
+}
+
+/// The far end of a connection, on the calling thread: reads and answers until the near end closes
+/// it.
+///
+/// - Errors: as [`Wire::new`], and if the connection ends in another way.
+pub(crate) fn serve_far(
+    carrier: Carrier,
+    limits: Limits,
+    stream: TcpStream,
+) -> Result<(), RoofError> {
+    match Side::new(carrier.backend(VerbsSettings::default()), limits, Link::Tcp(stream))?.serve() {
+        Err(RoofError::Closed(Fault::PeerClosed)) => Ok(()),
+        ended => ended,
     }
 }
 
@@ -134,8 +175,8 @@ impl Drop for Wire {
 }
 
 /// Two ends of one connection.
-fn pair(carrier: Carrier, limits: &Limits) -> Result<(Link, Link), RoofError> {
-    if carrier == Carrier::Shm {
+fn pair(backend: Option<TcpBackend>, limits: &Limits) -> Result<(Link, Link), RoofError> {
+    if backend.is_none() {
         let (one, other) = shm::pair(ring_bytes(limits)).map_err(RoofError::Shm)?;
         return Ok((Link::Shm(one), Link::Shm(other)));
     }
@@ -144,7 +185,7 @@ fn pair(carrier: Carrier, limits: &Limits) -> Result<(Link, Link), RoofError> {
 }
 
 /// Two ends of one TCP connection over loop-back.
-pub(super) fn tcp_pair() -> Result<(TcpStream, TcpStream), RoofError> {
+pub(crate) fn tcp_pair() -> Result<(TcpStream, TcpStream), RoofError> {
     let failed = |call| move |error| RoofError::Os { call, error };
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("bind"))?;
     let address = listener.local_addr().map_err(failed("getsockname"))?;
@@ -157,12 +198,7 @@ pub(super) fn tcp_pair() -> Result<(TcpStream, TcpStream), RoofError> {
 }
 
 impl Side {
-    fn new(carrier: Carrier, limits: Limits, link: Link) -> Result<Side, RoofError> {
-        let backend = match carrier {
-            Carrier::Shm => None,
-            Carrier::Uring => Some(tcp::TcpBackend::Uring),
-            Carrier::Epoll => Some(tcp::TcpBackend::Epoll),
-        };
+    fn new(backend: Option<TcpBackend>, limits: Limits, link: Link) -> Result<Side, RoofError> {
         let mut transport: Box<dyn Transport> = match backend {
             None => Box::new(Shm::new(limits).map_err(RoofError::Shm)?),
             Some(backend) => tcp::open(backend, limits).map_err(RoofError::Open)?,
@@ -173,7 +209,7 @@ impl Side {
     }
 
     /// Posts one message with the body of `source`, as soon as there is room.
-    fn send(&mut self, source: &[u8]) -> Result<(), RoofError> {
+    fn send(&mut self, kind: Kind, source: &[u8]) -> Result<(), RoofError> {
         let give_up_at = self.transport.now() + PATIENCE;
         let mut slot = loop {
             match self.transport.acquire(self.peer, source.len()) {
@@ -188,7 +224,6 @@ impl Side {
             Integrity::Memory => for_other_core(self.isa, source, body),
             Integrity::NeedsChecksum => body.copy_from_slice(source),
         }
-        let kind = if !source.is_empty() { Kind::Push } else { Kind::Reply };
         seal(bytes, Header::new(kind), Seal::HeaderOnly, |_| 0);
         self.transport.post(slot);
         self.transport.flush();
@@ -209,7 +244,7 @@ impl Side {
         Ok(())
     }
 
-    /// Waits for one message, which is short.
+    /// Waits for one message.
     fn wait_for_answer(&mut self) -> Result<(), RoofError> {
         let give_up_at = self.transport.now() + PATIENCE;
         while self.events.is_empty() {
@@ -224,9 +259,9 @@ impl Side {
         Ok(())
     }
 
-    /// Reads what comes, answers what is short, until the connection ends or nothing comes.
+    /// Reads what comes, answers pulls, until the connection ends or nothing comes.
     fn serve(&mut self) -> Result<(), RoofError> {
-        let short = [0; HEADER_BYTES];
+        let answer = vec![1; self.transport.limits().message_bytes_max];
         let mut give_up_at = self.transport.now() + PATIENCE;
         let mut events = Vec::new();
         loop {
@@ -240,10 +275,10 @@ impl Side {
                 match event {
                     Event::Closed { fault, .. } => return Err(RoofError::Closed(fault)),
                     Event::Received { slot, .. } => {
-                        let is_short = read_lines(&slot) == HEADER_BYTES;
+                        let (kind, bytes) = read_lines(&slot);
                         self.transport.release(slot);
-                        if is_short {
-                            self.send(&short)?;
+                        if kind == Some(Kind::Pull) {
+                            self.send(Kind::Reply, &answer[..bytes])?;
                         }
                     }
                 }
@@ -252,12 +287,14 @@ impl Side {
     }
 }
 
-/// Reads a word of each line. The message's length, in bytes.
-fn read_lines(slot: &RecvSlot) -> usize {
-    let lines = slot.bytes().chunks_exact(LINE_BYTES);
-    let words = lines.filter_map(|line| line.first_chunk()).map(|word| u64::from_le_bytes(*word));
+/// Reads a word of each line. The message's kind, and its length in bytes.
+fn read_lines(slot: &RecvSlot) -> (Option<Kind>, usize) {
+    let bytes = slot.bytes();
+    let words = bytes.chunks_exact(LINE_BYTES).filter_map(|line| line.first_chunk());
+    let words = words.map(|word| u64::from_le_bytes(*word));
     std::hint::black_box(words.fold(0, u64::wrapping_add));
-    slot.bytes().len()
+    let header = bytes.first_chunk().and_then(|head| Header::peek(head).ok());
+    (header.map(|header| header.kind()), bytes.len())
 }
 
 #[cfg(test)]
@@ -278,8 +315,12 @@ mod tests {
                 Err(error) => panic!("{carrier}: {error}"),
             };
             let duration = Duration::from_millis(20);
-            let rate = wire.stream_gb_per_s(100_000, duration).expect("a stream");
-            assert!(rate > 0.0, "{carrier}");
+            for bytes in [HEADER_BYTES, 100_000] {
+                let rate = wire.stream_gb_per_s(bytes, duration).expect("a stream");
+                assert!(rate > 0.0, "{carrier}");
+                let log = wire.pings_of(bytes, duration).expect("pings");
+                assert!(log.quantile_us(0.5) > 0.0, "{carrier}");
+            }
             let pings = wire.pings(duration).expect("pings");
             assert!(pings.us_p50 > 0.0 && pings.us_p99 >= pings.us_p50, "{carrier}: {pings:?}");
         }

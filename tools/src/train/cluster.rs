@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use server::{Pinning, ServerSpec, Way, pin, processor_here};
 use shard::rule::Rules;
 use transport::Limits;
-use transport::tcp::TcpBackend;
 use worker::{
     ConnectSpec, Epoch, Incarnation, Place, Servers, Session, Timeouts, WorkerId, connect,
 };
@@ -20,6 +19,7 @@ use worker::{
 use super::plan::{Plan, ServersWanted, StartedAs};
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
+use crate::rdma::{RdmaArgs, backend};
 
 /// The only generation of the routing table so far: shards do not move yet.
 pub(crate) const EPOCH: Epoch = Epoch::new(1);
@@ -60,6 +60,7 @@ pub(crate) struct Remote {
 pub(crate) struct Contact {
     pub(crate) places: Vec<String>,
     pub(crate) transport: TransportFlag,
+    pub(crate) rdma: RdmaArgs,
 }
 
 /// What a server that is a child says when it is ready.
@@ -82,12 +83,13 @@ impl Cluster {
     pub(crate) fn start(plan: &Plan, children: &mut Children) -> Result<Cluster, Failure> {
         match (&plan.servers, plan.started_as) {
             (ServersWanted::Running(places), _) => {
-                let contact = Contact { places: places.clone(), transport: plan.transport };
+                let (places, rdma) = (places.clone(), plan.rdma.clone());
+                let contact = Contact { places, transport: plan.transport, rdma };
                 contact.places()?;
                 Ok(Cluster::Remote(Remote { contact, _sockets: None }))
             }
             (&ServersWanted::Started(servers), StartedAs::Threads) => {
-                let way = way(plan.transport, Way::Shm);
+                let way = way(plan, Way::Shm)?;
                 let mut server = server_spec(way, 1, plan.isa, Pinning::Free);
                 server.table_bytes_max = table_bytes_max(plan);
                 let mut pairs_from = None;
@@ -169,7 +171,7 @@ impl Contact {
             worker,
             incarnation,
             epoch: EPOCH,
-            backend: backend(self.transport),
+            backend: backend(self.transport, &self.rdma)?,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             connect_max: CONNECT_MAX,
@@ -198,20 +200,12 @@ pub(crate) fn server_spec(way: Way, cores: u16, isa: Isa, pinning: Pinning) -> S
 }
 
 /// How bytes move, where `auto` means `auto_way`.
-pub(crate) fn way(transport: TransportFlag, auto_way: Way) -> Way {
-    match transport {
+pub(crate) fn way(plan: &Plan, auto_way: Way) -> Result<Way, Failure> {
+    Ok(match plan.transport {
         TransportFlag::Auto => auto_way,
         TransportFlag::Shm => Way::Shm,
-        TransportFlag::Uring | TransportFlag::Epoll => Way::Tcp(backend(transport)),
-    }
-}
-
-pub(crate) fn backend(transport: TransportFlag) -> TcpBackend {
-    match transport {
-        TransportFlag::Auto | TransportFlag::Shm => TcpBackend::Auto,
-        TransportFlag::Uring => TcpBackend::Uring,
-        TransportFlag::Epoll => TcpBackend::Epoll,
-    }
+        transport => Way::Tcp(backend(transport, &plan.rdma)?),
+    })
 }
 
 /// Starts `gradwire serve` so many times and waits until each says where it listens.
@@ -232,8 +226,15 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
         if let Some(mib) = plan.table_mib {
             arguments.extend(["--table-mib".to_owned(), mib.to_string()]);
         }
-        if plan.transport == TransportFlag::Epoll {
-            arguments.extend(["--transport".to_owned(), "epoll".to_owned()]);
+        let transport = match plan.transport {
+            TransportFlag::Epoll => Some("epoll"),
+            TransportFlag::Uring => Some("uring"),
+            TransportFlag::Verbs => Some("verbs"),
+            TransportFlag::Auto | TransportFlag::Shm => None,
+        };
+        if let Some(transport) = transport {
+            arguments.extend(["--transport".to_owned(), transport.to_owned()]);
+            arguments.extend(plan.rdma.flags());
         }
         let name = format!("server {server}");
         numbers.push(children.spawn(&name, &arguments, "").map_err(Failure::failed)?);
@@ -258,7 +259,7 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
         }
     }
     let places = places.into_iter().flatten().collect();
-    let contact = Contact { places, transport: plan.transport };
+    let contact = Contact { places, transport: plan.transport, rdma: plan.rdma.clone() };
     Ok(Remote { contact, _sockets: sockets })
 }
 

@@ -14,6 +14,7 @@ use worker::{CodecChoice, RowLife};
 use crate::cli::{DataArgs, TrainArgs};
 use crate::failure::Failure;
 use crate::flags::{ClockBound, CodecFlag, TransportFlag};
+use crate::rdma::RdmaArgs;
 
 /// Share of the rows that is held out where no test file is named.
 const HOLDOUT_DEFAULT: f64 = 0.1;
@@ -36,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) workers: u32,
     pub(crate) started_as: StartedAs,
     pub(crate) transport: TransportFlag,
+    pub(crate) rdma: RdmaArgs,
     pub(crate) codec: CodecFlag,
     pub(crate) life: RowLife,
     /// What the table may take on each server that is started.
@@ -87,6 +89,7 @@ impl Plan {
         if transport == TransportFlag::Shm && running.iter().any(by_tcp) {
             return Err(Failure::usage("--transport shm reaches servers at unix:PATH only"));
         }
+        args.rdma.settings(transport)?;
         if args.table_mib.is_some() && !running.is_empty() {
             return Err(Failure::usage("--table-mib is for servers that this run starts"));
         }
@@ -107,6 +110,7 @@ impl Plan {
             workers,
             started_as,
             transport,
+            rdma: args.rdma,
             codec: args.codec.unwrap_or(CodecFlag(CodecChoice::AUTO)),
             life: RowLife {
                 admission: args.admission.unwrap_or_default().0,
@@ -315,6 +319,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         table_mib: line.table_mib.or(file.table_mib),
         processes: line.processes.or(file.processes),
         transport: line.transport.or(file.transport),
+        rdma: line.rdma.or(file.rdma),
         codec: line.codec.or(file.codec),
         isa: line.isa.or(file.isa),
         save: line.save.or(file.save),

@@ -9,7 +9,7 @@
 mod peer;
 
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -17,11 +17,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use wire::Time;
 
-use self::peer::{Pause, Peer};
+use self::peer::{Found, Peer};
 use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
-use crate::desk::{Desk, prepare};
+use crate::desk::{Beneath, Desk, Lanes, Rung, prepare};
 use crate::slot::{RecvSlot, SendSlot};
 use crate::stream::Assembly;
 use crate::tcp::{OpenError, os_fault};
@@ -35,6 +35,8 @@ const PEERS_MAX: usize = 1024;
 const CHANGES_MAX: usize = 256;
 /// What epoll says when it is the waker, and no peer.
 const WAKER: u64 = u64::MAX;
+/// What epoll says when it is what the transport above watches.
+const WATCHED: u64 = u64::MAX - 1;
 
 /// TCP by epoll.
 pub(crate) struct Epoll {
@@ -75,6 +77,7 @@ impl Epoll {
                     self.wake.clear();
                     self.desk.woken = Woken::Yes;
                 }
+                WATCHED => self.desk.rung = Rung::Yes,
                 number => self.changed(number as u32, change.flags, events),
             }
         }
@@ -94,11 +97,16 @@ impl Epoll {
     }
 
     fn read(&mut self, number: u32, events: &mut Vec<Event>) {
-        let Some(peer) = self.desk.peers[number as usize].as_deref_mut() else { return };
-        match peer.read(&self.desk.recvs, &self.desk.limits, events) {
-            Ok(Pause::Empty) => {}
-            Ok(Pause::Stalled) => self.desk.stalled.push_back(number),
-            Err(fault) => self.fail(number, fault),
+        let peer = PeerId::new(number);
+        loop {
+            let Some(open) = self.desk.peers[number as usize].as_deref_mut() else { return };
+            match open.read(&self.desk.recvs, &self.desk.limits) {
+                Ok(Found::Message(slot)) if self.desk.declines(peer, slot.bytes()) => {}
+                Ok(Found::Message(slot)) => events.push(Event::Received { peer, slot }),
+                Ok(Found::Empty) => return,
+                Ok(Found::Stalled) => return self.desk.stalled.push_back(number),
+                Err(fault) => return self.fail(number, fault),
+            }
         }
     }
 
@@ -132,7 +140,7 @@ impl Epoll {
         }
     }
 
-    fn watch(&self, socket: &TcpStream, number: u32) -> Result<(), Errno> {
+    fn watch_socket(&self, socket: &TcpStream, number: u32) -> Result<(), Errno> {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, socket, EventData::new_u64(number.into()), flags)
     }
@@ -143,6 +151,39 @@ impl Epoll {
 enum Readable {
     Yes,
     No,
+}
+
+impl Beneath for Epoll {
+    fn give_out_lane_messages(&mut self) {
+        self.desk.lanes = Lanes::GivenOut;
+    }
+
+    fn watch(&mut self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        // Level-triggered: told of until it is unreadable.
+        epoll::add(&self.epoll, fd, EventData::new_u64(WATCHED), EventFlags::IN)
+    }
+
+    fn take_rung(&mut self) -> Rung {
+        std::mem::replace(&mut self.desk.rung, Rung::No)
+    }
+
+    fn has_news(&mut self) -> bool {
+        self.desk.woken == Woken::Yes
+            || self.desk.has_work()
+            || self.desk.has_fed()
+            || self.wait(Duration::ZERO) == Readable::Yes
+    }
+
+    fn sleep(&mut self, deadline: Time) {
+        let now = self.now();
+        if now < deadline {
+            self.wait(deadline - now);
+        }
+    }
+
+    fn forget_wakers(&mut self) {
+        self.desk.woken = Woken::No;
+    }
 }
 
 impl Transport for Epoll {
@@ -175,7 +216,7 @@ impl Transport for Epoll {
         prepare(&socket)?;
         socket.set_nonblocking(true).map_err(os("fcntl"))?;
         let Some(inbox) = Assembly::new(&self.desk.recvs) else { return Err(full) };
-        self.watch(&socket, number).map_err(|errno| os("epoll_ctl")(errno.into()))?;
+        self.watch_socket(&socket, number).map_err(|errno| os("epoll_ctl")(errno.into()))?;
         let id = PeerId::new(number);
         self.desk.peers.push(Some(Box::new(Peer::new(id, socket, inbox))));
         self.peers_open += 1;

@@ -12,7 +12,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags};
 
-use crate::api::{Event, Fault, Limits, PeerId};
+use crate::api::{Fault, Limits, PeerId};
 use crate::desk::{Connection, Flushing};
 use crate::outbox::Outbox;
 use crate::pool::Pool;
@@ -36,9 +36,11 @@ pub(super) struct Peer {
     ending: Ending,
 }
 
-/// Why reading stopped, when nothing is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
+/// What reading came to, when nothing is wrong.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A message; there may be more.
+    Message(RecvSlot),
     /// The socket is empty; the kernel tells when that changes.
     Empty,
     /// The peer is over its limit: go on when slots have come back.
@@ -108,23 +110,16 @@ impl Peer {
         }
     }
 
-    /// Receives until the socket is empty or the peer is over its limit; whole messages become
-    /// events.
-    pub(super) fn read(
-        &mut self,
-        pool: &Pool,
-        limits: &Limits,
-        events: &mut Vec<Event>,
-    ) -> Result<Pause, Fault> {
+    /// Receives until there is a whole message, the socket is empty, or the peer is over its limit.
+    pub(super) fn read(&mut self, pool: &Pool, limits: &Limits) -> Result<Found, Fault> {
         loop {
             match self.inbox.next(pool, limits).map_err(Fault::Malformed)? {
                 Step::Message { slot, bytes } => {
                     let memory = RecvMemory::Pool(slot);
-                    let slot = RecvSlot { peer: self.id, bytes, memory };
-                    events.push(Event::Received { peer: self.id, slot });
+                    return Ok(Found::Message(RecvSlot { peer: self.id, bytes, memory }));
                 }
-                Step::Stalled => return Ok(Pause::Stalled),
-                Step::Starved if self.readable != Readiness::Ready => return Ok(Pause::Empty),
+                Step::Stalled => return Ok(Found::Stalled),
+                Step::Starved if self.readable != Readiness::Ready => return Ok(Found::Empty),
                 Step::Starved => self.fill()?,
             }
         }

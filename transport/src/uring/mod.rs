@@ -14,7 +14,7 @@ mod ring;
 
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types};
@@ -27,7 +27,7 @@ use self::ring::{Completion, Op, Ring, Stage, Tag};
 use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
-use crate::desk::{Desk, prepare};
+use crate::desk::{Beneath, Desk, Lanes, Rung, prepare};
 use crate::slot::{RecvMemory, RecvSlot, SendSlot};
 use crate::stream::{Assembly, Step};
 use crate::tcp::{OpenError, os_fault};
@@ -57,6 +57,8 @@ pub(crate) struct Uring {
     places: Vec<u32>,
     ring: Ring,
     wake: Wake,
+    /// What the transport above watches, which keeps it open.
+    watched: Option<RawFd>,
     /// Peers whose next bytes are asked for by a call of this thread, and not by the ring.
     hot: Vec<Hot>,
     /// Completions that a flush has found, for the next poll.
@@ -85,6 +87,7 @@ impl Uring {
             places: (0..peers_max).rev().collect(),
             ring,
             wake: Wake::new().map_err(|errno| os("eventfd")(errno.into()))?,
+            watched: None,
             hot: Vec::with_capacity(HOT_MAX),
             landed: VecDeque::new(),
         };
@@ -95,10 +98,18 @@ impl Uring {
 
     /// Asks to be told whenever the eventfd becomes readable.
     fn arm_waker(&mut self) -> Result<(), Errno> {
-        let eventfd = types::Fd(self.wake.fd().as_raw_fd());
-        let entry = opcode::PollAdd::new(eventfd, libc::POLLIN as u32).multi(true).build();
+        self.arm(self.wake.fd().as_raw_fd(), Op::Wake)
+    }
+
+    /// The same of what the transport above watches.
+    fn arm_watched(&mut self) -> Result<(), Errno> {
+        self.watched.map_or(Ok(()), |fd| self.arm(fd, Op::Watched))
+    }
+
+    fn arm(&mut self, fd: RawFd, op: Op) -> Result<(), Errno> {
+        let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true).build();
         // SAFETY: a poll names no memory.
-        unsafe { self.ring.push(entry, Tag { op: Op::Wake, peer: 0 }) }
+        unsafe { self.ring.push(entry, Tag { op, peer: 0 }) }
     }
 
     fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
@@ -111,6 +122,14 @@ impl Uring {
                 self.desk.woken = Woken::Yes;
                 if stage == Stage::Last
                     && let Err(errno) = self.arm_waker()
+                {
+                    self.fail_all(errno);
+                }
+            }
+            Op::Watched => {
+                self.desk.rung = Rung::Yes;
+                if stage == Stage::Last
+                    && let Err(errno) = self.arm_watched()
                 {
                     self.fail_all(errno);
                 }
@@ -168,21 +187,23 @@ impl Uring {
         while let Some(completion) = self.ring.pop() {
             match completion.tag.op {
                 Op::Send => self.sent(completion.tag.peer, completion.result),
-                Op::Recv | Op::Wake => self.landed.push_back(completion),
+                Op::Recv | Op::Wake | Op::Watched => self.landed.push_back(completion),
             }
         }
     }
 
     /// Gives out the whole messages of a peer and receives on, if it may.
     fn advance(&mut self, number: u32, events: &mut Vec<Event>) {
-        let Some(peer) = self.desk.peers[number as usize].as_deref_mut() else { return };
-        let id = peer.id;
+        let id = PeerId::new(number);
         let fault = loop {
+            let Some(peer) = self.desk.peers[number as usize].as_deref_mut() else { return };
             match peer.inbox.next(&self.desk.recvs, &self.desk.limits) {
                 Ok(Step::Message { slot, bytes }) => {
                     let memory = RecvMemory::Pool(slot);
                     let slot = RecvSlot { peer: id, bytes, memory };
-                    events.push(Event::Received { peer: id, slot });
+                    if !self.desk.declines(id, slot.bytes()) {
+                        events.push(Event::Received { peer: id, slot });
+                    }
                 }
                 Ok(Step::Stalled) => return self.desk.stalled.push_back(number),
                 Ok(Step::Starved) if peer.is_between_messages() && self.hot.len() < HOT_MAX => {
@@ -281,17 +302,6 @@ impl Uring {
         }
     }
 
-    /// Whether the next poll has something to do, or a refused `acquire` may succeed.
-    fn has_news(&mut self) -> bool {
-        self.enter();
-        self.try_hot();
-        self.desk.woken == Woken::Yes
-            || self.ring.has_completions()
-            || !self.landed.is_empty()
-            || self.desk.has_work()
-            || self.desk.has_fed()
-    }
-
     /// Spins until there is news, which is true, or until `until` has come.
     fn spin(&mut self, until: Time) -> bool {
         loop {
@@ -315,6 +325,48 @@ impl Uring {
             return Err(AdoptError::Os { call: "io_uring_register", error });
         }
         Ok(place)
+    }
+}
+
+impl Beneath for Uring {
+    fn give_out_lane_messages(&mut self) {
+        self.desk.lanes = Lanes::GivenOut;
+    }
+
+    fn watch(&mut self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.watched = Some(fd.as_raw_fd());
+        self.arm_watched()?;
+        self.ring.enter()
+    }
+
+    fn take_rung(&mut self) -> Rung {
+        std::mem::replace(&mut self.desk.rung, Rung::No)
+    }
+
+    fn has_news(&mut self) -> bool {
+        self.enter();
+        self.try_hot();
+        self.desk.woken == Woken::Yes
+            || self.ring.has_completions()
+            || !self.landed.is_empty()
+            || self.desk.has_work()
+            || self.desk.has_fed()
+    }
+
+    fn sleep(&mut self, deadline: Time) {
+        self.cool();
+        let now = self.now();
+        if now >= deadline {
+            return;
+        }
+        // What a hot peer sent since it was asked last completes its receive at once.
+        if let Err(errno) = self.ring.sleep(deadline - now) {
+            self.fail_all(errno);
+        }
+    }
+
+    fn forget_wakers(&mut self) {
+        self.desk.woken = Woken::No;
     }
 }
 
@@ -396,13 +448,9 @@ impl Transport for Uring {
             spin_ns => deadline.min(self.now() + Duration::from_nanos(spin_ns)),
         };
         if !self.spin(spin_until) && spin_until < deadline {
-            self.cool();
-            // What a hot peer sent since it was asked last completes its receive at once.
-            if let Err(errno) = self.ring.sleep(deadline - self.now()) {
-                self.fail_all(errno);
-            }
+            self.sleep(deadline);
         }
-        self.desk.woken = Woken::No;
+        self.forget_wakers();
     }
 
     fn waker(&self) -> Waker {

@@ -18,8 +18,8 @@ use super::PEERS_MAX;
 
 /// Entries of the submission queue. When it is full, it is submitted.
 const SUBMISSIONS_MAX: u32 = 256;
-/// Entries of the completion queue: a receive and a send for each peer, and the waker.
-const COMPLETIONS_MAX: u32 = 2 * PEERS_MAX + 2;
+/// Entries of the completion queue: a receive and a send for each peer, the waker, what is watched.
+const COMPLETIONS_MAX: u32 = 2 * PEERS_MAX + 3;
 
 /// What an operation was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub(super) enum Op {
     Recv,
     Send,
     Wake,
+    Watched,
 }
 
 /// Who an operation was for, as it travels through the kernel.
@@ -81,7 +82,8 @@ impl Tag {
         let op = match raw & 0xff {
             0 => Op::Recv,
             1 => Op::Send,
-            _ => Op::Wake,
+            2 => Op::Wake,
+            _ => Op::Watched,
         };
         Tag { op, peer: (raw >> 8) as u32 }
     }

@@ -1,4 +1,6 @@
 //! Limits: 100 columns a line, 70 lines a function, 500 lines a file without its tests.
+//!
+//! A file that a program wrote, and says so in its first words, is left out: nobody reads it.
 
 use super::Report;
 use crate::rust_source::Source;
@@ -7,12 +9,16 @@ use crate::tree::Tree;
 const COLUMNS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 500;
+const GENERATED: &str = "//! @generated";
 
 pub(super) fn check(tree: &Tree) -> Report {
     let mut report = Report::new("limits", "files");
     let test_files = test_files(tree);
     for (path, text) in tree.with_extension("rs") {
         report.looked_at += 1;
+        if text.starts_with(GENERATED) {
+            continue;
+        }
         for (index, line) in text.lines().enumerate() {
             let columns = line.chars().count();
             if columns > COLUMNS_MAX {
@@ -82,6 +88,8 @@ mod tests {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "// b\n".repeat(500));
         assert_eq!(findings(check, &[("a.rs", &tests)]), [""; 0]);
         assert_eq!(findings(check, &[("a/tests/b.rs", &long)]), [""; 0]);
+        let generated = format!("//! @generated: numbers\n{long}");
+        assert_eq!(findings(check, &[("a.rs", &generated)]), [""; 0]);
         let parent = ("src/a.rs", "#[cfg(test)]\nmod trials;\n");
         assert_eq!(findings(check, &[parent, ("src/a/trials.rs", &long)]), [""; 0]);
     }

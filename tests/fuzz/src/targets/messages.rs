@@ -10,8 +10,8 @@ use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
 use wire::{
     Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, Incarnation,
-    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, ListHead, NumbersHead, PART_BYTES, RowLife,
-    ScanCursor, Seal, Staleness, TableSpec, WorkerId,
+    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LANE_BODY_BYTES, LaneMessage, LaneOffer,
+    ListHead, NumbersHead, PART_BYTES, RowLife, ScanCursor, Seal, Staleness, TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -122,10 +122,38 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             vec![sealed(header(kind, 0), &[]), sealed(middle, &[])]
         }
         Kind::Size => vec![sealed(header(kind, 0), &[0; wire::SIZE_BODY_BYTES])],
+        Kind::Lane => lane_words().iter().map(|word| sealed(header(kind, 0), word)).collect(),
         Kind::Hello | Kind::Welcome | Kind::Reply | Kind::Leave | Kind::Measure => {
             vec![sealed(header(kind, 0), &[])]
         }
     }
+}
+
+/// What two transports say of a lane.
+fn lane_words() -> [[u8; LANE_BODY_BYTES]; 5] {
+    let offer = LaneOffer {
+        generation: 1,
+        qp_number: 17,
+        psn: 99,
+        lid: 0,
+        gid: [7; 16],
+        mtu_code: 3,
+        messages_max: 256,
+        messages_held: 1,
+        ring_address: 1 << 40,
+        ring_bytes: 4 << 20,
+        rkey: 5,
+        position: 128,
+        released: 64,
+    };
+    let words = [
+        LaneMessage::Offer(offer),
+        LaneMessage::Ready { generation: 1 },
+        LaneMessage::Switch { generation: 1 },
+        LaneMessage::Broken { generation: 1, delivered: 3, reason: 2 },
+        LaneMessage::None { reason: 1 },
+    ];
+    words.map(|word| word.to_bytes())
 }
 
 /// Good messages of every kind.
@@ -206,7 +234,7 @@ pub(super) fn mend(message: &mut Vec<u8>, random: &mut Random) {
     let mut header = Header::read_from_bytes(&message[..HEADER_BYTES]).expect("as long as one");
     (header.magic, header.version) = (known.magic, known.version);
     if Kind::from_u8(header.kind).is_none() {
-        header.kind = 1 + random.below(14) as u8;
+        header.kind = 1 + random.below(16) as u8;
     }
     if random.below(4) > 0 {
         (header.epoch, header.worker) = (EPOCH.get(), WORKER.get());

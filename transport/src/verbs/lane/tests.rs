@@ -1,0 +1,335 @@
+//! Two ends of a lane against each other, over a way that breaks at any moment.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What the TCP link carries.
+#[derive(Clone, Copy, Debug)]
+enum Item {
+    Control(LaneMessage),
+    Message(u64),
+}
+
+/// A write under way to an end.
+#[derive(Clone, Copy, Debug)]
+enum Write {
+    Try,
+    Message(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pair {
+    None,
+    Waiting,
+    Connected,
+    /// A write to it was lost: it takes no later one, as a reliable queue pair does not.
+    Deaf,
+}
+
+struct End {
+    lane: Lane,
+    /// From the peer, over TCP.
+    tcp: VecDeque<Item>,
+    /// From the peer, by the lane of this generation.
+    writes: VecDeque<Write>,
+    pair: Pair,
+    /// Taken from the lane in this generation.
+    taken: u64,
+    /// Taken before the peer's switch came.
+    early: VecDeque<u64>,
+    received: Vec<u64>,
+    /// Sent by the lane in this generation.
+    sent: Vec<u64>,
+    next: u64,
+}
+
+struct Model {
+    ends: [End; 2],
+    now: Time,
+    wire_works: bool,
+    lane_messages: u64,
+}
+
+fn offer(generation: u32) -> LaneOffer {
+    LaneOffer {
+        generation,
+        qp_number: 1,
+        psn: 1,
+        lid: 0,
+        gid: [0; 16],
+        mtu_code: 1,
+        messages_max: 1,
+        messages_held: 0,
+        ring_address: 0,
+        ring_bytes: 64,
+        rkey: 1,
+        position: 0,
+        released: 0,
+    }
+}
+
+impl Model {
+    fn new() -> Model {
+        let end = || End {
+            lane: Lane::new(Time::from_nanos(0)),
+            tcp: VecDeque::new(),
+            writes: VecDeque::new(),
+            pair: Pair::None,
+            taken: 0,
+            early: VecDeque::new(),
+            received: Vec::new(),
+            sent: Vec::new(),
+            next: 0,
+        };
+        let now = Time::from_nanos(0);
+        Model { ends: [end(), end()], now, wire_works: true, lane_messages: 0 }
+    }
+
+    fn say(&mut self, from: usize, item: Item) {
+        self.ends[1 - from].tcp.push_back(item);
+    }
+
+    fn send(&mut self, from: usize) {
+        let number = self.ends[from].next;
+        match self.ends[from].lane.way() {
+            Way::Closed => return,
+            Way::Tcp => self.say(from, Item::Message(number)),
+            Way::Lane => {
+                self.ends[from].sent.push(number);
+                self.write(from, Write::Message(number));
+            }
+        }
+        self.ends[from].next += 1;
+    }
+
+    /// What is written to a queue pair that is gone, or over a broken wire, is lost.
+    fn write(&mut self, from: usize, write: Write) {
+        let there = &mut self.ends[1 - from];
+        match there.pair {
+            Pair::Connected if self.wire_works => there.writes.push_back(write),
+            Pair::Connected => there.pair = Pair::Deaf,
+            _ => {}
+        }
+    }
+
+    fn hear(&mut self, end: usize) {
+        let now = self.now;
+        let here = &mut self.ends[end];
+        match here.tcp.pop_front() {
+            None => {}
+            Some(Item::Message(number)) => here.received.push(number),
+            Some(Item::Control(message)) => {
+                here.lane.hear(&message, now).expect("the peer keeps the rules");
+                if here.lane.peer_has_switched() {
+                    here.received.extend(here.early.drain(..));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, end: usize) {
+        let here = &mut self.ends[end];
+        match here.writes.pop_front() {
+            None => {}
+            Some(Write::Message(number)) => {
+                here.taken += 1;
+                self.lane_messages += 1;
+                match here.lane.peer_has_switched() {
+                    true => here.received.push(number),
+                    false => here.early.push_back(number),
+                }
+            }
+            // Its sender's device has the acknowledgement.
+            Some(Write::Try) => {
+                self.ends[1 - end].lane.arrived();
+            }
+        }
+    }
+
+    fn fail(&mut self, end: usize) {
+        let now = self.now;
+        self.ends[end].lane.failed(Reason::Request, now);
+    }
+
+    /// The wire is cut: what is under way is lost.
+    fn cut(&mut self) {
+        self.wire_works = false;
+        for end in self.ends.iter_mut().filter(|end| !end.writes.is_empty()) {
+            end.writes.clear();
+            end.pair = Pair::Deaf;
+        }
+    }
+
+    /// Does one step; what has come is taken up to a point before the queue pair is destroyed.
+    fn step(&mut self, end: usize, takes: usize) {
+        let now = self.now;
+        let Some(step) = self.ends[end].lane.step(now) else { return };
+        let generation = self.ends[end].lane.generation();
+        match step {
+            Step::Offer { .. } => {
+                self.ends[end].pair = Pair::Waiting;
+                self.ends[end].lane.offered();
+                self.say(end, Item::Control(LaneMessage::Offer(offer(generation))));
+            }
+            Step::Connect(_) => {
+                self.ends[end].pair = Pair::Connected;
+                self.ends[end].lane.connected();
+                self.say(end, Item::Control(LaneMessage::Ready { generation }));
+            }
+            Step::Try => {
+                self.write(end, Write::Try);
+                self.ends[end].lane.tried();
+            }
+            Step::Switch => {
+                self.ends[end].lane.switched(now);
+                self.say(end, Item::Control(LaneMessage::Switch { generation }));
+            }
+            Step::Break { reason, .. } => {
+                for _ in 0..takes {
+                    self.take(end);
+                }
+                let here = &mut self.ends[end];
+                here.writes.clear();
+                here.pair = Pair::None;
+                here.lane.broken(now);
+                let (delivered, reason) = (here.taken, reason as u8);
+                let word = LaneMessage::Broken { generation, delivered, reason };
+                self.say(end, Item::Control(word));
+            }
+            Step::Reroute { delivered } => {
+                let sent = std::mem::take(&mut self.ends[end].sent);
+                for &number in &sent[delivered as usize..] {
+                    self.say(end, Item::Message(number));
+                }
+                self.ends[end].taken = 0;
+                self.ends[end].lane.rerouted(now);
+            }
+            Step::Quit => unreachable!("nobody refuses"),
+        }
+    }
+
+    /// Lets everything come to rest.
+    fn settle(&mut self) {
+        self.wire_works = true;
+        for _ in 0..200 {
+            self.now = self.now + Duration::from_millis(100);
+            for end in [0, 1] {
+                (0..50).for_each(|_| self.hear(end));
+                (0..50).for_each(|_| self.take(end));
+                self.step(end, 0);
+            }
+        }
+    }
+
+    fn check(&self) {
+        for (end, there) in [(0, 1), (1, 0)] {
+            let all: Vec<u64> = (0..self.ends[there].next).collect();
+            assert_eq!(self.ends[end].received, all, "what end {end} received");
+        }
+    }
+}
+
+/// What happens next, at one of the ends.
+fn act(model: &mut Model, what: u8, end: usize, takes: usize) {
+    model.now = model.now + Duration::from_millis(7);
+    match what {
+        0..=5 => model.send(end),
+        6..=12 => model.hear(end),
+        13..=18 => model.take(end),
+        19..=26 => model.step(end, takes),
+        27 => model.cut(),
+        28 => model.wire_works = true,
+        _ => model.fail(end),
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_message_arrives_once_and_in_order_wherever_a_lane_breaks(
+        acts in prop::collection::vec((0_u8..30, 0_usize..2, 0_usize..4), 0..800),
+    ) {
+        let mut model = Model::new();
+        for (what, end, takes) in acts {
+            act(&mut model, what, end, takes);
+        }
+        // A cut that nobody noticed is noticed by the deadline of a request.
+        model.fail(0);
+        model.fail(1);
+        model.settle();
+        model.check();
+        prop_assert!(model.ends.iter().all(|end| end.lane.way() == Way::Lane), "healed");
+    }
+}
+
+#[test]
+fn two_ends_come_to_a_lane_and_send_by_it() {
+    let mut model = Model::new();
+    model.settle();
+    (0..10).for_each(|_| model.send(0));
+    assert_eq!(model.ends[0].sent.len(), 10);
+    model.settle();
+    model.check();
+    assert_eq!(model.lane_messages, 10);
+}
+
+#[test]
+fn a_way_that_does_not_work_is_never_used() {
+    let mut model = Model::new();
+    model.cut();
+    for _ in 0..50 {
+        for end in [0, 1] {
+            (0..9).for_each(|_| model.hear(end));
+            (0..9).for_each(|_| model.step(end, 0));
+            model.send(end);
+            model.fail(end);
+            assert_eq!(model.ends[end].lane.way(), Way::Tcp);
+        }
+        model.now = model.now + PAUSE_MAX;
+    }
+    model.settle();
+    model.check();
+}
+
+#[test]
+fn pauses_double_up_to_a_second_and_begin_anew_after_a_good_use() {
+    let now = Time::from_nanos(0);
+    let mut lane = Lane::new(now);
+    let mut pause = || {
+        lane.cannot_offer(now);
+        lane.due().expect("it tries again") - now
+    };
+    assert_eq!([pause(), pause()], [PAUSE_MIN, PAUSE_MIN * 2]);
+    assert_eq!((0..9).map(|_| pause()).max(), Some(PAUSE_MAX));
+    lane.switched(now);
+    lane.failed(Reason::Request, now + GOOD_USE);
+    lane.broken(now);
+    lane.rerouted(now);
+    assert_eq!(lane.due(), Some(now + PAUSE_MIN));
+}
+
+#[test]
+fn a_peer_without_lanes_ends_them_unless_one_is_in_use() {
+    let now = Time::from_nanos(0);
+    let none = LaneMessage::None { reason: 9 };
+    let mut lane = Lane::new(now);
+    lane.offered();
+    lane.hear(&none, now).expect("it may say so");
+    assert_eq!(lane.step(now), Some(Step::Quit));
+    lane.quitted();
+    assert_eq!((lane.step(now), lane.way()), (None, Way::Tcp));
+    let mut lane = Lane::new(now);
+    lane.switched(now);
+    assert!(lane.hear(&none, now).is_err());
+}
+
+#[test]
+fn what_a_peer_says_of_another_generation_or_twice_is_a_breach() {
+    let now = Time::from_nanos(0);
+    let mut lane = Lane::new(now);
+    assert!(lane.hear(&LaneMessage::Ready { generation: 2 }, now).is_err());
+    assert!(lane.hear(&LaneMessage::Switch { generation: 1 }, now).is_ok());
+    assert!(lane.hear(&LaneMessage::Switch { generation: 1 }, now).is_err());
+}

@@ -1,0 +1,241 @@
+//! One device as one core uses it: its completion queue, and the memory that lanes send from and
+//! receive into.
+//!
+//! Owns the choice of a device and port for a link, and what the lanes of a device share. A lane's
+//! own queue pair and ring are left to [`super::peer`].
+//!
+//! Invariant: the completion queue has room for every completion that its queue pairs can have at
+//! a time: `reserve` comes before each queue pair.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::completion::CompletionQueue;
+use super::credit::RECVS_MAX;
+use super::device::{Device, Mtu, PortInfo, devices};
+use super::error::VerbsError;
+use super::gid::{Choice, Wish, choose};
+use super::memory::Access;
+use super::parts::Arena;
+use super::queue_pair::Path;
+use super::ring::{FreeRings, RecvRing};
+use super::settings::{Breakage, VerbsSettings};
+use crate::api::Limits;
+use crate::pool::Pool;
+
+/// Requests under way at one queue pair that this side sends.
+pub(super) const SENDS_MAX: u32 = 320;
+/// Completions of one queue pair that may wait to be polled: all its receives and sends, since in
+/// its error state each has one.
+const COMPLETIONS_PER_PAIR: u32 = RECVS_MAX + SENDS_MAX;
+/// Queue pairs that a new completion queue has room for.
+const PAIRS_AT_FIRST: u32 = 4;
+/// A packet is sent again so often at most.
+const RETRY_COUNT: u8 = 7;
+/// Unit of the time after which a packet is sent again, in nanoseconds. Source: InfiniBand
+/// specification 1.4, 9.7.6.1.3: 4.096 us times two to the power of the value.
+const ACK_TIMEOUT_UNIT_NS: u128 = 4096;
+/// The largest such power.
+const ACK_TIMEOUT_MAX: u8 = 31;
+
+/// A device and what its lanes share.
+pub(super) struct Station {
+    pub(super) device: Device,
+    pub(super) cq: CompletionQueue,
+    pub(super) sends: Pool,
+    rings: Arena,
+    free_rings: FreeRings,
+    pairs: u32,
+    pub(super) health: Health,
+    breakage: Breakage,
+}
+
+/// Whether a device may still be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    Good,
+    /// It is gone or its completion queue overran: it is given up once its lanes are.
+    Lost,
+}
+
+/// A port that reaches a link's peer.
+#[derive(Clone, Debug)]
+pub(super) struct Reach {
+    pub(super) choice: Choice,
+    pub(super) port: PortInfo,
+    /// The longest payload of a packet that this side would send.
+    pub(super) mtu: Mtu,
+}
+
+impl Station {
+    /// Opens the device of this name.
+    pub(super) fn open(
+        name: &str,
+        limits: &Limits,
+        settings: &VerbsSettings,
+    ) -> Result<Station, VerbsError> {
+        let device = Device::open(name)?;
+        let at_first = match settings.breakage {
+            Breakage::SmallCq => 4,
+            _ => (PAIRS_AT_FIRST * COMPLETIONS_PER_PAIR).min(device.limits().completions_max),
+        };
+        let cq = CompletionQueue::new(&device, at_first)?;
+        let sends_bytes = Pool::first_bytes(limits).next_power_of_two();
+        let sends = Rc::new(Arena::new(&device, Access::Local, sends_bytes));
+        let rings = Arena::new(&device, Access::RemoteWrite, ring_bytes(limits));
+        Ok(Station {
+            cq,
+            sends: Pool::registered(limits, &sends)?,
+            rings,
+            free_rings: FreeRings::default(),
+            pairs: 0,
+            health: Health::Good,
+            breakage: settings.breakage,
+            device,
+        })
+    }
+
+    /// Makes room for the completions of one more queue pair.
+    ///
+    /// Errors: the device has no longer queues; nothing changed.
+    pub(super) fn reserve(&mut self) -> Result<(), VerbsError> {
+        let needed = (self.pairs + 1) * COMPLETIONS_PER_PAIR;
+        if needed > self.cq.entries() && self.breakage != Breakage::SmallCq {
+            let limit = self.device.limits().completions_max;
+            if needed > limit {
+                let device = self.device.name().to_owned();
+                return Err(VerbsError::Limit {
+                    what: "completion queue entries",
+                    device,
+                    wanted: needed,
+                    limit,
+                });
+            }
+            self.cq.resize((needed * 2).min(limit))?;
+        }
+        self.pairs += 1;
+        Ok(())
+    }
+
+    /// A queue pair is gone, and its completions were polled.
+    pub(super) fn unreserve(&mut self) {
+        self.pairs -= 1;
+    }
+
+    /// How many queue pairs there are.
+    pub(super) fn pairs(&self) -> u32 {
+        self.pairs
+    }
+
+    /// An empty ring.
+    pub(super) fn ring(&self, limits: &Limits) -> Result<Rc<RecvRing>, VerbsError> {
+        let free = self.free_rings.borrow_mut().pop();
+        let part = match free {
+            Some(part) => part,
+            None => self.rings.take(ring_bytes(limits))?,
+        };
+        Ok(RecvRing::new(part, &self.free_rings))
+    }
+
+    /// The port of this device that reaches the peer of a link with this address here.
+    pub(super) fn reach(
+        &self,
+        local: IpAddr,
+        settings: &VerbsSettings,
+    ) -> Result<Reach, VerbsError> {
+        let info = self.device.info()?;
+        let choice = choose(std::slice::from_ref(&info), &wish(local, settings))?;
+        let port = self.device.port(choice.port)?;
+        let mtu = settings.mtu_max.map_or(port.mtu, |mtu_max| mtu_max.min(port.mtu));
+        Ok(Reach { choice, port, mtu })
+    }
+}
+
+/// The name of the device that reaches the peer of a link with this address here.
+pub(super) fn find_device(local: IpAddr, settings: &VerbsSettings) -> Result<String, VerbsError> {
+    let devices = devices()?;
+    if devices.is_empty() {
+        return Err(VerbsError::NoDevice);
+    }
+    choose(&devices, &wish(local, settings)).map(|choice| choice.device)
+}
+
+/// Size of a ring, in bytes: a message fits beside what is skipped before it, wherever that is.
+pub(super) fn ring_bytes(limits: &Limits) -> usize {
+    let two_messages = 2 * limits.message_bytes_max.next_multiple_of(64);
+    let most = usize::try_from(wire::LANE_RING_BYTES_MAX).expect("64 MiB");
+    limits.recv_bytes_max.max(two_messages).min(most).next_power_of_two()
+}
+
+/// This side's way, as far as it knows it.
+pub(super) fn path(reach: &Reach, settings: &VerbsSettings, psn: u32) -> Path {
+    Path {
+        port: reach.choice.port,
+        link_layer: reach.choice.link_layer,
+        gid_index: reach.choice.gid_index,
+        pkey_index: settings.pkey_index,
+        mtu: reach.mtu,
+        service_level: settings.service_level,
+        traffic_class: settings.traffic_class,
+        timeout: ack_timeout(settings),
+        retry_count: RETRY_COUNT,
+        rnr_retry_count: 0, // `super::credit` says why none is needed.
+        reads_max: 0,
+        psn,
+    }
+}
+
+/// The payload's length of this code, as `wire` has checked it.
+pub(super) fn mtu_of(code: u8) -> Mtu {
+    match code {
+        1 => Mtu::Bytes256,
+        2 => Mtu::Bytes512,
+        3 => Mtu::Bytes1024,
+        4 => Mtu::Bytes2048,
+        _ => Mtu::Bytes4096,
+    }
+}
+
+/// So that all retries together take at most as long as a request may.
+fn ack_timeout(settings: &VerbsSettings) -> u8 {
+    let tries = u128::from(RETRY_COUNT) + 1;
+    let units = settings.operation_max.as_nanos() / tries / ACK_TIMEOUT_UNIT_NS;
+    (units.max(2).ilog2() as u8).min(ACK_TIMEOUT_MAX)
+}
+
+fn wish(local: IpAddr, settings: &VerbsSettings) -> Wish {
+    Wish {
+        device: settings.device.map(|device| device.to_string()),
+        port: settings.port,
+        gid_index: settings.gid_index.map(u32::from),
+        local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_ring_is_a_power_of_two_and_holds_two_messages() {
+        let of = |message_bytes_max, recv_bytes_max| {
+            ring_bytes(&Limits { message_bytes_max, recv_bytes_max, ..Limits::default() })
+        };
+        assert_eq!(of(1 << 20, 4 << 20), 4 << 20);
+        assert_eq!(of(1 << 20, 0), 2 << 20);
+        assert_eq!(of(1 << 10, 3 << 20), 4 << 20);
+        assert_eq!(of(16 << 20, usize::MAX / 2), 64 << 20);
+    }
+
+    #[test]
+    fn all_retries_of_a_packet_take_no_longer_than_a_request_may() {
+        for millis in [1, 100, 500, 10_000] {
+            let operation_max = Duration::from_millis(millis);
+            let timeout = ack_timeout(&VerbsSettings { operation_max, ..Default::default() });
+            let once = Duration::from_nanos(4096 << timeout);
+            assert!(once * 8 <= operation_max && once * 16 > operation_max, "{millis}: {timeout}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The body of a lane message: what two transports tell each other, over their TCP link, about a
+//! faster way beside it.
+//!
+//! Owns the layout. When each is said is left to the transport; nobody above it sees one.
+//!
+//! Invariant: what [`LaneMessage::from_bytes`] gives has every field within its range.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Size of a lane message's body, in bytes.
+pub const LANE_BODY_BYTES: usize = 88;
+
+/// A ring for messages has at most so many bytes: positions travel in 21 bits of 64 bytes each,
+/// and two that are a ring apart must differ.
+pub const LANE_RING_BYTES_MAX: u64 = 64 << 20;
+
+/// Numbers of queue pairs and packets have so many bits.
+const NUMBER_BITS: u32 = 24;
+/// Positions, and the ring's size, are multiples of this, in bytes.
+const UNIT_BYTES: u64 = 64;
+/// The largest code of a packet's longest payload: 4096 bytes.
+const MTU_CODE_MAX: u8 = 5;
+
+/// What one side says of the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneMessage {
+    /// A queue pair and a ring are ready to be connected to.
+    Offer(LaneOffer),
+    /// The queue pair of this generation is connected to the peer's.
+    Ready {
+        /// Which life of the lane.
+        generation: u32,
+    },
+    /// This was the last message over TCP; what was acquired later comes by the lane.
+    Switch {
+        /// Which life of the lane.
+        generation: u32,
+    },
+    /// The lane is over on this side; it takes no more from it.
+    Broken {
+        /// Which life of the lane.
+        generation: u32,
+        /// Messages that this side took from it, in order, since its `Offer`.
+        delivered: u64,
+        /// Why, by a number that only logs read.
+        reason: u8,
+    },
+    /// This side has no lanes: it is not to be asked again.
+    None {
+        /// Why, by a number that only logs read.
+        reason: u8,
+    },
+}
+
+/// Where and how the peer may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneOffer {
+    /// Which life of the lane, from 1.
+    pub generation: u32,
+    /// Number of the queue pair: 24 bits.
+    pub qp_number: u32,
+    /// Number of the first packet that this side sends: 24 bits.
+    pub psn: u32,
+    /// The port's local identifier; 0 on Ethernet.
+    pub lid: u16,
+    /// The port's GID.
+    pub gid: [u8; 16],
+    /// The longest payload of a packet, as the verbs number it: 1 is 256 bytes, 5 is 4096.
+    pub mtu_code: u8,
+    /// Messages that the peer may have sent and not seen released.
+    pub messages_max: u32,
+    /// Messages of earlier generations that are still held in the ring.
+    pub messages_held: u32,
+    /// Address of the ring.
+    pub ring_address: u64,
+    /// Its size: a power of two.
+    pub ring_bytes: u64,
+    /// The key that the ring is written by.
+    pub rkey: u32,
+    /// Where the next message begins, in bytes since the ring was made.
+    pub position: u64,
+    /// Up to where the ring was released.
+    pub released: u64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Layout {
+    what: u8,
+    mtu_code: u8,
+    reason: u8,
+    reserved: u8,
+    generation: u32,
+    qp_number: u32,
+    psn: u32,
+    lid: u16,
+    reserved_too: u16,
+    messages_max: u32,
+    gid: [u8; 16],
+    ring_address: u64,
+    ring_bytes: u64,
+    rkey: u32,
+    messages_held: u32,
+    position: u64,
+    released: u64,
+    delivered: u64,
+}
+
+const _: () = assert!(size_of::<Layout>() == LANE_BODY_BYTES);
+
+const OFFER: u8 = 1;
+const READY: u8 = 2;
+const SWITCH: u8 = 3;
+const BROKEN: u8 = 4;
+const NONE: u8 = 5;
+
+impl LaneMessage {
+    /// The body's bytes.
+    pub fn to_bytes(&self) -> [u8; LANE_BODY_BYTES] {
+        let of = |what| Layout { what, ..zerocopy::FromZeros::new_zeroed() };
+        let layout = match *self {
+            LaneMessage::Offer(offer) => Layout {
+                mtu_code: offer.mtu_code,
+                generation: offer.generation,
+                qp_number: offer.qp_number,
+                psn: offer.psn,
+                lid: offer.lid,
+                messages_max: offer.messages_max,
+                gid: offer.gid,
+                ring_address: offer.ring_address,
+                ring_bytes: offer.ring_bytes,
+                rkey: offer.rkey,
+                messages_held: offer.messages_held,
+                position: offer.position,
+                released: offer.released,
+                ..of(OFFER)
+            },
+            LaneMessage::Ready { generation } => Layout { generation, ..of(READY) },
+            LaneMessage::Switch { generation } => Layout { generation, ..of(SWITCH) },
+            LaneMessage::Broken { generation, delivered, reason } => {
+                Layout { generation, delivered, reason, ..of(BROKEN) }
+            }
+            LaneMessage::None { reason } => Layout { reason, ..of(NONE) },
+        };
+        zerocopy::transmute!(layout)
+    }
+
+    /// Reads what [`LaneMessage::to_bytes`] wrote; `None` if the length or a field is out of range.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<LaneMessage> {
+        let layout = Layout::read_from_bytes(bytes).ok()?;
+        let generation = layout.generation;
+        if layout.what != NONE && generation == 0 {
+            return None;
+        }
+        Some(match layout.what {
+            OFFER => LaneMessage::Offer(LaneOffer::checked(&layout)?),
+            READY => LaneMessage::Ready { generation },
+            SWITCH => LaneMessage::Switch { generation },
+            BROKEN => {
+                let (delivered, reason) = (layout.delivered, layout.reason);
+                LaneMessage::Broken { generation, delivered, reason }
+            }
+            NONE => LaneMessage::None { reason: layout.reason },
+            _ => return None,
+        })
+    }
+}
+
+impl LaneOffer {
+    fn checked(layout: &Layout) -> Option<LaneOffer> {
+        let numbers_fit = (layout.qp_number | layout.psn) >> NUMBER_BITS == 0;
+        let mtu_is_known = (1..=MTU_CODE_MAX).contains(&layout.mtu_code);
+        let ring_is_one = layout.ring_bytes.is_power_of_two()
+            && (UNIT_BYTES..=LANE_RING_BYTES_MAX).contains(&layout.ring_bytes)
+            && layout.ring_address.checked_add(layout.ring_bytes).is_some();
+        let positions_fit = layout.position.is_multiple_of(UNIT_BYTES)
+            && layout.released.is_multiple_of(UNIT_BYTES)
+            && layout.position.checked_sub(layout.released)? <= layout.ring_bytes;
+        let window_is_one = layout.messages_held <= layout.messages_max && layout.messages_max > 0;
+        let fits = numbers_fit && mtu_is_known && ring_is_one && positions_fit && window_is_one;
+        fits.then_some(LaneOffer {
+            generation: layout.generation,
+            qp_number: layout.qp_number,
+            psn: layout.psn,
+            lid: layout.lid,
+            gid: layout.gid,
+            mtu_code: layout.mtu_code,
+            messages_max: layout.messages_max,
+            messages_held: layout.messages_held,
+            ring_address: layout.ring_address,
+            ring_bytes: layout.ring_bytes,
+            rkey: layout.rkey,
+            position: layout.position,
+            released: layout.released,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFERED: LaneOffer = LaneOffer {
+        generation: 3,
+        qp_number: 0x12_3456,
+        psn: 0xFF_FFFF,
+        lid: 7,
+        gid: [9; 16],
+        mtu_code: 3,
+        messages_max: 256,
+        messages_held: 2,
+        ring_address: 0x7F00_0000_0000,
+        ring_bytes: 4 << 20,
+        rkey: 77,
+        position: 5 << 20,
+        released: 4 << 20,
+    };
+
+    #[test]
+    fn each_kind_of_lane_message_reads_as_it_was_written() {
+        for message in [
+            LaneMessage::Offer(OFFERED),
+            LaneMessage::Ready { generation: 1 },
+            LaneMessage::Switch { generation: u32::MAX },
+            LaneMessage::Broken { generation: 2, delivered: u64::MAX, reason: 4 },
+            LaneMessage::None { reason: 1 },
+        ] {
+            assert_eq!(LaneMessage::from_bytes(&message.to_bytes()), Some(message));
+        }
+    }
+
+    #[test]
+    fn an_offer_with_a_field_out_of_range_is_refused() {
+        let broken = [
+            LaneOffer { generation: 0, ..OFFERED },
+            LaneOffer { qp_number: 1 << 24, ..OFFERED },
+            LaneOffer { psn: 1 << 24, ..OFFERED },
+            LaneOffer { mtu_code: 0, ..OFFERED },
+            LaneOffer { mtu_code: 6, ..OFFERED },
+            LaneOffer { ring_bytes: 3 << 20, ..OFFERED },
+            LaneOffer { ring_bytes: 2 * LANE_RING_BYTES_MAX, ..OFFERED },
+            LaneOffer { ring_address: u64::MAX - 5, ..OFFERED },
+            LaneOffer { position: OFFERED.position + 1, ..OFFERED },
+            LaneOffer { released: OFFERED.position + 64, ..OFFERED },
+            LaneOffer { released: 0, ..OFFERED },
+            LaneOffer { messages_held: 257, ..OFFERED },
+            LaneOffer { messages_max: 0, messages_held: 0, ..OFFERED },
+        ];
+        for offer in broken {
+            let bytes = LaneMessage::Offer(offer).to_bytes();
+            assert_eq!(LaneMessage::from_bytes(&bytes), None, "{offer:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_lane_message_are_refused() {
+        let ready = LaneMessage::Ready { generation: 1 }.to_bytes();
+        assert_eq!(LaneMessage::from_bytes(&ready[..LANE_BODY_BYTES - 1]), None);
+        for what in [0, 6, 255] {
+            let mut other = ready;
+            other[0] = what;
+            assert_eq!(LaneMessage::from_bytes(&other), None);
+        }
+    }
+}
