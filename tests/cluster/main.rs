@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod death;
+mod doctor;
 mod own_rule;
 mod row_life;
 mod serving;
