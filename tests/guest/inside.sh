@@ -8,8 +8,8 @@ settings=/run/guest/settings
 readonly SCRIPT_ENDS_SECONDS=60 PEER_ANSWERS_SECONDS=60
 port=(/dev/vport*p1)
 exec </dev/null >"${port[0]}" 2>&1
-net='' address='' netem='' cut=''
-# shellcheck source=/dev/null # Written by run.sh: net, address, netem, cut.
+net='' address='' port_awaited='' netem='' cut=''
+# shellcheck source=/dev/null # Written by run.sh: what is set to nothing above.
 source "$settings"
 
 # bring_up INTERFACE ADDRESS: with frames of the length that verbs of 4 KiB need, where it can.
@@ -73,14 +73,25 @@ set_up_network() {
     esac
 }
 
-# Two guests start at once; nobody begins before the other one is there. Theirs is the other of the
-# addresses that end in 1 and 2.
+# Two guests start at once; nobody begins before the other one is there, and listens if it is to.
+# Theirs is the other of the addresses that end in 1 and 2.
 await_peer() {
-    local peer=${address%.*}.$((3 - ${address##*.})) _
-    for ((_ = 0; _ < PEER_ANSWERS_SECONDS; _++)); do
-        /bin/busybox ping -c 1 -W 1 "$peer" >/dev/null 2>&1 && return
+    local peer=${address%.*}.$((3 - ${address##*.})) until=$((SECONDS + PEER_ANSWERS_SECONDS))
+    until answers "$peer"; do
+        if ((SECONDS > until)); then
+            echo "guest: $address has waited $PEER_ANSWERS_SECONDS s for $peer ${port_awaited:-}"
+            return
+        fi
+        sleep 0.2
     done
-    echo "guest: $address has waited $PEER_ANSWERS_SECONDS s for $peer"
+}
+
+answers() {
+    if [[ -n $port_awaited ]]; then
+        (exec 3<>"/dev/tcp/$1/$port_awaited") 2>/dev/null
+    else
+        /bin/busybox ping -c 1 -W 1 "$1" >/dev/null 2>&1
+    fi
 }
 
 disturb() {

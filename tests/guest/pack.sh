@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# pack.sh PACKAGE CACHE: fetches a Debian kernel and packs what the guest needs of it. Prints the
-# folder that then holds `kernel` and `initramfs`. 20 s the first time, nothing later.
+# pack.sh CACHE PACKAGE...: fetches a Debian kernel, of the first package that is to be had, and
+# packs what the guest needs of it. Prints the folder that then holds `kernel` and `initramfs`. 20 s
+# the first time, nothing later.
 #
 # The package is not installed: it is fetched by apt, which checks its signature's chain, and
 # unpacked. The initramfs holds the modules in the order in which they are loaded, boot.sh, and a
@@ -14,7 +15,8 @@ readonly MODULES=(
     rdma_rxe rdma_ucm dummy veth virtio_net sch_netem
 )
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
-readonly here package=$1 cache=$2
+readonly here cache=$1
+shift
 PATH=$PATH:/usr/sbin:/sbin
 
 fail() {
@@ -22,16 +24,15 @@ fail() {
     exit $EXIT_UNAVAILABLE
 }
 
-# fetch_kernel: unpacks the kernel's package into $work/kernel and prints its version.
+# fetch_kernel PACKAGE: unpacks the kernel's package into $work/kernel and prints its version.
 fetch_kernel() {
-    local named
+    local package=$1 named
     # The name without a version is a package that only depends on the newest one with a version.
     named=$(apt-cache depends "$package" 2>/dev/null |
         sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
     # As whom apt fetches: as ourselves, who may write here.
     (cd "$work" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download "${named:-$package}") ||
-        fail "apt has no package ${named:-$package}; 'apt-get update' may mend it, --kernel names" \
-            "another one"
+        fail "apt cannot fetch the package ${named:-$package}"
     dpkg -x "$work"/*.deb "$work/kernel"
     rm "$work"/*.deb
     [[ -d $work/kernel/lib/modules ]] || ln -s usr/lib "$work/kernel/lib"
@@ -47,7 +48,7 @@ pack_initramfs() {
     depmod -b "$work/kernel" "$version"
     for name in "${MODULES[@]}"; do
         modprobe -d "$work/kernel" -S "$version" --show-depends "$name" ||
-            fail "the kernel of $package has no module $name"
+            fail "the kernel $version has no module $name"
     done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' >"$work/modules"
     while read -r file; do
         name=$(basename "${file%%.ko*}")
@@ -82,22 +83,32 @@ is_elf() {
     [[ -f $1 && $(head -c 4 "$1" | tail -c 3) == ELF ]]
 }
 
-main() {
-    local key folder version
-    key=$(cat "$here/boot.sh" "$here/pack.sh" | sha256sum | head -c 12)
-    folder=$cache/$package-$key
-    if [[ ! -d $folder ]]; then
-        mkdir -p "$cache"
-        work=$(mktemp -d "$cache/packing.XXXXXX")
-        trap 'rm -rf "$work"' EXIT
-        mkdir "$work/packed"
-        version=$(fetch_kernel)
-        pack_initramfs "$version"
-        pack_kernel "$version"
-        # Somebody else may have been faster: theirs is the same.
-        mv -T "$work/packed" "$folder" 2>/dev/null || [[ -d $folder ]]
-    fi
-    echo "$folder"
+# pack PACKAGE FOLDER
+pack() {
+    local version
+    mkdir -p "$cache"
+    work=$(mktemp -d "$cache/packing.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/packed"
+    version=$(fetch_kernel "$1")
+    pack_initramfs "$version"
+    pack_kernel "$version"
+    # Somebody else may have been faster: theirs is the same.
+    mv -T "$work/packed" "$2" 2>/dev/null || [[ -d $2 ]]
 }
 
-main
+main() {
+    local key package
+    key=$(cat "$here/boot.sh" "$here/pack.sh" | sha256sum | head -c 12)
+    for package in "$@"; do
+        if [[ -d $cache/$package-$key ]] || apt-cache show "$package" >/dev/null 2>&1; then
+            [[ -d $cache/$package-$key ]] || pack "$package" "$cache/$package-$key"
+            echo "$cache/$package-$key"
+            return
+        fi
+    done
+    fail "apt knows no package $(printf '%s or ' "$@" | sed 's/ or $//'); 'apt-get update' may" \
+        "mend it, --kernel names another one"
+}
+
+main "$@"

@@ -35,9 +35,10 @@ Runs COMMAND in a guest with soft-RoCE. Without COMMAND: only fetches and packs 
   --netem WORDS      what the wire does to each packet, in tc-netem's words: 'loss 1% delay 2ms'
   --cut AFTER+FOR    takes the wire away after so many seconds, for so many: 5+2
   --wire OWN,OTHER   sockets of the two ends of the wire that joins two guests: --net eth
+  --await-port N     the command begins once the other guest listens on that port
   --out FOLDER       a folder of this machine that the guest may write, there /run/guest-out
   --console FILE     keeps what the guest's kernel says
-  --kernel PACKAGE   the kernel's Debian package [linux-image-6.12-amd64]
+  --kernel PACKAGE   the kernel's Debian package [linux-image-6.12-amd64, else linux-image-amd64]
   --cache FOLDER     where the packed kernel is kept [\$XDG_CACHE_HOME/gradwire/guest]
 
 Exit code: COMMAND's; $EXIT_USAGE usage; $EXIT_UNAVAILABLE no guest can be had here; $EXIT_TIME past the time limit;
@@ -54,7 +55,9 @@ fail() {
 }
 
 net=dummy time_limit=300 cpus=2 memory_mib=2048 address=10.77.0.1
-netem='' cut='' wire='' out='' console='' kernel=linux-image-6.12-amd64
+netem='' cut='' wire='' port_awaited='' out='' console=''
+# 6.12 by name in Debian 12, whose own is 6.1; Debian 13 has 6.12 as its own.
+kernels=(linux-image-6.12-amd64 linux-image-amd64)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/gradwire/guest
 
 while (($#)); do
@@ -76,9 +79,10 @@ while (($#)); do
     --netem) netem=$value ;;
     --cut) cut=$value ;;
     --wire) wire=$value ;;
+    --await-port) port_awaited=$value ;;
     --out) out=$value ;;
     --console) console=$value ;;
-    --kernel) kernel=$value ;;
+    --kernel) kernels=("$value") ;;
     --cache) cache=$value ;;
     *) fail $EXIT_USAGE "unknown option '$option'; --help tells more" ;;
     esac
@@ -98,7 +102,9 @@ check_options() {
         fail $EXIT_USAGE "--cut is AFTER+FOR in whole seconds, not '$cut'"
     [[ $net != eth || $wire =~ ^[^,]+,[^,]+$ ]] ||
         fail $EXIT_USAGE "--net eth needs --wire OWN,OTHER: the sockets of both guests"
-    [[ $net == eth || -z $wire ]] || fail $EXIT_USAGE "--wire goes with --net eth, not $net"
+    [[ $net == eth || -z $wire$port_awaited ]] ||
+        fail $EXIT_USAGE "--wire and --await-port go with --net eth, not $net"
+    [[ $port_awaited =~ ^[0-9]{0,5}$ ]] || fail $EXIT_USAGE "--await-port is not '$port_awaited'"
     [[ $net =~ ^(pair|eth)$ || -z $netem$cut ]] ||
         fail $EXIT_USAGE "--netem and --cut need a wire: --net pair or eth, not $net"
 }
@@ -114,15 +120,16 @@ check_machine() {
     done
     [[ -x /bin/busybox ]] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
     compgen -G '/etc/libibverbs.d/rxe.driver' >/dev/null || missing+=(ibverbs-providers)
-    ((${#missing[@]} == 0)) || fail $EXIT_UNAVAILABLE "Debian packages are missing:" \
-        "$(printf '%s\n' "${missing[@]}" | sort -u | xargs)"
+    ((${#missing[@]} == 0)) || fail $EXIT_UNAVAILABLE \
+        "Debian packages are missing: $(printf '%s\n' "${missing[@]}" | sort -u | paste -sd ' ')"
 }
 
 # The folder that the guest sees as /run/guest: what it is to do, and where it says how that ended.
 write_job() {
     cp "$here/inside.sh" "$job/inside.sh"
     echo "$net" >"$job/net"
-    printf '%s=%q\n' net "$net" address "$address" netem "$netem" cut "$cut" >"$job/settings"
+    printf '%s=%q\n' net "$net" address "$address" port_awaited "$port_awaited" netem "$netem" \
+        cut "$cut" >"$job/settings"
     {
         printf 'export PATH=%q HOME=%q\ncd %q || exit\n' "$PATH:/usr/sbin:/sbin" "$HOME" "$PWD"
         printf 'exec'
@@ -194,7 +201,7 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM
 check_options
 check_machine
-packed=$("$here/pack.sh" "$kernel" "$cache") || exit
+packed=$("$here/pack.sh" "$cache" "${kernels[@]}") || exit
 (($#)) || exit 0
 job=$(mktemp -d)
 : "${console:=$job/console}" "${out:=$job/out}"

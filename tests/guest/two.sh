@@ -19,6 +19,7 @@ Runs one command in each of two guests, rxe0 in both, 10.77.0.1 and 10.77.0.2.
   --time-limit SEC   ends both guests after so long [120]
   --netem WORDS      what the wire does to each packet, both ways, in tc-netem's words
   --cut AFTER+FOR    takes the wire away after so many seconds, for so many: 5+2
+  --await-port N     the second command begins once 10.77.0.1 listens on that port
   --out FOLDER       a folder that both guests may write, there /run/guest-out
 
 Exit code: the second command's; that of the first one, if it failed before; run.sh's otherwise.
@@ -30,7 +31,7 @@ fail() {
     exit $EXIT_USAGE
 }
 
-time_limit=120 netem='' cut='' out=''
+time_limit=120 netem='' cut='' port_awaited='' out=''
 while (($#)); do
     case $1 in
     --) shift && break ;;
@@ -42,6 +43,7 @@ while (($#)); do
     --time-limit) time_limit=$2 ;;
     --netem) netem=$2 ;;
     --cut) cut=$2 ;;
+    --await-port) port_awaited=$2 ;;
     --out) out=$2 ;;
     *) fail "unknown option '$1'; --help tells more" ;;
     esac
@@ -83,18 +85,19 @@ trap 'exit 130' INT TERM
 mkdir -p "$out"
 guest 1 2 ${cut:+--cut "$cut"} -- "${first[@]}" > >(sed -u 's/^/1 | /') 2>&1 &
 pid_1=$!
-guest 2 1 -- "$@" > >(sed -u 's/^/2 | /') 2>&1 &
+guest 2 1 ${port_awaited:+--await-port "$port_awaited"} -- "$@" > >(sed -u 's/^/2 | /') 2>&1 &
 pid_2=$!
 
-code_1=0 code_2=0
+code=0
 wait -n -p ended "$pid_1" "$pid_2" || {
-    code_1=$?
-    [[ $ended != "$pid_1" ]] || { pid_1='' && exit $code_1; }
+    code=$?
+    [[ $ended != "$pid_1" ]] || { pid_1='' && exit $code; }
 }
-wait "$pid_2" || code_2=$?
+code=0
+wait "$pid_2" || code=$?
 pid_2=''
 for ((moment = 0; moment < GRACE_SECONDS * 10; moment++)); do
     kill -0 "$pid_1" 2>/dev/null || break
     sleep 0.1
 done
-exit $code_2
+exit $code
