@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # each.sh PLAN: runs test executables one after another, in the guest, and ends as `cargo test` does.
-# A line of the plan has a path, a part of the names and what to call it, apart by tabs. One that
+# A line of the plan has a path, a part of the names and what to call it, apart by bars. One that
 # fails or hangs does not keep the others from running.
 set -uo pipefail
 
@@ -9,7 +9,7 @@ readonly EACH_SECONDS_MAX=240
 log=$(mktemp)
 failed=()
 start=$SECONDS
-while IFS=$'\t' read -r path part name; do
+while IFS='|' read -r path part name; do
     printf '\n     Running %s (%s)\n' "$name" "${path##*/}"
     # One at a time: a test may take down the network that another one uses.
     timeout --kill-after=5 $EACH_SECONDS_MAX "$path" --test-threads=1 ${part:+"$part"} </dev/null \

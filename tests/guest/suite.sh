@@ -48,7 +48,7 @@ build() {
         count=$("$path" --list --format terse ${part:+"$part"} | grep -c ': test$' || true)
         ((count > 0)) || fail "$package $target has no test called '$part'"
         tests_count=$((tests_count + count))
-        printf '%s\t%s\t%s\n' "$path" "$part" "$package $target" >>"$plan/plan"
+        printf '%s|%s|%s\n' "$path" "$part" "$package $target" >>"$plan/plan"
     done <"$here/suite"
 }
 
