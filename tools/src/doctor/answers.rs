@@ -1,14 +1,16 @@
 //! What no file tells and a call does.
 //!
-//! Owns asking: for a ring, for the instruction set, for room in `/dev/shm`, for what each NIC has
-//! counted. Tests give answers of their own.
+//! Owns asking: for a ring, for the instruction set, for room in `/dev/shm`, for what the verbs
+//! library shows, for what each NIC has counted. Tests give answers of their own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use kernels::{Isa, Level};
 use transport::Limits;
 use transport::tcp::{TcpBackend, open};
+use transport::verbs::{VerbsError, devices};
 
 /// Messages of the ring that is tried: the shortest that a transport takes will do.
 const RING_MESSAGE_BYTES: usize = 1 << 16;
@@ -22,6 +24,29 @@ pub(super) struct Answers {
     pub(super) level: Level,
     /// Room in `/dev/shm`; none if there is no such place.
     pub(super) shm: Option<Room>,
+    /// What the verbs library says.
+    pub(super) library: Library,
+}
+
+/// The verbs library, which is loaded at run time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Library {
+    /// It cannot be loaded; what is said of that.
+    Missing(String),
+    /// It opens no device; what is said of that.
+    Refuses(String),
+    /// Ports that it shows, as `mlx5_0/1`, each with the longest payload of a packet in bytes.
+    Shows(BTreeMap<String, u64>),
+}
+
+impl Library {
+    /// The longest payload of a packet of a port, in bytes; none if the library knows no such port.
+    pub(super) fn mtu(&self, port: &str) -> Option<u64> {
+        match self {
+            Library::Shows(ports) => ports.get(port).copied(),
+            Library::Missing(_) | Library::Refuses(_) => None,
+        }
+    }
 }
 
 /// Bytes of a file system.
@@ -38,8 +63,22 @@ impl Answers {
     pub(super) fn ask() -> Answers {
         let limits = Limits { message_bytes_max: RING_MESSAGE_BYTES, ..Limits::default() };
         let io_uring = open(TcpBackend::Uring, limits).map(drop).map_err(|error| error.to_string());
-        Answers { io_uring, level: Isa::detect().level(), shm: room(Path::new("/dev/shm")) }
+        let shm = room(Path::new("/dev/shm"));
+        Answers { io_uring, level: Isa::detect().level(), shm, library: library() }
     }
+}
+
+fn library() -> Library {
+    let devices = match devices() {
+        Ok(devices) => devices,
+        Err(VerbsError::Library(error)) => return Library::Missing(error.to_string()),
+        Err(error) => return Library::Refuses(error.to_string()),
+    };
+    let ports = devices.iter().flat_map(|device| {
+        let name = &device.name;
+        device.ports.iter().map(move |port| (format!("{name}/{}", port.port), port.mtu))
+    });
+    Library::Shows(ports.map(|(port, mtu)| (port, u64::from(mtu.bytes()))).collect())
 }
 
 fn room(path: &Path) -> Option<Room> {

@@ -113,7 +113,7 @@ impl Port {
         }
     }
 
-    /// The longest payload of a packet that the interface's frames have room for.
+    /// The longest payload of a packet that the interface's frames have room for, in bytes.
     pub(super) fn mtu(&self) -> Option<u64> {
         let frame_bytes = self.netdev.as_ref()?.mtu?;
         MTUS.into_iter().find(|mtu| mtu + ROCE_HEADER_BYTES <= frame_bytes)

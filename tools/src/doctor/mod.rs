@@ -89,7 +89,7 @@ fn diagnose(
     let sections = vec![
         Section { name: "machine", findings: machine::look(tree, answers) },
         Section { name: "memory", findings: memory::look(tree, answers) },
-        Section { name: "rdma", findings: rdma::look(tree, devices, need) },
+        Section { name: "rdma", findings: rdma::look(tree, &answers.library, devices, need) },
         Section { name: "rdma counters", findings: counted },
     ];
     let sections: Vec<Section> =

@@ -4,21 +4,21 @@
 //! to `fabric`, what they have counted to `counters`.
 
 use super::Need;
+use super::answers::Library;
 use super::fabric::{DEVICES, Device, Gid, GidKind, Kind, LinkLayer, Port};
 use super::finding::{Finding, because};
 use super::machine::allowed;
 use super::memory::{Allowed, amount, locked};
 use super::tree::{Tree, numbers, release};
 
-/// The library that is loaded at run time.
-const LIBRARY: &str = "libibverbs.so.1";
-
-/// Where the library lies on systems without a cache of the linker.
-const LIBRARY_FOLDERS: [&str; 4] =
-    ["/usr/lib64", "/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+/// What has the library and what it needs for each kind of device.
+const PACKAGES: &str = "apt install libibverbs1 ibverbs-providers, or dnf install libibverbs";
 
 /// Less locked memory than this does not hold one core's slots and a few peers' rings.
 const LOCKED_BYTES_MIN: u64 = 64 << 20;
+
+/// The longest payload that packets of verbs may have, in bytes.
+const PAYLOAD_BYTES_WANTED: u64 = 4096;
 
 /// The first kernel that gives a forked child copies of pages that a device writes to.
 const FORK_SAFE_KERNEL: (u32, u32) = (5, 12);
@@ -34,14 +34,19 @@ const MAKER: (&str, &str) = ("0x15b3", "mlx5_ib");
 
 /// Looks at all but counters. The last finding tells whether messages can go by RDMA, which is
 /// unfit if that is needed and they cannot.
-pub(super) fn look(tree: &Tree, devices: &[Device], need: Option<Need>) -> Vec<Finding> {
-    let mut findings = vec![library(tree), list(tree, devices)];
+pub(super) fn look(
+    tree: &Tree,
+    loaded: &Library,
+    devices: &[Device],
+    need: Option<Need>,
+) -> Vec<Finding> {
+    let mut findings = vec![library(devices, loaded), list(tree, devices)];
     for device in devices {
-        findings.push(describe(tree, device));
+        findings.push(describe(tree, loaded, device));
         findings.extend(node(tree, device));
         for port in &device.ports {
             findings.push(state(port));
-            findings.extend(mtu(port));
+            findings.extend(mtu(loaded, port));
             findings.push(addresses(port));
         }
     }
@@ -49,30 +54,22 @@ pub(super) fn look(tree: &Tree, devices: &[Device], need: Option<Need>) -> Vec<F
         findings.extend(locked_memory(tree));
         findings.extend(fork(tree));
     }
-    findings.push(lanes(tree, devices, need));
+    findings.push(lanes(tree, loaded, devices, need));
     findings
 }
 
-fn has_library(tree: &Tree) -> bool {
-    let cache = tree.bytes("/etc/ld.so.cache").unwrap_or_default();
-    cache.windows(LIBRARY.len()).any(|window| window == LIBRARY.as_bytes())
-        || LIBRARY_FOLDERS.iter().any(|folder| tree.has(&format!("{folder}/{LIBRARY}")))
-}
-
-fn library(tree: &Tree) -> Finding {
-    let packages = "apt install libibverbs1 ibverbs-providers, or dnf install libibverbs";
-    if !has_library(tree) {
-        let reason =
-            format!("{LIBRARY} is not installed, and is how programs speak to RDMA devices");
-        return Finding::ok("library", "none").note(because(reason).mend(packages));
+fn library(devices: &[Device], library: &Library) -> Finding {
+    let (value, reason) = match library {
+        Library::Shows(_) => return Finding::ok("library", "libibverbs.so.1 is loaded"),
+        Library::Missing(reason) => ("none", reason),
+        Library::Refuses(reason) => ("opens no device", reason),
+    };
+    let finding = Finding::ok("library", value);
+    let advice = because(reason.as_str()).mend(PACKAGES);
+    match devices {
+        [] => finding.note(advice),
+        _ => finding.warning(advice),
     }
-    let names = tree.names("/etc/libibverbs.d");
-    let providers = names.iter().filter(|name| name.ends_with(".driver")).count();
-    let finding = Finding::ok("library", format!("{LIBRARY}, {providers} providers"));
-    if providers > 0 {
-        return finding;
-    }
-    finding.warning(because("the library knows no device without its provider").mend(packages))
 }
 
 fn list(tree: &Tree, devices: &[Device]) -> Finding {
@@ -102,7 +99,7 @@ fn has_idle_nic(tree: &Tree) -> bool {
     })
 }
 
-fn describe(tree: &Tree, device: &Device) -> Finding {
+fn describe(tree: &Tree, library: &Library, device: &Device) -> Finding {
     let finding = |value: String| Finding::ok(device.name.as_str(), value);
     let Some(uverbs) = &device.uverbs else {
         let reason = "programs have no file to use it by: the module ib_uverbs is not loaded";
@@ -118,6 +115,11 @@ fn describe(tree: &Tree, device: &Device) -> Finding {
             }
         };
         return finding("not open to us".to_owned()).warning(because(reason).mend(remedy));
+    }
+    let is_shown = device.ports.iter().any(|port| library.mtu(&port.name).is_some());
+    if matches!(library, Library::Shows(_)) && !is_shown {
+        let reason = "the kernel shows it and the library does not: its provider is not installed";
+        return finding("no provider".to_owned()).warning(because(reason).mend(PACKAGES));
     }
     match &device.kind {
         Kind::Nic { driver } => finding(driver.clone()),
@@ -201,21 +203,24 @@ fn state(port: &Port) -> Finding {
     }
 }
 
-fn mtu(port: &Port) -> Option<Finding> {
-    let netdev = port.netdev.as_ref()?;
-    let (frame, payload) = (netdev.mtu?, port.mtu()?);
-    let value = format!("{payload} bytes, in frames of {frame}");
-    let finding = Finding::ok(format!("{} MTU", port.name), value);
-    Some(if payload < 4096 {
-        let reason = format!(
-            "packets of {payload} bytes: 4096 is possible, with fewer headers and interrupts"
-        );
-        let remedy =
-            format!("ip link set {} mtu 9000, on all hosts and their switches", netdev.name);
-        finding.note(because(reason).mend(remedy))
-    } else {
-        finding
-    })
+fn mtu(library: &Library, port: &Port) -> Option<Finding> {
+    let payload = library.mtu(&port.name).or_else(|| port.mtu())?;
+    let frame = port.netdev.as_ref().and_then(|netdev| netdev.mtu);
+    let frame = frame.map_or(String::new(), |bytes| format!(", in frames of {bytes}"));
+    let finding = Finding::ok(format!("{} MTU", port.name), format!("{payload} bytes{frame}"));
+    if payload >= PAYLOAD_BYTES_WANTED || !port.is_active() {
+        return Some(finding);
+    }
+    let reason = format!(
+        "packets of {payload} bytes: {PAYLOAD_BYTES_WANTED} is possible, with fewer headers"
+    );
+    let remedy = match &port.netdev {
+        Some(netdev) => {
+            format!("ip link set {} mtu 9000, on all hosts and their switches", netdev.name)
+        }
+        None => "the subnet manager's MTU of the partition".to_owned(),
+    };
+    Some(finding.note(because(reason).mend(remedy)))
 }
 
 fn addresses(port: &Port) -> Finding {
@@ -293,28 +298,25 @@ fn fork(tree: &Tree) -> Option<Finding> {
 }
 
 /// Whether messages can go by RDMA at all.
-fn lanes(tree: &Tree, devices: &[Device], need: Option<Need>) -> Finding {
-    let usable = |device: &Device| {
-        device.kind != Kind::Iwarp
-            && device
-                .uverbs
-                .as_ref()
-                .is_some_and(|file| tree.try_open(&format!("/dev/infiniband/{file}")).is_ok())
+fn lanes(tree: &Tree, library: &Library, devices: &[Device], need: Option<Need>) -> Finding {
+    let usable = |device: &&Device| {
+        let file = device.uverbs.as_ref().map(|file| format!("/dev/infiniband/{file}"));
+        device.kind != Kind::Iwarp && file.is_some_and(|file| tree.try_open(&file).is_ok())
     };
-    let devices = devices.iter().filter(|device| usable(device));
     let ports: Vec<&str> = devices
+        .iter()
+        .filter(usable)
         .flat_map(|device| &device.ports)
-        .filter(|port| port.is_active() && port.has_address())
+        .filter(|port| port.is_active() && port.has_address() && library.mtu(&port.name).is_some())
         .map(|port| port.name.as_str())
         .collect();
-    let is_library = has_library(tree);
-    if is_library && !ports.is_empty() {
+    if !ports.is_empty() {
         return Finding::ok("messages", format!("can go by RDMA: {}", ports.join(", ")));
     }
     let finding = Finding::ok("messages", "go by TCP and shared memory");
-    let advice = because(match is_library {
-        true => "no device has a port that is active and has an address",
-        false => "there is no library to speak to devices",
+    let advice = because(match library {
+        Library::Shows(_) => "no device has a port that is active and has an address",
+        Library::Missing(_) | Library::Refuses(_) => "there is no library that opens a device",
     })
     .mend("what is said above");
     match need {

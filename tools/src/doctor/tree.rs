@@ -4,11 +4,11 @@
 //! left to who asks. What cannot be read is not there.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Most bytes of a file that are read: the kernel's own are far shorter.
-const FILE_BYTES_MAX: usize = 1 << 20;
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Most numbers of one list.
 const LIST_NUMBERS_MAX: usize = 1 << 16;
@@ -27,16 +27,10 @@ impl Tree {
 
     /// A file's text without the spaces around it; none if it cannot be read.
     pub(super) fn text(&self, path: &str) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.bytes(path)?).trim().to_owned();
-        Some(text)
-    }
-
-    /// A file's bytes, so many as are read at most; none if it cannot be read.
-    pub(super) fn bytes(&self, path: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let file = fs::File::open(self.at(path)).ok()?;
-        io::Read::read_to_end(&mut io::Read::take(file, FILE_BYTES_MAX as u64), &mut bytes).ok()?;
-        Some(bytes)
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
     /// A file's number; none if it has none.

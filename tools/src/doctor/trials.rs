@@ -6,7 +6,7 @@ use std::time::Duration;
 use kernels::Level;
 use tempfile::TempDir;
 
-use super::answers::{Answers, Room};
+use super::answers::{Answers, Library, Room};
 use super::counters::{self, Counted};
 use super::finding::{Finding, Verdict};
 use super::tree::Tree;
@@ -25,6 +25,7 @@ impl Machine {
             io_uring: Ok(()),
             level: Level::Avx2,
             shm: Some(Room { bytes: 8 << 30, free_bytes: 8 << 30 }),
+            library: Library::Shows([].into()),
         };
         let machine = Machine { root: tempfile::tempdir().expect("a folder"), answers };
         machine
@@ -40,8 +41,6 @@ impl Machine {
             .file("/sys/devices/system/node/online", "0\n")
             .file("/sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n")
             .file("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n")
-            .file("/etc/ld.so.cache", "ld.so-1.7.0\0libibverbs.so.1\0/usr/lib/libibverbs.so.1\0")
-            .file("/etc/libibverbs.d/mlx5.driver", "driver mlx5\n")
     }
 
     fn file(self, path: &str, text: &str) -> Machine {
@@ -69,8 +68,9 @@ impl Machine {
         self.file("/proc/self/limits", &format!("{head}{files}{locked}"))
     }
 
-    /// A device with one port that is active; its file can be opened.
-    fn device(self, name: &str, layer: &str) -> Machine {
+    /// A device with one port that is active; its file can be opened, the library shows it.
+    fn device(mut self, name: &str, layer: &str) -> Machine {
+        self.answers.library = Library::Shows([(format!("{name}/1"), 4096)].into());
         let port = format!("/sys/class/infiniband/{name}/ports/1");
         self.file(&format!("/sys/class/infiniband/{name}/node_type"), "1: CA\n")
             .file(&format!("{port}/state"), "4: ACTIVE\n")
@@ -230,8 +230,15 @@ fn a_port_that_has_only_addresses_of_its_link_is_not_used() {
 
 #[test]
 fn short_frames_are_told_with_the_payload_that_they_leave() {
-    let machine = Machine::roce().file("/sys/class/net/ens1/mtu", "1500\n");
-    machine.check("mlx5_0/1 MTU", Verdict::Note, &["1024 bytes, in frames of 1500", "mtu 9000"]);
+    let mut machine = Machine::roce().file("/sys/class/net/ens1/mtu", "1500\n");
+    machine.answers.library = Library::Shows([("mlx5_0/1".to_owned(), 1024)].into());
+    let words = ["1024 bytes, in frames of 1500", "mtu 9000"];
+    machine.check("mlx5_0/1 MTU", Verdict::Note, &words);
+    machine.answers.library = Library::Missing("none".to_owned());
+    machine.check("mlx5_0/1 MTU", Verdict::Note, &words);
+    let mut machine = Machine::infiniband();
+    machine.answers.library = Library::Shows([("mlx5_1/1".to_owned(), 2048)].into());
+    machine.check("mlx5_1/1 MTU", Verdict::Note, &["2048 bytes", "subnet manager"]);
 }
 
 #[test]
@@ -259,11 +266,17 @@ fn what_keeps_programs_from_a_device_is_told() {
     machine.check("messages", Verdict::Note, &["TCP"]);
     let machine = Machine::roce().without("/sys/class/infiniband_verbs/uverbs_mlx5_0/ibdev");
     machine.check("mlx5_0", Verdict::Warning, &["modprobe ib_uverbs"]);
-    let machine = Machine::roce().without("/etc/ld.so.cache");
-    machine.check("library", Verdict::Note, &["libibverbs.so.1", "apt install"]);
+    let mut machine = Machine::roce();
+    machine.answers.library = Library::Missing("libibverbs.so.1: no such file".to_owned());
+    machine.check("library", Verdict::Warning, &["none", "no such file", "apt install"]);
     machine.check("messages", Verdict::Note, &["no library"]);
-    let machine = Machine::roce().without("/etc/libibverbs.d/mlx5.driver");
-    machine.check("library", Verdict::Warning, &["0 providers", "ibverbs-providers"]);
+    machine.answers.library = Library::Refuses("ibv_open_device of mlx5_0: errno 1".to_owned());
+    machine.check("library", Verdict::Warning, &["opens no device", "ibv_open_device"]);
+    machine.answers.library = Library::Shows([("rxe0/1".to_owned(), 4096)].into());
+    machine.check("mlx5_0", Verdict::Warning, &["no provider", "ibverbs-providers"]);
+    let mut machine = Machine::healthy();
+    machine.answers.library = Library::Missing("libibverbs.so.1: no such file".to_owned());
+    machine.check("library", Verdict::Note, &["none"]);
     let machine = Machine::roce().file("/sys/class/infiniband/mlx5_0/node_type", "4: RNIC\n");
     machine.check("mlx5_0", Verdict::Note, &["iWARP", "by TCP"]);
     machine.check("messages", Verdict::Note, &["TCP"]);
