@@ -124,7 +124,7 @@ fn describe(tree: &Tree, library: &Library, device: &Device) -> Finding {
     match &device.kind {
         Kind::Nic { driver } => finding(driver.clone()),
         Kind::Software { netdev } => finding(format!("software, on {netdev}")).note(
-            because("packets are made by the kernel, slower than TCP: good for tests alone")
+            because("the kernel makes its packets, on processors: nothing is won over TCP")
                 .mend("nothing, in a test; else a NIC that has RDMA"),
         ),
         Kind::Iwarp => finding("iWARP".to_owned()).note(

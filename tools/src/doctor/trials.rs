@@ -198,7 +198,7 @@ fn nothing_is_said_against_a_healthy_nic() {
 fn software_devices_are_known_for_what_they_are() {
     let machine = Machine::software();
     assert_eq!(ills(&machine), ["rxe0"]);
-    machine.check("rxe0", Verdict::Note, &["software, on rdma0", "slower than TCP"]);
+    machine.check("rxe0", Verdict::Note, &["software, on rdma0", "nothing is won over TCP"]);
     machine.check("messages", Verdict::Ok, &["rxe0/1"]);
 }
 
