@@ -1,19 +1,28 @@
 //! What no file tells and a call does.
 //!
 //! Owns asking: for a ring, for the instruction set, for room in `/dev/shm`, for what the verbs
-//! library shows, for what each NIC has counted. Tests give answers of their own.
+//! library shows, for what each NIC has counted and how it is set. Tests give answers of their own.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use kernels::{Isa, Level};
 use transport::Limits;
 use transport::tcp::{TcpBackend, open};
 use transport::verbs::{VerbsError, devices};
 
+use super::fabric::Device;
+
 /// Messages of the ring that is tried: the shortest that a transport takes will do.
 const RING_MESSAGE_BYTES: usize = 1 << 16;
+
+/// How long a tool of the system may take.
+const TOOL_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Answers of one machine.
 #[derive(Clone, Debug)]
@@ -26,6 +35,8 @@ pub(super) struct Answers {
     pub(super) shm: Option<Room>,
     /// What the verbs library says.
     pub(super) library: Library,
+    /// What `dcb pfc show` prints, by network interface; of those that tell.
+    pub(super) pfc: BTreeMap<String, String>,
 }
 
 /// The verbs library, which is loaded at run time.
@@ -59,12 +70,13 @@ pub(super) struct Room {
 }
 
 impl Answers {
-    /// Asks this machine.
-    pub(super) fn ask() -> Answers {
+    /// Asks this machine, which has these devices.
+    pub(super) fn ask(devices: &[Device]) -> Answers {
         let limits = Limits { message_bytes_max: RING_MESSAGE_BYTES, ..Limits::default() };
         let io_uring = open(TcpBackend::Uring, limits).map(drop).map_err(|error| error.to_string());
         let shm = room(Path::new("/dev/shm"));
-        Answers { io_uring, level: Isa::detect().level(), shm, library: library() }
+        let level = Isa::detect().level();
+        Answers { io_uring, level, shm, library: library(), pfc: pfc(devices) }
     }
 }
 
@@ -92,6 +104,45 @@ fn room(path: &Path) -> Option<Room> {
 /// What the NIC behind a network interface has counted, in the words of its driver. None if
 /// `ethtool`, which knows how to ask it, is not installed or the driver counts nothing.
 pub(super) fn nic_counters(netdev: &str) -> Option<String> {
-    let output = Command::new("ethtool").args(["-S", netdev]).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    tool("ethtool", &["-S", netdev])
+}
+
+/// What `dcb` shows of each interface's flow control by priority, where it is installed and the
+/// driver tells.
+fn pfc(devices: &[Device]) -> BTreeMap<String, String> {
+    let ports = devices.iter().flat_map(|device| &device.ports);
+    let netdevs = ports.filter_map(|port| Some(port.netdev.as_ref()?.name.clone()));
+    let shown = |netdev: String| {
+        let text = tool("dcb", &["pfc", "show", "dev", &netdev])?;
+        Some((netdev, text))
+    };
+    netdevs.filter_map(shown).collect()
+}
+
+/// What a tool of the system prints; none if it is not there, fails, or takes too long.
+fn tool(name: &str, arguments: &[&str]) -> Option<String> {
+    let start = |program: &str| {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
+        command.spawn().ok()
+    };
+    // Users' search path has no tools of administrators.
+    let mut child = start(name).or_else(|| start(&format!("/usr/sbin/{name}")))?;
+    let mut stdout = child.stdout.take()?;
+    let (sender, receiver) = mpsc::channel();
+    // It ends with the tool's output.
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = stdout.read_to_end(&mut bytes);
+        // Nobody listens any more once the time is over.
+        let _ = sender.send(read.map(|_| bytes));
+    });
+    let printed = receiver.recv_timeout(TOOL_TIME_MAX);
+    if printed.is_err() {
+        // It may have ended just now.
+        let _ = child.kill();
+    }
+    let status = child.wait().ok()?;
+    let bytes = printed.ok()?.ok()?;
+    status.success().then(|| String::from_utf8_lossy(&bytes).into_owned())
 }

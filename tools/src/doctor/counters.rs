@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::fabric::Port;
 use super::finding::{Finding, because};
+use super::lossless::PRIORITIES;
 use super::tree::Tree;
 
 /// Pause frames of one priority in a second from which on it is a storm.
@@ -18,9 +19,6 @@ const PAUSES_PER_SECOND_MAX: f64 = 300.0;
 
 /// The share of time that a priority may be held before it is a storm.
 const PAUSED_SHARE_MAX: f64 = 0.1;
-
-/// Priorities of Ethernet.
-const PRIORITIES: u32 = 8;
 
 /// All counters of one port at one time, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod answers;
 mod counters;
 mod fabric;
 mod finding;
+mod lossless;
 mod machine;
 mod memory;
 mod rdma;
@@ -67,7 +68,7 @@ pub(crate) fn run(arguments: &DoctorArgs) -> Result<(), Failure> {
     let tree = Tree::new("/");
     let devices = fabric::read(&tree);
     let counted = count(&tree, &devices);
-    let diagnosis = diagnose(&tree, &Answers::ask(), &devices, counted, arguments.need);
+    let diagnosis = diagnose(&tree, &Answers::ask(&devices), &devices, counted, arguments.need);
     if arguments.json {
         json(&diagnosis)?;
     } else {
@@ -89,7 +90,7 @@ fn diagnose(
     let sections = vec![
         Section { name: "machine", findings: machine::look(tree, answers) },
         Section { name: "memory", findings: memory::look(tree, answers) },
-        Section { name: "rdma", findings: rdma::look(tree, &answers.library, devices, need) },
+        Section { name: "rdma", findings: rdma::look(tree, answers, devices, need) },
         Section { name: "rdma counters", findings: counted },
     ];
     let sections: Vec<Section> =

@@ -1,12 +1,13 @@
 //! RDMA: whether messages can go by it, and what stands in the way.
 //!
 //! Owns what is said of the library, devices, ports, addresses and limits. Reading devices is left
-//! to `fabric`, what they have counted to `counters`.
+//! to `fabric`, flow control to `lossless`, what they have counted to `counters`.
 
 use super::Need;
-use super::answers::Library;
+use super::answers::{Answers, Library};
 use super::fabric::{DEVICES, Device, Gid, GidKind, Kind, LinkLayer, Port};
 use super::finding::{Finding, because};
+use super::lossless;
 use super::machine::allowed;
 use super::memory::{Allowed, amount, locked};
 use super::tree::{Tree, numbers, release};
@@ -36,10 +37,11 @@ const MAKER: (&str, &str) = ("0x15b3", "mlx5_ib");
 /// unfit if that is needed and they cannot.
 pub(super) fn look(
     tree: &Tree,
-    loaded: &Library,
+    answers: &Answers,
     devices: &[Device],
     need: Option<Need>,
 ) -> Vec<Finding> {
+    let loaded = &answers.library;
     let mut findings = vec![library(devices, loaded), list(tree, devices)];
     for device in devices {
         findings.push(describe(tree, loaded, device));
@@ -48,6 +50,8 @@ pub(super) fn look(
             findings.push(state(port));
             findings.extend(mtu(loaded, port));
             findings.push(addresses(port));
+            let pfc = port.netdev.as_ref().and_then(|netdev| answers.pfc.get(&netdev.name));
+            findings.extend(lossless::look(tree, device, port, pfc.map(String::as_str)));
         }
     }
     if !devices.is_empty() {

@@ -26,6 +26,7 @@ impl Machine {
             level: Level::Avx2,
             shm: Some(Room { bytes: 8 << 30, free_bytes: 8 << 30 }),
             library: Library::Shows([].into()),
+            pfc: [].into(),
         };
         let machine = Machine { root: tempfile::tempdir().expect("a folder"), answers };
         machine
@@ -337,6 +338,32 @@ fn an_empty_machine_is_told_of_without_a_panic() {
     let tree = Tree::new(empty.path());
     let told = diagnose(&tree, &machine.answers, &fabric::read(&tree), Vec::new(), None);
     assert!(told.fit, "what is not known is not held against it: {told:#?}");
+}
+
+#[test]
+fn what_a_port_has_against_loss_is_told() {
+    let name = "mlx5_0/1 lossless";
+    let mut machine = Machine::roce();
+    let told =
+        |machine: &Machine| findings(&machine.diagnose(None)).iter().any(|one| one.name == name);
+    assert!(!told(&machine), "nothing is known");
+    let pfc =
+        |on: &str| format!("pfc-cap 8 macsec-bypass off delay 0\nprio-pfc 0:off 3:{on} 7:off\n");
+    machine.answers.pfc = [("ens1".to_owned(), pfc("on"))].into();
+    machine.check(name, Verdict::Ok, &["PFC on 3"]);
+    machine.answers.pfc = [("ens1".to_owned(), pfc("off"))].into();
+    machine.check(name, Verdict::Note, &["PFC on no priority", "dcb pfc set dev ens1"]);
+    let machine = machine
+        .file("/sys/class/net/ens1/qos/trust", "dscp\n")
+        .file("/sys/class/net/ens1/ecn/roce_np/enable/3", "1\n")
+        .file("/sys/class/net/ens1/ecn/roce_rp/enable/3", "1\n")
+        .file("/sys/class/net/ens1/ecn/roce_np/enable/4", "1\n")
+        .file("/sys/class/net/ens1/ecn/roce_rp/enable/4", "0\n");
+    let words = ["PFC on no priority; ECN on 3; priority by dscp"];
+    machine.check(name, Verdict::Ok, &words);
+    let mut machine = Machine::software();
+    machine.answers.pfc = [("rdma0".to_owned(), pfc("off"))].into();
+    assert_eq!(ills(&machine), ["rxe0"], "the kernel's own packets are not judged by it");
 }
 
 /// What the doctor says of a NIC's counters that were `before` and are `after` a second later.
