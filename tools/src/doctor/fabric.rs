@@ -197,13 +197,16 @@ fn interface(tree: &Tree, device: &str, port: &str) -> Option<Interface> {
 fn gids(tree: &Tree, port: &str, link_layer: LinkLayer) -> Vec<Gid> {
     let entry = |name: String| {
         let gid: Ipv6Addr = tree.text(&format!("{port}/gids/{name}"))?.parse().ok()?;
+        if gid.is_unspecified() {
+            return None;
+        }
         let kind = tree.text(&format!("{port}/gid_attrs/types/{name}"));
         let is = match (link_layer, kind.as_deref()) {
             (LinkLayer::InfiniBand, _) => GidKind::InfiniBand,
             (LinkLayer::Ethernet, Some("RoCE v2")) => GidKind::RoceV2,
             (LinkLayer::Ethernet, _) => GidKind::RoceV1,
         };
-        (!gid.is_unspecified()).then_some(Gid { index: name.parse().ok()?, gid, is })
+        Some(Gid { index: name.parse().ok()?, gid, is })
     };
     tree.names(&format!("{port}/gids")).into_iter().filter_map(entry).collect()
 }
