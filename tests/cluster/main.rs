@@ -6,6 +6,7 @@
 mod bad_input;
 mod bare_link;
 mod death;
+mod doctor;
 mod own_rule;
 mod row_life;
 mod serving;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
+use crate::doctor::Need;
 use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LinkFlag,
     LogLevel, TransportFlag, WorkFlag,
@@ -40,6 +41,11 @@ pub(crate) enum Command {
     /// Measure, as shares of what this machine can do.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Check this machine, and say what is wrong with it and how to mend it.
+    ///
+    /// Changes nothing. Ends with code 0 if gradwire can be used here and with 4 if not; what makes
+    /// it slower is a warning.
+    Doctor(DoctorArgs),
     /// One worker of `train --processes`; its plan comes by standard input.
     #[command(hide = true)]
     Worker,
@@ -65,6 +71,16 @@ pub(crate) enum BenchCommand {
     Codec(CodecArgs),
     /// A bare link, by RDMA verbs or by a transport: bandwidth, message rate, latency.
     Transport(LinkArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// What this machine must have besides; without it, it is not fit.
+    #[arg(long, value_enum)]
+    pub(crate) need: Option<Need>,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Where rows come from and how they are read.

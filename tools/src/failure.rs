@@ -1,6 +1,6 @@
 //! Why a command ends, and with which exit code.
 //!
-//! Owns the codes: 1 failed, 2 usage.
+//! Owns the codes: 1 failed, 2 usage, 4 unfit.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -11,6 +11,9 @@ pub(crate) const EXIT_USAGE: u8 = 2;
 /// The command was right and could not be carried out.
 const EXIT_FAILED: u8 = 1;
 
+/// This machine cannot be used.
+const EXIT_UNFIT: u8 = 4;
+
 /// Why a command ends, in one line for a person.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -18,6 +21,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The command was right and could not be carried out.
     Failed(String),
+    /// This machine cannot be used, as far as the command can tell.
+    Unfit(String),
 }
 
 impl Failure {
@@ -36,13 +41,14 @@ impl Failure {
         match self {
             Failure::Usage(_) => ExitCode::from(EXIT_USAGE),
             Failure::Failed(_) => ExitCode::from(EXIT_FAILED),
+            Failure::Unfit(_) => ExitCode::from(EXIT_UNFIT),
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::Usage(why) | Failure::Failed(why)) = self;
+        let (Failure::Usage(why) | Failure::Failed(why) | Failure::Unfit(why)) = self;
         f.write_str(why)
     }
 }

@@ -9,6 +9,7 @@
 mod bench_alone;
 mod cli;
 mod codec;
+mod doctor;
 mod failure;
 mod flags;
 mod link;
@@ -66,6 +67,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Worker => train::child::run(),
     }
 }

@@ -1,12 +1,14 @@
-//! Repository chores: `cargo xtask tidy` checks what the compiler cannot.
+//! Repository chores: `cargo xtask tidy` checks what the compiler cannot, `cargo xtask guest` runs
+//! a command where there is RDMA.
 //!
 //! Owns the command line and the order of the checks. Reading files is left to `tree`, reading
-//! them to `rust_source` and `manifest`, each rule to one file of `checks`.
+//! them to `rust_source` and `manifest`, each rule to one file of `checks`, guests to `guest`.
 //!
 //! Invariant: a check that found nothing to look at is a finding, not a pass.
 #![forbid(unsafe_code)]
 
 mod checks;
+mod guest;
 mod manifest;
 mod rust_source;
 mod tree;
@@ -19,26 +21,33 @@ use std::process::ExitCode;
 use checks::Report;
 use tree::Tree;
 
-const USAGE: &str = "usage: cargo xtask tidy";
+const USAGE: &str = "usage: cargo xtask tidy
+       cargo xtask guest [OPTION]... -- COMMAND [ARGUMENT]...
+       cargo xtask guest --suite
+       cargo xtask guest --two [OPTION]... -- COMMAND [ARGUMENT]... -- COMMAND [ARGUMENT]...
+`cargo xtask guest --help` tells more";
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["tidy"] => tidy(&workspace_root()),
-        _ => {
-            let _ = writeln!(io::stderr(), "{USAGE}");
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    match done {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "tidy could not run: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let root = workspace_root();
+    let done =
+        match arguments.split_first() {
+            Some((command, [])) if command == "tidy" => tidy(&root).map(|findings_count| {
+                if findings_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }),
+            Some((command, rest)) if command == "guest" => {
+                guest::run(&root, rest).map(ExitCode::from)
+            }
+            _ => {
+                let _ = writeln!(io::stderr(), "{USAGE}");
+                return ExitCode::from(EXIT_USAGE);
+            }
+        };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "xtask: {error}");
+        ExitCode::FAILURE
+    })
 }
 
 /// The folder above this crate's own: where the workspace's `Cargo.toml` lies.
