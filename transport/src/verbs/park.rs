@@ -13,7 +13,7 @@ use wire::Time;
 use super::completion::{Completion, POLL_MAX};
 use super::lane::{Reason, Way};
 use super::peer::{Hungry, Patience};
-use super::transport::Verbs;
+use super::transport::{Tcp, Verbs};
 
 /// Looks for news between two looks at the clock.
 const SPINS_PER_CLOCK: u32 = 16;
@@ -37,7 +37,7 @@ impl Verbs {
             || !self.to_step.is_empty()
             || self.has_fed()
             || self.could_give_out()
-            || self.beneath.has_news()
+            || self.tcp == Tcp::Awaited && self.beneath.has_news()
     }
 
     /// Polls the devices for a park.
@@ -75,8 +75,12 @@ impl Verbs {
                 }
                 std::hint::spin_loop();
             }
-            if self.now_here() >= until {
+            let now = self.now_here();
+            if now >= until {
                 return false;
+            }
+            if self.tcp == Tcp::Quiet && now >= self.look_at {
+                return true; // The next poll looks where this loop does not.
             }
         }
     }
@@ -92,6 +96,7 @@ impl Verbs {
                 return self.lose_station(at, Reason::Device, now);
             }
         }
+        self.tcp = Tcp::Awaited; // Whatever ends the sleep is found out beneath.
         // What came before the queue was armed rings no bell.
         if self.has_news() {
             return;

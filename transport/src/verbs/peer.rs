@@ -227,6 +227,16 @@ impl Peer {
         }
     }
 
+    /// Whether messages go and come by the lane alone, and nothing is left to be said over TCP.
+    pub(super) fn is_by_lane_alone(&self) -> bool {
+        self.life == Life::Open
+            && self.lane.way() == Way::Lane
+            && self.lane.peer_has_switched()
+            && self.hungry == Hungry::No
+            && self.words.is_empty()
+            && self.reroutes.is_empty()
+    }
+
     /// A slot of the lane. The lane must be the way.
     pub(super) fn acquire(
         &mut self,

@@ -19,7 +19,7 @@ use super::queue_pair::{QpSpec, QueuePair, Remote};
 use super::reroute::{Progress, Reroute};
 use super::settings::Breakage;
 use super::station::{Health, Reach, SENDS_MAX, Station, find_device, mtu_of, path};
-use super::transport::{Posted, Verbs};
+use super::transport::{Posted, Tcp, Verbs};
 use crate::api::SendRefusal;
 use crate::control;
 
@@ -38,6 +38,7 @@ enum Done {
 impl Verbs {
     /// Does what is due for a peer, as far as the TCP link has credit for its words.
     pub(super) fn step(&mut self, number: u32) {
+        self.tcp = Tcp::Awaited;
         loop {
             let now = self.now_here();
             if self.say_words(number) == Done::Waits {

@@ -44,8 +44,9 @@ pub struct Verbs {
     pub(super) settings: VerbsSettings,
     pub(super) limits: Limits,
     pub(super) counts: LaneCounts,
-    /// Whether something of lanes was posted beneath and not flushed.
+    /// Whether something was posted beneath and not flushed.
     pub(super) beneath_posted: Posted,
+    pub(super) tcp: Tcp,
     /// Peers whose lane may have a step to do.
     pub(super) to_step: Roll,
     /// Peers whose step waits for credit of the TCP link; the back end beneath wakes for it.
@@ -83,6 +84,16 @@ pub struct LaneCounts {
     pub breaks: u64,
 }
 
+/// Whether anything but words about lanes can come or go over TCP. Asking the back end beneath costs
+/// system calls, which lanes are there to save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tcp {
+    /// It can, or nobody has looked yet: TCP is polled each time.
+    Awaited,
+    /// All messages of all peers go by lanes: TCP is polled with each look.
+    Quiet,
+}
+
 /// Whether something waits for a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
@@ -116,6 +127,7 @@ impl Verbs {
             limits,
             counts: LaneCounts::default(),
             beneath_posted: Posted::No,
+            tcp: Tcp::Awaited,
             to_step: Roll::default(),
             hungry: Roll::default(),
             bell,
@@ -170,6 +182,7 @@ impl Verbs {
         peer.fault = Some(Fault::Malformed(malformed));
         peer.life = Life::Closing;
         let id = peer.id;
+        self.tcp = Tcp::Awaited;
         self.beneath.close(id);
     }
 
@@ -295,19 +308,23 @@ impl Transport for Verbs {
         let id = self.beneath.adopt(Link::Tcp(socket))?;
         assert_eq!(id.index(), self.peers.len(), "peers are numbered as beneath");
         self.peers.push(Some(Box::new(Peer::new(id, local, self.beneath.now()))));
+        self.tcp = Tcp::Awaited;
         self.to_step.add(id.index() as u32);
         Ok(id)
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) {
-        self.take_news(events);
-        if self.beneath.take_rung() == Rung::Yes {
-            let now = self.now_here();
-            self.answer_bell(now);
+        self.polls = self.polls.wrapping_add(1);
+        let is_due = self.polls.is_multiple_of(POLLS_PER_CLOCK) && self.now_here() >= self.look_at;
+        if is_due || self.tcp == Tcp::Awaited {
+            self.take_news(events);
+            if self.beneath.take_rung() == Rung::Yes {
+                let now = self.now_here();
+                self.answer_bell(now);
+            }
         }
         self.take_completions();
-        self.polls = self.polls.wrapping_add(1);
-        if self.polls.is_multiple_of(POLLS_PER_CLOCK) {
+        if is_due {
             let now = self.now_here();
             self.look(now);
         }
@@ -328,6 +345,7 @@ impl Transport for Verbs {
         let station = entry.station.and_then(|at| self.stations[at].as_ref());
         let slot = match (entry.lane.way(), station) {
             (Way::Tcp, _) if entry.hungry == Hungry::No => {
+                self.tcp = Tcp::Awaited;
                 return self.beneath.acquire(peer, bytes);
             }
             (Way::Lane, Some(station)) => entry.acquire(bytes, &station.sends, &limits),
@@ -346,13 +364,18 @@ impl Transport for Verbs {
         self.bytes_sent += slot.bytes as u64;
         match slot.memory {
             SendMemory::Lane(memory) => self.post_by_lane(slot.peer, memory, slot.bytes),
-            memory => self.beneath.post(SendSlot { memory, ..slot }),
+            memory => {
+                self.beneath_posted = Posted::Yes;
+                self.beneath.post(SendSlot { memory, ..slot });
+            }
         }
     }
 
     fn flush(&mut self) {
-        self.beneath_posted = Posted::No;
-        self.beneath.flush();
+        let posted = std::mem::replace(&mut self.beneath_posted, Posted::No);
+        if posted == Posted::Yes || self.tcp == Tcp::Awaited {
+            self.beneath.flush();
+        }
         self.list_unused();
         if self.to_flush.is_empty() {
             return;
@@ -387,6 +410,7 @@ impl Transport for Verbs {
         if let Some(entry) = self.open_peer(peer.index() as u32) {
             entry.life = Life::Closing;
         }
+        self.tcp = Tcp::Awaited;
         self.beneath.close(peer);
     }
 

@@ -14,7 +14,7 @@ use super::device::{AsyncEvent, PortState};
 use super::lane::Reason;
 use super::peer::{Pair, Peer};
 use super::station::Health;
-use super::transport::Verbs;
+use super::transport::{Posted, Tcp, Verbs};
 
 /// From one look at requests, pauses and devices to the next.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -44,6 +44,16 @@ impl Verbs {
                 self.to_step.add(number);
             }
         }
+        self.tcp = self.tcp_now();
+        self.beneath_posted = Posted::Yes; // A slot may have been dropped that others wait behind.
+    }
+
+    /// Whether TCP is to be polled each time until the next look. A link whose last bytes before the
+    /// switch have not left yet is served with the looks.
+    fn tcp_now(&self) -> Tcp {
+        let mut peers = self.peers.iter().flatten().peekable();
+        let are_all_by_lane = peers.peek().is_some() && peers.all(|peer| peer.is_by_lane_alone());
+        if are_all_by_lane { Tcp::Quiet } else { Tcp::Awaited }
     }
 
     /// When something is due that no descriptor tells of, if there is anything.
