@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use wire::LaneOffer;
 
 /// Messages sent to one peer and not told to be released. Whoever holds as many stops its sender.
-pub(super) const MESSAGES_MAX: u32 = 256;
+pub(super) const MESSAGES_MAX: u32 = 128;
 /// Receives posted for one peer: see above.
 pub(super) const RECVS_MAX: u32 = 2 * MESSAGES_MAX + 1;
 /// Positions are multiples of this, in bytes: a cache line.

@@ -24,7 +24,11 @@ use crate::api::Limits;
 use crate::pool::Pool;
 
 /// Requests under way at one queue pair that this side sends.
-pub(super) const SENDS_MAX: u32 = 320;
+///
+/// What a peer's queue pair locks beside its ring, in bytes, where a request that carries
+/// `steps::INLINE_BYTES` takes 192 and a receive 16, each queue a power of two long, and a completion
+/// takes 64: 49 152 + 8 192 + 26 688 at most, and half of the last once the queue is shared by many.
+pub(super) const SENDS_MAX: u32 = 160;
 /// Completions of one queue pair that may wait to be polled: all its receives and sends, since in
 /// its error state each has one.
 const COMPLETIONS_PER_PAIR: u32 = RECVS_MAX + SENDS_MAX;

@@ -24,7 +24,7 @@ use crate::api::SendRefusal;
 use crate::control;
 
 /// Payload that a request carries in itself, in bytes: short requests and answers fit.
-const INLINE_BYTES: u32 = 256;
+const INLINE_BYTES: u32 = 128;
 /// Packets are numbered by so many bits.
 const PSN_MASK: u32 = 0xFF_FFFF;
 
