@@ -8,6 +8,7 @@ mod bare_link;
 mod death;
 mod doctor;
 mod own_rule;
+mod rdma;
 mod row_life;
 mod serving;
 mod shaped_link;
