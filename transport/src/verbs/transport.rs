@@ -84,8 +84,8 @@ pub struct LaneCounts {
     pub breaks: u64,
 }
 
-/// Whether anything but words about lanes can come or go over TCP. Asking the back end beneath costs
-/// system calls, which lanes are there to save.
+/// Whether anything but words about lanes can come or go over TCP. Asking the back end beneath
+/// costs system calls, which lanes are there to save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tcp {
     /// It can, or nobody has looked yet: TCP is polled each time.

@@ -48,8 +48,8 @@ impl Verbs {
         self.beneath_posted = Posted::Yes; // A slot may have been dropped that others wait behind.
     }
 
-    /// Whether TCP is to be polled each time until the next look. A link whose last bytes before the
-    /// switch have not left yet is served with the looks.
+    /// Whether TCP is to be polled each time until the next look. A link whose last bytes before
+    /// the switch have not left yet is served with the looks.
     fn tcp_now(&self) -> Tcp {
         let mut peers = self.peers.iter().flatten().peekable();
         let are_all_by_lane = peers.peek().is_some() && peers.all(|peer| peer.is_by_lane_alone());
