@@ -67,9 +67,9 @@ mod tests {
     fn a_lane_message_is_told_from_others_and_reads_as_it_was_written() {
         let mut aligned = Aligned([0; MESSAGE_BYTES]);
         let bytes = &mut aligned.0;
-        write(bytes, &LaneMessage::Ready { generation: 4 });
+        write(bytes, &LaneMessage::Ready { generation: 4, rkey: 9 });
         assert!(is_lane_message(bytes) && !is_offer(bytes));
-        assert_eq!(read(bytes), Ok(LaneMessage::Ready { generation: 4 }));
+        assert_eq!(read(bytes), Ok(LaneMessage::Ready { generation: 4, rkey: 9 }));
         bytes[70] ^= 1;
         assert!(matches!(read(bytes), Err(Malformed::Checksum { .. })));
     }

@@ -26,10 +26,12 @@ const MTU_CODE_MAX: u8 = 5;
 pub enum LaneMessage {
     /// A queue pair and a ring are ready to be connected to.
     Offer(LaneOffer),
-    /// The queue pair of this generation is connected to the peer's.
+    /// The queue pair of this generation is connected to the peer's, which may write to the ring.
     Ready {
         /// Which life of the lane.
         generation: u32,
+        /// The key that the ring is written by in this life.
+        rkey: u32,
     },
     /// This was the last message over TCP; what was acquired later comes by the lane.
     Switch {
@@ -52,7 +54,7 @@ pub enum LaneMessage {
     },
 }
 
-/// Where and how the peer may write.
+/// Where the peer may write, once it is told the key to that by [`LaneMessage::Ready`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneOffer {
     /// Which life of the lane, from 1.
@@ -75,8 +77,6 @@ pub struct LaneOffer {
     pub ring_address: u64,
     /// Its size: a power of two.
     pub ring_bytes: u64,
-    /// The key that the ring is written by.
-    pub rkey: u32,
     /// Where the next message begins, in bytes since the ring was made.
     pub position: u64,
     /// Up to where the ring was released.
@@ -129,13 +129,12 @@ impl LaneMessage {
                 gid: offer.gid,
                 ring_address: offer.ring_address,
                 ring_bytes: offer.ring_bytes,
-                rkey: offer.rkey,
                 messages_held: offer.messages_held,
                 position: offer.position,
                 released: offer.released,
                 ..of(OFFER)
             },
-            LaneMessage::Ready { generation } => Layout { generation, ..of(READY) },
+            LaneMessage::Ready { generation, rkey } => Layout { generation, rkey, ..of(READY) },
             LaneMessage::Switch { generation } => Layout { generation, ..of(SWITCH) },
             LaneMessage::Broken { generation, delivered, reason } => {
                 Layout { generation, delivered, reason, ..of(BROKEN) }
@@ -154,7 +153,7 @@ impl LaneMessage {
         }
         Some(match layout.what {
             OFFER => LaneMessage::Offer(LaneOffer::checked(&layout)?),
-            READY => LaneMessage::Ready { generation },
+            READY => LaneMessage::Ready { generation, rkey: layout.rkey },
             SWITCH => LaneMessage::Switch { generation },
             BROKEN => {
                 let (delivered, reason) = (layout.delivered, layout.reason);
@@ -189,7 +188,6 @@ impl LaneOffer {
             messages_held: layout.messages_held,
             ring_address: layout.ring_address,
             ring_bytes: layout.ring_bytes,
-            rkey: layout.rkey,
             position: layout.position,
             released: layout.released,
         })
@@ -211,7 +209,6 @@ mod tests {
         messages_held: 2,
         ring_address: 0x7F00_0000_0000,
         ring_bytes: 4 << 20,
-        rkey: 77,
         position: 5 << 20,
         released: 4 << 20,
     };
@@ -220,7 +217,7 @@ mod tests {
     fn each_kind_of_lane_message_reads_as_it_was_written() {
         for message in [
             LaneMessage::Offer(OFFERED),
-            LaneMessage::Ready { generation: 1 },
+            LaneMessage::Ready { generation: 1, rkey: 77 },
             LaneMessage::Switch { generation: u32::MAX },
             LaneMessage::Broken { generation: 2, delivered: u64::MAX, reason: 4 },
             LaneMessage::None { reason: 1 },
@@ -254,7 +251,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_lane_message_are_refused() {
-        let ready = LaneMessage::Ready { generation: 1 }.to_bytes();
+        let ready = LaneMessage::Ready { generation: 1, rkey: 77 }.to_bytes();
         assert_eq!(LaneMessage::from_bytes(&ready[..LANE_BODY_BYTES - 1]), None);
         for what in [0, 6, 255] {
             let mut other = ready;

@@ -77,6 +77,8 @@ impl Status {
     pub(crate) const FLUSHED: Status = Status(ffi::IBV_WC_WR_FLUSH_ERR);
     /// The peer's memory may not be reached like this: a wrong rkey or range.
     pub(crate) const REMOTE_ACCESS: Status = Status(ffi::IBV_WC_REM_ACCESS_ERR);
+    /// A memory window was not bound: this side asked for what the device does not do.
+    pub(crate) const NOT_BOUND: Status = Status(ffi::IBV_WC_MW_BIND_ERR);
     /// The peer did not answer, however often it was asked.
     pub(crate) const RETRIES_EXCEEDED: Status = Status(ffi::IBV_WC_RETRY_EXC_ERR);
     /// The peer had no receive posted, however often it was asked.
@@ -334,6 +336,7 @@ impl fmt::Display for Status {
             ffi::IBV_WC_LOC_QP_OP_ERR => "the device could not work on the request",
             ffi::IBV_WC_LOC_PROT_ERR => "the request names memory that is not registered",
             ffi::IBV_WC_WR_FLUSH_ERR => "the queue pair was in error already",
+            ffi::IBV_WC_MW_BIND_ERR => "the memory window was not bound",
             ffi::IBV_WC_BAD_RESP_ERR => "the peer's device answered out of turn",
             ffi::IBV_WC_LOC_ACCESS_ERR => "the request may not use its memory like this",
             ffi::IBV_WC_REM_INV_REQ_ERR => "the peer's device takes no such request",

@@ -136,12 +136,12 @@ pub(super) struct SendWindow {
 }
 
 impl SendWindow {
-    /// The ring of this offer, which is within `wire`'s ranges.
+    /// The ring of this offer, which is within `wire`'s ranges. Its key is not known yet.
     pub(super) fn new(offer: &LaneOffer) -> SendWindow {
         SendWindow {
             ring_address: offer.ring_address,
             ring_bytes: offer.ring_bytes,
-            rkey: offer.rkey,
+            rkey: 0,
             messages_max: offer.messages_max.min(MESSAGES_MAX),
             first: offer.released,
             end: offer.position,
@@ -169,6 +169,11 @@ impl SendWindow {
     /// The peer's address of a place.
     pub(super) fn address(&self, place: Place) -> u64 {
         self.ring_address + (place.start & (self.ring_bytes - 1))
+    }
+
+    /// The peer has said the key.
+    pub(super) fn open(&mut self, rkey: u32) {
+        self.rkey = rkey;
     }
 
     /// The key that the ring is written by.
@@ -211,7 +216,6 @@ mod tests {
             messages_held: 0,
             ring_address: 1 << 20,
             ring_bytes,
-            rkey: 1,
             position,
             released: position,
         }

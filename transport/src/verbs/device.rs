@@ -16,8 +16,8 @@ use rustix::fs::OFlags;
 
 use super::error::{VerbsError, check, last_errno, non_null};
 use super::ffi::{
-    self, ibv_async_event, ibv_context, ibv_cq, ibv_device, ibv_device_attr, ibv_pd, ibv_qp,
-    ibv_recv_wr, ibv_send_wr, ibv_wc, zeroed,
+    self, ibv_async_event, ibv_context, ibv_cq, ibv_device, ibv_device_attr, ibv_mw, ibv_mw_type,
+    ibv_pd, ibv_qp, ibv_recv_wr, ibv_send_wr, ibv_wc, zeroed,
 };
 use super::library::{Library, library};
 use super::port::Asked;
@@ -33,6 +33,8 @@ pub struct DeviceInfo {
     pub node_guid: u64,
     /// What carries its packets.
     pub transport: TransportKind,
+    /// Whose writes a key to its memory may let in.
+    pub windows: Windows,
     /// Its ports, in order, the first of number 1.
     pub ports: Vec<PortInfo>,
 }
@@ -46,6 +48,15 @@ pub enum TransportKind {
     Iwarp,
     /// Another one, by its number.
     Other(i32),
+}
+
+/// Whose writes a key to a device's memory may let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Windows {
+    /// Those of one queue pair alone: it has memory windows of type 2B.
+    OfQueuePair,
+    /// Those of all queue pairs, as it has no such windows.
+    None,
 }
 
 /// What a device can do at most.
@@ -102,6 +113,7 @@ struct Opened {
     node_guid: u64,
     transport: TransportKind,
     limits: DeviceLimits,
+    window_calls: Option<WindowCalls>,
     // Last: closed after the domain is gone.
     context: Context,
 }
@@ -115,6 +127,13 @@ pub(super) struct DataPath {
         unsafe extern "C" fn(*mut ibv_qp, *mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int,
     pub(super) post_recv:
         unsafe extern "C" fn(*mut ibv_qp, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int,
+}
+
+/// The functions that memory windows are made and freed by: the device's own too.
+#[derive(Clone, Copy)]
+pub(super) struct WindowCalls {
+    pub(super) alloc: unsafe extern "C" fn(*mut ibv_pd, ibv_mw_type) -> *mut ibv_mw,
+    pub(super) dealloc: unsafe extern "C" fn(*mut ibv_mw) -> c_int,
 }
 
 // SAFETY: the library's objects belong to no thread and lock themselves: "by default all verbs
@@ -177,6 +196,7 @@ impl Device {
             name: self.0.name.clone(),
             node_guid: self.0.node_guid,
             transport: self.0.transport,
+            windows: self.0.window_calls.map_or(Windows::None, |_| Windows::OfQueuePair),
             ports: ports?,
         })
     }
@@ -240,6 +260,11 @@ impl Device {
 
     pub(super) fn data_path(&self) -> DataPath {
         self.0.data_path
+    }
+
+    /// None if it has no windows of type 2B.
+    pub(super) fn window_calls(&self) -> Option<WindowCalls> {
+        self.0.window_calls
     }
 }
 
@@ -327,13 +352,22 @@ impl Context {
         })
     }
 
-    fn limits(&self, name: &str) -> Result<DeviceLimits, VerbsError> {
+    /// Given the device's flags, what makes windows of type 2B, if it has them.
+    fn window_calls(&self, cap_flags: u32) -> Option<WindowCalls> {
+        // SAFETY: as in `data_path`.
+        let ops = unsafe { (*self.raw.as_ptr()).ops };
+        let calls = WindowCalls { alloc: ops.alloc_mw?, dealloc: ops.dealloc_mw? };
+        (cap_flags & ffi::IBV_DEVICE_MEM_WINDOW_TYPE_2B != 0).then_some(calls)
+    }
+
+    /// What it can do at most, and its flags.
+    fn limits(&self, name: &str) -> Result<(DeviceLimits, u32), VerbsError> {
         let mut found: ibv_device_attr = zeroed();
         // SAFETY: open until `drop`; the function fills the structure in.
         let answer = unsafe { (self.library.query_device)(self.raw.as_ptr(), &raw mut found) };
         check(answer).map_err(VerbsError::call("ibv_query_device", name))?;
         let count = |limit: c_int| u32::try_from(limit).unwrap_or(0);
-        Ok(DeviceLimits {
+        let limits = DeviceLimits {
             qps_max: count(found.max_qp),
             requests_max: count(found.max_qp_wr),
             cqs_max: count(found.max_cq),
@@ -342,7 +376,8 @@ impl Context {
             region_bytes_max: found.max_mr_size,
             reads_max: u8::try_from(found.max_qp_rd_atom).unwrap_or(u8::MAX),
             ports: found.phys_port_cnt,
-        })
+        };
+        Ok((limits, found.device_cap_flags))
     }
 }
 
@@ -403,7 +438,8 @@ impl List {
             rustix::fs::fcntl_setfl(context.async_fd(), flags | OFlags::NONBLOCK)
         });
         flags.map_err(|errno| VerbsError::call("fcntl", &*name)(errno.raw_os_error()))?;
-        let limits = context.limits(&name)?;
+        let (limits, cap_flags) = context.limits(&name)?;
+        let window_calls = context.window_calls(cap_flags);
         let lacks = |function| VerbsError::call(function, &*name)(libc::EOPNOTSUPP);
         let data_path = context.data_path().map_err(lacks)?;
         // SAFETY: as above.
@@ -417,8 +453,16 @@ impl List {
         // SAFETY: the context is open.
         let pd = non_null(unsafe { (library.alloc_pd)(context.raw.as_ptr()) });
         let pd = pd.map_err(VerbsError::call("ibv_alloc_pd", &*name))?;
-        let opened = Opened { pd, data_path, name, node_guid, transport, limits, context };
-        Ok(Device(Arc::new(opened)))
+        Ok(Device(Arc::new(Opened {
+            pd,
+            data_path,
+            name,
+            node_guid,
+            transport,
+            limits,
+            window_calls,
+            context,
+        })))
     }
 }
 

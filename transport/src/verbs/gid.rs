@@ -188,7 +188,7 @@ impl fmt::Display for GidKind {
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::Mtu;
+    use super::super::device::{Mtu, Windows};
     use super::*;
 
     fn gid(index: u32, address: &str, kind: GidKind) -> GidInfo {
@@ -216,7 +216,8 @@ mod tests {
 
     fn device(name: &str, ports: Vec<PortInfo>) -> DeviceInfo {
         let transport = TransportKind::InfiniBand;
-        DeviceInfo { name: name.to_owned(), node_guid: 1, transport, ports }
+        let windows = Windows::None;
+        DeviceInfo { name: name.to_owned(), node_guid: 1, transport, windows, ports }
     }
 
     /// An adapter as RoCE shows it: each address as v1 and v2, link-local ones first.

@@ -4,12 +4,12 @@
 //! happens here are told to it, and it says what is to be done. Doing it is left to
 //! [`super::transport`].
 //!
-//! A generation is one life: each side offers a queue pair, connects it to the peer's and says that
-//! it is ready; tries the way by a write of one byte, so that no message is ever entrusted to a
-//! way that has not worked; then says over TCP that it switches, and sends by the lane. Either side
-//! may say that it is broken, at any time; the other then says so too. Each says it once, with how
-//! many messages it took. After both words, each sends what the other did not take over TCP, and
-//! the next generation begins.
+//! A generation is one life: each side offers a queue pair, connects it to the peer's, opens its
+//! ring to that one alone and, when that is done, says that it is ready; tries the way by a write
+//! of one byte, so that no message is ever entrusted to a way that has not worked; then says over
+//! TCP that it switches, and sends by the lane. Either side may say that it is broken, at any time;
+//! the other then says so too. Each says it once, with how many messages it took. After both words,
+//! each sends what the other did not take over TCP, and the next generation begins.
 //!
 //! Invariant: every message arrives once and in order. A side takes nothing from a generation after
 //! its own word that it is broken; it sends what was not taken only after the peer's; and the peer
@@ -66,10 +66,14 @@ pub(super) enum Reason {
 pub(super) enum Step {
     /// Make a queue pair and say where: `offered`, `cannot_offer` or `refuse`.
     Offer { generation: u32 },
-    /// Connect to the peer's: `connected`, `failed` or `refuse`.
+    /// Connect to the peer's and open the ring to it: `connected`, then or later `arrived`;
+    /// `failed` or `refuse`.
     Connect(LaneOffer),
-    /// Write a byte to the peer, to see that it gets there: `tried`, later `arrived`.
-    Try,
+    /// Say that the peer may write, and by which key: `ready`.
+    Ready,
+    /// Write a byte to the peer, to see that it gets there: `tried`, later `arrived`. Its ring is
+    /// written by this key.
+    Try { rkey: u32 },
     /// Say that what is acquired from now on goes by the lane: `switched`.
     Switch,
     /// Take what has come, destroy the queue pair and say so: `broken`.
@@ -80,11 +84,11 @@ pub(super) enum Step {
     Quit,
 }
 
-/// Whether a request that arrived was the try.
+/// Whether a request that is over was the one that the next step waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrived {
-    First,
-    Later,
+    Awaited,
+    Other,
 }
 
 /// Which way what is acquired now goes.
@@ -102,8 +106,12 @@ enum Phase {
     Idle { at: Time },
     /// There is one, and the peer knows where.
     Offered,
-    /// It is connected to the peer's, and the peer knows.
-    Connected,
+    /// It is connected to the peer's; the ring is being opened to it.
+    Opening,
+    /// The ring is open, and the peer is to know.
+    Opened,
+    /// The peer knows.
+    Ready,
     /// The try is under way.
     Trying,
     /// The try got there.
@@ -131,7 +139,8 @@ enum Used {
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
     offer: Option<LaneOffer>,
-    ready: Option<()>,
+    /// The key to its ring.
+    ready: Option<u32>,
     switched: Option<()>,
     /// How many messages it took.
     broken: Option<u64>,
@@ -179,8 +188,9 @@ impl Lane {
 
     /// Whether there may be a queue pair.
     pub(super) fn is_up(&self) -> bool {
-        use Phase::{Connected, Offered, Sending, Tried, Trying};
-        matches!(self.phase, Offered | Connected | Trying | Tried | Sending { .. })
+        use Phase::{Offered, Opened, Opening, Ready, Sending, Tried, Trying};
+        let phase = self.phase;
+        matches!(phase, Offered | Opening | Opened | Ready | Trying | Tried | Sending { .. })
     }
 
     /// Whether the peer's end is connected too, as far as is known here.
@@ -211,7 +221,9 @@ impl Lane {
         match self.phase {
             Phase::Idle { .. }
             | Phase::Offered
-            | Phase::Connected
+            | Phase::Opening
+            | Phase::Opened
+            | Phase::Ready
             | Phase::Trying
             | Phase::Tried
             | Phase::Sending { .. }
@@ -221,9 +233,10 @@ impl Lane {
             }
             Phase::Idle { at } => (now >= at).then_some(Step::Offer { generation }),
             Phase::Offered => self.said.offer.map(Step::Connect),
-            Phase::Connected => self.said.ready.map(|()| Step::Try),
+            Phase::Opened => Some(Step::Ready),
+            Phase::Ready => self.said.ready.map(|rkey| Step::Try { rkey }),
             Phase::Tried => Some(Step::Switch),
-            Phase::Trying | Phase::Sending { .. } => None,
+            Phase::Opening | Phase::Trying | Phase::Sending { .. } => None,
             Phase::Failed { reason, .. } => break_for(reason),
             Phase::Broken { .. } => self.said.broken.map(|delivered| Step::Reroute { delivered }),
             Phase::Quitting => Some(Step::Quit),
@@ -240,7 +253,7 @@ impl Lane {
         }
         let word = match *message {
             LaneMessage::Offer(LaneOffer { generation, .. })
-            | LaneMessage::Ready { generation }
+            | LaneMessage::Ready { generation, .. }
             | LaneMessage::Switch { generation }
             | LaneMessage::Broken { generation, .. } => self.said_of(generation),
             LaneMessage::None { .. } => return self.hear_none(),
@@ -248,7 +261,7 @@ impl Lane {
         let said = word.ok_or(Breach("it speaks of another generation of the lane"))?;
         let said_before = match *message {
             LaneMessage::Offer(offer) => said.offer.replace(offer).is_some(),
-            LaneMessage::Ready { .. } => said.ready.replace(()).is_some(),
+            LaneMessage::Ready { rkey, .. } => said.ready.replace(rkey).is_some(),
             LaneMessage::Switch { .. } => said.switched.replace(()).is_some(),
             LaneMessage::Broken { delivered, .. } => said.broken.replace(delivered).is_some(),
             LaneMessage::None { .. } => false,
@@ -304,9 +317,14 @@ impl Lane {
         self.phase = Phase::Quitting;
     }
 
-    /// The queue pair is connected, and the peer was told.
+    /// The queue pair is connected, and the ring is being opened.
     pub(super) fn connected(&mut self) {
-        self.phase = Phase::Connected;
+        self.phase = Phase::Opening;
+    }
+
+    /// The peer was told that it may write.
+    pub(super) fn ready(&mut self) {
+        self.phase = Phase::Ready;
     }
 
     /// The try is under way.
@@ -314,13 +332,15 @@ impl Lane {
         self.phase = Phase::Trying;
     }
 
-    /// A request got there. Only the first one, which is the try, matters.
+    /// A request is over. The one that opens the ring and the try matter, of which each is alone
+    /// while it is under way.
     pub(super) fn arrived(&mut self) -> Arrived {
-        if self.phase != Phase::Trying {
-            return Arrived::Later;
-        }
-        self.phase = Phase::Tried;
-        Arrived::First
+        self.phase = match self.phase {
+            Phase::Opening => Phase::Opened,
+            Phase::Trying => Phase::Tried,
+            _ => return Arrived::Other,
+        };
+        Arrived::Awaited
     }
 
     /// The word of the switch is on its way.

@@ -26,6 +26,8 @@ use super::ffi::{self, ibv_mr};
 pub(crate) enum Access {
     /// Nothing: this side's requests read it and fill it.
     Local,
+    /// Nothing by its own rkey. Memory windows let peers write parts of it.
+    Windows,
     /// Whoever has the rkey and a connected queue pair may write it.
     RemoteWrite,
     /// ... and read it.
@@ -73,6 +75,7 @@ impl Registered {
         let first = NonNull::from(region.bytes_mut()).cast::<u8>();
         let rights = match access {
             Access::Local => ffi::IBV_ACCESS_LOCAL_WRITE,
+            Access::Windows => ffi::IBV_ACCESS_LOCAL_WRITE | ffi::IBV_ACCESS_MW_BIND,
             Access::RemoteWrite => ffi::IBV_ACCESS_LOCAL_WRITE | ffi::IBV_ACCESS_REMOTE_WRITE,
             Access::RemoteReadWrite => {
                 ffi::IBV_ACCESS_LOCAL_WRITE
@@ -111,6 +114,16 @@ impl Registered {
     /// The key that a peer names this memory by.
     pub(crate) fn rkey(&self) -> u32 {
         self.rkey
+    }
+
+    /// For what opens a part of it, and does not outlive it.
+    pub(super) fn raw(&self) -> NonNull<ibv_mr> {
+        self.mr
+    }
+
+    /// Whose it is registered with.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// A part of it, for a work request.

@@ -35,9 +35,10 @@ mod steps;
 mod tests;
 mod transport;
 mod watch;
+mod window;
 
 pub use device::{
-    DeviceInfo, GidInfo, LinkLayer, Mtu, PortInfo, PortState, TransportKind, devices,
+    DeviceInfo, GidInfo, LinkLayer, Mtu, PortInfo, PortState, TransportKind, Windows, devices,
 };
 pub use error::{LoadError, VerbsError};
 pub use gid::{Gid, GidKind};

@@ -16,6 +16,7 @@ use memory::SLOT_ALIGN_BYTES;
 use super::device::Device;
 use super::error::VerbsError;
 use super::memory::{Access, Local, Registered};
+use super::window::MemoryWindow;
 
 /// Regions of one arena. A core has two arenas for a device, one to send from and one for rings.
 pub(super) const REGIONS_MAX: usize = 4;
@@ -111,6 +112,20 @@ impl Part {
     /// The key that a peer names its region by.
     pub(super) fn rkey(&self) -> u32 {
         self.region.rkey()
+    }
+
+    /// A window over all of it, which opens it to one queue pair.
+    ///
+    /// - Errors: as [`MemoryWindow::new`].
+    /// - Panics: if peers may not write here, or by the region's key.
+    pub(super) fn window(&self) -> Result<MemoryWindow, VerbsError> {
+        assert_eq!(self.access, Access::Windows, "what is written through windows alone");
+        MemoryWindow::new(&self.region, self.offset..self.offset + self.bytes)
+    }
+
+    /// What peers may do here.
+    pub(super) fn access(&self) -> Access {
+        self.access
     }
 
     /// Its first `bytes` bytes, for a work request.

@@ -21,6 +21,7 @@ use super::queue_pair::{Path, Payload, PostError, QueuePair, Signal, WriteImm};
 use super::reroute::Reroute;
 use super::ring::{News, RecvRing};
 use super::station::SENDS_MAX;
+use super::window::MemoryWindow;
 use crate::api::{Fault, Limits, PeerId, SendRefusal};
 use crate::outbox::Outbox;
 use crate::pool::{Pool, PoolSlot};
@@ -80,6 +81,8 @@ pub(super) enum Hungry {
 
 /// This end of one generation of a lane.
 pub(super) struct Pair {
+    /// What opens the ring to this queue pair, where the device can. Before it: it goes first.
+    pub(super) opening: Option<MemoryWindow>,
     pub(super) qp: QueuePair,
     pub(super) path: Path,
     /// Of the port, as they were when it was made.
@@ -97,6 +100,15 @@ pub(super) struct Pair {
     pub(super) recvs_due: usize,
     /// Messages taken.
     pub(super) taken: u64,
+}
+
+/// Whether the ring is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opened {
+    /// By its region's key.
+    Already,
+    /// When the request for it is over.
+    Later,
 }
 
 /// What came by the lane.
@@ -181,6 +193,18 @@ impl Pair {
         Tag { of: TagOf::Recv, peer: peer.index() as u32, generation }.to_u64()
     }
 
+    /// Has the ring open to this queue pair alone.
+    fn open_ring(&mut self, peer: PeerId, now: Time) -> Result<Opened, PostError> {
+        let Some(window) = &self.opening else { return Ok(Opened::Already) };
+        self.progress_at = now;
+        let number = self.posted.wrapping_add(1) & NUMBER_MASK;
+        let generation = (self.generation & GENERATION_MASK) as u8;
+        let tag = Tag { of: TagOf::Send { number }, peer: peer.index() as u32, generation };
+        self.qp.post_bind(tag.to_u64(), window)?;
+        self.posted = number;
+        Ok(Opened::Later)
+    }
+
     /// Posts writes and counts them.
     fn post(
         &mut self,
@@ -235,6 +259,28 @@ impl Peer {
             && self.hungry == Hungry::No
             && self.words.is_empty()
             && self.reroutes.is_empty()
+    }
+
+    /// Opens the ring to the peer's end, which was just connected.
+    ///
+    /// Errors: the device does not do that; the lane failed.
+    pub(super) fn open_ring(&mut self, now: Time) -> Result<(), PostError> {
+        let Some(pair) = self.pair.as_mut() else { return Ok(()) };
+        match pair.open_ring(self.id, now) {
+            Ok(Opened::Already) => _ = self.lane.arrived(),
+            Ok(Opened::Later) => {}
+            Err(error) => {
+                self.lane.failed(Reason::Setup, now);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The key that the peer writes to the ring by.
+    pub(super) fn ring_rkey(&self) -> Option<u32> {
+        let (pair, ring) = (self.pair.as_ref()?, self.ring.as_ref()?);
+        Some(pair.opening.as_ref().map_or(ring.region_rkey(), MemoryWindow::rkey))
     }
 
     /// A slot of the lane. The lane must be the way.

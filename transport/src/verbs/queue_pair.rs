@@ -19,6 +19,7 @@ use super::ffi::{
 };
 use super::gid::Gid;
 use super::memory::Local;
+use super::window::MemoryWindow;
 
 pub(crate) use super::request::{Operation, Payload, PostError, Request, Signal, WriteImm};
 
@@ -264,6 +265,32 @@ impl QueuePair {
         requests: &[Request<'_>],
     ) -> Result<(), PostError> {
         self.post_send_chain(requests, |request| *request)
+    }
+
+    /// Posts the request by which a window opens to this queue pair, which must be ready to send.
+    /// It has a completion; the peer may have the window's key after that.
+    ///
+    /// Errors: [`PostError`]: also where the device's library has no such requests.
+    pub(crate) fn post_bind(&mut self, wr_id: u64, window: &MemoryWindow) -> Result<(), PostError> {
+        let (mw, bind_info) = window.binding();
+        let bind_mw = ffi::ibv_send_wr__bindgen_ty_4__bindgen_ty_1 {
+            mw: mw.as_ptr(),
+            rkey: window.rkey(),
+            bind_info,
+        };
+        self.sends[0] = ibv_send_wr {
+            wr_id,
+            opcode: ffi::IBV_WR_BIND_MW,
+            send_flags: ffi::IBV_SEND_SIGNALED,
+            __bindgen_anon_2: ffi::ibv_send_wr__bindgen_ty_4 { bind_mw },
+            ..zeroed()
+        };
+        let (first, mut bad) = (self.sends.as_mut_ptr(), ptr::null_mut());
+        // SAFETY: the queue pair is alive until `drop`; the chain is the one request in `sends`,
+        // whose window and memory are alive through the call, as `window` holds both. It opens
+        // bytes that are read by unsafe functions alone, whose callers reckon with a peer.
+        let answer = unsafe { (self.data_path.post_send)(self.qp.as_ptr(), first, &raw mut bad) };
+        check(answer).map_err(|errno| PostError { posted: 0, errno })
     }
 
     fn post_send_chain<'a, T>(

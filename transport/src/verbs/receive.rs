@@ -138,13 +138,16 @@ impl Verbs {
                     tracing::info!(peer = tag.peer, %failure, "a request of a lane failed");
                 }
                 peer.lane.failed(reason_of(failure.status), now);
+                if failure.status == Status::NOT_BOUND {
+                    self.windows_refused(tag.peer);
+                }
                 return self.to_step.add(tag.peer);
             }
         };
         let came = match tag.of {
             TagOf::Send { number } => {
                 pair.completed(number, now);
-                if peer.lane.arrived() == Arrived::First {
+                if peer.lane.arrived() == Arrived::Awaited {
                     self.to_step.add(tag.peer);
                 }
                 Ok(Came::Nothing)

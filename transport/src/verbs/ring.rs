@@ -8,7 +8,7 @@
 //! last record ended before which all were given back. A peer that keeps the rules writes from
 //! `end` to `released` plus the ring's size, and nowhere else. One that does not can change bytes
 //! of a message while it is read, as a peer in shared memory can; no check can stop that, and it
-//! reaches no memory but rings.
+//! reaches no memory but its own ring, or all rings of the core where the device has no windows.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,7 +16,10 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::credit::{Breach, MESSAGES_MAX, place_after};
+use super::error::VerbsError;
+use super::memory::Access;
 use super::parts::Part;
+use super::window::MemoryWindow;
 
 /// A ring, of a power of two bytes.
 pub(crate) struct RecvRing {
@@ -92,9 +95,24 @@ impl RecvRing {
         self.part().address()
     }
 
-    /// The key that the peer names it by.
-    pub(super) fn rkey(&self) -> u32 {
+    /// What opens it to one peer's queue pair, where it has windows.
+    ///
+    /// Errors: as [`MemoryWindow::new`].
+    pub(super) fn window(&self) -> Result<Option<MemoryWindow>, VerbsError> {
+        match self.part().access() {
+            Access::Windows => self.part().window().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The key of the region that it is part of: what the peer names it by if there is no window.
+    pub(super) fn region_rkey(&self) -> u32 {
         self.part().rkey()
+    }
+
+    /// What peers may do there.
+    pub(super) fn access(&self) -> Access {
+        self.part().access()
     }
 
     /// How it stands; the peer is told by the offer that says so.
@@ -224,7 +242,7 @@ impl Drop for RecvRecord {
 
 impl Drop for RecvRing {
     fn drop(&mut self) {
-        // The queue pair by which a peer wrote here is destroyed: `Peer` drops it first.
+        // The window and queue pair by which a peer wrote here are gone: `Peer` drops them first.
         self.home.borrow_mut().extend(self.part.take());
     }
 }

@@ -43,8 +43,10 @@ pub enum Breakage {
     None,
     /// Receives are not posted again: the peer finds none.
     FewReceives,
-    /// Offers name another rkey than the ring's.
+    /// The peer is told another rkey than the ring's.
     WrongRkey,
+    /// As on a device without memory windows.
+    NoWindows,
     /// Completion queues have fewer entries than they need.
     SmallCq,
 }

@@ -20,6 +20,7 @@ use super::parts::Arena;
 use super::queue_pair::Path;
 use super::ring::{FreeRings, RecvRing};
 use super::settings::{Breakage, VerbsSettings};
+use super::window::MemoryWindow;
 use crate::api::Limits;
 use crate::pool::Pool;
 
@@ -49,6 +50,7 @@ pub(super) struct Station {
     pub(super) sends: Pool,
     rings: Arena,
     free_rings: FreeRings,
+    windows: Trust,
     pairs: u32,
     pub(super) health: Health,
     breakage: Breakage,
@@ -60,6 +62,18 @@ pub(super) enum Health {
     Good,
     /// It is gone or its completion queue overran: it is given up once its lanes are.
     Lost,
+}
+
+/// Whether rings are opened by memory windows, each to its own peer's queue pair. Where they are
+/// not, every peer knows the key of a region with rings of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// They are if the device does as it says.
+    Untried,
+    /// They are.
+    Proven,
+    /// They are not.
+    None,
 }
 
 /// A port that reaches a link's peer.
@@ -86,12 +100,14 @@ impl Station {
         let cq = CompletionQueue::new(&device, at_first)?;
         let sends_bytes = Pool::first_bytes(limits).next_power_of_two();
         let sends = Rc::new(Arena::new(&device, Access::Local, sends_bytes));
-        let rings = Arena::new(&device, Access::RemoteWrite, ring_bytes(limits));
+        let windows = windows_of(&device, settings);
+        let rings = Arena::new(&device, access(windows), ring_bytes(limits));
         Ok(Station {
             cq,
             sends: Pool::registered(limits, &sends)?,
             rings,
             free_rings: FreeRings::default(),
+            windows,
             pairs: 0,
             health: Health::Good,
             breakage: settings.breakage,
@@ -141,6 +157,31 @@ impl Station {
         Ok(RecvRing::new(part, &self.free_rings))
     }
 
+    /// Whether a ring of this device may be offered again: it is of the present arena's kind.
+    pub(super) fn suits(&self, ring: &RecvRing) -> bool {
+        ring.access() == access(self.windows)
+    }
+
+    /// A window was bound.
+    pub(super) fn window_bound(&mut self) {
+        if self.windows == Trust::Untried {
+            self.windows = Trust::Proven;
+        }
+    }
+
+    /// A window was not bound. If none ever was, the device has none that are of use: rings are
+    /// offered by their region's key from now on. No peer brings that about, as binding is between
+    /// this side and its device. The arena that is left behind holds no messages.
+    pub(super) fn windows_refused(&mut self, limits: &Limits) {
+        if self.windows != Trust::Untried {
+            return;
+        }
+        tracing::warn!(device = self.device.name(), "binds no memory windows, though it has them");
+        self.windows = Trust::None;
+        self.rings = Arena::new(&self.device, access(self.windows), ring_bytes(limits));
+        self.free_rings = FreeRings::default();
+    }
+
     /// The port of this device that reaches the peer of a link with this address here.
     pub(super) fn reach(
         &self,
@@ -152,6 +193,27 @@ impl Station {
         let port = self.device.port(choice.port)?;
         let mtu = settings.mtu_max.map_or(port.mtu, |mtu_max| mtu_max.min(port.mtu));
         Ok(Reach { choice, port, mtu })
+    }
+}
+
+/// Whether this device's rings are opened by windows, as far as can be told before one is bound.
+fn windows_of(device: &Device, settings: &VerbsSettings) -> Trust {
+    if settings.breakage == Breakage::NoWindows {
+        return Trust::None;
+    }
+    match MemoryWindow::probe(device) {
+        Ok(()) => Trust::Untried,
+        Err(error) => {
+            tracing::debug!(%error, "every peer of this device has the key of all its rings");
+            Trust::None
+        }
+    }
+}
+
+fn access(windows: Trust) -> Access {
+    match windows {
+        Trust::Untried | Trust::Proven => Access::Windows,
+        Trust::None => Access::RemoteWrite,
     }
 }
 

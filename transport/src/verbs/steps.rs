@@ -55,7 +55,8 @@ impl Verbs {
             let done = match step {
                 Step::Offer { generation } => self.offer(number, generation, now),
                 Step::Connect(offer) => self.connect(number, &offer, now),
-                Step::Try => self.try_out(number, now),
+                Step::Ready => self.ready(number),
+                Step::Try { rkey } => self.try_out(number, rkey, now),
                 Step::Switch => self.switch(number, now),
                 Step::Break { generation, reason } => {
                     self.break_off(number, generation, reason, now)
@@ -100,7 +101,9 @@ impl Verbs {
         let station = self.stations[at].as_mut().expect("it was just found");
         let peer = self.peers[number as usize].as_mut().expect("it is stepped");
         let ring = match (&peer.ring, peer.station) {
-            (Some(ring), Some(known)) if known == at => std::rc::Rc::clone(ring),
+            (Some(ring), Some(known)) if known == at && station.suits(ring) => {
+                std::rc::Rc::clone(ring)
+            }
             _ => station.ring(&limits)?,
         };
         station.reserve()?;
@@ -121,9 +124,9 @@ impl Verbs {
                 let (call, on) = ("ibv_post_recv", station.device.name().to_owned());
                 VerbsError::Call { call, on, errno: error.errno }
             })?;
-            Ok(qp)
+            Ok((qp, ring.window()?))
         });
-        let qp = posted.inspect_err(|_| station.unreserve())?;
+        let (qp, opening) = posted.inspect_err(|_| station.unreserve())?;
         let standing = ring.standing();
         let offer = LaneOffer {
             generation,
@@ -136,12 +139,12 @@ impl Verbs {
             messages_held: standing.messages_held,
             ring_address: ring.address(),
             ring_bytes: ring.ring_bytes() as u64,
-            rkey: ring.rkey() ^ u32::from(settings.breakage == Breakage::WrongRkey),
             position: standing.position,
             released: standing.released,
         };
         (peer.ring, peer.station) = (Some(ring), Some(at));
         peer.pair = Some(Pair {
+            opening,
             qp,
             path,
             gid: reach.choice.gid,
@@ -202,9 +205,11 @@ impl Verbs {
         match pair.qp.connect(&pair.path, &remote) {
             Ok(()) => {
                 pair.window = Some(SendWindow::new(offer));
-                let generation = pair.generation;
                 peer.lane.connected();
-                self.say(number, LaneMessage::Ready { generation });
+                if let Err(error) = peer.open_ring(now) {
+                    tracing::debug!(peer = number, errno = error.errno, "a ring is not opened");
+                    self.windows_refused(number);
+                }
             }
             Err(error) => {
                 tracing::warn!(peer = number, %error, "a lane cannot be connected");
@@ -214,8 +219,35 @@ impl Verbs {
         Done::Yes
     }
 
-    fn try_out(&mut self, number: u32, now: Time) -> Done {
+    fn ready(&mut self, number: u32) -> Done {
+        let wrong = u32::from(self.settings.breakage == Breakage::WrongRkey);
+        let Some(peer) = self.open_peer(number) else { return Done::Yes };
+        let rkey = peer.ring_rkey().expect("a ring that was opened is there");
+        let (at, generation) = (peer.station, peer.lane.generation());
+        let by_window = peer.pair.as_ref().is_some_and(|pair| pair.opening.is_some());
+        peer.lane.ready();
+        if by_window && let Some(station) = at.and_then(|at| self.stations[at].as_mut()) {
+            station.window_bound();
+            self.counts.windows += 1;
+        }
+        self.say(number, LaneMessage::Ready { generation, rkey: rkey ^ wrong });
+        Done::Yes
+    }
+
+    /// A window was not bound, of a device that has them as it says.
+    pub(super) fn windows_refused(&mut self, number: u32) {
+        let at = self.peers[number as usize].as_deref().and_then(|peer| peer.station);
+        let limits = self.limits_here();
+        if let Some(station) = at.and_then(|at| self.stations[at].as_mut()) {
+            station.windows_refused(&limits);
+        }
+    }
+
+    fn try_out(&mut self, number: u32, rkey: u32, now: Time) -> Done {
         self.with(number, |peer| {
+            if let Some(window) = peer.pair.as_mut().and_then(|pair| pair.window.as_mut()) {
+                window.open(rkey);
+            }
             peer.lane.tried();
             peer.send_try(now);
         })

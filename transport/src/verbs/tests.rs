@@ -21,6 +21,8 @@ use super::queue_pair::{
     CHAIN_MAX, Operation, Path, Payload, QpSpec, QueuePair, Remote, Request, Signal, WriteImm,
 };
 
+mod windows;
+
 /// A soft device on an emulated processor is slow.
 const DEADLINE: Duration = Duration::from_secs(60);
 const SPEC: QpSpec = QpSpec { sends_max: 256, recvs_max: 512, inline_bytes: 64 };

@@ -82,6 +82,8 @@ pub struct LaneCounts {
     pub switches: u64,
     /// How often a lane in use broke.
     pub breaks: u64,
+    /// How often a ring was opened to its peer's queue pair alone, by a memory window.
+    pub windows: u64,
 }
 
 /// Whether anything but words about lanes can come or go over TCP. Asking the back end beneath

@@ -6,10 +6,10 @@
 //! ```sh
 //! bindgen verbs.h --rust-target 1.89 --rust-edition 2024 \
 //!   --allowlist-type 'ibv_(device_attr|port_attr|gid_entry|context|mr|comp_channel|cq|qp|wc)' \
-//!   --allowlist-type 'ibv_(send_wr|recv_wr|qp_attr|qp_init_attr|async_event)' \
+//!   --allowlist-type 'ibv_(send_wr|recv_wr|qp_attr|qp_init_attr|async_event|device_cap_flags)' \
 //!   --allowlist-type 'ibv_(wc_flags|send_flags|access_flags|qp_attr_mask|gid_type)' \
 //!   --allowlist-var 'IBV_LINK_LAYER_.*' \
-//!   --opaque-type 'ibv_(mw|mw_bind|mw_bind_info|srq|ah|wq)' \
+//!   --opaque-type 'ibv_(mw_bind|srq|ah|wq)' \
 //!   --opaque-type '_ibv_device_ops|_compat_ibv_port_attr' \
 //!   --blocklist-type '_{0,2}pthread_.*|__atomic.*' \
 //!   --raw-line 'use libc::{pthread_cond_t, pthread_mutex_t};' \
@@ -72,6 +72,31 @@ pub const IBV_TRANSPORT_USNIC: ibv_transport_type = 2;
 pub const IBV_TRANSPORT_USNIC_UDP: ibv_transport_type = 3;
 pub const IBV_TRANSPORT_UNSPECIFIED: ibv_transport_type = 4;
 pub type ibv_transport_type = core::ffi::c_int;
+pub const IBV_DEVICE_RESIZE_MAX_WR: ibv_device_cap_flags = 1;
+pub const IBV_DEVICE_BAD_PKEY_CNTR: ibv_device_cap_flags = 2;
+pub const IBV_DEVICE_BAD_QKEY_CNTR: ibv_device_cap_flags = 4;
+pub const IBV_DEVICE_RAW_MULTI: ibv_device_cap_flags = 8;
+pub const IBV_DEVICE_AUTO_PATH_MIG: ibv_device_cap_flags = 16;
+pub const IBV_DEVICE_CHANGE_PHY_PORT: ibv_device_cap_flags = 32;
+pub const IBV_DEVICE_UD_AV_PORT_ENFORCE: ibv_device_cap_flags = 64;
+pub const IBV_DEVICE_CURR_QP_STATE_MOD: ibv_device_cap_flags = 128;
+pub const IBV_DEVICE_SHUTDOWN_PORT: ibv_device_cap_flags = 256;
+pub const IBV_DEVICE_INIT_TYPE: ibv_device_cap_flags = 512;
+pub const IBV_DEVICE_PORT_ACTIVE_EVENT: ibv_device_cap_flags = 1024;
+pub const IBV_DEVICE_SYS_IMAGE_GUID: ibv_device_cap_flags = 2048;
+pub const IBV_DEVICE_RC_RNR_NAK_GEN: ibv_device_cap_flags = 4096;
+pub const IBV_DEVICE_SRQ_RESIZE: ibv_device_cap_flags = 8192;
+pub const IBV_DEVICE_N_NOTIFY_CQ: ibv_device_cap_flags = 16384;
+pub const IBV_DEVICE_MEM_WINDOW: ibv_device_cap_flags = 131072;
+pub const IBV_DEVICE_UD_IP_CSUM: ibv_device_cap_flags = 262144;
+pub const IBV_DEVICE_XRC: ibv_device_cap_flags = 1048576;
+pub const IBV_DEVICE_MEM_MGT_EXTENSIONS: ibv_device_cap_flags = 2097152;
+pub const IBV_DEVICE_MEM_WINDOW_TYPE_2A: ibv_device_cap_flags = 8388608;
+pub const IBV_DEVICE_MEM_WINDOW_TYPE_2B: ibv_device_cap_flags = 16777216;
+pub const IBV_DEVICE_RC_IP_CSUM: ibv_device_cap_flags = 33554432;
+pub const IBV_DEVICE_RAW_IP_CSUM: ibv_device_cap_flags = 67108864;
+pub const IBV_DEVICE_MANAGED_FLOW_STEERING: ibv_device_cap_flags = 536870912;
+pub type ibv_device_cap_flags = core::ffi::c_uint;
 pub const IBV_ATOMIC_NONE: ibv_atomic_cap = 0;
 pub const IBV_ATOMIC_HCA: ibv_atomic_cap = 1;
 pub const IBV_ATOMIC_GLOB: ibv_atomic_cap = 2;
@@ -286,10 +311,12 @@ pub const IBV_ACCESS_HUGETLB: ibv_access_flags = 128;
 pub const IBV_ACCESS_RELAXED_ORDERING: ibv_access_flags = 1048576;
 pub type ibv_access_flags = core::ffi::c_uint;
 #[repr(C)]
-#[repr(align(8))]
 #[derive(Copy, Clone)]
 pub struct ibv_mw_bind_info {
-    pub _bindgen_opaque_blob: __BindgenOpaqueArray8<[u8; 32usize]>,
+    pub mr: *mut ibv_mr,
+    pub addr: u64,
+    pub length: u64,
+    pub mw_access_flags: core::ffi::c_uint,
 }
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -312,10 +339,13 @@ pub const IBV_MW_TYPE_1: ibv_mw_type = 1;
 pub const IBV_MW_TYPE_2: ibv_mw_type = 2;
 pub type ibv_mw_type = core::ffi::c_uint;
 #[repr(C)]
-#[repr(align(8))]
 #[derive(Copy, Clone)]
 pub struct ibv_mw {
-    pub _bindgen_opaque_blob: __BindgenOpaqueArray8<[u8; 32usize]>,
+    pub context: *mut ibv_context,
+    pub pd: *mut ibv_pd,
+    pub rkey: u32,
+    pub handle: u32,
+    pub type_: ibv_mw_type,
 }
 #[repr(C)]
 #[derive(Copy, Clone)]

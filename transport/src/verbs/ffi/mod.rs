@@ -56,10 +56,16 @@ const _: () = {
     assert!(size_of::<ibv_sge>() == 16 && size_of::<ibv_recv_wr>() == 32);
     assert!(size_of::<ibv_send_wr>() == 128);
     assert!(offset_of!(ibv_send_wr, __bindgen_anon_1) == 36 && offset_of!(ibv_send_wr, wr) == 40);
+    assert!(offset_of!(ibv_send_wr, __bindgen_anon_2) == 80);
+    assert!(size_of::<ibv_mw_bind_info>() == 32);
+    assert!(offset_of!(ibv_mw_bind_info, mw_access_flags) == 24);
+    assert!(size_of::<ibv_mw>() == 32 && offset_of!(ibv_mw, rkey) == 16);
     assert!(size_of::<ibv_qp_attr>() == 144 && offset_of!(ibv_qp_attr, ah_attr) == 56);
     assert!(offset_of!(ibv_qp_attr, port_num) == 129 && offset_of!(ibv_qp_attr, timeout) == 130);
     assert!(size_of::<ibv_qp_init_attr>() == 64 && offset_of!(ibv_qp_init_attr, cap) == 32);
     assert!(size_of::<ibv_device_attr>() == 232);
+    assert!(offset_of!(ibv_device_attr, device_cap_flags) == 116);
+    assert!(offset_of!(ibv_device_attr, max_mw) == 176);
     assert!(offset_of!(ibv_device_attr, phys_port_cnt) == 227);
     assert!(size_of::<ibv_port_attr>() == 52 && offset_of!(ibv_port_attr, link_layer) == 46);
     assert!(size_of::<ibv_gid>() == 16 && size_of::<ibv_gid_entry>() == 32);
@@ -70,6 +76,8 @@ const _: () = {
     assert!(offset_of!(ibv_comp_channel, fd) == 8);
     assert!(offset_of!(ibv_context, ops) == 8 && size_of::<ibv_context_ops>() == 256);
     assert!(offset_of!(ibv_context, async_fd) == 268);
+    assert!(offset_of!(ibv_context_ops, alloc_mw) == 56);
+    assert!(offset_of!(ibv_context_ops, dealloc_mw) == 72);
     assert!(offset_of!(ibv_context_ops, poll_cq) == 88);
     assert!(offset_of!(ibv_context_ops, req_notify_cq) == 96);
     assert!(offset_of!(ibv_context_ops, post_send) == 200);

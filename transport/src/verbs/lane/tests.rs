@@ -20,6 +20,17 @@ enum Write {
     Message(u64),
 }
 
+/// How an end's ring is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keys {
+    /// By a request, which is over at some time, with a key of this generation's.
+    OfQueuePair,
+    /// From the beginning.
+    OfRegion,
+}
+
+const REGION_RKEY: u32 = 7;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pair {
     None,
@@ -36,6 +47,11 @@ struct End {
     /// From the peer, by the lane of this generation.
     writes: VecDeque<Write>,
     pair: Pair,
+    keys: Keys,
+    /// The key by which its ring may be written now.
+    rkey: Option<u32>,
+    /// The key of the peer's ring, as it was told last.
+    peer_rkey: u32,
     /// Taken from the lane in this generation.
     taken: u64,
     /// Taken before the peer's switch came.
@@ -65,19 +81,21 @@ fn offer(generation: u32) -> LaneOffer {
         messages_held: 0,
         ring_address: 0,
         ring_bytes: 64,
-        rkey: 1,
         position: 0,
         released: 0,
     }
 }
 
 impl Model {
-    fn new() -> Model {
-        let end = || End {
+    fn new(keys: [Keys; 2]) -> Model {
+        let end = |keys| End {
             lane: Lane::new(Time::from_nanos(0)),
             tcp: VecDeque::new(),
             writes: VecDeque::new(),
             pair: Pair::None,
+            keys,
+            rkey: None,
+            peer_rkey: 0,
             taken: 0,
             early: VecDeque::new(),
             received: Vec::new(),
@@ -85,7 +103,7 @@ impl Model {
             next: 0,
         };
         let now = Time::from_nanos(0);
-        Model { ends: [end(), end()], now, wire_works: true, lane_messages: 0 }
+        Model { ends: keys.map(end), now, wire_works: true, lane_messages: 0 }
     }
 
     fn say(&mut self, from: usize, item: Item) {
@@ -105,11 +123,16 @@ impl Model {
         self.ends[from].next += 1;
     }
 
-    /// What is written to a queue pair that is gone, or over a broken wire, is lost.
+    /// What is written to a queue pair that is gone, or over a broken wire, is lost. What gets
+    /// there finds the ring open to it.
     fn write(&mut self, from: usize, write: Write) {
+        let rkey = self.ends[from].peer_rkey;
         let there = &mut self.ends[1 - from];
         match there.pair {
-            Pair::Connected if self.wire_works => there.writes.push_back(write),
+            Pair::Connected if self.wire_works => {
+                assert_eq!(there.rkey, Some(rkey), "the key by which end {from} writes");
+                there.writes.push_back(write);
+            }
             Pair::Connected => there.pair = Pair::Deaf,
             _ => {}
         }
@@ -127,6 +150,18 @@ impl Model {
                     here.received.extend(here.early.drain(..));
                 }
             }
+        }
+    }
+
+    /// The request that opens the ring is over, if it was posted.
+    fn open(&mut self, end: usize) {
+        let here = &mut self.ends[end];
+        if here.pair != Pair::None && here.lane.phase == Phase::Opening {
+            here.rkey = Some(match here.keys {
+                Keys::OfQueuePair => 1000 + here.lane.generation(),
+                Keys::OfRegion => REGION_RKEY,
+            });
+            assert_eq!(here.lane.arrived(), Arrived::Awaited);
         }
     }
 
@@ -177,9 +212,17 @@ impl Model {
             Step::Connect(_) => {
                 self.ends[end].pair = Pair::Connected;
                 self.ends[end].lane.connected();
-                self.say(end, Item::Control(LaneMessage::Ready { generation }));
+                if self.ends[end].keys == Keys::OfRegion {
+                    self.open(end);
+                }
             }
-            Step::Try => {
+            Step::Ready => {
+                let rkey = self.ends[end].rkey.expect("the ring is open");
+                self.ends[end].lane.ready();
+                self.say(end, Item::Control(LaneMessage::Ready { generation, rkey }));
+            }
+            Step::Try { rkey } => {
+                self.ends[end].peer_rkey = rkey;
                 self.write(end, Write::Try);
                 self.ends[end].lane.tried();
             }
@@ -193,7 +236,7 @@ impl Model {
                 }
                 let here = &mut self.ends[end];
                 here.writes.clear();
-                here.pair = Pair::None;
+                (here.pair, here.rkey) = (Pair::None, None);
                 here.lane.broken(now);
                 let (delivered, reason) = (here.taken, reason as u8);
                 let word = LaneMessage::Broken { generation, delivered, reason };
@@ -219,6 +262,7 @@ impl Model {
             for end in [0, 1] {
                 (0..50).for_each(|_| self.hear(end));
                 (0..50).for_each(|_| self.take(end));
+                self.open(end);
                 self.step(end, 0);
             }
         }
@@ -242,6 +286,7 @@ fn act(model: &mut Model, what: u8, end: usize, takes: usize) {
         19..=26 => model.step(end, takes),
         27 => model.cut(),
         28 => model.wire_works = true,
+        29..=34 => model.open(end),
         _ => model.fail(end),
     }
 }
@@ -249,9 +294,10 @@ fn act(model: &mut Model, what: u8, end: usize, takes: usize) {
 proptest! {
     #[test]
     fn every_message_arrives_once_and_in_order_wherever_a_lane_breaks(
-        acts in prop::collection::vec((0_u8..30, 0_usize..2, 0_usize..4), 0..800),
+        acts in prop::collection::vec((0_u8..36, 0_usize..2, 0_usize..4), 0..800),
+        keys in prop::array::uniform2(prop::sample::select(&[Keys::OfQueuePair, Keys::OfRegion])),
     ) {
-        let mut model = Model::new();
+        let mut model = Model::new(keys);
         for (what, end, takes) in acts {
             act(&mut model, what, end, takes);
         }
@@ -265,24 +311,58 @@ proptest! {
 }
 
 #[test]
-fn two_ends_come_to_a_lane_and_send_by_it() {
-    let mut model = Model::new();
-    model.settle();
-    (0..10).for_each(|_| model.send(0));
-    assert_eq!(model.ends[0].sent.len(), 10);
-    model.settle();
-    model.check();
-    assert_eq!(model.lane_messages, 10);
+fn two_ends_come_to_a_lane_and_send_by_it_with_windows_and_without() {
+    for keys in [[Keys::OfQueuePair; 2], [Keys::OfRegion; 2], [Keys::OfQueuePair, Keys::OfRegion]] {
+        let mut model = Model::new(keys);
+        model.settle();
+        (0..10).for_each(|_| model.send(0));
+        assert_eq!(model.ends[0].sent.len(), 10);
+        model.settle();
+        model.check();
+        assert_eq!(model.lane_messages, 10);
+    }
+}
+
+#[test]
+fn a_peer_is_not_told_that_it_may_write_before_the_ring_is_open() {
+    let now = Time::from_nanos(0);
+    let mut lane = Lane::new(now);
+    lane.offered();
+    lane.hear(&LaneMessage::Offer(offer(1)), now).expect("it may offer");
+    lane.hear(&LaneMessage::Ready { generation: 1, rkey: 5 }, now).expect("it may be ready");
+    assert_eq!(lane.step(now), Some(Step::Connect(offer(1))));
+    lane.connected();
+    assert_eq!(lane.step(now), None);
+    assert_eq!(lane.arrived(), Arrived::Awaited);
+    assert_eq!(lane.step(now), Some(Step::Ready));
+    lane.ready();
+    assert_eq!(lane.step(now), Some(Step::Try { rkey: 5 }));
+}
+
+#[test]
+fn a_ring_that_is_not_opened_breaks_the_lane_before_it_is_used() {
+    let now = Time::from_nanos(0);
+    let mut lane = Lane::new(now);
+    lane.offered();
+    lane.hear(&LaneMessage::Offer(offer(1)), now).expect("it may offer");
+    lane.connected();
+    lane.failed(Reason::Request, now);
+    let reason = Reason::Request;
+    assert_eq!(lane.step(now), Some(Step::Break { generation: 1, reason }));
+    assert_eq!((lane.way(), lane.arrived()), (Way::Tcp, Arrived::Other));
 }
 
 #[test]
 fn a_way_that_does_not_work_is_never_used() {
-    let mut model = Model::new();
+    let mut model = Model::new([Keys::OfQueuePair; 2]);
     model.cut();
     for _ in 0..50 {
         for end in [0, 1] {
             (0..9).for_each(|_| model.hear(end));
-            (0..9).for_each(|_| model.step(end, 0));
+            (0..9).for_each(|_| {
+                model.open(end);
+                model.step(end, 0);
+            });
             model.send(end);
             model.fail(end);
             assert_eq!(model.ends[end].lane.way(), Way::Tcp);
@@ -329,7 +409,7 @@ fn a_peer_without_lanes_ends_them_unless_one_is_in_use() {
 fn what_a_peer_says_of_another_generation_or_twice_is_a_breach() {
     let now = Time::from_nanos(0);
     let mut lane = Lane::new(now);
-    assert!(lane.hear(&LaneMessage::Ready { generation: 2 }, now).is_err());
+    assert!(lane.hear(&LaneMessage::Ready { generation: 2, rkey: 5 }, now).is_err());
     assert!(lane.hear(&LaneMessage::Switch { generation: 1 }, now).is_ok());
     assert!(lane.hear(&LaneMessage::Switch { generation: 1 }, now).is_err());
 }
