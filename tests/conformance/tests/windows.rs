@@ -4,6 +4,7 @@
 //! Owns two ends over loop-back, each with its own device's say. Where there is no device, the
 //! tests are skipped by name.
 
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,8 @@ fn ends(test: &str, breakages: [Breakage; 2]) -> Option<[End; 2]> {
     let has_windows =
         devices().is_ok_and(|all| all.iter().any(|device| device.windows == Windows::OfQueuePair));
     if !has_windows {
-        eprintln!("SKIPPED: {test}: no RDMA device with memory windows");
+        // Past the harness's capture: a skip is to be seen.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: no device with memory windows");
         return None;
     }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");

@@ -275,7 +275,6 @@ mod tests {
             messages_held: book.held.len() as u32,
             ring_address: 0,
             ring_bytes: RING_BYTES,
-            rkey: 1,
             position: book.end,
             released: book.released,
         })

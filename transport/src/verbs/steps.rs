@@ -237,7 +237,7 @@ impl Verbs {
     /// A window was not bound, of a device that has them as it says.
     pub(super) fn windows_refused(&mut self, number: u32) {
         let at = self.peers[number as usize].as_deref().and_then(|peer| peer.station);
-        let limits = self.limits_here();
+        let limits = self.limits;
         if let Some(station) = at.and_then(|at| self.stations[at].as_mut()) {
             station.windows_refused(&limits);
         }

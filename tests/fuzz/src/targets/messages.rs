@@ -142,13 +142,12 @@ fn lane_words() -> [[u8; LANE_BODY_BYTES]; 5] {
         messages_held: 1,
         ring_address: 1 << 40,
         ring_bytes: 4 << 20,
-        rkey: 5,
         position: 128,
         released: 64,
     };
     let words = [
         LaneMessage::Offer(offer),
-        LaneMessage::Ready { generation: 1 },
+        LaneMessage::Ready { generation: 1, rkey: 9 },
         LaneMessage::Switch { generation: 1 },
         LaneMessage::Broken { generation: 1, delivered: 3, reason: 2 },
         LaneMessage::None { reason: 1 },
