@@ -14,6 +14,8 @@ use transport::{Event, Limits, Link, PeerId, SendRefusal, Transport};
 
 /// How long a test waits for what must happen, before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A soft device on an emulated processor is slow, and no lane is to break of that.
+const OPERATION_MAX: Duration = Duration::from_secs(20);
 /// Messages each way.
 const MESSAGES: u64 = 200;
 /// Lengths of messages, in bytes: inline ones, short ones and long ones.
@@ -78,7 +80,8 @@ fn ends(test: &str, breakages: [Breakage; 2]) -> Option<[End; 2]> {
     let (right, _) = listener.accept().expect("someone connects");
     let mut links = [left, right].into_iter();
     Some(breakages.map(|breakage| {
-        let settings = VerbsSettings { breakage, ..VerbsSettings::default() };
+        let settings =
+            VerbsSettings { breakage, operation_max: OPERATION_MAX, ..VerbsSettings::default() };
         let mut verbs = Verbs::open(settings, LIMITS).expect("there is a device");
         let link = Link::Tcp(links.next().expect("two of them"));
         let peer = verbs.adopt(link).expect("it takes TCP");
