@@ -413,6 +413,38 @@ fn a_stream_outlives_a_port_that_changes_its_address() {
     outlives("a_stream_outlives_a_port_that_changes_its_address", hurt, heal);
 }
 
+/// Makes a device that may be taken away.
+const DEVICE_COMES: &str = "ip link add gone0 type dummy && ip addr add 10.78.0.1/24 dev gone0 \
+     && ip link set gone0 up mtu 4200 && rdma link add rxe9 type rxe netdev gone0";
+/// Takes what it lies on away; ends once nobody has the device open.
+const DEVICE_GOES: &str = "ip link del gone0";
+
+#[test]
+fn a_stream_outlives_a_device_that_is_taken_away_and_uses_it_when_it_is_there_again() {
+    let name = "a_stream_outlives_a_device_that_is_taken_away_and_uses_it_when_it_is_there_again";
+    with_wire(name, || {
+        change(DEVICE_COMES);
+        let mut ends = join(open(on("rxe9")), open(on("rxe9")));
+        until(&mut ends, "lane", |ends| ends.iter().all(End::goes_by_lane));
+        exchange(&mut ends, MESSAGES);
+        let mut going = Command::new("sh").args(["-c", DEVICE_GOES]).spawn().expect("a shell");
+        let broken = |end: &End| end.breaks() > 0 && !end.goes_by_lane();
+        let noticed = exchange_until(&mut ends, "break", |ends| ends.iter().all(broken));
+        let let_go = exchange_until(&mut ends, "end of the device", |_| {
+            going.try_wait().expect("it is a child").is_some_and(|status| status.success())
+        });
+        exchange(&mut ends, MESSAGES);
+        change(DEVICE_COMES);
+        let back = exchange_until(&mut ends, "lane", |ends| ends.iter().all(End::goes_by_lane));
+        exchange(&mut ends, MESSAGES);
+        tell(&format!(
+            "{name}: over TCP after {noticed:?}, let go of {let_go:?} later, back after {back:?}"
+        ));
+        drop(ends);
+        change(DEVICE_GOES);
+    });
+}
+
 /// What a process of a user without rights may lock is bounded; here by less than a ring takes.
 const SMALL_MEMLOCK: &str = "ulimit -l 256; exec setpriv --reuid 65534 --clear-groups";
 /// The variable that makes this binary the process of such a user.

@@ -10,6 +10,8 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use wire::Time;
+
 use super::completion::CompletionQueue;
 use super::credit::RECVS_MAX;
 use super::device::{Device, Mtu, PortInfo, devices};
@@ -53,6 +55,8 @@ pub(super) struct Station {
     windows: Trust,
     pairs: u32,
     pub(super) health: Health,
+    /// Since when a port is down.
+    pub(super) down_since: Option<Time>,
     breakage: Breakage,
 }
 
@@ -60,7 +64,8 @@ pub(super) struct Station {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Good,
-    /// It is gone or its completion queue overran: it is given up once its lanes are.
+    /// It is gone, its completion queue overran, or no lane has used it while a port was down: it
+    /// is given up once its lanes are, and opened anew when a lane may be had again.
     Lost,
 }
 
@@ -110,6 +115,7 @@ impl Station {
             windows,
             pairs: 0,
             health: Health::Good,
+            down_since: None,
             breakage: settings.breakage,
             device,
         })

@@ -18,6 +18,9 @@ use super::transport::{Posted, Tcp, Verbs};
 
 /// From one look at requests, pauses and devices to the next.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a device is kept without lanes while a port is down: a flap takes less, and a driver
+/// that is to go waits until the device is closed.
+const DOWN_MAX: Duration = Duration::from_secs(3);
 /// Events of one device that one look takes at most; the rest comes with the next.
 const EVENTS_PER_LOOK_MAX: usize = 64;
 
@@ -30,6 +33,14 @@ impl Verbs {
         self.look_at = now + LOOK_INTERVAL;
         for at in 0..self.stations.len() {
             self.take_device_events(at, now);
+            let waits = |down: &Time| now > *down + DOWN_MAX;
+            if let Some(station) = &self.stations[at]
+                && station.pairs() == 0
+                && station.down_since.as_ref().is_some_and(waits)
+            {
+                tracing::info!(device = station.device.name(), "a device that is down is closed");
+                self.lose_station(at, Reason::Port, now);
+            }
         }
         for number in 0..self.peers.len() as u32 {
             let operation_max = self.settings.operation_max;
@@ -101,10 +112,16 @@ impl Verbs {
                 self.fail_lanes(at, Reason::QueuePair, now, |pair| pair.qp.number() == qp_number);
             }
             AsyncEvent::PortError { port } => {
+                if let Some(station) = &mut self.stations[at] {
+                    station.down_since = Some(now);
+                }
                 self.fail_lanes(at, Reason::Port, now, |pair| pair.path.port == port);
             }
             AsyncEvent::PortChanged { port, .. } => self.port_changed(at, port, now),
             AsyncEvent::PortActive { .. } => {
+                if let Some(station) = &mut self.stations[at] {
+                    station.down_since = None;
+                }
                 for number in 0..self.peers.len() as u32 {
                     if let Some(peer) = self.open_peer(number) {
                         peer.lane.hurry(now);
