@@ -55,7 +55,7 @@ pub(super) struct Station {
     windows: Trust,
     pairs: u32,
     pub(super) health: Health,
-    /// Since when a port is down.
+    /// Since when a port is down, or no port reaches a peer that a lane is wanted to.
     pub(super) down_since: Option<Time>,
     breakage: Breakage,
 }

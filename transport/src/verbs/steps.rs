@@ -75,7 +75,7 @@ impl Verbs {
     }
 
     fn offer(&mut self, number: u32, generation: u32, now: Time) -> Done {
-        match self.make_pair(number, generation) {
+        match self.make_pair(number, generation, now) {
             Ok(offer) => {
                 self.say(number, LaneMessage::Offer(offer));
                 self.with(number, |peer| peer.lane.offered())
@@ -94,10 +94,15 @@ impl Verbs {
     }
 
     /// Makes a queue pair with its receives posted, and a ring if there is none.
-    fn make_pair(&mut self, number: u32, generation: u32) -> Result<LaneOffer, VerbsError> {
+    fn make_pair(
+        &mut self,
+        number: u32,
+        generation: u32,
+        now: Time,
+    ) -> Result<LaneOffer, VerbsError> {
         let (limits, settings) = (self.limits, self.settings);
         let local = self.peers[number as usize].as_ref().expect("it is stepped").local;
-        let (at, reach) = self.reach(local)?;
+        let (at, reach) = self.reach(local, now)?;
         let station = self.stations[at].as_mut().expect("it was just found");
         let peer = self.peers[number as usize].as_mut().expect("it is stepped");
         let ring = match (&peer.ring, peer.station) {
@@ -161,17 +166,17 @@ impl Verbs {
     }
 
     /// The station and port for a link with this address, opening the device if need be.
-    fn reach(&mut self, local: std::net::IpAddr) -> Result<(usize, Reach), VerbsError> {
-        let good = |station: &Option<Station>| {
-            station.as_ref().is_some_and(|station| station.health == Health::Good)
-        };
-        for at in 0..self.stations.len() {
-            if good(&self.stations[at])
-                && let Some(station) = &self.stations[at]
-                && let Ok(reach) = station.reach(local, &self.settings)
-            {
+    fn reach(&mut self, local: std::net::IpAddr, now: Time) -> Result<(usize, Reach), VerbsError> {
+        for (at, station) in self.stations.iter_mut().enumerate() {
+            let Some(station) = station.as_mut().filter(|known| known.health == Health::Good)
+            else {
+                continue;
+            };
+            if let Ok(reach) = station.reach(local, &self.settings) {
+                station.down_since = None;
                 return Ok((at, reach));
             }
+            station.down_since.get_or_insert(now);
         }
         let name = find_device(local, &self.settings)?;
         let known = self.stations.iter().flatten().any(|station| station.device.name() == name);
