@@ -19,28 +19,34 @@ fail() {
     exit 2
 }
 
-# executable PACKAGE TARGET: builds one test target and prints its path.
+# Builds all tests, as `cargo test --workspace --release` does, so that what that has built is used.
+build_all() {
+    artifacts=$(cargo test --workspace --release --no-run \
+        --message-format=json-render-diagnostics) || fail "the tests cannot be built"
+    # Of all that was built, what its profile calls a test.
+    artifacts=$(grep '"overflow_checks":[a-z]*,"test":true}' <<<"$artifacts")
+}
+
+# executable PACKAGE TARGET: prints the path of one test target.
 executable() {
-    local select said
+    local kind name='"name":"[^"]*"' path
     case $2 in
-    lib) select=(--lib) ;;
-    bin:?*) select=(--bin "${2#bin:}") ;;
-    test:?*) select=(--test "${2#test:}") ;;
+    lib) kind=lib ;;
+    bin:?*) kind=bin name="\"name\":\"${2#bin:}\"" ;;
+    test:?*) kind=test name="\"name\":\"${2#test:}\"" ;;
     *) fail "'$2' is not lib, bin:NAME or test:NAME" ;;
     esac
-    said=$(cargo test --release --no-run --message-format=json-render-diagnostics \
-        --package "$1" "${select[@]}") || fail "$1 $2 cannot be built"
-    # Of all that was built, what its profile calls a test.
-    said=$(sed -n 's/.*"overflow_checks":[a-z]*,"test":true}.*"executable":"\([^"]*\)".*/\1/p' \
-        <<<"$said")
-    [[ -x $said ]] || fail "cargo has built no test executable of $1 $2"
-    echo "$said"
+    path=$(grep "[#/]$1[@#]" <<<"$artifacts" | grep "\"kind\":\[\"$kind\"\]" | grep "$name" |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p') || true
+    [[ -x $path ]] || fail "cargo has built no test executable of $1 $2"
+    echo "$path"
 }
 
 # Writes a line for each line of the list to $plan: path, part of the names, and what to call it.
 # Counts the tests.
 build() {
-    local package target part more path count
+    local package target part more path count artifacts
+    build_all
     while read -r package target part more; do
         [[ -n $package && $package != '#'* ]] || continue
         [[ -n $target && -z $more ]] || fail "a line is not PACKAGE TARGET [PART]: $package $target"

@@ -23,6 +23,7 @@ mod serve;
 mod signals;
 mod train;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let level: LevelFilter = cli.log.into();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(level)
         .with_target(false)
         .init();

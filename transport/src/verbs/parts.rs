@@ -56,6 +56,11 @@ impl Arena {
         }
     }
 
+    /// How many regions there are; at most [`REGIONS_MAX`].
+    pub(super) fn regions_count(&self) -> usize {
+        self.regions.borrow().len()
+    }
+
     /// A part of `bytes`, rounded up to whole cache lines.
     ///
     /// Errors: the device takes no more memory, or it is the last region and full.

@@ -50,6 +50,7 @@ pub(super) struct Station {
     pub(super) device: Device,
     pub(super) cq: CompletionQueue,
     pub(super) sends: Pool,
+    send_arena: Rc<Arena>,
     rings: Arena,
     free_rings: FreeRings,
     windows: Trust,
@@ -104,12 +105,13 @@ impl Station {
         };
         let cq = CompletionQueue::new(&device, at_first)?;
         let sends_bytes = Pool::first_bytes(limits).next_power_of_two();
-        let sends = Rc::new(Arena::new(&device, Access::Local, sends_bytes));
+        let send_arena = Rc::new(Arena::new(&device, Access::Local, sends_bytes));
         let windows = windows_of(&device, settings);
         let rings = Arena::new(&device, access(windows), ring_bytes(limits));
         Ok(Station {
             cq,
-            sends: Pool::registered(limits, &sends)?,
+            sends: Pool::registered(limits, &send_arena)?,
+            send_arena,
             rings,
             free_rings: FreeRings::default(),
             windows,
@@ -151,6 +153,11 @@ impl Station {
     /// How many queue pairs there are.
     pub(super) fn pairs(&self) -> u32 {
         self.pairs
+    }
+
+    /// How many memory registrations there are.
+    pub(super) fn registrations(&self) -> usize {
+        self.send_arena.regions_count() + self.rings.regions_count()
     }
 
     /// An empty ring.

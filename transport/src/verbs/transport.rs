@@ -84,6 +84,8 @@ pub struct LaneCounts {
     pub breaks: u64,
     /// How often a ring was opened to its peer's queue pair alone, by a memory window.
     pub windows: u64,
+    /// Memory registrations that there are now, of all devices.
+    pub registrations: u64,
 }
 
 /// Whether anything but words about lanes can come or go over TCP. Asking the back end beneath
@@ -149,7 +151,9 @@ impl Verbs {
 
     /// What lanes did so far.
     pub fn lane_counts(&self) -> LaneCounts {
-        self.counts
+        let registrations =
+            self.stations.iter().flatten().map(Station::registrations).sum::<usize>();
+        LaneCounts { registrations: registrations as u64, ..self.counts }
     }
 
     /// Whether what is acquired for this peer now goes by its lane.
