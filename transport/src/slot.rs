@@ -5,6 +5,8 @@
 //!
 //! Invariant: a slot's bytes are 64-byte aligned and nobody else's while the slot lives.
 
+use wire::{HEADER_BYTES, Malformed};
+
 use crate::api::PeerId;
 use crate::pool::PoolSlot;
 use crate::shm::{RecvRecord, SendRecord};
@@ -96,4 +98,17 @@ impl RecvSlot {
         };
         &bytes[..self.bytes]
     }
+}
+
+/// What every back end promises of a received slot: ours, within the limit, and whole.
+pub(crate) fn check_message(bytes: &[u8], message_bytes_max: usize) -> Result<(), Malformed> {
+    let head = bytes.first_chunk().ok_or(Malformed::TooShort { bytes: bytes.len() })?;
+    let promised = wire::framed_bytes(head)?;
+    if promised != bytes.len() {
+        return Err(Malformed::Length { promised, bytes: bytes.len() });
+    }
+    if promised > message_bytes_max {
+        return Err(Malformed::TooLong { body_bytes: (promised - HEADER_BYTES) as u32 });
+    }
+    Ok(())
 }

@@ -14,6 +14,10 @@ pub const LANE_BODY_BYTES: usize = 88;
 /// and two that are a ring apart must differ.
 pub const LANE_RING_BYTES_MAX: u64 = 64 << 20;
 
+/// Positions are at most so many bytes, so that reckoning with them never overflows: 146 years at
+/// a GB/s.
+const POSITION_MAX: u64 = 1 << 62;
+
 /// Numbers of queue pairs and packets have so many bits.
 const NUMBER_BITS: u32 = 24;
 /// Positions, and the ring's size, are multiples of this, in bytes.
@@ -172,7 +176,8 @@ impl LaneOffer {
         let ring_is_one = layout.ring_bytes.is_power_of_two()
             && (UNIT_BYTES..=LANE_RING_BYTES_MAX).contains(&layout.ring_bytes)
             && layout.ring_address.checked_add(layout.ring_bytes).is_some();
-        let positions_fit = layout.position.is_multiple_of(UNIT_BYTES)
+        let positions_fit = layout.position <= POSITION_MAX
+            && layout.position.is_multiple_of(UNIT_BYTES)
             && layout.released.is_multiple_of(UNIT_BYTES)
             && layout.position.checked_sub(layout.released)? <= layout.ring_bytes;
         let window_is_one = layout.messages_held <= layout.messages_max && layout.messages_max > 0;
@@ -240,6 +245,7 @@ mod tests {
             LaneOffer { position: OFFERED.position + 1, ..OFFERED },
             LaneOffer { released: OFFERED.position + 64, ..OFFERED },
             LaneOffer { released: 0, ..OFFERED },
+            LaneOffer { position: u64::MAX - 63, released: u64::MAX - 63, ..OFFERED },
             LaneOffer { messages_held: 257, ..OFFERED },
             LaneOffer { messages_max: 0, messages_held: 0, ..OFFERED },
         ];

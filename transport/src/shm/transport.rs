@@ -12,7 +12,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use wire::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, Time};
+use wire::{FRAME_BYTES_MAX, Time};
 
 use super::bell::{Doors, Sleeper};
 use super::ring::{Broken, Receiver, Sender, Take};
@@ -20,7 +20,7 @@ use super::{End, ShmError};
 use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
-use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot};
+use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot, check_message};
 
 /// Most peers at a time: each poll looks at a cache line or two of every one.
 pub const PEERS_MAX: usize = 4096;
@@ -410,19 +410,6 @@ fn message_bytes(bytes: &[u8]) -> usize {
         Some(Ok(framed)) => framed.min(bytes.len()),
         _ => bytes.len(), // The receiver refuses it, with the reason.
     }
-}
-
-/// What every back end promises of a received slot: ours, within the limit, and whole.
-fn check_message(bytes: &[u8], message_bytes_max: usize) -> Result<(), Malformed> {
-    let head = bytes.first_chunk().ok_or(Malformed::TooShort { bytes: bytes.len() })?;
-    let promised = wire::framed_bytes(head)?;
-    if promised != bytes.len() {
-        return Err(Malformed::Length { promised, bytes: bytes.len() });
-    }
-    if promised > message_bytes_max {
-        return Err(Malformed::TooLong { body_bytes: (promised - HEADER_BYTES) as u32 });
-    }
-    Ok(())
 }
 
 fn bell_fault(errno: Errno) -> Fault {

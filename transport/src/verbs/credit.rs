@@ -156,7 +156,7 @@ impl SendWindow {
         let place = place_after(self.end, bytes, self.ring_bytes);
         let held = if self.first < self.held_end { self.held } else { 0 };
         let fits = place.end - self.first <= self.ring_bytes
-            && self.in_flight.len() as u32 + held < self.messages_max;
+            && held.saturating_add(self.in_flight.len() as u32) < self.messages_max;
         fits.then_some(place)
     }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use wire::{HEADER_BYTES, LaneMessage, Malformed, Time, framed_bytes};
+use wire::{LaneMessage, Malformed, Time};
 
 use super::completion::Done;
 use super::credit::{Breach, Imm, ImmOf, MESSAGES_MAX, Place, SendWindow};
@@ -25,7 +25,7 @@ use super::window::MemoryWindow;
 use crate::api::{Fault, Limits, PeerId, SendRefusal};
 use crate::outbox::Outbox;
 use crate::pool::{Pool, PoolSlot};
-use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot};
+use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot, check_message};
 
 /// Requests that one doorbell posts. The last one of each has a completion.
 const CHAIN_MAX: usize = 16;
@@ -155,6 +155,10 @@ const GENERATION_MASK: u32 = 0x7F;
 const SEND: u64 = 1 << 63;
 
 impl Tag {
+    pub(super) fn new(of: TagOf, peer: PeerId, generation: u32) -> Tag {
+        Tag { of, peer: peer.index() as u32, generation: (generation & GENERATION_MASK) as u8 }
+    }
+
     pub(super) fn to_u64(self) -> u64 {
         let low = u64::from(self.generation) << 56 | u64::from(self.peer);
         match self.of {
@@ -187,19 +191,12 @@ impl Pair {
         self.progress_at = now;
     }
 
-    /// Of the receives of one generation.
-    pub(super) fn recv_tag(generation: u32, peer: PeerId) -> u64 {
-        let generation = (generation & GENERATION_MASK) as u8;
-        Tag { of: TagOf::Recv, peer: peer.index() as u32, generation }.to_u64()
-    }
-
     /// Has the ring open to this queue pair alone.
     fn open_ring(&mut self, peer: PeerId, now: Time) -> Result<Opened, PostError> {
         let Some(window) = &self.opening else { return Ok(Opened::Already) };
         self.progress_at = now;
         let number = self.posted.wrapping_add(1) & NUMBER_MASK;
-        let generation = (self.generation & GENERATION_MASK) as u8;
-        let tag = Tag { of: TagOf::Send { number }, peer: peer.index() as u32, generation };
+        let tag = Tag::new(TagOf::Send { number }, peer, self.generation);
         self.qp.post_bind(tag.to_u64(), window)?;
         self.posted = number;
         Ok(Opened::Later)
@@ -215,10 +212,10 @@ impl Pair {
         if self.under_way() == 0 {
             self.progress_at = now;
         }
-        let (first, generation) = (self.posted, (self.generation & GENERATION_MASK) as u8);
+        let first = self.posted;
         for (write, number) in writes.iter_mut().zip(first.wrapping_add(1)..) {
             let of = TagOf::Send { number: number & NUMBER_MASK };
-            write.wr_id = Tag { of, peer: peer.index() as u32, generation }.to_u64();
+            write.wr_id = Tag::new(of, peer, self.generation).to_u64();
         }
         if let Some(last) = writes.last_mut() {
             last.signal = Signal::Completes;
@@ -427,7 +424,7 @@ impl Peer {
         let bytes = done.bytes as usize;
         let record = ring.take(bytes).map_err(Wrong::Breach)?;
         pair.taken += 1;
-        check(record.bytes(), limits).map_err(Wrong::Malformed)?;
+        check_message(record.bytes(), limits.message_bytes_max).map_err(Wrong::Malformed)?;
         let slot = RecvSlot { peer: self.id, bytes, memory: RecvMemory::Lane(record) };
         let generation = pair.generation;
         self.early.push_of_lane(slot, generation);
@@ -449,7 +446,7 @@ impl Peer {
     pub(super) fn post_recvs(&mut self, now: Time) {
         let Some(pair) = self.pair.as_mut() else { return };
         let count = std::mem::take(&mut pair.recvs_due);
-        let tag = Pair::recv_tag(pair.generation, self.id);
+        let tag = Tag::new(TagOf::Recv, self.id, pair.generation).to_u64();
         if count > 0 && pair.qp.post_recvs(count, tag).is_err() {
             self.lane.failed(Reason::Request, now);
         }
@@ -468,23 +465,6 @@ pub(super) enum Patience {
 pub(super) enum Receiving {
     Yes,
     No,
-}
-
-/// Whether these bytes are a message, as a stream's are checked.
-fn check(message: &[u8], limits: &Limits) -> Result<(), Malformed> {
-    let bytes = message.len();
-    let Some(head) = message.first_chunk::<HEADER_BYTES>() else {
-        return Err(Malformed::TooShort { bytes });
-    };
-    let promised = framed_bytes(head)?;
-    if promised > limits.message_bytes_max {
-        let body_bytes = u32::try_from(promised - HEADER_BYTES).unwrap_or(u32::MAX);
-        return Err(Malformed::TooLong { body_bytes });
-    }
-    if promised != bytes {
-        return Err(Malformed::Length { promised, bytes });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

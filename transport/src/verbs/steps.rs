@@ -14,7 +14,7 @@ use super::credit::{MESSAGES_MAX, RECVS_MAX, SendWindow};
 use super::error::VerbsError;
 use super::gid::Gid;
 use super::lane::{Reason, Step, Way};
-use super::peer::{Hungry, Life, Pair, Peer};
+use super::peer::{Hungry, Life, Pair, Peer, Tag, TagOf};
 use super::queue_pair::{QpSpec, QueuePair, Remote};
 use super::reroute::{Progress, Reroute};
 use super::settings::Breakage;
@@ -116,22 +116,20 @@ impl Verbs {
             QpSpec { sends_max: SENDS_MAX, recvs_max: RECVS_MAX, inline_bytes: INLINE_BYTES };
         let psn = RandomState::new().build_hasher().finish() as u32 & PSN_MASK;
         let path = path(&reach, &settings, psn);
-        let made = QueuePair::new(&station.device, &station.cq, spec).and_then(|mut qp| {
-            qp.init(&path)?;
-            Ok(qp)
-        });
         let recvs = match settings.breakage {
             Breakage::FewReceives => 2,
             _ => RECVS_MAX as usize,
         };
-        let posted = made.and_then(|mut qp| {
-            qp.post_recvs(recvs, Pair::recv_tag(generation, peer.id)).map_err(|error| {
+        let tag = Tag::new(TagOf::Recv, peer.id, generation).to_u64();
+        let made = QueuePair::new(&station.device, &station.cq, spec).and_then(|mut qp| {
+            qp.init(&path)?;
+            qp.post_recvs(recvs, tag).map_err(|error| {
                 let (call, on) = ("ibv_post_recv", station.device.name().to_owned());
                 VerbsError::Call { call, on, errno: error.errno }
             })?;
             Ok((qp, ring.window()?))
         });
-        let (qp, opening) = posted.inspect_err(|_| station.unreserve())?;
+        let (qp, opening) = made.inspect_err(|_| station.unreserve())?;
         let standing = ring.standing();
         let offer = LaneOffer {
             generation,

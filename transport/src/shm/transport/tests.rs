@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use wire::{Header, Kind, Seal};
+use wire::{Header, Kind, Malformed, Seal};
 
 use super::super::{RING_BYTES_MIN, accept, offer, pair};
 use super::*;
