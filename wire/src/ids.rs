@@ -5,10 +5,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 macro_rules! id {
     ($(#[$meta:meta])* $name:ident($raw:ty), $what:literal) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(Serialize, Deserialize)]
+        #[serde(transparent)]
         pub struct $name($raw);
 
         impl $name {
@@ -78,6 +82,11 @@ id!(
     "shard"
 );
 id!(
+    /// A server's number in its cluster, in one life; never given twice.
+    ServerId(u32),
+    "server"
+);
+id!(
     /// A job's 64-bit name: servers refuse workers of another job.
     JobId(u64),
     "job"
@@ -91,6 +100,8 @@ impl Key {
 impl WorkerId {
     /// Somebody who reads and takes part in no clock: `gradwire model`, a test pass.
     pub const OBSERVER: WorkerId = WorkerId(u32::MAX);
+    /// No worker: a server that sends its successor in a chain what it has applied.
+    pub const PREDECESSOR: WorkerId = WorkerId(u32::MAX - 1);
 }
 
 impl Clock {

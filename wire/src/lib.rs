@@ -16,6 +16,7 @@ mod join;
 mod lane;
 mod life;
 mod message;
+mod placement;
 mod routing;
 mod rows;
 mod status;
@@ -31,13 +32,18 @@ pub use encoding::{
 };
 pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 pub use header::{Flags, Header, Kind, MAGIC, VERSION};
-pub use ids::{Clock, Epoch, Incarnation, JobId, Key, Sequence, ShardId, TableId, WorkerId};
+pub use ids::{
+    Clock, Epoch, Incarnation, JobId, Key, Sequence, ServerId, ShardId, TableId, WorkerId,
+};
 pub use join::{JOIN_BODY_BYTES, Join, Staleness};
 pub use lane::{LANE_BODY_BYTES, LANE_RING_BYTES_MAX, LaneMessage, LaneOffer};
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };
 pub use message::{Keyed, Keys, Message, Seal, open, read_header, seal};
+pub use placement::{
+    Chain, Holds, Member, Placement, PlacementError, REPLICAS_MAX, SERVERS_MAX, Station,
+};
 pub use routing::{PARTITIONS, Routing, RoutingError, VIRTUAL_NODES, ring_number};
 pub use rows::{RowsView, SIZE_BODY_BYTES, ScanCursor, TableSize};
 pub use status::{Refusal, Status};
