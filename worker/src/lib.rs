@@ -36,6 +36,7 @@ mod merge;
 mod port;
 mod pull;
 mod request;
+mod routes;
 mod rows;
 mod session;
 mod split;
@@ -48,6 +49,7 @@ pub use counts::Counts;
 pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;
 pub use pull::{PullTicket, Values};
+pub use routes::{Route, Routes};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
 pub use wire::{
