@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod cluster;
 mod codec;
 mod connect;
 mod counts;
@@ -43,8 +44,11 @@ mod split;
 mod turn;
 
 pub use call::ScanPage;
+pub use cluster::{ClusterError, ClusterSpec, Placements, connect_cluster};
 pub use codec::{CodecChoice, CodecError, KeyCodec, Selection, TableCodec, ValueCodec};
-pub use connect::{ConnectError, ConnectSpec, Place, PlaceError, Servers, connect, ring_bytes};
+pub use connect::{
+    ConnectError, ConnectSpec, Dial, Place, PlaceError, Servers, connect, ring_bytes,
+};
 pub use counts::Counts;
 pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;

@@ -78,6 +78,13 @@ impl Session {
         self.following = Some(Following { routes, patience, lost });
     }
 
+    /// The epochs that shards are served at, by shard, before anything was asked.
+    pub(crate) fn set_epochs(&mut self, epochs: &[Epoch]) {
+        for (link, &epoch) in self.links.iter_mut().zip(epochs) {
+            link.epoch = epoch;
+        }
+    }
+
     /// Asks for links that are missing and takes over those that were found.
     pub(crate) fn follow_routes(&mut self, now: Time) {
         let Some(mut following) = self.following.take() else { return };
