@@ -20,6 +20,7 @@ mod push_pull;
 mod random;
 mod report;
 pub mod roofs;
+mod soak;
 mod spec;
 mod stats;
 mod table;
@@ -41,7 +42,9 @@ pub use link::{
 };
 pub use machine::Machine;
 pub use push_pull::run;
+pub use random::Random;
 pub use report::{Latencies, PushPullReport, Roofs, Run, Shares, Spreads};
+pub use soak::{Probes, SoakError, SoakLoad, SoakTally, soak_probe, soak_work};
 pub use spec::{
     Carrier, IN_FLIGHT_MAX, NoSuchName, Optimizer, PushPullSpec, REPEATS_MAX, REPEATS_MIN,
     RESIDENT_KEYS_MAX,

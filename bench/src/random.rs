@@ -7,26 +7,27 @@
 
 /// A generator. Source: Steele, Lea, Flood, OOPSLA 2014, `SplittableRandom`.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
+    /// What follows from this seed.
+    pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
     /// 64 random bits.
-    pub(crate) fn bits(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)
     }
 
     /// From 0 to below `bound`, which is at least 1. The bias is below `bound` in 2^64.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
 
     /// From 0.0 to below 1.0.
-    fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         const MANTISSA_BITS: u32 = 53;
         (self.bits() >> (64 - MANTISSA_BITS)) as f64 / (1_u64 << MANTISSA_BITS) as f64
     }

@@ -12,6 +12,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
 /// Longest line of a child, in bytes; more is cut off.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
@@ -125,6 +128,17 @@ impl Child {
             }
             std::thread::sleep(STEP.min(left));
             left = left.saturating_sub(STEP);
+        }
+    }
+
+    /// Sends it a signal; one that has ended hears nothing.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.ended || !matches!(self.process.try_wait(), Ok(None)) {
+            return; // Its number may be another process's by now.
+        }
+        let number = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        if let Some(number) = number {
+            let _ = kill_process(number, signal);
         }
     }
 

@@ -9,5 +9,5 @@
 mod children;
 mod local;
 
-pub use children::{Child, ChildError, ChildEvent, Children};
+pub use children::{Child, ChildError, ChildEvent, Children, Signal};
 pub use local::{Local, LocalError, LocalSpec};

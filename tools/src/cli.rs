@@ -14,6 +14,7 @@ use crate::flags::{
     LogLevel, TransportFlag, WorkFlag,
 };
 use crate::rdma::RdmaArgs;
+use crate::soak::SoakArgs;
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -35,6 +36,10 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     /// Run a server: one shard a core.
     Serve(ServeArgs),
+    /// Run a cluster of processes under load and faults, and check that nothing is lost or doubled.
+    ///
+    /// Ends with code 3 if a promise was broken.
+    Soak(SoakArgs),
     /// Look into a saved model.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -197,9 +202,22 @@ pub(crate) struct TrainArgs {
     /// Running servers to use.
     #[arg(long, help_heading = "Cluster", value_name = "HOST:PORT,..", value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
-    /// Servers to start on this machine [default: 1].
-    #[arg(long, help_heading = "Cluster", value_name = "N", conflicts_with = "servers")]
+    /// The coordinator of a running cluster to use; more than one where it may run elsewhere.
+    #[arg(long, help_heading = "Cluster", value_name = "HOST:PORT,..", value_delimiter = ',')]
+    #[arg(conflicts_with = "servers")]
+    pub(crate) coordinator: Vec<String>,
+    /// The name of that cluster [default: gradwire].
+    #[arg(long, help_heading = "Cluster", value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Servers to start on this machine [default: 1, or as many as replicas].
+    #[arg(long, help_heading = "Cluster", value_name = "N")]
+    #[arg(conflicts_with_all = ["servers", "coordinator"])]
     pub(crate) servers_local: Option<u16>,
+    /// Replicas of each shard on servers that are started, which are processes then: the job goes
+    /// on while one of each shard's lives [default: 1].
+    #[arg(long, help_heading = "Cluster", value_name = "N")]
+    #[arg(conflicts_with_all = ["servers", "coordinator"])]
+    pub(crate) replicas: Option<u8>,
     /// Workers to start on this machine [default: 1].
     #[arg(long, help_heading = "Cluster", value_name = "N")]
     pub(crate) workers: Option<u32>,

@@ -189,6 +189,18 @@ pub(crate) enum TransportFlag {
     Verbs,
 }
 
+impl fmt::Display for TransportFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TransportFlag::Auto => "auto",
+            TransportFlag::Shm => "shm",
+            TransportFlag::Uring => "uring",
+            TransportFlag::Epoll => "epoll",
+            TransportFlag::Verbs => "verbs",
+        })
+    }
+}
+
 /// The most a log says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogLevel {

@@ -16,11 +16,13 @@ mod link;
 mod model;
 mod output;
 mod predict;
+mod processes;
 mod push_pull;
 mod rdma;
 mod report;
 mod serve;
 mod signals;
+mod soak;
 mod train;
 
 use std::io::IsTerminal;
@@ -70,6 +72,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Worker => train::child::run(),
     }
 }

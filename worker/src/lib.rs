@@ -42,6 +42,7 @@ mod rows;
 mod session;
 mod split;
 mod turn;
+mod watch;
 
 pub use call::ScanPage;
 pub use cluster::{ClusterError, ClusterSpec, Placements, connect_cluster};
@@ -56,6 +57,7 @@ pub use pull::{PullTicket, Values};
 pub use routes::{Route, Routes};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
+pub use watch::Watch;
 pub use wire::{
     Clock, Epoch, Expiry, Incarnation, JobId, Join, KeyAdmission, Refusal, RowLife, ScanCursor,
     ShardId, Staleness, TableId, TableSize, TableSpec, Time, WorkerId,

@@ -3,6 +3,7 @@
 //! Owns starting them and getting sessions with them. What workers do is left to `workers`.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -13,12 +14,14 @@ use server::{Pinning, ServerSpec, Way, pin, processor_here};
 use shard::rule::Rules;
 use transport::Limits;
 use worker::{
-    ConnectSpec, Dial, Epoch, Incarnation, Place, Servers, Session, Timeouts, WorkerId, connect,
+    ClusterSpec, ConnectSpec, Dial, Epoch, Incarnation, Place, Servers, Session, Timeouts, Watch,
+    WorkerId, connect, connect_cluster,
 };
 
-use super::plan::{Plan, ServersWanted, StartedAs};
+use super::plan::{CLUSTER, Coordinated, Plan, ServersWanted, StartedAs};
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
+use crate::processes::{ClusterProcesses, ClusterProcessesSpec};
 use crate::rdma::{RdmaArgs, backend};
 
 /// The only generation of the routing table so far: shards do not move yet.
@@ -32,6 +35,14 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How long a server may take to say where it listens.
 const READY_MAX: Duration = Duration::from_secs(10);
+
+/// How long a shard may be without a server that answers: copies take over within a second, and
+/// where nothing is left to take over, waiting does not help.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Shards of each server of a cluster that is started: with more than one, what a server leaves
+/// behind is spread over others.
+const SHARDS_A_SERVER: u16 = 2;
 
 /// Threads that read and parse while servers and workers are busy: one each.
 const DATA_THREADS: usize = 2;
@@ -53,12 +64,16 @@ pub(crate) struct Remote {
     pub(crate) contact: Contact,
     /// Where children's sockets lie; removed with it.
     _sockets: Option<SocketDir>,
+    /// The cluster that was started for this run; several threads have sessions with it.
+    _processes: Option<Mutex<ClusterProcesses>>,
 }
 
 /// How a worker reaches the servers, as its plan says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Contact {
     pub(crate) places: Vec<String>,
+    /// Who knows the places instead, where shards move.
+    pub(crate) coordinated: Option<Coordinated>,
     pub(crate) transport: TransportFlag,
     pub(crate) rdma: RdmaArgs,
 }
@@ -84,9 +99,17 @@ impl Cluster {
         match (&plan.servers, plan.started_as) {
             (ServersWanted::Running(places), _) => {
                 let (places, rdma) = (places.clone(), plan.rdma.clone());
-                let contact = Contact { places, transport: plan.transport, rdma };
+                let transport = plan.transport;
+                let contact = Contact { places, coordinated: None, transport, rdma };
                 contact.places()?;
-                Ok(Cluster::Remote(Remote { contact, _sockets: None }))
+                Ok(Cluster::Remote(Remote { contact, _sockets: None, _processes: None }))
+            }
+            (ServersWanted::Coordinated(coordinated), _) => {
+                let contact = coordinated_contact(plan, coordinated.clone());
+                Ok(Cluster::Remote(Remote { contact, _sockets: None, _processes: None }))
+            }
+            (&ServersWanted::Replicated { servers, replicas }, _) => {
+                start_replicated(plan, servers, replicas).map(Cluster::Remote)
             }
             (&ServersWanted::Started(servers), StartedAs::Threads) => {
                 let way = way(plan, Way::Shm)?;
@@ -166,19 +189,21 @@ impl Contact {
         worker: WorkerId,
         incarnation: Incarnation,
     ) -> Result<Session, Failure> {
-        let spec = ConnectSpec {
-            places: self.places()?,
-            epoch: EPOCH,
-            dial: Dial {
-                worker,
-                incarnation,
-                backend: backend(self.transport, &self.rdma)?,
-                limits: Limits::default(),
-                timeouts: Timeouts::default(),
-                connect_max: CONNECT_MAX,
-            },
+        let dial = Dial {
+            worker,
+            incarnation,
+            backend: backend(self.transport, &self.rdma)?,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            connect_max: CONNECT_MAX,
         };
-        connect(&spec).map_err(Failure::failed)
+        let Some(Coordinated { addresses, cluster }) = &self.coordinated else {
+            let spec = ConnectSpec { places: self.places()?, epoch: EPOCH, dial };
+            return connect(&spec).map_err(Failure::failed);
+        };
+        let watch = Watch::start(addresses, cluster).map_err(Failure::failed)?;
+        let spec = ClusterSpec { placements: Arc::new(watch), dial, patience: PATIENCE };
+        connect_cluster(&spec).map_err(Failure::failed)
     }
 
     fn places(&self) -> Result<Vec<Place>, Failure> {
@@ -228,14 +253,8 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
         if let Some(mib) = plan.table_mib {
             arguments.extend(["--table-mib".to_owned(), mib.to_string()]);
         }
-        let transport = match plan.transport {
-            TransportFlag::Epoll => Some("epoll"),
-            TransportFlag::Uring => Some("uring"),
-            TransportFlag::Verbs => Some("verbs"),
-            TransportFlag::Auto | TransportFlag::Shm => None,
-        };
-        if let Some(transport) = transport {
-            arguments.extend(["--transport".to_owned(), transport.to_owned()]);
+        if !by_shm {
+            arguments.extend(["--transport".to_owned(), plan.transport.to_string()]);
             arguments.extend(plan.rdma.flags());
         }
         let name = format!("server {server}");
@@ -261,8 +280,36 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
         }
     }
     let places = places.into_iter().flatten().collect();
-    let contact = Contact { places, transport: plan.transport, rdma: plan.rdma.clone() };
-    Ok(Remote { contact, _sockets: sockets })
+    let (transport, rdma) = (plan.transport, plan.rdma.clone());
+    let contact = Contact { places, coordinated: None, transport, rdma };
+    Ok(Remote { contact, _sockets: sockets, _processes: None })
+}
+
+/// How a worker reaches a cluster by its coordinator.
+fn coordinated_contact(plan: &Plan, coordinated: Coordinated) -> Contact {
+    let (transport, rdma) = (plan.transport, plan.rdma.clone());
+    Contact { places: Vec::new(), coordinated: Some(coordinated), transport, rdma }
+}
+
+/// Starts a coordinator and servers as processes, each shard on some of them.
+fn start_replicated(plan: &Plan, servers: u16, replicas: u8) -> Result<Remote, Failure> {
+    if plan.transport == TransportFlag::Shm {
+        return Err(Failure::usage("--transport shm: replicas are reached by TCP or RDMA"));
+    }
+    let data = std::env::temp_dir().join(format!("gradwire-cluster-{}", std::process::id()));
+    let processes = ClusterProcesses::start(ClusterProcessesSpec {
+        cluster: CLUSTER.to_owned(),
+        data,
+        shards: servers * SHARDS_A_SERVER,
+        replicas,
+        servers,
+        transport: plan.transport,
+        rdma: plan.rdma.clone(),
+        table_mib: plan.table_mib,
+    })?;
+    let addresses = vec![processes.address.clone()];
+    let contact = coordinated_contact(plan, Coordinated { addresses, cluster: CLUSTER.to_owned() });
+    Ok(Remote { contact, _sockets: None, _processes: Some(Mutex::new(processes)) })
 }
 
 /// A directory of our own for sockets, which nobody else may open.

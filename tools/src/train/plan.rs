@@ -9,6 +9,8 @@ use clap::{Args, Command};
 use kernels::{Isa, Level};
 use learn::Optimizer;
 use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, SourceSpec};
+use serde::{Deserialize, Serialize};
+use wire::REPLICAS_MAX;
 use worker::{CodecChoice, RowLife};
 
 use crate::cli::{DataArgs, TrainArgs};
@@ -21,6 +23,9 @@ const HOLDOUT_DEFAULT: f64 = 0.1;
 
 /// Most workers and servers that one run starts.
 const STARTED_MAX: u32 = 256;
+
+/// What a cluster is called where nobody says.
+pub(crate) const CLUSTER: &str = "gradwire";
 
 /// The bundled data, relative to the repository.
 const BUNDLED: &str = "data/flights-nyc-2013.parquet";
@@ -56,6 +61,19 @@ pub(crate) enum ServersWanted {
     Started(u16),
     /// These, which run already.
     Running(Vec<String>),
+    /// Those of a running cluster.
+    Coordinated(Coordinated),
+    /// So many processes started for this run, each shard on some of them.
+    Replicated { servers: u16, replicas: u8 },
+}
+
+/// How a running cluster is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Coordinated {
+    /// Where its coordinator may be.
+    pub(crate) addresses: Vec<String>,
+    /// What it is called.
+    pub(crate) cluster: String,
 }
 
 /// How servers and workers are started.
@@ -84,13 +102,14 @@ impl Plan {
         let by_tcp = |place: &String| !place.starts_with("unix:");
         let running = match &servers {
             ServersWanted::Running(places) => &places[..],
-            ServersWanted::Started(_) => &[],
+            _ => &[],
         };
         if transport == TransportFlag::Shm && running.iter().any(by_tcp) {
             return Err(Failure::usage("--transport shm reaches servers at unix:PATH only"));
         }
         args.rdma.settings(transport)?;
-        if args.table_mib.is_some() && !running.is_empty() {
+        let starts_none = matches!(servers, ServersWanted::Coordinated(_)) || !running.is_empty();
+        if args.table_mib.is_some() && starts_none {
             return Err(Failure::usage("--table-mib is for servers that this run starts"));
         }
         let epochs = args.epochs.unwrap_or(1);
@@ -144,9 +163,27 @@ fn servers(args: &TrainArgs) -> Result<ServersWanted, Failure> {
     if !args.servers.is_empty() {
         return Ok(ServersWanted::Running(args.servers.clone()));
     }
-    let started = args.servers_local.unwrap_or(1);
+    if !args.coordinator.is_empty() {
+        let cluster = args.cluster.clone().unwrap_or_else(|| CLUSTER.to_owned());
+        let addresses = args.coordinator.clone();
+        return Ok(ServersWanted::Coordinated(Coordinated { addresses, cluster }));
+    }
+    if args.cluster.is_some() {
+        return Err(Failure::usage("--cluster names one that --coordinator leads to"));
+    }
+    let replicas = args.replicas.unwrap_or(1);
+    let started = args.servers_local.unwrap_or(u16::from(replicas).max(1));
     in_range("--servers-local", u32::from(started))?;
-    Ok(ServersWanted::Started(started))
+    if replicas == 0 || usize::from(replicas) > REPLICAS_MAX || u16::from(replicas) > started {
+        let most = usize::from(started).min(REPLICAS_MAX);
+        let why =
+            format!("--replicas: {started} servers hold 1 to {most} replicas, not {replicas}");
+        return Err(Failure::usage(why));
+    }
+    Ok(match replicas {
+        1 => ServersWanted::Started(started),
+        _ => ServersWanted::Replicated { servers: started, replicas },
+    })
 }
 
 /// What is learned from and what is tested on.
@@ -309,11 +346,14 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         clock: line.clock.or(file.clock),
         admission: line.admission.or(file.admission),
         expiry: line.expiry.or(file.expiry),
-        servers: if line.servers_local.is_some() {
+        servers: if line.servers_local.is_some() || !line.coordinator.is_empty() {
             line.servers
         } else {
             list(line.servers, file.servers)
         },
+        coordinator: list(line.coordinator, file.coordinator),
+        cluster: line.cluster.or(file.cluster),
+        replicas: line.replicas.or(file.replicas),
         servers_local: line.servers_local.or(file.servers_local),
         workers: line.workers.or(file.workers),
         table_mib: line.table_mib.or(file.table_mib),

@@ -1,0 +1,123 @@
+//! Servers are killed, stopped and replaced under a job, which goes on and loses nothing.
+
+use std::io::Read;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::death::children;
+use crate::{Files, gradwire, run, run_well, stderr, wait_for, wait_for_worker};
+
+fn signal(process: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(process).expect("a process number"));
+    kill_process(pid.expect("not zero"), signal).expect("it is there");
+}
+
+fn soak(arguments: &[&str]) -> Value {
+    let mut all = vec!["soak", "--json"];
+    all.extend(arguments);
+    serde_json::from_str(&run_well(&all)).expect("one line of JSON")
+}
+
+fn number(report: &Value, name: &str) -> u64 {
+    report[name].as_u64().unwrap_or_else(|| panic!("no {name} in {report}"))
+}
+
+/// Nothing was lost or doubled, and something happened at all.
+fn check(report: &Value) {
+    for name in ["lost", "doubled", "violations"] {
+        assert_eq!(number(report, name), 0, "{name} in {report}");
+    }
+    assert!(number(report, "kills") >= 2, "{report}");
+    assert!(number(report, "acknowledged") > 100, "{report}");
+    assert!(report["recovery_ms_p50"].is_f64() && report["recovery_ms_p99"].is_f64(), "{report}");
+}
+
+#[test]
+fn servers_that_are_killed_under_load_lose_and_double_nothing() {
+    check(&soak(&["--for", "12s", "--every", "2s", "--seed", "1", "--replicas", "2"]));
+}
+
+#[test]
+fn servers_that_sleep_and_wake_up_lose_and_double_nothing() {
+    check(&soak(&["--for", "12s", "--every", "1s", "--seed", "2", "--faults", "stop"]));
+}
+
+#[test]
+fn a_coordinator_that_is_killed_is_missed_by_nobody() {
+    let faults = ["--faults", "coordinator,kill", "--seed", "3"];
+    check(&soak(&[&["--for", "12s", "--every", "2s"], &faults[..]].concat()));
+}
+
+/// A run whose model is saved; dropped, it is killed.
+struct Job(Child);
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const DATA: &str = "gen:criteo?rows=200000&seed=3";
+
+fn training<'a>(save: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["train", "--json", "--train", DATA, "--save", save];
+    all.extend(more);
+    all
+}
+
+#[test]
+fn under_bsp_a_model_that_was_learnt_while_servers_died_has_the_bytes_of_an_undisturbed_one() {
+    let files = Files::new();
+    let (calm, hurt) = (files.path("calm"), files.path("hurt"));
+    run_well(&training(&calm, &["--servers-local", "3"]));
+    let replicated = ["--servers-local", "3", "--replicas", "2"];
+    let mut command = gradwire(&training(&hurt, &replicated));
+    let started = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut job = Job(started.expect("it starts"));
+    wait_for_worker(job.0.id());
+    let servers = children(job.0.id(), "serve");
+    assert_eq!(servers.len(), 3, "three servers");
+    signal(servers[1], Signal::KILL);
+    let status = wait_for("end of the job", || job.0.try_wait().expect("it is ours"));
+    let mut said = String::new();
+    job.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert!(status.success(), "{said}");
+    let export = |dir: &str| run_well(&["model", "export", dir]);
+    assert!(export(&calm) == export(&hurt), "the models differ");
+}
+
+#[test]
+fn a_job_without_replicas_left_ends_with_the_name_of_the_shard() {
+    let files = Files::new();
+    let save = files.path("model");
+    let endless = "gen:criteo?rows=1000000000&seed=1";
+    let arguments = ["train", "--train", endless, "--save", &save, "--replicas", "2"];
+    let mut command = gradwire(&arguments);
+    let started = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let mut job = Job(started.expect("it starts"));
+    wait_for_worker(job.0.id());
+    for server in children(job.0.id(), "serve") {
+        signal(server, Signal::KILL);
+    }
+    let status = wait_for("end of the job", || job.0.try_wait().expect("it is ours"));
+    assert_eq!(status.code(), Some(1));
+    let mut said = String::new();
+    job.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert!(said.contains("is lost") || said.contains("no server left"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_survived_is_refused_before_it_starts() {
+    let refused = |arguments: &[&str], why: &str| {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    };
+    refused(&["soak", "--replicas", "1"], "with 1 a dead server takes its shards along");
+    refused(&["soak", "--replicas", "3", "--servers", "2"], "2 servers cannot hold 3 replicas");
+    refused(&["train", "--servers-local", "2", "--replicas", "3"], "2 servers hold 1 to 2");
+    refused(&["train", "--cluster", "a"], "--coordinator");
+}

@@ -1,0 +1,201 @@
+//! A cluster on hosts of its own, whose network is cut: namespaces joined by a bridge.
+//!
+//! Owns the namespaces of one test, and the cuts. The load, and the comparison of what it counted,
+//! is `gradwire soak` against a running cluster.
+
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{gradwire, skipped, wait_for};
+
+/// The coordinator's and the workers' address.
+const HUB: &str = "10.77.32.1";
+const COORDINATOR: &str = "10.77.32.1:7200";
+const SERVERS: usize = 3;
+
+/// How long a cut lasts: longer than anybody believes in a server that says nothing.
+const CUT: Duration = Duration::from_secs(3);
+
+/// Namespaces on one bridge; gone with it.
+struct Hosts {
+    hub: String,
+    servers: Vec<String>,
+}
+
+impl Hosts {
+    /// Builds them; nothing where this process may not.
+    fn build(test: &str) -> Option<Hosts> {
+        let id = format!("{}{test}", std::process::id());
+        let server = |number: usize| format!("gw{id}s{number}");
+        let hosts = Hosts { hub: format!("gw{id}h"), servers: (0..SERVERS).map(server).collect() };
+        let hub = &hosts.hub;
+        let mut steps = vec![
+            format!("ip netns add {hub}"),
+            format!("ip -n {hub} link set lo up"),
+            format!("ip -n {hub} link add br0 type bridge"),
+            format!("ip -n {hub} addr add {HUB}/24 dev br0"),
+            format!("ip -n {hub} link set br0 up"),
+        ];
+        for (number, name) in hosts.servers.iter().enumerate() {
+            steps.extend([
+                format!("ip netns add {name}"),
+                format!("ip link add v{number} netns {hub} type veth peer name gw0 netns {name}"),
+                format!("ip -n {hub} link set v{number} master br0"),
+                format!("ip -n {hub} link set v{number} up"),
+                format!("ip -n {name} addr add {}/24 dev gw0", address(number)),
+                format!("ip -n {name} link set lo up"),
+                format!("ip -n {name} link set gw0 up"),
+            ]);
+        }
+        steps.iter().all(|step| succeeds(step)).then_some(hosts)
+    }
+
+    /// Starts the coordinator and all servers, two replicas of each shard.
+    fn start(&self) -> Vec<Running> {
+        let data = tempfile::tempdir().expect("a temporary directory").keep();
+        let data = data.to_str().expect("text");
+        let coordinate = [
+            ["coordinate", "--insecure", "--listen", COORDINATOR, "--data", data, "--cluster"],
+            ["cut", "--shards", "4", "--replicas", "2", "--servers-min", "3"],
+        ];
+        let mut running = vec![Running::start(&self.hub, &coordinate.concat())];
+        for (number, namespace) in self.servers.iter().enumerate() {
+            let (listen, name) = (format!("{}:7201", address(number)), format!("s{number}"));
+            let serve = [
+                &["serve", "--insecure", "--cores", "1", "--listen", &listen][..],
+                &["--coordinator", COORDINATOR, "--cluster", "cut", "--name", &name],
+                &["--host", &name],
+            ];
+            running.push(Running::start(namespace, &serve.concat()));
+        }
+        running
+    }
+
+    /// What the coordinator says of the cluster.
+    fn status(&self) -> Option<Value> {
+        let status =
+            gradwire(&["status", "--json", "--coordinator", COORDINATOR, "--cluster", "cut"]);
+        let output = inside(&self.hub, &status).output().expect("`ip` runs");
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until so many servers take part and no shard is in trouble.
+    fn wait_whole(&self) {
+        wait_for("a whole cluster", || {
+            let status = self.status()?;
+            let fit = status["servers"].as_array()?.iter().filter(|one| one["state"] == "Fit");
+            let whole = status["troubled"].as_array()?.is_empty();
+            (fit.count() == SERVERS && whole && status["epoch"].as_u64()? > 0).then_some(())
+        });
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for namespace in self.servers.iter().chain([&self.hub]) {
+            succeeds(&format!("ip netns del {namespace}"));
+        }
+    }
+}
+
+/// A process, ended with it.
+struct Running(Child);
+
+impl Running {
+    fn start(namespace: &str, arguments: &[&str]) -> Running {
+        let mut command = inside(namespace, &gradwire(arguments));
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().expect("`ip` runs"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Makes a command one that runs in a namespace.
+fn inside(namespace: &str, program: &Command) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace]).arg(program.get_program());
+    command.args(program.get_args()).stdin(Stdio::null());
+    if let Some(dir) = program.get_current_dir() {
+        command.current_dir(dir);
+    }
+    command
+}
+
+fn address(server: usize) -> String {
+    format!("10.77.32.{}", server + 2)
+}
+
+fn succeeds(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let program = words.next().expect("a step has a program");
+    let output = Command::new(program).args(words).stdin(Stdio::null()).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// Lets a load run while a wire is cut and mended, and compares.
+fn survive(test: &str, name: &str, cut: impl Fn(&Hosts) -> Vec<(String, String)>) {
+    if !rustix::process::geteuid().is_root() {
+        return skipped(test, "network namespaces need root");
+    }
+    let Some(hosts) = Hosts::build(name) else {
+        return skipped(test, "`ip` cannot join namespaces by a bridge here");
+    };
+    let _running = hosts.start();
+    hosts.wait_whole();
+    let soak = ["soak", "--json", "--for", "16s", "--coordinator", COORDINATOR, "--cluster", "cut"];
+    let mut soak = inside(&hosts.hub, &gradwire(&soak));
+    let soak = soak.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("`ip` runs");
+    sleep(Duration::from_secs(2));
+    for (breaks, mends) in cut(&hosts) {
+        assert!(succeeds(&breaks), "{breaks}");
+        sleep(CUT);
+        assert!(succeeds(&mends), "{mends}");
+    }
+    let output = soak.wait_with_output().expect("it is ours");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    for name in ["lost", "doubled", "violations"] {
+        assert_eq!(report[name], 0, "{name} in {report}");
+    }
+    assert!(report["acknowledged"].as_u64() > Some(100), "{report}");
+    hosts.wait_whole();
+}
+
+#[test]
+fn a_server_that_is_cut_off_is_replaced_and_comes_back() {
+    let test = "a_server_that_is_cut_off_is_replaced_and_comes_back";
+    survive(test, "a", |hosts| {
+        let wire = |to: &str| format!("ip -n {} link set v1 {to}", hosts.hub);
+        vec![(wire("down"), wire("up"))]
+    });
+}
+
+#[test]
+fn a_server_that_hears_and_is_not_heard_is_replaced_and_comes_back() {
+    let test = "a_server_that_hears_and_is_not_heard_is_replaced_and_comes_back";
+    survive(test, "b", |hosts| {
+        let route =
+            |does: &str| format!("ip -n {} route {does} blackhole {HUB}/32", hosts.servers[1]);
+        vec![(route("add"), route("del"))]
+    });
+}
+
+#[test]
+fn neighbours_in_a_chain_that_cannot_reach_each_other_are_parted() {
+    let test = "neighbours_in_a_chain_that_cannot_reach_each_other_are_parted";
+    survive(test, "c", |hosts| {
+        let (from, to) = (&hosts.servers[1], address(2));
+        let route = |does: &str| format!("ip -n {from} route {does} blackhole {to}/32");
+        vec![(route("add"), route("del"))]
+    });
+}

@@ -1,0 +1,118 @@
+//! The faults of a soak: servers that are killed, or stopped for a while, one after another.
+//!
+//! Owns who is next and when. Starting processes is left to `processes`, what becomes of the load
+//! to the crate `bench`.
+//!
+//! Invariant: nobody is harmed before every shard has all of its replicas again: with k of them,
+//! k - 1 failures at a time are promised to be survived, and no more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bench::{Random, SoakLoad};
+use launch::Signal;
+use serde::Serialize;
+use worker::Placements;
+
+use super::SoakPlan;
+use crate::failure::Failure;
+use crate::processes::ClusterProcesses;
+
+/// How long a stopped server sleeps, at least and at most.
+const STOP_MS_MIN: u64 = 20;
+const STOP_MS_MAX: u64 = 2000;
+
+/// What can befall a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FaultFlag {
+    /// A server is killed, as by `kill -9`, and another one started.
+    Kill,
+    /// A server is stopped for 20 ms to 2 s, and goes on.
+    Stop,
+    /// The coordinator is killed and started again.
+    Coordinator,
+}
+
+/// A fault that was caused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caused {
+    pub(crate) fault: FaultFlag,
+    /// Since the start of the load.
+    pub(crate) at: Duration,
+    /// Until every shard had all of its replicas again.
+    pub(crate) whole_after: Duration,
+}
+
+/// Who causes faults in a cluster.
+pub(crate) struct Saboteur<'a> {
+    pub(crate) plan: &'a SoakPlan,
+    pub(crate) cluster: ClusterProcesses,
+}
+
+impl Saboteur<'_> {
+    /// Causes faults until the time is over. What was caused.
+    pub(crate) fn disturb(
+        &mut self,
+        load: &SoakLoad,
+        placements: &Arc<dyn Placements>,
+        mut told: impl FnMut(&Caused),
+    ) -> Result<Vec<Caused>, Failure> {
+        let mut caused = Vec::new();
+        let mut random = Random::new(self.plan.seed);
+        let until = load.started + self.plan.duration;
+        while Instant::now() < until && !load.over.load(Ordering::Relaxed) {
+            // Between half and one and a half of the time, so that no phase is spared.
+            let pause = self.plan.every.mul_f64(0.5 + random.unit());
+            let wake = Instant::now() + pause;
+            if wake >= until {
+                std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                break;
+            }
+            std::thread::sleep(pause);
+            let fault = self.plan.faults[random.below(self.plan.faults.len() as u64) as usize];
+            let one = self.cause(fault, &mut random, load, placements)?;
+            told(&one);
+            caused.push(one);
+        }
+        Ok(caused)
+    }
+
+    fn cause(
+        &mut self,
+        fault: FaultFlag,
+        random: &mut Random,
+        load: &SoakLoad,
+        placements: &Arc<dyn Placements>,
+    ) -> Result<Caused, Failure> {
+        let began = Instant::now();
+        let at = load.started.elapsed();
+        load.note_fault();
+        let before = placements.newest().map_or(0, |placement| placement.epoch.get());
+        let cluster = &mut self.cluster;
+        let victim = random.below(cluster.servers.len() as u64) as usize;
+        match fault {
+            FaultFlag::Kill => {
+                let number = cluster.servers.swap_remove(victim);
+                cluster.children.child(number).signal(Signal::KILL);
+                cluster.start_server()?;
+                cluster.wait_whole(placements, before)?;
+            }
+            FaultFlag::Stop => {
+                let number = cluster.servers[victim];
+                let asleep = STOP_MS_MIN + random.below(STOP_MS_MAX - STOP_MS_MIN);
+                cluster.children.child(number).signal(Signal::STOP);
+                std::thread::sleep(Duration::from_millis(asleep));
+                cluster.children.child(number).signal(Signal::CONT);
+                cluster.wait_whole(placements, 0)?;
+            }
+            FaultFlag::Coordinator => {
+                cluster.children.child(cluster.coordinator).signal(Signal::KILL);
+                cluster.restart_coordinator()?;
+                cluster.wait_whole(placements, 0)?;
+            }
+        }
+        Ok(Caused { fault, at, whole_after: began.elapsed() })
+    }
+}

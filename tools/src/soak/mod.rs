@@ -1,0 +1,327 @@
+//! `gradwire soak`: a cluster of processes under load and faults, checked to the last count.
+//!
+//! Owns the order of a run and its verdict. The load is left to the crate
+//! `bench`, the faults to `faults`.
+
+mod args;
+mod faults;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bench::{SoakError, SoakLoad, SoakTally, soak_probe, soak_work};
+use serde::Serialize;
+use transport::Limits;
+use transport::tcp::TcpBackend;
+use worker::{ClusterSpec, Dial, JobId, Placements, Timeouts, Watch, WorkerId};
+
+pub(crate) use self::args::SoakArgs;
+pub(crate) use self::faults::FaultFlag;
+use self::faults::{Caused, Saboteur};
+use crate::failure::Failure;
+use crate::flags::TransportFlag;
+use crate::output::{complain, count, json, table};
+use crate::processes::{ClusterProcesses, ClusterProcessesSpec};
+use crate::push_pull::{COMMIT, command};
+use crate::rdma::RdmaArgs;
+use crate::signals::Stop;
+
+/// What the cluster of a soak is called.
+const CLUSTER: &str = "soak";
+
+/// How long a shard may be without a server that answers before the soak has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long connecting to one server may take.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// How often the run looks whether somebody wants it to end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a soak does.
+#[derive(Clone, Debug)]
+pub(crate) struct SoakPlan {
+    pub(crate) duration: Duration,
+    pub(crate) every: Duration,
+    pub(crate) faults: Vec<FaultFlag>,
+    pub(crate) seed: u64,
+    pub(crate) replicas: u8,
+    pub(crate) servers: u16,
+    pub(crate) shards: u16,
+}
+
+/// What a soak found.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SoakReport {
+    commit: &'static str,
+    command: String,
+    seconds: f64,
+    faults: Vec<FaultFlag>,
+    /// Faults of any kind that were caused.
+    kills: u64,
+    /// Pushes that were acknowledged.
+    acknowledged: u64,
+    pushes_per_s: f64,
+    /// Additions that were acknowledged and are not there.
+    lost: u64,
+    /// Additions that are there and were not made.
+    doubled: u64,
+    /// From a fault to the first acknowledged push to all shards that began after it.
+    recovery_ms_p50: Option<f64>,
+    recovery_ms_p99: Option<f64>,
+    recovery_ms_max: Option<f64>,
+    /// From the beginning of a push to all shards to its acknowledgement.
+    probe_ms_p50: f64,
+    probe_ms_p99: f64,
+    probe_ms_max: f64,
+    /// From a fault until every shard had all of its replicas again.
+    whole_ms_p50: Option<f64>,
+    whole_ms_max: Option<f64>,
+    reconnects: u64,
+    duplicates: u64,
+    /// Reads that saw less than was acknowledged or more than was pushed; lost and doubled too.
+    violations: u64,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &SoakArgs) -> Result<(), Failure> {
+    let plan = plan(arguments)?;
+    let stop = Stop::on_signals()?;
+    let data = std::env::temp_dir().join(format!("gradwire-soak-{}", std::process::id()));
+    let report = soak(arguments, &plan, &data, &stop)?;
+    if arguments.json {
+        json(&report)?;
+    } else {
+        table(&report.pairs())?;
+    }
+    match report.violations {
+        0 => Ok(()),
+        violations => Err(Failure::Verdict(format!("{violations} promises were broken"))),
+    }
+}
+
+fn plan(arguments: &SoakArgs) -> Result<SoakPlan, Failure> {
+    let faults = match arguments.coordinator[..] {
+        [] => arguments.faults.clone(),
+        _ => Vec::new(),
+    };
+    let servers = arguments.servers.unwrap_or(u16::from(arguments.replicas) + 1);
+    if servers < u16::from(arguments.replicas) {
+        let replicas = arguments.replicas;
+        let why = format!("--servers: {servers} servers cannot hold {replicas} replicas apart");
+        return Err(Failure::usage(why));
+    }
+    let kills = faults.iter().any(|fault| *fault != FaultFlag::Coordinator);
+    if kills && arguments.replicas < 2 {
+        return Err(Failure::usage("--replicas: with 1 a dead server takes its shards along"));
+    }
+    if arguments.workers == 0 || arguments.keys == 0 {
+        return Err(Failure::usage("--workers and --keys: expected 1 or more"));
+    }
+    Ok(SoakPlan {
+        duration: arguments.duration.0,
+        every: arguments.every.0,
+        faults,
+        seed: arguments.seed,
+        replicas: arguments.replicas,
+        servers,
+        shards: arguments.shards,
+    })
+}
+
+/// Starts everything, disturbs it, and compares.
+fn soak(
+    arguments: &SoakArgs,
+    plan: &SoakPlan,
+    data: &Path,
+    stop: &Stop,
+) -> Result<SoakReport, Failure> {
+    let (mut saboteur, placements) = match &arguments.coordinator[..] {
+        [] => {
+            let cluster = start(plan, data)?;
+            let placements = watch(std::slice::from_ref(&cluster.address), CLUSTER)?;
+            cluster.wait_whole(&placements, 0)?;
+            (Some(Saboteur { plan, cluster }), placements)
+        }
+        addresses => (None, watch(addresses, &arguments.cluster)?),
+    };
+    let load = SoakLoad {
+        cluster: ClusterSpec {
+            placements: Arc::clone(&placements),
+            dial: Dial {
+                worker: WorkerId::OBSERVER,
+                incarnation: learn::INCARNATION,
+                backend: TcpBackend::Uring,
+                limits: Limits::default(),
+                timeouts: Timeouts::default(),
+                connect_max: CONNECT_MAX,
+            },
+            patience: PATIENCE,
+        },
+        job: JobId::new(RandomState::new().build_hasher().finish()),
+        workers: arguments.workers + 1,
+        keys: arguments.keys,
+        seed: plan.seed,
+        started: Instant::now(),
+        over: AtomicBool::new(false),
+        probes: Mutex::default(),
+    };
+    let (caused, tallies) = std::thread::scope(|scope| {
+        let load = &load;
+        let workers: Vec<_> = (0..arguments.workers)
+            .map(|worker| scope.spawn(move || ended(load, soak_work(load, worker))))
+            .chain([scope.spawn(move || ended(load, soak_probe(load, arguments.workers)))])
+            .collect();
+        scope.spawn(move || {
+            while !load.over.load(Ordering::Relaxed) {
+                std::thread::sleep(LOOK_EVERY);
+                if stop.asked() {
+                    load.over.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        let told = |one: &Caused| complain(&line(one));
+        let caused = match &mut saboteur {
+            Some(saboteur) => saboteur.disturb(load, &placements, told),
+            None => Ok(wait_out(load, plan.duration)),
+        };
+        load.over.store(true, Ordering::Relaxed);
+        let tallies: Vec<_> = workers
+            .into_iter()
+            .map(|thread| thread.join().expect("a worker's failure is a value"))
+            .collect();
+        (caused, tallies)
+    });
+    let tallies = tallies.into_iter().collect::<Result<Vec<SoakTally>, SoakError>>();
+    let tallies = tallies.map_err(Failure::failed)?;
+    Ok(report(plan, &load, &caused?, &tallies))
+}
+
+/// Starts a cluster of processes.
+fn start(plan: &SoakPlan, data: &Path) -> Result<ClusterProcesses, Failure> {
+    ClusterProcesses::start(ClusterProcessesSpec {
+        cluster: CLUSTER.to_owned(),
+        data: data.to_owned(),
+        shards: plan.shards,
+        replicas: plan.replicas,
+        servers: plan.servers,
+        transport: TransportFlag::Auto,
+        rdma: RdmaArgs::default(),
+        table_mib: None,
+    })
+}
+
+fn watch(addresses: &[String], cluster: &str) -> Result<Arc<dyn Placements>, Failure> {
+    let watch = Watch::start(addresses, cluster).map_err(Failure::failed)?;
+    Ok(Arc::new(watch))
+}
+
+/// Somebody else causes the faults, if there are any.
+fn wait_out(load: &SoakLoad, duration: Duration) -> Vec<Caused> {
+    while load.started.elapsed() < duration && !load.over.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Vec::new()
+}
+
+/// A worker that cannot go on ends the soak for all.
+fn ended(load: &SoakLoad, outcome: Result<SoakTally, SoakError>) -> Result<SoakTally, SoakError> {
+    if outcome.is_err() {
+        load.over.store(true, Ordering::Relaxed);
+    }
+    outcome
+}
+
+fn line(one: &Caused) -> String {
+    let (at, whole) = (one.at.as_secs_f64(), one.whole_after.as_secs_f64() * 1e3);
+    format!("{at:8.3} s  {:?}; whole again after {whole:.0} ms", one.fault)
+}
+
+fn report(
+    plan: &SoakPlan,
+    load: &SoakLoad,
+    caused: &[Caused],
+    tallies: &[SoakTally],
+) -> SoakReport {
+    let seconds = load.started.elapsed().as_secs_f64();
+    let probes = load.probes();
+    let recoveries = &probes.recoveries_ms;
+    let probe_ms = |share| probes.took_us.value_at_quantile(share) as f64 * 1e-3;
+    let whole: Vec<f64> = caused.iter().map(|one| one.whole_after.as_secs_f64() * 1e3).collect();
+    let sum = |of: fn(&SoakTally) -> u64| tallies.iter().map(of).sum::<u64>();
+    let (lost, doubled) = (sum(|one| one.lost), sum(|one| one.doubled));
+    let acknowledged = sum(|one| one.pushes);
+    SoakReport {
+        commit: COMMIT,
+        command: command(),
+        seconds,
+        faults: plan.faults.clone(),
+        kills: caused.len() as u64,
+        acknowledged,
+        pushes_per_s: acknowledged as f64 / seconds,
+        lost,
+        doubled,
+        recovery_ms_p50: quantile(recoveries, 0.5),
+        recovery_ms_p99: quantile(recoveries, 0.99),
+        recovery_ms_max: quantile(recoveries, 1.0),
+        probe_ms_p50: probe_ms(0.5),
+        probe_ms_p99: probe_ms(0.99),
+        probe_ms_max: probe_ms(1.0),
+        whole_ms_p50: quantile(&whole, 0.5),
+        whole_ms_max: quantile(&whole, 1.0),
+        reconnects: sum(|one| one.reconnects),
+        duplicates: sum(|one| one.duplicates),
+        violations: sum(|one| one.violations) + lost + doubled,
+    }
+}
+
+/// The least of the values that so many of them do not exceed; none of no values.
+fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+impl SoakReport {
+    fn pairs(&self) -> Vec<(String, String)> {
+        let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+        let pairs = [
+            ("seconds", format!("{:.1}", self.seconds)),
+            ("faults caused", count(self.kills)),
+            ("pushes acknowledged", count(self.acknowledged)),
+            ("pushes/s", count(self.pushes_per_s as u64)),
+            ("lost", count(self.lost)),
+            ("doubled", count(self.doubled)),
+            ("recovery p50 ms", ms(self.recovery_ms_p50)),
+            ("recovery p99 ms", ms(self.recovery_ms_p99)),
+            ("recovery max ms", ms(self.recovery_ms_max)),
+            ("probe p50 ms", ms(Some(self.probe_ms_p50))),
+            ("probe p99 ms", ms(Some(self.probe_ms_p99))),
+            ("probe max ms", ms(Some(self.probe_ms_max))),
+            ("whole again p50 ms", ms(self.whole_ms_p50)),
+            ("whole again max ms", ms(self.whole_ms_max)),
+            ("links replaced", count(self.reconnects)),
+            ("duplicates refused", count(self.duplicates)),
+            ("violations", count(self.violations)),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_least_value_that_so_many_do_not_exceed() {
+        let values = [4.0, 1.0, 3.0, 2.0];
+        assert_eq!(quantile(&values, 0.5), Some(2.0));
+        assert_eq!(quantile(&values, 0.99), Some(4.0));
+        assert_eq!(quantile(&values, 1.0), Some(4.0));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}
