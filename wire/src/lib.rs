@@ -33,7 +33,10 @@ pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 pub use header::{Flags, Header, Kind, MAGIC, VERSION};
 pub use ids::{Clock, Epoch, Incarnation, JobId, Key, Sequence, ShardId, TableId, WorkerId};
 pub use join::{JOIN_BODY_BYTES, Join, Staleness};
-pub use lane::{LANE_BODY_BYTES, LANE_RING_BYTES_MAX, LaneMessage, LaneOffer};
+pub use lane::{
+    LANE_BODY_BYTES, LANE_RAILS_MAX, LANE_RING_BYTES_MAX, LaneFabric, LaneMessage, LaneOffer,
+    LaneRail, LaneRails,
+};
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };

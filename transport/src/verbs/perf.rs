@@ -17,6 +17,7 @@ use super::memory::{Access, Local, Registered};
 use super::queue_pair::{
     CHAIN_MAX, Operation, Path, Payload, PostError, QpSpec, QueuePair, Remote, Request, Signal,
 };
+use super::settings::RailNames;
 
 /// Requests that one [`Endpoint::post`] takes at most.
 pub const POST_MAX: usize = CHAIN_MAX;
@@ -44,9 +45,9 @@ const RECV: u64 = 1 << 63;
 /// What an end is opened for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// This device, whatever the address.
-    pub device: Option<String>,
-    /// This port, from 1.
+    /// The first of these devices and ports that is active, whatever the address.
+    pub rails: RailNames,
+    /// This port, from 1, where its name says none.
     pub port: Option<u8>,
     /// This entry of the port's GID table.
     pub gid_index: Option<u32>,
@@ -197,8 +198,8 @@ impl Endpoint {
     ///
     /// Errors: [`PerfError::Verbs`].
     pub fn open(spec: &Spec) -> Result<Endpoint, PerfError> {
-        let Spec { device, port, gid_index, local, .. } = spec.clone();
-        let wish = Wish { device, port, gid_index, local };
+        let Spec { rails, port, gid_index, local, .. } = *spec;
+        let wish = Wish { rails, port, gid_index, local };
         let choice = choose(&devices()?, &wish)?;
         let device = Device::open(&choice.device)?;
         let port = device.port(choice.port)?;
