@@ -179,7 +179,9 @@ fn a_hub_of_many_peers_has_a_lane_to_each_and_to_those_that_come_after_others_we
             let counts = hub.lane_counts();
             assert_eq!(counts.messages_sent - before, PEERS as u64);
             let registrations = counts.registrations;
-            assert!((2..=8).contains(&registrations), "{registrations} registrations");
+            let devices = hub.rail_counts().len() as u64;
+            let most = 8 * devices;
+            assert!((2..=most).contains(&registrations), "{registrations} on {devices} devices");
             joints.iter().for_each(|joint| hub.close(joint[0]));
         }
     });

@@ -14,8 +14,7 @@ use super::error::VerbsError;
 use super::gid::{Choice as Port, Gid, choices};
 use super::lane::Choice;
 use super::peer::Peer;
-use super::rails::{self, By, Ends, Guess, PairOfGids, Rail, choose};
-use super::settings::VerbsSettings;
+use super::rails::{self, By, Guess, PairOfGids, Rail, choose};
 use super::shown::subnet_bits;
 use super::station::{Health, Station, wish};
 use super::transport::{RailCount, Verbs};
@@ -180,37 +179,4 @@ impl Verbs {
             peer.lane.called(told.lot);
         }
     }
-}
-
-/// One rail of a core, as it would use it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RailInfo {
-    /// The device, as `rdma link` shows it.
-    pub device: String,
-    /// Its port, from 1.
-    pub port: u8,
-    /// The address that lanes go by.
-    pub gid: Gid,
-    /// From the calling core's memory node to the device's, as the kernel counts: 10 is near, and
-    /// what is not known counts as that.
-    pub distance: u8,
-}
-
-/// The rails of a core on the calling thread's processor, the nearest first.
-///
-/// Errors: [`VerbsError`]: there is no device with an active port that fits the settings.
-pub fn rails_of_this_core(settings: &VerbsSettings) -> Result<Vec<RailInfo>, VerbsError> {
-    let mut shown = super::shown::Shown::new();
-    let devices = shown.look()?.to_vec();
-    let wish = wish(Ends::LOOP_BACK.local, settings);
-    super::gid::check(&devices, &wish)?;
-    let rail = |port: Port| RailInfo {
-        distance: shown.distance(&port.device),
-        device: port.device,
-        port: port.port,
-        gid: port.gid,
-    };
-    let mut rails: Vec<RailInfo> = choices(&devices, &wish).into_iter().map(rail).collect();
-    rails.sort_by_key(|rail| rail.distance); // Stable: equally near ones as they are shown.
-    Ok(rails)
 }

@@ -39,7 +39,6 @@ mod transport;
 mod watch;
 mod window;
 
-pub use call::{RailInfo, rails_of_this_core};
 pub use device::{
     DeviceInfo, GidInfo, LinkLayer, Mtu, PortInfo, PortState, TransportKind, Windows, devices,
 };
