@@ -23,6 +23,7 @@ use std::time::Duration;
 use wire::{LaneMessage, LaneOffer, LaneRails, Time};
 
 use super::credit::Breach;
+use crate::api::Standing;
 
 /// From the end of a generation to the next offer, at first.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -61,6 +62,8 @@ pub(super) enum Reason {
     Unanswered = 12,
     /// The peer had no receive posted.
     NoReceive = 13,
+    /// The peer takes part no longer.
+    Stranger = 14,
 }
 
 /// What is to be done next. It is asked for again until it was reported as done.
@@ -171,6 +174,8 @@ pub(super) struct Lane {
     /// What it has said of the next one: it may be there first.
     said_of_next: Said,
     pause: Duration,
+    /// A stranger is not called.
+    standing: Standing,
 }
 
 impl Lane {
@@ -178,7 +183,8 @@ impl Lane {
     pub(super) fn new(now: Time) -> Lane {
         let phase = Phase::Idle { at: now };
         let (said, said_of_next) = (Said::default(), Said::default());
-        Lane { generation: 1, phase, said, said_of_next, pause: PAUSE_MIN }
+        let standing = Standing::default();
+        Lane { generation: 1, phase, said, said_of_next, pause: PAUSE_MIN, standing }
     }
 
     /// The generation that is, or comes.
@@ -223,10 +229,19 @@ impl Lane {
         }
     }
 
+    /// What the peer is now: a stranger's lane fails, a member's is due.
+    pub(super) fn set_standing(&mut self, standing: Standing, now: Time) {
+        self.standing = standing;
+        match standing {
+            Standing::Member => self.hurry(now),
+            Standing::Stranger => self.failed(Reason::Stranger, now),
+        }
+    }
+
     /// When [`Lane::step`] will have something by the clock alone.
     pub(super) fn due(&self) -> Option<Time> {
         match self.phase {
-            Phase::Idle { at } => Some(at),
+            Phase::Idle { at } if self.standing == Standing::Member => Some(at),
             _ => None,
         }
     }
@@ -250,7 +265,10 @@ impl Lane {
             {
                 break_for(Reason::Peer)
             }
-            Phase::Idle { at } => (now >= at).then_some(Step::Call { generation }),
+            Phase::Idle { at } => {
+                let is_due = now >= at && self.standing == Standing::Member;
+                is_due.then_some(Step::Call { generation })
+            }
             Phase::Called { lot } => self.after_call(lot),
             Phase::Offered => self.said.offer.map(Step::Connect),
             Phase::Opened => Some(Step::Ready),
@@ -451,6 +469,7 @@ impl fmt::Display for Reason {
             Reason::Setup => "the queue pair could not be set up",
             Reason::Access => "the peer's device refused the address or the key",
             Reason::Unanswered => "the peer's device did not answer",
+            Reason::Stranger => "the peer is of another job",
             Reason::NoReceive => "the peer had no receive posted",
             Reason::NoRail => "no rail reaches one of the peer's",
             Reason::RingTooShort => "the peer's ring is too short for the longest message here",

@@ -25,7 +25,8 @@ use super::settings::VerbsSettings;
 use super::shown::Shown;
 use super::station::{Station, wish};
 use crate::api::{
-    AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
+    AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Standing, Transport,
+    Waker,
 };
 use crate::desk::{Beneath, Rung};
 use crate::pool::PoolSlot;
@@ -455,6 +456,14 @@ impl Transport for Verbs {
         }
         self.tcp = Tcp::Awaited;
         self.beneath.close(peer);
+    }
+
+    fn set_standing(&mut self, peer: PeerId, standing: Standing) {
+        let (number, now) = (peer.index() as u32, self.now_here());
+        if let Some(entry) = self.open_peer(number) {
+            entry.lane.set_standing(standing, now);
+            self.to_step.add(number);
+        }
     }
 
     fn bytes_sent(&self) -> u64 {

@@ -461,6 +461,28 @@ fn a_peer_without_lanes_ends_them_unless_one_is_in_use() {
 }
 
 #[test]
+fn a_stranger_is_not_called_and_one_who_becomes_a_stranger_loses_its_lane() {
+    let now = Time::from_nanos(0);
+    let mut lane = Lane::new(now);
+    lane.set_standing(Standing::Stranger, now);
+    assert_eq!((lane.step(now), lane.due()), (None, None));
+    lane.hear(&LaneMessage::Rails(rails(1, 4)), now).expect("it may name its rails");
+    assert_eq!((lane.step(now), lane.due()), (None, None));
+    lane.set_standing(Standing::Member, now);
+    assert_eq!(lane.step(now), Some(Step::Call { generation: 1 }));
+    lane.switched(now);
+    lane.set_standing(Standing::Stranger, now);
+    let reason = Reason::Stranger;
+    assert_eq!(lane.step(now), Some(Step::Break { generation: 1, reason }));
+    lane.broken(now);
+    let delivered = 0;
+    lane.hear(&LaneMessage::Broken { generation: 1, delivered, reason: 1 }, now).expect("it may");
+    assert_eq!(lane.step(now), Some(Step::Reroute { delivered }));
+    lane.rerouted(now);
+    assert_eq!((lane.step(now + PAUSE_MAX), lane.due()), (None, None));
+}
+
+#[test]
 fn what_a_peer_says_of_another_generation_or_twice_is_a_breach() {
     let now = Time::from_nanos(0);
     let mut lane = Lane::new(now);
