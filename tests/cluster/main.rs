@@ -9,6 +9,7 @@ mod death;
 mod doctor;
 mod own_rule;
 mod rdma;
+mod rdma_counts;
 mod row_life;
 mod serving;
 mod shaped_link;

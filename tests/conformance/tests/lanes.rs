@@ -14,7 +14,7 @@ use conformance::lanes::{
 use conformance::message;
 use transport::tcp::{self, TcpBackend};
 use transport::verbs::{Breakage, Verbs, VerbsSettings};
-use transport::{Event, PeerId, Transport};
+use transport::{Event, PeerId, Standing, Transport};
 
 /// Messages of one exchange, each way.
 const MESSAGES: u64 = 300;
@@ -100,6 +100,29 @@ fn messages_to_a_peer_without_rdma_go_over_tcp() {
         let mut ends = join(open(VerbsSettings::default()), Side::Plain(plain));
         exchange(&mut ends, MESSAGES);
         assert_eq!(sent_by_lane(&ends[0]), 0);
+    });
+}
+
+#[test]
+fn a_stranger_has_no_lane_and_a_member_who_becomes_one_loses_it() {
+    with_device("a_stranger_has_no_lane_and_a_member_who_becomes_one_loses_it", || {
+        let mut ends = join(open(VerbsSettings::default()), open(VerbsSettings::default()));
+        let set = |end: &mut End, standing| {
+            let peer = end.streams[0].peer;
+            end.side.transport().set_standing(peer, standing);
+        };
+        set(&mut ends[0], Standing::Stranger);
+        exchange(&mut ends, MESSAGES);
+        assert_eq!(ends.each_ref().map(sent_by_lane), [0, 0], "the one end wants none");
+        assert_eq!(ends.each_ref().map(|end| end.counts().registrations), [0, 0]);
+        set(&mut ends[0], Standing::Member);
+        until_lanes(&mut ends);
+        exchange(&mut ends, MESSAGES);
+        set(&mut ends[0], Standing::Stranger);
+        exchange_until(&mut ends, "break", |ends| !ends.iter().any(End::goes_by_lane));
+        let before = ends.each_ref().map(sent_by_lane);
+        exchange(&mut ends, MESSAGES);
+        assert_eq!(ends.each_ref().map(sent_by_lane), before);
     });
 }
 

@@ -22,6 +22,7 @@ use super::queue_pair::{
 };
 use super::settings::RailNames;
 
+mod fork;
 mod windows;
 
 /// A soft device on an emulated processor is slow.
