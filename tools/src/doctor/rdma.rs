@@ -1,8 +1,8 @@
 //! RDMA: whether messages can go by it, and what stands in the way.
 //!
 //! Owns what is said of the library, devices, ports, addresses and limits. Reading devices is left
-//! to `fabric`, which core uses which to `rails`, flow control to `lossless`, what they have counted
-//! to `counters`.
+//! to `fabric`, which core uses which to `rails`, flow control to `lossless`, what they have
+//! counted to `counters`.
 
 use transport::verbs::Windows;
 

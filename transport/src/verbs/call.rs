@@ -70,7 +70,11 @@ impl Verbs {
             false => Guess::Allowed,
         };
         // Others may have got lanes since the peer was told.
-        let own: Vec<Rail> = peer.told.iter().map(|rail| self.rail(rail.choice.clone())).collect();
+        let as_now = |rail: &Rail| {
+            let lanes = self.lanes_over(&rail.choice.device, rail.choice.port);
+            Rail { lanes, ..rail.clone() }
+        };
+        let own: Vec<Rail> = peer.told.iter().map(as_now).collect();
         let turn = self.first_turn + peer.id.index();
         let by = By { ends: peer.ends, guess, failures: &peer.failures, turn, now };
         let (at, index) = choose(&own, theirs.as_slice(), by)?;

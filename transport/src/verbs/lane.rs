@@ -5,12 +5,13 @@
 //! [`super::transport`].
 //!
 //! A generation is one life: each side names its rails, and the one with the larger lot chooses one
-//! of each side's. It offers a queue pair on its own, the other answers with one; each connects it to the
-//! peer's, opens its ring to that one alone and, when that is done, says that it is ready; tries the
-//! way by a write of one byte, so that no message is ever entrusted to a way that has not worked;
-//! then says over TCP that it switches, and sends by the lane. Either side may say that it is broken, at any time;
-//! the other then says so too. Each says it once, with how many messages it took. After both words,
-//! each sends what the other did not take over TCP, and the next generation begins.
+//! of each side's. It offers a queue pair on its own, and the other answers with one. Each connects
+//! its queue pair to the peer's, opens its ring to that one alone and, when that is done, says that
+//! it is ready; tries the way by a write of one byte, so that no message is ever entrusted to a way
+//! that has not worked; then says over TCP that it switches, and sends by the lane. Either side may
+//! say that it is broken, at any time; the other then says so too. Each says it once, with how many
+//! messages it took. After both words, each sends what the other did not take over TCP, and the next
+//! generation begins.
 //!
 //! Invariant: every message arrives once and in order. A side takes nothing from a generation after
 //! its own word that it is broken; it sends what was not taken only after the peer's; and the peer

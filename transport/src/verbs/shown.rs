@@ -1,4 +1,4 @@
-//! What this host shows of its RDMA devices: ports, how far they are, and which subnets they are in.
+//! What this host shows of its RDMA devices: ports, how far they are, which subnets they are in.
 //!
 //! Owns looking, and when not to look again: opening a device takes milliseconds, so those that
 //! nobody uses are asked only after the kernel's list of devices and port states has changed.
