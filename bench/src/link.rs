@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
+use server::Exposure;
+use transport::verbs::VerbsSettings;
 use transport::{Limits, tcp};
 use wire::{FRAME_BYTES_MAX, HEADER_BYTES};
 
@@ -89,12 +91,9 @@ pub struct LinkSpec {
     pub in_flight: usize,
     /// Where the ends are.
     pub ends: Ends,
-    /// The RDMA device of this end [default: the one that the link's address is of].
-    pub device: Option<String>,
-    /// Its port, from 1.
-    pub port: Option<u8>,
-    /// Entry of its GID table.
-    pub gid_index: Option<u32>,
+    /// How this end uses RDMA. Of several rails the first that is active is measured; of all, the
+    /// one that has the link's address.
+    pub verbs: VerbsSettings,
     /// How long each figure is measured in each repeat, in seconds.
     pub seconds: f64,
     /// Repeats.
@@ -232,19 +231,19 @@ pub fn run_link(
 /// The far end for one client, on the calling thread, until that has measured.
 ///
 /// - `listen`: `host:port`; port 0 takes a free one, which `progress` is told.
-/// - `device`, `port`, `gid_index`: as in [`LinkSpec`], of this end.
+/// - `exposure`: whether other hosts may reach it.
+/// - `verbs`: as in [`LinkSpec`], of this end.
 /// - Errors: [`LinkError`]; also if no client comes for ten minutes.
 pub fn serve_link(
     listen: &str,
-    (device, port, gid_index): (Option<String>, Option<u8>, Option<u32>),
+    exposure: Exposure,
+    verbs: VerbsSettings,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), LinkError> {
-    let listener = TcpListener::bind(listen)
-        .map_err(|error| LinkError::Listen { address: listen.to_owned(), error })?;
+    let listener = server::listen(listen, exposure).map_err(LinkError::Listen)?;
     let address = listener.local_addr().map_err(LinkError::os("getsockname"))?;
     progress(&format!("listening on {address} for one client"));
-    let pick = Pick { device, port, gid_index };
-    serve_one(&listener, &pick, Some(progress))
+    serve_one(&listener, verbs, Some(progress))
 }
 
 /// The table of a run.
@@ -274,14 +273,6 @@ pub fn render_link(rows: &[LinkRow]) -> String {
     text
 }
 
-/// Which device an end uses.
-#[derive(Clone, Debug, Default)]
-struct Pick {
-    device: Option<String>,
-    port: Option<u8>,
-    gid_index: Option<u32>,
-}
-
 /// The near end.
 enum Link {
     Verbs(Box<Client>),
@@ -296,12 +287,13 @@ impl Link {
         let hello = spec.hello();
         match (carrier(spec.way), &spec.ends) {
             (Some(carrier), Ends::Both) => {
-                let wire = Wire::new(carrier, limits(&hello)).map_err(LinkError::Roof)?;
+                let wire =
+                    Wire::new(carrier, spec.verbs, limits(&hello)).map_err(LinkError::Roof)?;
                 Ok((Link::Carried(Box::new(wire)), None))
             }
             (Some(carrier), Ends::Client(address)) => {
                 let stream = Control::begin(connect(address)?, &hello)?.into_stream();
-                let wire = Wire::over(carrier, limits(&hello), stream);
+                let wire = Wire::over(carrier.backend(spec.verbs), limits(&hello), stream);
                 Ok((Link::Carried(Box::new(wire.map_err(LinkError::Roof)?)), None))
             }
             (None, Ends::Client(address)) => {
@@ -345,27 +337,24 @@ impl Link {
 
 /// The near end by verbs.
 fn verbs(spec: &LinkSpec, stream: TcpStream) -> Result<Client, LinkError> {
-    let pick = Pick { device: spec.device.clone(), port: spec.port, gid_index: spec.gid_index };
-    Client::begin(stream, &spec.hello(), &pick)
+    Client::begin(stream, &spec.hello(), spec.verbs)
 }
 
 /// A far end in this process, where it listens.
 fn far_thread(spec: &LinkSpec) -> Result<(SocketAddr, Far), LinkError> {
-    let address = "127.0.0.1:0";
-    let listener = TcpListener::bind(address)
-        .map_err(|error| LinkError::Listen { address: address.to_owned(), error })?;
+    let listener = server::listen("127.0.0.1:0", Exposure::Loopback).map_err(LinkError::Listen)?;
     let address = listener.local_addr().map_err(LinkError::os("getsockname"))?;
-    let pick = Pick { device: spec.device.clone(), port: spec.port, gid_index: spec.gid_index };
+    let verbs = spec.verbs;
     let far = std::thread::Builder::new()
         .name("link-far-end".to_owned())
-        .spawn(move || serve_one(&listener, &pick, None));
+        .spawn(move || serve_one(&listener, verbs, None));
     Ok((address, far.map_err(LinkError::os("spawn"))?))
 }
 
 /// Serves the first client that comes.
 fn serve_one(
     listener: &TcpListener,
-    pick: &Pick,
+    verbs: VerbsSettings,
     progress: Option<&mut dyn FnMut(&str)>,
 ) -> Result<(), LinkError> {
     let timeout = Timespec::try_from(CLIENT_WAIT_MAX).expect("ten minutes fit");
@@ -383,10 +372,10 @@ fn serve_one(
         Some(carrier) => {
             control.answer(&Ok(()))?;
             let stream = control.into_stream();
-            serve_far(carrier, limits(&hello), stream).map_err(LinkError::Roof)
+            serve_far(carrier.backend(verbs), limits(&hello), stream).map_err(LinkError::Roof)
         }
         None => {
-            let served = verbs::serve(&mut control, &hello, pick);
+            let served = verbs::serve(&mut control, &hello, verbs);
             if let Err(error) = &served {
                 // The client learns why; if it cannot, it is gone, and this end says why.
                 let _ = control.answer(&Err(error.to_string()));

@@ -18,6 +18,6 @@ mod slots;
 pub use ahead::{First, start_filling};
 pub use arena::{Arena, GrowError};
 pub use map::{HUGE_PAGE_BYTES, MapError, PAGE_BYTES};
-pub use placement::{Locality, Pages};
+pub use placement::{Locality, Pages, own_node};
 pub use region::Region;
 pub use slots::{SLOT_ALIGN_BYTES, Slot, SlotPool};

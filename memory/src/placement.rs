@@ -83,7 +83,7 @@ pub(crate) fn prefer_own_node(first: NonNull<u8>, bytes: usize) -> Locality {
     if count <= 1 {
         return Locality::OneNode;
     }
-    match own_node() {
+    match node_now() {
         Ok(node) => prefer(first, bytes, node),
         Err(errno) => Locality::Refused { errno },
     }
@@ -100,8 +100,12 @@ fn nodes_in(list: &str) -> usize {
     counts.map_or(0, |counts| counts.into_iter().fold(0, usize::saturating_add))
 }
 
-/// The memory node of the processor that the calling thread runs on now.
-fn own_node() -> Result<u32, i32> {
+/// The memory node of the processor that the calling thread runs on now, if the kernel tells.
+pub fn own_node() -> Option<u32> {
+    node_now().ok()
+}
+
+fn node_now() -> Result<u32, i32> {
     let (mut cpu, mut node): (c_uint, c_uint) = (0, 0);
     // SAFETY: `getcpu` writes one `c_uint` through each of the first two pointers, which point to
     // locals of that type; the third has been unused since Linux 2.6.24 and may be null.

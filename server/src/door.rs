@@ -94,15 +94,8 @@ impl Door {
         address: &str,
         exposure: Exposure,
     ) -> Result<Door, ListenError> {
-        let unknown = |error| ListenError::Address { address: address.to_owned(), error };
-        let none = || io::Error::new(io::ErrorKind::NotFound, "no such host");
-        let found = address.to_socket_addrs().map_err(unknown)?.next();
-        let found = found.ok_or_else(none).map_err(unknown)?;
-        if exposure == Exposure::Loopback && !found.ip().is_loopback() {
-            return Err(ListenError::NotLoopback { address: found });
-        }
-        let bind = |error| ListenError::Bind { place: found.to_string(), error };
-        let listener = TcpListener::bind(found).map_err(bind)?;
+        let listener = listen(address, exposure)?;
+        let bind = |error| ListenError::Bind { place: address.to_owned(), error };
         listener.set_nonblocking(true).map_err(bind)?;
         let place = Place::Tcp(listener.local_addr().map_err(bind)?);
         Door::open(server, Listener::Tcp(listener), place)
@@ -217,6 +210,20 @@ impl Listener {
             Listener::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
         }
     }
+}
+
+/// Listens at the first address of `host:port`; port 0 takes a free one.
+///
+/// Errors: [`ListenError`]; also if it can be reached from other hosts and nobody said that it may.
+pub fn listen(address: &str, exposure: Exposure) -> Result<TcpListener, ListenError> {
+    let unknown = |error| ListenError::Address { address: address.to_owned(), error };
+    let none = || io::Error::new(io::ErrorKind::NotFound, "no such host");
+    let found = address.to_socket_addrs().map_err(unknown)?.next();
+    let found = found.ok_or_else(none).map_err(unknown)?;
+    if exposure == Exposure::Loopback && !found.ip().is_loopback() {
+        return Err(ListenError::NotLoopback { address: found });
+    }
+    TcpListener::bind(found).map_err(|error| ListenError::Bind { place: found.to_string(), error })
 }
 
 impl fmt::Display for ListenError {

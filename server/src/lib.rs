@@ -12,5 +12,5 @@ mod handshake;
 mod turn;
 
 pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
-pub use door::{Door, Exposure, ListenError};
+pub use door::{Door, Exposure, ListenError, listen};
 pub use turn::{Core, OnClosed, Who};

@@ -15,8 +15,10 @@
 use std::collections::VecDeque;
 
 use shard::{Outbox, Outcome, Shard, Upkeep};
-use transport::{AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Transport, Waker};
-use wire::{HEADER_BYTES, Header, Incarnation, Kind, Seal, Time, WorkerId};
+use transport::{
+    AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Standing, Transport, Waker,
+};
+use wire::{HEADER_BYTES, Header, Incarnation, JobId, Kind, Seal, Time, WorkerId};
 
 /// Keys up to which a request is short: some 10 us of work.
 const SHORT_KEYS_MAX: usize = 512;
@@ -57,6 +59,8 @@ pub struct Core {
     transport: Box<dyn Transport>,
     shard: Shard,
     on_closed: OnClosed,
+    /// The job of the last one who joined.
+    job: Option<JobId>,
     /// By peer; none where the connection is over.
     peers: Vec<Option<Guest>>,
     /// Peers with messages in their inbox, in the order of their turns.
@@ -68,6 +72,7 @@ pub struct Core {
 
 /// A peer.
 struct Guest {
+    peer: PeerId,
     who: Who,
     /// What it has sent and nobody has handled, in order.
     inbox: VecDeque<RecvSlot>,
@@ -106,6 +111,7 @@ impl Core {
             transport,
             shard,
             on_closed,
+            job: None,
             peers: Vec::new(),
             turns: VecDeque::new(),
             waiting: Vec::new(),
@@ -113,14 +119,16 @@ impl Core {
         }
     }
 
-    /// Takes over a connection whose handshake is over.
+    /// Takes over a connection whose handshake is over. Until its worker has joined the job it is a
+    /// stranger's, which has no faster way: memory is opened to members alone.
     pub fn adopt(&mut self, link: Link, who: Who) -> Result<PeerId, AdoptError> {
         let peer = self.transport.adopt(link)?;
+        self.transport.set_standing(peer, Standing::Stranger);
         if self.peers.len() <= peer.index() {
             self.peers.resize_with(peer.index() + 1, || None);
         }
         let (inbox, way_back) = (VecDeque::new(), WayBack::Open);
-        self.peers[peer.index()] = Some(Guest { who, inbox, way_back });
+        self.peers[peer.index()] = Some(Guest { peer, who, inbox, way_back });
         Ok(peer)
     }
 
@@ -259,7 +267,13 @@ impl Core {
             bytes_max: who.message_bytes_max,
         };
         match self.shard.handle(slot.bytes(), &mut reply) {
-            Outcome::Answered => self.transport.release(slot),
+            Outcome::Answered => {
+                let peer = slot.peer();
+                self.transport.release(slot);
+                if let Some(job) = self.shard.take_joined() {
+                    self.take_in(peer, job);
+                }
+            }
             Outcome::Waiting => self.wait(slot),
             Outcome::NoSlot => return Err(slot),
             Outcome::Malformed(malformed) => {
@@ -273,6 +287,19 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// A peer has joined this job. All who have not are strangers: those of the job before, too.
+    fn take_in(&mut self, peer: PeerId, job: JobId) {
+        if self.job.replace(job) != Some(job) {
+            for at in 0..self.peers.len() {
+                let other = self.peers[at].as_ref().map(|guest| guest.peer);
+                if let Some(other) = other.filter(|&other| other != peer) {
+                    self.transport.set_standing(other, Standing::Stranger);
+                }
+            }
+        }
+        self.transport.set_standing(peer, Standing::Member);
     }
 
     /// Keeps a pull until the clock advances, unless it is a copy of one that waits already: the

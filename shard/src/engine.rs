@@ -12,8 +12,8 @@ use kernels::codec::ValueCodec;
 use kernels::crc32c::crc32c;
 use wire::{
     Announced, Carried, Clock, Coded, Encoding, Epoch, Flags, HEADER_BYTES, Header, Incarnation,
-    Join, KeyForm, Keyed, Keys, Kind, Malformed, Message, Refusal, RowsView, ScanCursor, Seal,
-    Status, TableSpec, VALUES_BY_COLUMN, WorkerId,
+    JobId, Join, KeyForm, Keyed, Keys, Kind, Malformed, Message, Refusal, RowsView, ScanCursor,
+    Seal, Status, TableSpec, VALUES_BY_COLUMN, WorkerId,
 };
 use zerocopy::IntoBytes;
 
@@ -177,6 +177,11 @@ impl Shard {
     /// Whether requests that wait should be handled again, since the last time this was asked.
     pub fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)
+    }
+
+    /// The job that whoever sent the last join was taken into; once.
+    pub fn take_joined(&mut self) -> Option<JobId> {
+        self.job.as_mut().and_then(|job| job.take_newcomer().then(|| job.id()))
     }
 
     /// Does a part of the upkeep of tables, some tens of microseconds: whoever turns the shard

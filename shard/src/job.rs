@@ -29,6 +29,8 @@ pub(crate) struct Job {
     finished: u64,
     /// The clock by which rows age; it never goes back.
     age: u64,
+    /// The last join was taken, and nobody has asked since.
+    has_newcomer: bool,
 }
 
 /// One worker of the job.
@@ -61,6 +63,7 @@ impl Job {
             furthest: Clock::default(),
             finished: 0,
             age: 0,
+            has_newcomer: false,
         }
     }
 
@@ -87,21 +90,26 @@ impl Job {
         if join != self.join {
             return Err(Refusal::JobMismatch);
         }
-        if worker == WorkerId::OBSERVER {
-            return Ok(());
-        }
-        let member = self.members.get_mut(worker.get() as usize).ok_or(Refusal::Malformed)?;
-        match member.life {
-            Life::Joined(known) | Life::Left(known) if known > incarnation => {
-                Err(Refusal::Fenced { known })
-            }
-            Life::Joined(known) | Life::Left(known) if known == incarnation => Ok(()),
-            _ => {
-                *member = Member { life: Life::Joined(incarnation), ..Member::default() };
-                self.find_slowest();
-                Ok(())
+        if worker != WorkerId::OBSERVER {
+            let member = self.members.get_mut(worker.get() as usize).ok_or(Refusal::Malformed)?;
+            match member.life {
+                Life::Joined(known) | Life::Left(known) if known > incarnation => {
+                    return Err(Refusal::Fenced { known });
+                }
+                Life::Joined(known) | Life::Left(known) if known == incarnation => {}
+                _ => {
+                    *member = Member { life: Life::Joined(incarnation), ..Member::default() };
+                    self.find_slowest();
+                }
             }
         }
+        self.has_newcomer = true;
+        Ok(())
+    }
+
+    /// Whether a join was taken since the last time this was asked.
+    pub(crate) fn take_newcomer(&mut self) -> bool {
+        std::mem::take(&mut self.has_newcomer)
     }
 
     /// The member that speaks, if it may.

@@ -182,10 +182,13 @@ fn a_link_that_cannot_be_measured_is_told_why() {
     complains(&bench(&["--in-flight", "0"]), 2, &["in_flight is 0"]);
     complains(&bench(&["--transport", "epoll", "127.0.0.1:1"]), 1, &["127.0.0.1:1", "refused"]);
     complains(&bench(&["--listen", "nowhere"]), 1, &["nowhere"]);
-    let named = run(&bench(&["--device", "none such"]));
+    complains(&bench(&["--listen", "0.0.0.0:0"]), 1, &["--insecure"]);
+    complains(&bench(&["--transport", "auto"]), 2, &["name it"]);
+    complains(&bench(&["--transport", "epoll", "--rdma-port", "1"]), 2, &["--transport verbs"]);
+    let named = run(&bench(&["--rdma-device", "none-such"]));
     assert_eq!(named.status.code(), Some(1));
     let said = stderr(&named);
-    let whys = ["none such", "no RDMA device", "libibverbs.so.1"];
+    let whys = ["none-such", "no RDMA device", "libibverbs.so.1"];
     assert!(whys.iter().any(|why| said.contains(why)), "{said}");
 }
 

@@ -61,8 +61,11 @@ fn each_rdma_device_of_the_kernel_is_told_with_its_ports_and_addresses() {
         assert_eq!(value(format!("{device}/1 state")).starts_with("active"), is_active);
         // The guest's own devices, whose addresses are known.
         if std::path::Path::new("/run/guest/net").exists() {
-            assert!(value(format!("{device}/1 GIDs")).contains("::ffff:10.77.0."), "{found:?}");
-            assert!(value("messages".to_owned()).contains(&format!("{device}/1")), "{found:?}");
+            assert!(value(format!("{device}/1 GIDs")).contains("::ffff:10.7"), "{found:?}");
+            assert!(value(format!("{device} windows")).starts_with("2B"), "{found:?}");
+            for told in ["rails", "messages"] {
+                assert!(value(told.to_owned()).contains(&format!("{device}/1")), "{found:?}");
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod failover;
 mod own_rule;
 mod partition;
 mod rdma;
+mod rdma_counts;
 mod row_life;
 mod serving;
 mod shaped_link;

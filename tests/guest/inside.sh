@@ -5,7 +5,7 @@
 # /run/guest/net says which network it is, and that this is a guest: what takes links down or
 # loads faults looks for that file first.
 settings=/run/guest/settings
-readonly SCRIPT_ENDS_SECONDS=60 PEER_ANSWERS_SECONDS=60
+readonly SCRIPT_ENDS_SECONDS=60 PEER_ANSWERS_SECONDS=60 RAIL_ADDRESS=10.78.0.1
 port=(/dev/vport*p1)
 exec </dev/null >"${port[0]}" 2>&1
 net='' address='' port_awaited='' netem='' cut=''
@@ -23,21 +23,34 @@ add_device() {
     rdma link add "$1" type rxe netdev "$2" || echo "guest: there is no $1 on $2"
 }
 
-# Both ends of the wire are addresses of this one host: by these rules, what goes from one to the
+# Both ends of a wire are addresses of this one host: by these rules, what goes from one to the
 # other goes over the wire. All else that is local stays local.
+look_at_wires_first() {
+    ip rule add pref 100 lookup local
+    ip rule del pref 0
+    echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter
+    echo 1 >/proc/sys/net/ipv4/conf/all/accept_local
+}
+
+# lay_wire N ADDRESS OTHER_ADDRESS: between the interfaces rdmaN and rdmaN+1.
 lay_wire() {
-    local other=$1 side
-    ip link add rdma0 type veth peer name rdma1
-    for side in all rdma0 rdma1; do
+    local side near=rdma$1 far=rdma$(($1 + 1))
+    ip link add "$near" type veth peer name "$far"
+    for side in "$near" "$far"; do
         echo 0 >"/proc/sys/net/ipv4/conf/$side/rp_filter"
         echo 1 >"/proc/sys/net/ipv4/conf/$side/accept_local"
     done
-    bring_up rdma0 "$address"
-    bring_up rdma1 "$other"
-    ip rule add pref 100 lookup local
-    ip rule del pref 0
-    lead "$address" "$other" rdma0 rdma1 10
-    lead "$other" "$address" rdma1 rdma0 11
+    bring_up "$near" "$2"
+    bring_up "$far" "$3"
+    lead "$2" "$3" "$near" "$far" $((10 + $1))
+    lead "$3" "$2" "$far" "$near" $((11 + $1))
+    add_device "rxe$1" "$near"
+    add_device "rxe$(($1 + 1))" "$far"
+}
+
+# next_address ADDRESS
+next_address() {
+    echo "${1%.*}.$((${1##*.} + 1))"
 }
 
 # lead FROM TO OWN_INTERFACE OTHER_INTERFACE TABLE
@@ -57,10 +70,10 @@ set_up_network() {
         add_device rxe0 rdma0
         ;;
     lo) add_device rxe0 lo ;;
-    pair)
-        lay_wire "${address%.*}.$((${address##*.} + 1))"
-        add_device rxe0 rdma0
-        add_device rxe1 rdma1
+    pair | rails)
+        look_at_wires_first
+        lay_wire 0 "$address" "$(next_address "$address")"
+        [[ $net == pair ]] || lay_wire 2 "$RAIL_ADDRESS" "$(next_address "$RAIL_ADDRESS")"
         wire=rdma0
         ;;
     eth)

@@ -26,6 +26,7 @@ Runs COMMAND in a guest with soft-RoCE. Without COMMAND: only fetches and packs 
                        dummy  rxe0 on an interface that leads nowhere but to itself
                        lo     rxe0 on the loop-back interface
                        pair   rxe0 and rxe1 at the ends of a wire (veth), 10.77.0.1 and .2
+                       rails  as pair, and rxe2 and rxe3 at the ends of another, 10.78.0.1 and .2
                        eth    rxe0 on a QEMU NIC, see --wire
                        none   no device
   --time-limit SEC   ends the guest after so long [300]
@@ -90,8 +91,8 @@ done
 
 check_options() {
     local name
-    [[ $net =~ ^(dummy|lo|pair|eth|none)$ ]] ||
-        fail $EXIT_USAGE "--net is dummy, lo, pair, eth or none, not '$net'"
+    [[ $net =~ ^(dummy|lo|pair|rails|eth|none)$ ]] ||
+        fail $EXIT_USAGE "--net is dummy, lo, pair, rails, eth or none, not '$net'"
     for name in time_limit cpus memory_mib; do
         [[ ${!name} =~ ^[1-9][0-9]{0,5}$ ]] ||
             fail $EXIT_USAGE "--${name//_/-} is a count from 1, not '${!name}'"
@@ -105,8 +106,8 @@ check_options() {
     [[ $net == eth || -z $wire$port_awaited ]] ||
         fail $EXIT_USAGE "--wire and --await-port go with --net eth, not $net"
     [[ $port_awaited =~ ^[0-9]{0,5}$ ]] || fail $EXIT_USAGE "--await-port is not '$port_awaited'"
-    [[ $net =~ ^(pair|eth)$ || -z $netem$cut ]] ||
-        fail $EXIT_USAGE "--netem and --cut need a wire: --net pair or eth, not $net"
+    [[ $net =~ ^(pair|rails|eth)$ || -z $netem$cut ]] ||
+        fail $EXIT_USAGE "--netem and --cut need a wire: --net pair, rails or eth, not $net"
 }
 
 # Names what is missing by the packages that have it.

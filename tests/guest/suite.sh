@@ -71,7 +71,7 @@ if ((code == EXIT_UNAVAILABLE)); then
     exit 0
 fi
 ((code == 0)) || exit "$code"
-"$here/run.sh" --net pair --time-limit "$TIME_LIMIT_SECONDS" --out "$plan" -- \
+"$here/run.sh" --net rails --time-limit "$TIME_LIMIT_SECONDS" --out "$plan" -- \
     "$here/each.sh" /run/guest-out/plan || code=$?
 "$here/two-hosts.sh" "$TWO_HOSTS_SECONDS" || code=$?
 exit "$code"

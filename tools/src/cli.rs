@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use crate::doctor::Need;
 use crate::flags::{
-    AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LinkFlag,
-    LogLevel, TransportFlag, WorkFlag,
+    AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
+    TransportFlag, WorkFlag,
 };
 use crate::rdma::RdmaArgs;
 use crate::soak::SoakArgs;
@@ -431,9 +431,13 @@ pub(crate) struct LinkArgs {
     /// process that is there for it.
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["address", "size"])]
     pub(crate) listen: Option<String>,
-    /// How bytes move; the end that listens does as its client does.
+    /// Listen where other hosts can reach it, though the wire is neither encrypted nor
+    /// authenticated.
+    #[arg(long, requires = "listen")]
+    pub(crate) insecure: bool,
+    /// How bytes move, by name; the end that listens does as its client does.
     #[arg(long, value_enum, default_value = "verbs")]
-    pub(crate) transport: LinkFlag,
+    pub(crate) transport: TransportFlag,
     /// What verbs do with a message.
     #[arg(long, value_enum, default_value = "write")]
     pub(crate) operation: WorkFlag,
@@ -443,15 +447,8 @@ pub(crate) struct LinkArgs {
     /// Messages under way while bandwidth is measured, by verbs.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) in_flight: usize,
-    /// RDMA device of this end [default: the one that has the link's address].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) device: Option<String>,
-    /// Port of the device, from 1 [default: the first active one].
-    #[arg(long, value_name = "N")]
-    pub(crate) port: Option<u8>,
-    /// Entry of the port's GID table [default: RoCE v2 of the link's address].
-    #[arg(long, value_name = "N")]
-    pub(crate) gid_index: Option<u32>,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
     #[command(flatten)]
     pub(crate) taking: TakingArgs,
 }

@@ -149,19 +149,6 @@ impl FromStr for ByteCount {
     }
 }
 
-/// How bytes of a bare link move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum LinkFlag {
-    /// RDMA verbs.
-    Verbs,
-    /// Shared memory, within this process.
-    Shm,
-    /// TCP by io_uring.
-    Uring,
-    /// TCP by epoll.
-    Epoll,
-}
-
 /// What verbs do with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum WorkFlag {

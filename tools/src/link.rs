@@ -2,26 +2,35 @@
 //! `bench`.
 
 use bench::{Ends, LinkSpec, LinkWay, LinkWork, SIZES_BYTES};
+use server::Exposure;
 
 use crate::cli::LinkArgs;
 use crate::failure::Failure;
-use crate::flags::{LinkFlag, WorkFlag};
+use crate::flags::{TransportFlag, WorkFlag};
 use crate::output::{complain, json, result};
 use crate::push_pull::{COMMIT, command};
 
 /// Runs the command.
 pub(crate) fn run(arguments: &LinkArgs) -> Result<(), Failure> {
-    let LinkArgs { device, port, gid_index, .. } = arguments.clone();
+    let verbs = match arguments.listen {
+        None => arguments.rdma.settings(arguments.transport)?,
+        Some(_) => arguments.rdma.settings(TransportFlag::Verbs)?, // If its client does.
+    };
     if let Some(address) = &arguments.listen {
-        let served = bench::serve_link(address, (device, port, gid_index), &mut |s| complain(s));
+        let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::Loopback };
+        let served = bench::serve_link(address, exposure, verbs, &mut |step| complain(step));
         return served.map_err(Failure::failed);
     }
     let spec = LinkSpec {
         way: match arguments.transport {
-            LinkFlag::Verbs => LinkWay::Verbs,
-            LinkFlag::Shm => LinkWay::Shm,
-            LinkFlag::Uring => LinkWay::Uring,
-            LinkFlag::Epoll => LinkWay::Epoll,
+            TransportFlag::Auto => {
+                let why = "--transport: a bare link is measured one way at a time, so name it";
+                return Err(Failure::usage(why));
+            }
+            TransportFlag::Verbs => LinkWay::Verbs,
+            TransportFlag::Shm => LinkWay::Shm,
+            TransportFlag::Uring => LinkWay::Uring,
+            TransportFlag::Epoll => LinkWay::Epoll,
         },
         work: match arguments.operation {
             WorkFlag::Write => LinkWork::Write,
@@ -31,9 +40,7 @@ pub(crate) fn run(arguments: &LinkArgs) -> Result<(), Failure> {
         sizes_bytes: arguments.size.map_or(SIZES_BYTES.to_vec(), |bytes| vec![bytes.0]),
         in_flight: arguments.in_flight,
         ends: arguments.address.clone().map_or(Ends::Both, Ends::Client),
-        device,
-        port,
-        gid_index,
+        verbs,
         seconds: arguments.taking.seconds,
         repeats: arguments.taking.repeats,
     };

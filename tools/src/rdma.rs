@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use transport::tcp::TcpBackend;
-use transport::verbs::{DeviceName, Mtu, VerbsSettings};
+use transport::verbs::{Mtu, RailNames, VerbsSettings};
 
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
@@ -30,13 +30,14 @@ const MTUS: [(u32, Mtu); 5] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub(crate) struct RdmaArgs {
-    /// The device to use, as `rdma link` shows it [default: the one with the link's address].
-    #[arg(long, help_heading = "RDMA", value_name = "NAME")]
+    /// The devices to use, as `rdma link` shows them, with or without a port: mlx5_0,mlx5_1:2
+    /// [default: all with an active port, the nearest first].
+    #[arg(long, help_heading = "RDMA", value_name = "NAME[:PORT],...")]
     pub(crate) rdma_device: Option<String>,
-    /// Its port [default: the one with the link's address].
+    /// The port of each device that is named without one [default: any].
     #[arg(long, help_heading = "RDMA", value_name = "N")]
     pub(crate) rdma_port: Option<u8>,
-    /// Entry of the port's GID table [default: the one of the link's address].
+    /// Entry of each port's GID table [default: RoCE v2, of the link's address if it has that].
     #[arg(long, help_heading = "RDMA", value_name = "N")]
     pub(crate) rdma_gid_index: Option<u8>,
     /// Traffic class of packets: six bits of DSCP and two of ECN [default: 0].
@@ -82,7 +83,7 @@ impl RdmaArgs {
             return Err(Failure::usage("--rdma-... are for --transport verbs and auto only"));
         }
         let default = VerbsSettings::default();
-        let device = self.rdma_device.as_deref().map(str::parse::<DeviceName>).transpose();
+        let rails = self.rdma_device.as_deref().map(str::parse::<RailNames>).transpose();
         if self.rdma_port == Some(0) {
             return Err(wrong("port", "1 or more", &0));
         }
@@ -103,7 +104,9 @@ impl RdmaArgs {
             Some(millis) => return Err(wrong("timeout-ms", "1 to 60000", &millis)),
         };
         Ok(VerbsSettings {
-            device: device.map_err(Failure::usage)?,
+            rails: rails
+                .map_err(|error| Failure::usage(format!("--rdma-device: {error}")))?
+                .unwrap_or_default(),
             port: self.rdma_port,
             gid_index: self.rdma_gid_index,
             traffic_class: self.rdma_traffic_class.unwrap_or(default.traffic_class),
@@ -151,7 +154,7 @@ mod tests {
 
     fn all() -> RdmaArgs {
         RdmaArgs {
-            rdma_device: Some("rxe0".to_owned()),
+            rdma_device: Some("rxe0,rxe1:1".to_owned()),
             rdma_port: Some(1),
             rdma_gid_index: Some(3),
             rdma_traffic_class: Some(106),
@@ -166,7 +169,7 @@ mod tests {
     fn each_rdma_flag_becomes_its_setting_and_a_flag_again() {
         let settings = all().settings(TransportFlag::Verbs).expect("all are in their ranges");
         let expected = VerbsSettings {
-            device: "rxe0".parse().ok(),
+            rails: "rxe0,rxe1:1".parse().expect("names"),
             port: Some(1),
             gid_index: Some(3),
             traffic_class: 106,
@@ -187,6 +190,7 @@ mod tests {
         let none = RdmaArgs::default;
         for wrong in [
             RdmaArgs { rdma_device: Some("a/b".to_owned()), ..none() },
+            RdmaArgs { rdma_device: Some("a,".to_owned()), ..none() },
             RdmaArgs { rdma_port: Some(0), ..none() },
             RdmaArgs { rdma_service_level: Some(16), ..none() },
             RdmaArgs { rdma_mtu: Some(1500), ..none() },

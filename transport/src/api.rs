@@ -181,6 +181,16 @@ impl fmt::Debug for Waker {
     }
 }
 
+/// What a peer is to whoever polls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It may have a faster way beside its link, where the back end has one.
+    #[default]
+    Member,
+    /// It may not: nobody has said yet that it takes part.
+    Stranger,
+}
+
 /// Moves whole messages, each at most `limits().message_bytes_max` long, in order per peer.
 ///
 /// A message starts with `wire`'s header, whose length field is all that a back end reads.
@@ -235,6 +245,10 @@ pub trait Transport {
     /// Ends a connection. What was posted before may or may not arrive. Its `Closed` event comes
     /// from the next poll, once; slots received before stay readable.
     fn close(&mut self, peer: PeerId);
+
+    /// Says what a peer is; a new one is a member. A faster way that it has is ended when it
+    /// becomes a stranger, and set up when it becomes a member; its link stays.
+    fn set_standing(&mut self, _peer: PeerId, _standing: Standing) {}
 
     /// Bytes posted so far, headers included.
     fn bytes_sent(&self) -> u64;

@@ -17,9 +17,9 @@ pub(crate) fn is_lane_message(message: &[u8]) -> bool {
     message.get(std::mem::offset_of!(Header, kind)) == Some(&(Kind::Lane as u8))
 }
 
-/// Whether it is a whole offer of a lane.
-pub(crate) fn is_offer(message: &[u8]) -> bool {
-    matches!(read(message), Ok(LaneMessage::Offer(_)))
+/// Whether it is a whole first word of a lane: the rails of one who wants one.
+pub(crate) fn is_call(message: &[u8]) -> bool {
+    matches!(read(message), Ok(LaneMessage::Rails(_)))
 }
 
 /// Writes a lane message.
@@ -68,7 +68,7 @@ mod tests {
         let mut aligned = Aligned([0; MESSAGE_BYTES]);
         let bytes = &mut aligned.0;
         write(bytes, &LaneMessage::Ready { generation: 4, rkey: 9 });
-        assert!(is_lane_message(bytes) && !is_offer(bytes));
+        assert!(is_lane_message(bytes) && !is_call(bytes));
         assert_eq!(read(bytes), Ok(LaneMessage::Ready { generation: 4, rkey: 9 }));
         bytes[70] ^= 1;
         assert!(matches!(read(bytes), Err(Malformed::Checksum { .. })));

@@ -138,9 +138,8 @@ impl<P: Connection> Desk<P> {
     /// Whether this message is one of lanes that goes to nobody. Its peer is told so.
     pub(crate) fn declines(&mut self, peer: PeerId, message: &[u8]) -> bool {
         let declined = self.lanes == Lanes::Declined && control::is_lane_message(message);
-        if declined && control::is_offer(message) {
-            // A peer that cannot be told for want of credit keeps its offer, which costs nothing
-            // but its memory.
+        if declined && control::is_call(message) {
+            // A peer that cannot be told for want of credit goes on waiting, which costs nothing.
             if let Ok(mut slot) = self.acquire(peer, control::MESSAGE_BYTES) {
                 let none = LaneMessage::None { reason: 0 };
                 control::write(slot.bytes_mut(), &none);

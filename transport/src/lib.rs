@@ -22,6 +22,7 @@ pub mod verbs;
 mod wake;
 
 pub use api::{
-    AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
+    AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Standing, Transport,
+    Waker,
 };
 pub use slot::{RecvSlot, SendSlot};

@@ -36,7 +36,10 @@ pub use ids::{
     Clock, Epoch, Incarnation, JobId, Key, Sequence, ServerId, ShardId, TableId, WorkerId,
 };
 pub use join::{JOIN_BODY_BYTES, Join, Staleness};
-pub use lane::{LANE_BODY_BYTES, LANE_RING_BYTES_MAX, LaneMessage, LaneOffer};
+pub use lane::{
+    LANE_BODY_BYTES, LANE_RAILS_MAX, LANE_RING_BYTES_MAX, LaneFabric, LaneMessage, LaneOffer,
+    LaneRail, LaneRails,
+};
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use server::ListenError;
 use transport::tcp::ConnectError;
 use transport::verbs::perf::PerfError;
 
@@ -11,13 +12,8 @@ use crate::roofs::RoofError;
 /// Why a bare link was not measured. Both ends have ended, or do when they notice.
 #[derive(Debug)]
 pub enum LinkError {
-    /// The address cannot be listened at.
-    Listen {
-        /// The address.
-        address: String,
-        /// What the operating system said.
-        error: io::Error,
-    },
+    /// The address cannot be listened at, or not without saying that others may reach it.
+    Listen(ListenError),
     /// The far end is not there.
     Connect(ConnectError),
     /// The operating system said no.
@@ -68,9 +64,7 @@ impl From<PerfError> for LinkError {
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LinkError::Listen { address, error } => {
-                write!(f, "cannot listen at {address}: {error}")
-            }
+            LinkError::Listen(error) => error.fmt(f),
             LinkError::Connect(error) => error.fmt(f),
             LinkError::Os { call, error } => write!(f, "{call}: {error}"),
             LinkError::NotAPeer { what, found, expected } => {

@@ -13,11 +13,12 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use transport::verbs::VerbsSettings;
 use transport::verbs::perf::{Endpoint, POST_MAX, Spec, Work};
 
+use super::LinkWork;
 use super::control::{Control, Hello, Phase, PhaseKind};
 use super::error::LinkError;
-use super::{LinkWork, Pick};
 use crate::stats::LatencyLog;
 
 /// How long an end waits without any progress.
@@ -58,10 +59,10 @@ impl Client {
     pub(super) fn begin(
         stream: TcpStream,
         hello: &Hello,
-        pick: &Pick,
+        verbs: VerbsSettings,
     ) -> Result<Client, LinkError> {
         let mut control = Control::over(stream)?;
-        let mut end = open(&control, hello, pick)?;
+        let mut end = open(&control, hello, verbs)?;
         control.write_hello(hello)?;
         control.write_address(&end.address()?)?;
         control.read_answer()?;
@@ -144,9 +145,13 @@ impl Client {
 }
 
 /// The far end, until the near one has measured.
-pub(super) fn serve(control: &mut Control, hello: &Hello, pick: &Pick) -> Result<(), LinkError> {
+pub(super) fn serve(
+    control: &mut Control,
+    hello: &Hello,
+    verbs: VerbsSettings,
+) -> Result<(), LinkError> {
     let theirs = control.read_address()?;
-    let mut end = open(control, hello, pick)?;
+    let mut end = open(control, hello, verbs)?;
     end.connect(theirs)?;
     control.answer(&Ok(()))?;
     control.write_address(&end.address()?)?;
@@ -270,11 +275,9 @@ fn scaled(count: u64, took: Duration, phase: Duration) -> u64 {
     wanted.min(COUNT_MAX) as u64
 }
 
-fn open(control: &Control, hello: &Hello, pick: &Pick) -> Result<Endpoint, LinkError> {
+fn open(control: &Control, hello: &Hello, settings: VerbsSettings) -> Result<Endpoint, LinkError> {
     Ok(Endpoint::open(&Spec {
-        device: pick.device.clone(),
-        port: pick.port,
-        gid_index: pick.gid_index,
+        settings,
         local: control.local()?,
         message_bytes_max: usize::try_from(hello.message_bytes_max).expect("bounded"),
         sends_max: hello.in_flight.max(2 * PINGS_A_POLL as u32),

@@ -60,10 +60,11 @@ struct Side {
 impl Wire {
     /// Connects the calling thread with a new one, which stays on the server's processor.
     ///
+    /// - `verbs`: how RDMA is used, where the carrier is it.
     /// - `limits`: of both ends.
     /// - Errors: no transport, or no connection.
-    pub fn new(carrier: Carrier, limits: Limits) -> Result<Wire, RoofError> {
-        Wire::between(carrier.backend(VerbsSettings::default()), limits, Places::find())
+    pub fn new(carrier: Carrier, verbs: VerbsSettings, limits: Limits) -> Result<Wire, RoofError> {
+        Wire::between(carrier.backend(verbs), limits, Places::find())
     }
 
     pub(crate) fn between(
@@ -88,11 +89,11 @@ impl Wire {
     ///
     /// - Errors: as [`Wire::new`].
     pub(crate) fn over(
-        carrier: Carrier,
+        backend: Option<TcpBackend>,
         limits: Limits,
         stream: TcpStream,
     ) -> Result<Wire, RoofError> {
-        let near = Side::new(carrier.backend(VerbsSettings::default()), limits, Link::Tcp(stream))?;
+        let near = Side::new(backend, limits, Link::Tcp(stream))?;
         Ok(Wire { near, source: vec![1; limits.message_bytes_max], far: None })
     }
 
@@ -152,11 +153,11 @@ impl Wire {
 ///
 /// - Errors: as [`Wire::new`], and if the connection ends in another way.
 pub(crate) fn serve_far(
-    carrier: Carrier,
+    backend: Option<TcpBackend>,
     limits: Limits,
     stream: TcpStream,
 ) -> Result<(), RoofError> {
-    match Side::new(carrier.backend(VerbsSettings::default()), limits, Link::Tcp(stream))?.serve() {
+    match Side::new(backend, limits, Link::Tcp(stream))?.serve() {
         Err(RoofError::Closed(Fault::PeerClosed)) => Ok(()),
         ended => ended,
     }
@@ -305,7 +306,7 @@ mod tests {
     fn a_stream_and_pings_arrive_over_every_carrier() {
         for carrier in Carrier::ALL {
             let limits = Limits::default();
-            let mut wire = match Wire::new(carrier, limits) {
+            let mut wire = match Wire::new(carrier, VerbsSettings::default(), limits) {
                 Ok(wire) => wire,
                 // A kernel without io_uring has no such roof, and no such run.
                 Err(RoofError::Open(error)) => {

@@ -4,10 +4,13 @@
 //! join a back end's endpoints. Which laws a back end must keep is chosen by the suites below:
 //! all of them by every one, those that need a second thread or process where there can be one.
 //!
+//! Lanes by RDMA, and the faults that break them, have tests and rigs of their own ([`lanes`]).
+//!
 //! Invariant: a law knows a back end by its [`rig::Rig`] only.
 #![forbid(unsafe_code)]
 
 pub mod far;
+pub mod lanes;
 pub mod laws;
 pub mod message;
 pub mod node;

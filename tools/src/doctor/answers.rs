@@ -14,7 +14,7 @@ use std::time::Duration;
 use kernels::{Isa, Level};
 use transport::Limits;
 use transport::tcp::{TcpBackend, open};
-use transport::verbs::{VerbsError, devices};
+use transport::verbs::{VerbsError, Windows, devices};
 
 use super::fabric::Device;
 
@@ -46,13 +46,22 @@ pub(super) enum Library {
     Missing(String),
     /// It opens no device; what is said of that.
     Refuses(String),
-    /// Ports that it shows, as `mlx5_0/1`, each with the longest payload of a packet in bytes.
-    Shows(BTreeMap<String, u64>),
+    /// Ports that it shows, by their names: `mlx5_0/1`.
+    Shows(BTreeMap<String, Shown>),
+}
+
+/// What the library says of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// The longest payload of a packet, in bytes.
+    pub(super) payload_bytes: u64,
+    /// Whether the device can open memory to one queue pair alone.
+    pub(super) windows: Windows,
 }
 
 impl Library {
-    /// The longest payload of a packet of a port, in bytes; none if the library knows no such port.
-    pub(super) fn mtu(&self, port: &str) -> Option<u64> {
+    /// What it says of a port; none if it knows no such port.
+    pub(super) fn port(&self, port: &str) -> Option<Shown> {
         match self {
             Library::Shows(ports) => ports.get(port).copied(),
             Library::Missing(_) | Library::Refuses(_) => None,
@@ -88,9 +97,12 @@ fn library() -> Library {
     };
     let ports = devices.iter().flat_map(|device| {
         let name = &device.name;
-        device.ports.iter().map(move |port| (format!("{name}/{}", port.port), port.mtu))
+        device.ports.iter().map(move |port| {
+            let payload_bytes = u64::from(port.mtu.bytes());
+            (format!("{name}/{}", port.port), Shown { payload_bytes, windows: device.windows })
+        })
     });
-    Library::Shows(ports.map(|(port, mtu)| (port, u64::from(mtu.bytes()))).collect())
+    Library::Shows(ports.collect())
 }
 
 fn room(path: &Path) -> Option<Room> {

@@ -13,6 +13,7 @@ mod finding;
 mod lossless;
 mod machine;
 mod memory;
+mod rails;
 mod rdma;
 mod text;
 mod tree;

@@ -1,16 +1,19 @@
 //! RDMA: whether messages can go by it, and what stands in the way.
 //!
 //! Owns what is said of the library, devices, ports, addresses and limits. Reading devices is left
-//! to `fabric`, flow control to `lossless`, what they have counted to `counters`.
+//! to `fabric`, which core uses which to `rails`, flow control to `lossless`, what they have
+//! counted to `counters`.
+
+use transport::verbs::Windows;
 
 use super::Need;
 use super::answers::{Answers, Library};
 use super::fabric::{DEVICES, Device, Gid, GidKind, Kind, LinkLayer, Port};
 use super::finding::{Finding, because};
 use super::lossless;
-use super::machine::allowed;
 use super::memory::{Allowed, amount, locked};
-use super::tree::{Tree, numbers, release};
+use super::rails;
+use super::tree::{Tree, release};
 
 /// What has the library and what it needs for each kind of device.
 const PACKAGES: &str = "apt install libibverbs1 ibverbs-providers, or dnf install libibverbs";
@@ -45,7 +48,7 @@ pub(super) fn look(
     let mut findings = vec![library(devices, loaded), list(tree, devices)];
     for device in devices {
         findings.push(describe(tree, loaded, device));
-        findings.extend(node(tree, device));
+        findings.extend(windows(loaded, device));
         for port in &device.ports {
             findings.push(state(port));
             findings.extend(mtu(loaded, port));
@@ -58,7 +61,9 @@ pub(super) fn look(
         findings.extend(locked_memory(tree));
         findings.extend(fork(tree));
     }
-    findings.push(lanes(tree, loaded, devices, need));
+    let usable = usable_ports(tree, loaded, devices);
+    findings.extend(rails::look(tree, devices, &usable));
+    findings.push(lanes(loaded, &usable, need));
     findings
 }
 
@@ -120,7 +125,7 @@ fn describe(tree: &Tree, library: &Library, device: &Device) -> Finding {
         };
         return finding("not open to us".to_owned()).warning(because(reason).mend(remedy));
     }
-    let is_shown = device.ports.iter().any(|port| library.mtu(&port.name).is_some());
+    let is_shown = device.ports.iter().any(|port| library.port(&port.name).is_some());
     if matches!(library, Library::Shows(_)) && !is_shown {
         let reason = "the kernel shows it and the library does not: its provider is not installed";
         return finding("no provider".to_owned()).warning(because(reason).mend(PACKAGES));
@@ -138,34 +143,18 @@ fn describe(tree: &Tree, library: &Library, device: &Device) -> Finding {
     }
 }
 
-/// How far the device is from the processors that may be used.
-fn node(tree: &Tree, device: &Device) -> Option<Finding> {
-    let nodes = "/sys/devices/system/node";
-    let all = numbers(&tree.text(&format!("{nodes}/online"))?);
-    let own = device.node.filter(|_| all.len() > 1)?;
-    let cpus = |node: usize| {
-        numbers(&tree.text(&format!("{nodes}/node{node}/cpulist")).unwrap_or_default())
-    };
-    let allowed = allowed(tree);
-    let used: Vec<usize> = all
-        .into_iter()
-        .filter(|&node| cpus(node).iter().any(|cpu| allowed.contains(cpu)))
-        .collect();
-    let name = format!("{} node", device.name);
-    if used.contains(&own) {
-        return Some(Finding::ok(name, own.to_string()));
-    }
-    let distances = tree.text(&format!("{nodes}/node{own}/distance")).unwrap_or_default();
-    let distances: Vec<&str> = distances.split_whitespace().collect();
-    let far = used.iter().filter_map(|&node| distances.get(node)).copied().collect::<Vec<_>>();
-    let finding = Finding::ok(name, format!("{own}, distance {} (10 is near)", far.join(", ")));
-    let reason = format!(
-        "processors of node {} only may be used: each message crosses between nodes",
-        used.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
-    );
-    Some(finding.warning(
-        because(reason).mend(format!("numactl --cpunodebind={own} --membind={own} gradwire ...")),
-    ))
+/// Whether a ring can be opened to its own peer alone.
+fn windows(library: &Library, device: &Device) -> Option<Finding> {
+    let shown = device.ports.iter().find_map(|port| library.port(&port.name))?;
+    let finding = |value: &str| Finding::ok(format!("{} windows", device.name), value);
+    Some(match shown.windows {
+        Windows::OfQueuePair => finding("2B: a ring is open to its own peer alone"),
+        Windows::None => finding("none").note(
+            because("every peer of a core knows a key that all its rings can be written by").mend(
+                "nothing, where all peers are trusted; else a device with windows of type 2B",
+            ),
+        ),
+    })
 }
 
 fn state(port: &Port) -> Finding {
@@ -208,7 +197,8 @@ fn state(port: &Port) -> Finding {
 }
 
 fn mtu(library: &Library, port: &Port) -> Option<Finding> {
-    let payload = library.mtu(&port.name).or_else(|| port.mtu())?;
+    let shown = library.port(&port.name).map(|shown| shown.payload_bytes);
+    let payload = shown.or_else(|| port.mtu())?;
     let frame = port.netdev.as_ref().and_then(|netdev| netdev.mtu);
     let frame = frame.map_or(String::new(), |bytes| format!(", in frames of {bytes}"));
     let finding = Finding::ok(format!("{} MTU", port.name), format!("{payload} bytes{frame}"));
@@ -301,20 +291,22 @@ fn fork(tree: &Tree) -> Option<Finding> {
     })
 }
 
-/// Whether messages can go by RDMA at all.
-fn lanes(tree: &Tree, library: &Library, devices: &[Device], need: Option<Need>) -> Finding {
+/// The ports that messages can go by.
+fn usable_ports<'a>(tree: &Tree, library: &Library, devices: &'a [Device]) -> Vec<&'a Port> {
     let usable = |device: &&Device| {
         let file = device.uverbs.as_ref().map(|file| format!("/dev/infiniband/{file}"));
         device.kind != Kind::Iwarp && file.is_some_and(|file| tree.try_open(&file).is_ok())
     };
-    let ports: Vec<&str> = devices
-        .iter()
-        .filter(usable)
-        .flat_map(|device| &device.ports)
-        .filter(|port| port.is_active() && port.has_address() && library.mtu(&port.name).is_some())
-        .map(|port| port.name.as_str())
-        .collect();
-    if !ports.is_empty() {
+    let ports = devices.iter().filter(usable).flat_map(|device| &device.ports);
+    let may_carry =
+        |port: &&Port| port.is_active() && port.has_address() && library.port(&port.name).is_some();
+    ports.filter(may_carry).collect()
+}
+
+/// Whether messages can go by RDMA at all.
+fn lanes(library: &Library, usable: &[&Port], need: Option<Need>) -> Finding {
+    if !usable.is_empty() {
+        let ports: Vec<&str> = usable.iter().map(|port| port.name.as_str()).collect();
         return Finding::ok("messages", format!("can go by RDMA: {}", ports.join(", ")));
     }
     let finding = Finding::ok("messages", "go by TCP and shared memory");

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kernels::Level;
 use tempfile::TempDir;
+use transport::verbs::Windows;
 
-use super::answers::{Answers, Library, Room};
+use super::answers::{Answers, Library, Room, Shown};
 use super::counters::{self, Counted};
 use super::finding::{Finding, Verdict};
 use super::tree::Tree;
@@ -71,7 +72,7 @@ impl Machine {
 
     /// A device with one port that is active; its file can be opened, the library shows it.
     fn device(mut self, name: &str, layer: &str) -> Machine {
-        self.answers.library = Library::Shows([(format!("{name}/1"), 4096)].into());
+        self.answers.library = Library::Shows([(format!("{name}/1"), shown(4096))].into());
         let port = format!("/sys/class/infiniband/{name}/ports/1");
         self.file(&format!("/sys/class/infiniband/{name}/node_type"), "1: CA\n")
             .file(&format!("{port}/state"), "4: ACTIVE\n")
@@ -101,6 +102,7 @@ impl Machine {
             .file("/sys/devices/system/node/online", "0-1\n")
             .file("/sys/devices/system/node/node0/cpulist", "0-1\n")
             .file("/sys/devices/system/node/node1/cpulist", "2-3\n")
+            .file("/sys/devices/system/node/node0/distance", "10 21\n")
             .file("/sys/devices/system/node/node1/distance", "21 10\n");
         let driver = machine.root.path().join("sys/class/infiniband/mlx5_0/device/driver");
         std::os::unix::fs::symlink("/sys/bus/pci/drivers/mlx5_core", driver).expect("a link");
@@ -156,6 +158,11 @@ impl Machine {
             assert!(text.contains(word), "no '{word}' in {text}");
         }
     }
+}
+
+/// What the library says of a port of a device with memory windows.
+fn shown(payload_bytes: u64) -> Shown {
+    Shown { payload_bytes, windows: Windows::OfQueuePair }
 }
 
 const LINK_LOCAL: &str = "fe80:0000:0000:0000:0e42:a1ff:fe00:0001";
@@ -232,13 +239,13 @@ fn a_port_that_has_only_addresses_of_its_link_is_not_used() {
 #[test]
 fn short_frames_are_told_with_the_payload_that_they_leave() {
     let mut machine = Machine::roce().file("/sys/class/net/ens1/mtu", "1500\n");
-    machine.answers.library = Library::Shows([("mlx5_0/1".to_owned(), 1024)].into());
+    machine.answers.library = Library::Shows([("mlx5_0/1".to_owned(), shown(1024))].into());
     let words = ["1024 bytes, in frames of 1500", "mtu 9000"];
     machine.check("mlx5_0/1 MTU", Verdict::Note, &words);
     machine.answers.library = Library::Missing("none".to_owned());
     machine.check("mlx5_0/1 MTU", Verdict::Note, &words);
     let mut machine = Machine::infiniband();
-    machine.answers.library = Library::Shows([("mlx5_1/1".to_owned(), 2048)].into());
+    machine.answers.library = Library::Shows([("mlx5_1/1".to_owned(), shown(2048))].into());
     machine.check("mlx5_1/1 MTU", Verdict::Note, &["2048 bytes", "subnet manager"]);
 }
 
@@ -252,12 +259,52 @@ fn too_little_memory_to_lock_is_told_unless_the_process_may_lock_any() {
     machine.check("locked memory", Verdict::Note, &["1 GiB"]);
 }
 
+/// `roce` with a second NIC, on the first memory node.
+fn two_rails() -> Machine {
+    let mut machine = Machine::roce()
+        .device("mlx5_1", "Ethernet\n")
+        .file("/sys/class/infiniband/mlx5_1/device/numa_node", "0\n")
+        .gid("mlx5_1", 0, MAPPED, "RoCE v2", "ens2");
+    let ports = ["mlx5_0/1", "mlx5_1/1"].map(|port| (port.to_owned(), shown(4096)));
+    machine.answers.library = Library::Shows(ports.into());
+    machine
+}
+
 #[test]
-fn a_nic_far_from_the_processors_is_told_with_the_way_to_its_node() {
-    Machine::roce().check("mlx5_0 node", Verdict::Ok, &["1"]);
+fn rails_are_told_in_the_order_in_which_each_nodes_cores_use_them() {
+    let machine = two_rails();
+    let value = |name: &str| machine.finding(name).value;
+    assert_eq!(
+        value("rails of node 0"),
+        "mlx5_1/1 (node 0, distance 10), mlx5_0/1 (node 1, distance 21)"
+    );
+    assert_eq!(
+        value("rails of node 1"),
+        "mlx5_0/1 (node 1, distance 10), mlx5_1/1 (node 0, distance 21)"
+    );
+    let unknown = machine.file("/sys/class/infiniband/mlx5_0/device/numa_node", "-1\n");
+    let order = "mlx5_0/1 (node unknown), mlx5_1/1 (node 0, distance 10)";
+    assert_eq!(unknown.finding("rails of node 0").value, order);
+    let one_node = two_rails().file("/sys/devices/system/node/online", "0\n");
+    assert_eq!(one_node.finding("rails").value, "mlx5_0/1, mlx5_1/1: as many lanes each");
+}
+
+#[test]
+fn rails_that_are_all_far_from_the_processors_are_told_with_the_way_to_their_node() {
+    Machine::roce().check("rails of node 1", Verdict::Ok, &["mlx5_0/1 (node 1, distance 10)"]);
     let machine = Machine::roce().status("0-1", "0");
-    let words = ["distance 21", "node 0", "--cpunodebind=1"];
-    machine.check("mlx5_0 node", Verdict::Warning, &words);
+    let words = ["distance 21", "crosses nodes", "--cpunodebind=1"];
+    machine.check("rails of node 0", Verdict::Warning, &words);
+    assert_eq!(ills(&two_rails().status("0-1", "0")), [""; 0], "the other one is near");
+}
+
+#[test]
+fn whether_a_ring_can_be_opened_to_one_peer_alone_is_told() {
+    let mut machine = Machine::roce();
+    machine.check("mlx5_0 windows", Verdict::Ok, &["2B", "its own peer alone"]);
+    let none = Shown { windows: Windows::None, ..shown(4096) };
+    machine.answers.library = Library::Shows([("mlx5_0/1".to_owned(), none)].into());
+    machine.check("mlx5_0 windows", Verdict::Note, &["none", "all its rings"]);
 }
 
 #[test]
@@ -273,7 +320,7 @@ fn what_keeps_programs_from_a_device_is_told() {
     machine.check("messages", Verdict::Note, &["no library"]);
     machine.answers.library = Library::Refuses("ibv_open_device of mlx5_0: errno 1".to_owned());
     machine.check("library", Verdict::Warning, &["opens no device", "ibv_open_device"]);
-    machine.answers.library = Library::Shows([("rxe0/1".to_owned(), 4096)].into());
+    machine.answers.library = Library::Shows([("rxe0/1".to_owned(), shown(4096))].into());
     machine.check("mlx5_0", Verdict::Warning, &["no provider", "ibverbs-providers"]);
     let mut machine = Machine::healthy();
     machine.answers.library = Library::Missing("libibverbs.so.1: no such file".to_owned());

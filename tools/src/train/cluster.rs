@@ -51,7 +51,7 @@ const DATA_THREADS: usize = 2;
 pub(crate) enum Cluster {
     /// In this process.
     Local {
-        servers: Local,
+        servers: Box<Local>,
         /// The processor of the first pair of worker and shard that share one.
         pairs_from: Option<usize>,
     },
@@ -124,7 +124,7 @@ impl Cluster {
                     server.pinning = Pinning::Pinned { first };
                 }
                 let spec = LocalSpec { servers, server, timeouts: Timeouts::default() };
-                let servers = Local::start(spec).map_err(Failure::failed)?;
+                let servers = Box::new(Local::start(spec).map_err(Failure::failed)?);
                 Ok(Cluster::Local { servers, pairs_from })
             }
             (&ServersWanted::Started(servers), StartedAs::Processes) => {

@@ -207,6 +207,7 @@ mod tests {
     fn offer(ring_bytes: u64, position: u64) -> LaneOffer {
         LaneOffer {
             generation: 1,
+            rail: 0,
             qp_number: 1,
             psn: 1,
             lid: 0,

@@ -1,17 +1,20 @@
-//! Which port and GID a link uses, from what the devices show.
+//! Which ports may be used, and which GID of each, from what the devices show.
 //!
-//! Owns the choice, which is pure. Asking the devices is left to [`super::device`].
+//! Owns the choice, which is pure. Asking the devices is left to [`super::device`], which port a
+//! lane takes to [`super::rails`].
 //!
-//! The rules, in order: what a person named holds. Else, over Ethernet, the port that has a GID of
-//! the TCP link's own address, so that RDMA takes the way that TCP takes; a loop-back link takes
-//! the first active port. An InfiniBand port has no such GID and is taken where no Ethernet port
-//! fits. On a port, RoCE v2 goes before v1, and a link-local GID is taken if there is no other.
+//! The rules, in order: what a person named holds. On a port, a link-local GID is taken if there is
+//! no other, RoCE v2 goes before v1, and the TCP link's own address before others. Where one port
+//! is to be chosen without asking the peer, it is over Ethernet the one that has that address, so
+//! that RDMA takes the way that TCP takes; a loop-back link takes the first active port. An
+//! InfiniBand port has no such GID and is taken where no Ethernet port fits.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::device::{DeviceInfo, GidInfo, LinkLayer, PortInfo, PortState, TransportKind};
 use super::error::VerbsError;
+use super::settings::{RailName, RailNames};
 
 /// A port's address: 128 bits, in network order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -31,9 +34,9 @@ pub enum GidKind {
 /// What a person asked for, and the link that a lane is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wish {
-    /// Only this device.
-    pub(crate) device: Option<String>,
-    /// Only this port, from 1.
+    /// Only these devices and ports; all if it is empty.
+    pub(crate) rails: RailNames,
+    /// Only this port of each device, from 1, where its name says none.
     pub(crate) port: Option<u8>,
     /// This entry of the port's GID table.
     pub(crate) gid_index: Option<u32>,
@@ -48,7 +51,10 @@ pub(crate) struct Choice {
     pub(crate) port: u8,
     pub(crate) gid_index: u8,
     pub(crate) gid: Gid,
+    pub(crate) kind: GidKind,
     pub(crate) link_layer: LinkLayer,
+    /// The network device that the GID is of.
+    pub(crate) netdev: Option<String>,
 }
 
 impl Gid {
@@ -63,7 +69,19 @@ impl Gid {
     }
 }
 
-/// Chooses a port and GID among `devices`.
+/// All ports that may be used, in the order of `devices`, each with its GID for a link of this
+/// address.
+pub(crate) fn choices(devices: &[DeviceInfo], wish: &Wish) -> Vec<Choice> {
+    let local = wish.local.to_canonical();
+    let of_port = |at: &At<'_>| match wish.gid_index {
+        None => at.choice(at.best_gid(local)?),
+        Some(gid_index) => at.choice(at.port.gids.iter().find(|gid| gid.index == gid_index)?),
+    };
+    let ports = wished_ports(devices, wish);
+    ports.iter().filter(|at| at.is_usable()).filter_map(of_port).collect()
+}
+
+/// Chooses a port and GID among `devices`, without asking the peer.
 ///
 /// Errors: [`VerbsError::NoDevice`], [`VerbsError::UnknownDevice`], [`VerbsError::UnknownPort`],
 /// [`VerbsError::NoActivePort`], [`VerbsError::UnknownGid`] and [`VerbsError::NoGid`].
@@ -83,7 +101,7 @@ pub(crate) fn choose(devices: &[DeviceInfo], wish: &Wish) -> Result<Choice, Verb
     let local = wish.local.to_canonical();
     let is_of_link = |at: &&At<'_>| at.has_gid_of(local);
     let is_infiniband = |at: &&At<'_>| at.port.link_layer == LinkLayer::InfiniBand;
-    let anywhere = wish.device.is_some() || local.is_loopback() || local.is_unspecified();
+    let anywhere = !wish.rails.is_empty() || local.is_loopback() || local.is_unspecified();
     let first = if anywhere { active.first() } else { None };
     let of_link = active.iter().find(is_of_link);
     let at = of_link.or(first).or_else(|| active.iter().find(is_infiniband));
@@ -98,6 +116,19 @@ struct At<'a> {
 }
 
 impl At<'_> {
+    fn is_usable(&self) -> bool {
+        self.device.transport == TransportKind::InfiniBand && self.port.state == PortState::Active
+    }
+
+    fn lacks(&self, gid_index: u32) -> bool {
+        self.port.gids.iter().all(|gid| gid.index != gid_index)
+    }
+
+    fn is_called(&self, name: RailName<'_>, port: Option<u8>) -> bool {
+        name.device == self.device.name
+            && name.port.or(port).is_none_or(|port| port == self.port.port)
+    }
+
     fn has_gid_of(&self, local: IpAddr) -> bool {
         self.port.link_layer == LinkLayer::Ethernet
             && self.port.gids.iter().any(|gid| gid.gid.address() == local)
@@ -123,42 +154,70 @@ impl At<'_> {
             port: self.port.port,
             gid_index: u8::try_from(found.index).ok()?,
             gid: found.gid,
+            kind: found.kind,
             link_layer: self.port.link_layer,
+            netdev: found.netdev.clone(),
         })
     }
 }
 
-/// The active ports that a person left to choose from; at least one.
+/// The ports that a person left to choose from, whatever their state.
+fn wished_ports<'a>(devices: &'a [DeviceInfo], wish: &Wish) -> Vec<At<'a>> {
+    let ports = |device: &'a DeviceInfo| device.ports.iter().map(move |port| At { device, port });
+    let is_wished = |at: &At<'_>| match wish.rails.is_empty() {
+        true => wish.port.is_none_or(|port| port == at.port.port),
+        false => wish.rails.iter().any(|name| at.is_called(name, wish.port)),
+    };
+    devices.iter().flat_map(ports).filter(is_wished).collect()
+}
+
+/// The active ones of them; at least one.
 fn active_ports<'a>(devices: &'a [DeviceInfo], wish: &Wish) -> Result<Vec<At<'a>>, VerbsError> {
     if devices.is_empty() {
         return Err(VerbsError::NoDevice);
     }
-    let is_wished =
-        |device: &&DeviceInfo| wish.device.as_ref().is_none_or(|name| *name == device.name);
-    let wished: Vec<&DeviceInfo> = devices.iter().filter(is_wished).collect();
-    if let (Some(name), true) = (&wish.device, wished.is_empty()) {
+    let known = |name: &RailName<'_>| devices.iter().find(|device| device.name == name.device);
+    if let Some(name) = wish.rails.iter().find(|name| known(name).is_none()) {
         let devices = devices.iter().map(|device| device.name.clone()).collect();
-        return Err(VerbsError::UnknownDevice { device: name.clone(), devices });
+        return Err(VerbsError::UnknownDevice { device: name.device.to_owned(), devices });
     }
-    let ports = |device: &'a DeviceInfo| device.ports.iter().map(move |port| At { device, port });
-    let mut all: Vec<At<'a>> = wished.iter().flat_map(|device| ports(device)).collect();
-    if let Some(port) = wish.port {
-        all.retain(|at| at.port.port == port);
-        if all.is_empty() {
-            let ports = wished.iter().map(|device| device.ports.len()).max().unwrap_or(0);
-            return Err(VerbsError::UnknownPort {
-                device: wished.iter().map(|device| &*device.name).collect::<Vec<_>>().join(", "),
-                port,
-                ports: u8::try_from(ports).unwrap_or(u8::MAX),
-            });
-        }
+    let lacks = |name: &RailName<'_>| {
+        let (device, port) = (known(name)?, name.port.or(wish.port)?);
+        let ports = u8::try_from(device.ports.len()).unwrap_or(u8::MAX);
+        let device = device.name.clone();
+        (port > ports).then_some(VerbsError::UnknownPort { device, port, ports })
+    };
+    if let Some(error) = wish.rails.iter().find_map(|name| lacks(&name)) {
+        return Err(error);
+    }
+    let mut all = wished_ports(devices, wish);
+    if let (true, Some(port)) = (all.is_empty(), wish.port) {
+        let ports = devices.iter().map(|device| device.ports.len()).max().unwrap_or(0);
+        let device = devices.iter().map(|device| &*device.name).collect::<Vec<_>>().join(", ");
+        let ports = u8::try_from(ports).unwrap_or(u8::MAX);
+        return Err(VerbsError::UnknownPort { device, port, ports });
     }
     let looked_at = looked_at(&all);
-    let is_usable = |at: &At<'_>| {
-        at.device.transport == TransportKind::InfiniBand && at.port.state == PortState::Active
-    };
-    all.retain(is_usable);
+    all.retain(At::is_usable);
     if all.is_empty() { Err(VerbsError::NoActivePort { looked_at }) } else { Ok(all) }
+}
+
+/// That there is an active port of those that a person left to choose from, and that all devices
+/// and ports that were named are there.
+///
+/// Errors: as [`choose`].
+pub(crate) fn check(devices: &[DeviceInfo], wish: &Wish) -> Result<(), VerbsError> {
+    let active = active_ports(devices, wish)?;
+    let lacks = |gid_index: u32| active.iter().find(|at| at.lacks(gid_index));
+    match wish.gid_index.and_then(|gid_index| Some((gid_index, lacks(gid_index)?))) {
+        None => Ok(()),
+        Some((gid_index, At { device, port })) => Err(VerbsError::UnknownGid {
+            device: device.name.clone(),
+            port: port.port,
+            gid_index,
+            entries: port.gid_entries,
+        }),
+    }
 }
 
 /// Ports and their states, for a person.
@@ -238,7 +297,12 @@ mod tests {
     }
 
     fn wish(local: &str) -> Wish {
-        Wish { device: None, port: None, gid_index: None, local: local.parse().unwrap() }
+        let rails = RailNames::default();
+        Wish { rails, port: None, gid_index: None, local: local.parse().unwrap() }
+    }
+
+    fn rails(text: &str) -> RailNames {
+        text.parse().unwrap()
     }
 
     fn chosen(devices: &[DeviceInfo], wish: &Wish) -> (String, u8, u8) {
@@ -284,7 +348,7 @@ mod tests {
     #[test]
     fn what_a_person_named_holds_whatever_the_address() {
         let devices = [roce("a", "10.0.0.1"), roce("b", "10.0.1.1")];
-        let named = |gid_index| Wish { device: Some("b".into()), gid_index, ..wish("10.0.0.1") };
+        let named = |gid_index| Wish { rails: rails("b"), gid_index, ..wish("10.0.0.1") };
         assert_eq!(chosen(&devices, &named(None)), ("b".to_owned(), 1, 3));
         assert_eq!(chosen(&devices, &named(Some(2))), ("b".to_owned(), 1, 2));
         let error = choose(&devices, &named(Some(9))).unwrap_err();
@@ -293,10 +357,33 @@ mod tests {
     }
 
     #[test]
+    fn every_active_port_may_be_used_or_those_that_a_person_named() {
+        let mut two_ports = roce("a", "10.0.0.1");
+        two_ports.ports.push(PortInfo { port: 2, ..two_ports.ports[0].clone() });
+        let down = device("d", vec![port(1, PortState::Down, vec![])]);
+        let devices = [two_ports, down, roce("b", "10.0.1.1"), infiniband("c")];
+        let of = |wish: Wish| -> Vec<(String, u8)> {
+            let choices = choices(&devices, &wish).into_iter();
+            choices.map(|choice| (choice.device, choice.port)).collect()
+        };
+        let all = [("a", 1), ("a", 2), ("b", 1), ("c", 1)].map(|(a, b)| (a.to_owned(), b));
+        assert_eq!(of(wish("127.0.0.1")), all);
+        let named = Wish { rails: rails("c,a:2,d"), ..wish("10.0.1.1") };
+        assert_eq!(of(named), [all[1].clone(), all[3].clone()]);
+        let second = Wish { port: Some(2), ..wish("10.0.1.1") };
+        assert_eq!(of(second), [all[1].clone()]);
+        assert_eq!(check(&devices, &wish("::1")), Ok(()));
+        let error = check(&devices, &Wish { rails: rails("a:3"), ..wish("::1") }).unwrap_err();
+        assert_eq!(error, VerbsError::UnknownPort { device: "a".into(), port: 3, ports: 2 });
+        let error = check(&devices, &Wish { gid_index: Some(9), ..wish("::1") }).unwrap_err();
+        assert!(matches!(error, VerbsError::UnknownGid { gid_index: 9, .. }), "{error}");
+    }
+
+    #[test]
     fn what_is_not_there_is_named_with_what_is() {
         assert_eq!(choose(&[], &wish("10.0.0.1")).unwrap_err(), VerbsError::NoDevice);
         let devices = [roce("a", "10.0.0.1")];
-        let error = choose(&devices, &Wish { device: Some("z".into()), ..wish("::1") });
+        let error = choose(&devices, &Wish { rails: rails("a,z"), ..wish("::1") });
         assert!(error.unwrap_err().to_string().contains("device z, but a"));
         let error = choose(&devices, &Wish { port: Some(2), ..wish("::1") }).unwrap_err();
         assert_eq!(error, VerbsError::UnknownPort { device: "a".into(), port: 2, ports: 1 });

@@ -4,23 +4,27 @@
 //! happens here are told to it, and it says what is to be done. Doing it is left to
 //! [`super::transport`].
 //!
-//! A generation is one life: each side offers a queue pair, connects it to the peer's, opens its
-//! ring to that one alone and, when that is done, says that it is ready; tries the way by a write
-//! of one byte, so that no message is ever entrusted to a way that has not worked; then says over
-//! TCP that it switches, and sends by the lane. Either side may say that it is broken, at any time;
-//! the other then says so too. Each says it once, with how many messages it took. After both words,
-//! each sends what the other did not take over TCP, and the next generation begins.
+//! A generation is one life: each side names its rails, and the one with the larger lot chooses one
+//! of each side's. It offers a queue pair on its own, and the other answers with one. Each connects
+//! its queue pair to the peer's, opens its ring to that one alone and, when that is done, says that
+//! it is ready; tries the way by a write of one byte, so that no message is ever entrusted to a way
+//! that has not worked; then says over TCP that it switches, and sends by the lane. Either side may
+//! say that it is broken, at any time; the other then says so too. Each says it once, with how many
+//! messages it took. After both words, each sends what the other did not take over TCP, and the next
+//! generation begins.
 //!
 //! Invariant: every message arrives once and in order. A side takes nothing from a generation after
 //! its own word that it is broken; it sends what was not taken only after the peer's; and the peer
 //! reads TCP in order, so that it has the word before what is sent again.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
-use wire::{LaneMessage, LaneOffer, Time};
+use wire::{LaneMessage, LaneOffer, LaneRails, Time};
 
 use super::credit::Breach;
+use crate::api::Standing;
 
 /// From the end of a generation to the next offer, at first.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -49,8 +53,8 @@ pub(super) enum Reason {
     Rules = 7,
     /// The queue pair could not be made or connected.
     Setup = 8,
-    /// No device reaches the peer.
-    NoDevice = 9,
+    /// No rail here reaches one of the peer's.
+    NoRail = 9,
     /// The peer's ring is too short for this side's longest message.
     RingTooShort = 10,
     /// The peer's device refused the address or the key.
@@ -59,13 +63,17 @@ pub(super) enum Reason {
     Unanswered = 12,
     /// The peer had no receive posted.
     NoReceive = 13,
+    /// The peer takes part no longer.
+    Stranger = 14,
 }
 
 /// What is to be done next. It is asked for again until it was reported as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Make a queue pair and say where: `offered`, `cannot_offer` or `refuse`.
-    Offer { generation: u32 },
+    /// Say which rails there are: `called`, `cannot_call` or `refuse`.
+    Call { generation: u32 },
+    /// Make a queue pair and say where: `offered` or `failed`.
+    Offer { generation: u32, by: Choice },
     /// Connect to the peer's and open the ring to it: `connected`, then or later `arrived`;
     /// `failed` or `refuse`.
     Connect(LaneOffer),
@@ -82,6 +90,15 @@ pub(super) enum Step {
     Reroute { delivered: u64 },
     /// Destroy the queue pair, if there is one, and say nothing: `quitted`.
     Quit,
+}
+
+/// Who has chosen the rails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// This side is to choose, among its own and the peer's.
+    Ours(LaneRails),
+    /// The peer has, and says which of this side's.
+    Theirs { rail: u8 },
 }
 
 /// Whether a request that is over was the one that the next step waited for.
@@ -102,8 +119,10 @@ pub(super) enum Way {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// There is no queue pair; an offer is made at this time.
+    /// There is no queue pair; rails are named at this time.
     Idle { at: Time },
+    /// The peer knows this side's rails, with this lot.
+    Called { lot: u64 },
     /// There is one, and the peer knows where.
     Offered,
     /// It is connected to the peer's; the ring is being opened to it.
@@ -138,6 +157,7 @@ enum Used {
 /// What the peer has said in this generation.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
+    rails: Option<LaneRails>,
     offer: Option<LaneOffer>,
     /// The key to its ring.
     ready: Option<u32>,
@@ -155,14 +175,17 @@ pub(super) struct Lane {
     /// What it has said of the next one: it may be there first.
     said_of_next: Said,
     pause: Duration,
+    /// A stranger is not called.
+    standing: Standing,
 }
 
 impl Lane {
-    /// Before the first offer, which is due at once.
+    /// Before the first call, which is due at once.
     pub(super) fn new(now: Time) -> Lane {
         let phase = Phase::Idle { at: now };
         let (said, said_of_next) = (Said::default(), Said::default());
-        Lane { generation: 1, phase, said, said_of_next, pause: PAUSE_MIN }
+        let standing = Standing::default();
+        Lane { generation: 1, phase, said, said_of_next, pause: PAUSE_MIN, standing }
     }
 
     /// The generation that is, or comes.
@@ -188,9 +211,11 @@ impl Lane {
 
     /// Whether there may be a queue pair.
     pub(super) fn is_up(&self) -> bool {
-        use Phase::{Offered, Opened, Opening, Ready, Sending, Tried, Trying};
-        let phase = self.phase;
-        matches!(phase, Offered | Opening | Opened | Ready | Trying | Tried | Sending { .. })
+        use Phase::{Called, Offered, Opened, Opening, Ready, Sending, Tried, Trying};
+        matches!(
+            self.phase,
+            Called { .. } | Offered | Opening | Opened | Ready | Trying | Tried | Sending { .. }
+        )
     }
 
     /// Whether the peer's end is connected too, as far as is known here.
@@ -198,17 +223,26 @@ impl Lane {
         matches!(self.phase, Phase::Trying | Phase::Tried | Phase::Sending { .. })
     }
 
-    /// Makes the next offer due now: a port came up.
+    /// Makes the next call due now: a port came up.
     pub(super) fn hurry(&mut self, now: Time) {
         if let Phase::Idle { at } = &mut self.phase {
             *at = now.min(*at);
         }
     }
 
+    /// What the peer is now: a stranger's lane fails, a member's is due.
+    pub(super) fn set_standing(&mut self, standing: Standing, now: Time) {
+        self.standing = standing;
+        match standing {
+            Standing::Member => self.hurry(now),
+            Standing::Stranger => self.failed(Reason::Stranger, now),
+        }
+    }
+
     /// When [`Lane::step`] will have something by the clock alone.
     pub(super) fn due(&self) -> Option<Time> {
         match self.phase {
-            Phase::Idle { at } => Some(at),
+            Phase::Idle { at } if self.standing == Standing::Member => Some(at),
             _ => None,
         }
     }
@@ -220,6 +254,7 @@ impl Lane {
         let break_for = |reason| Some(Step::Break { generation, reason });
         match self.phase {
             Phase::Idle { .. }
+            | Phase::Called { .. }
             | Phase::Offered
             | Phase::Opening
             | Phase::Opened
@@ -231,7 +266,11 @@ impl Lane {
             {
                 break_for(Reason::Peer)
             }
-            Phase::Idle { at } => (now >= at).then_some(Step::Offer { generation }),
+            Phase::Idle { at } => {
+                let is_due = now >= at && self.standing == Standing::Member;
+                is_due.then_some(Step::Call { generation })
+            }
+            Phase::Called { lot } => self.after_call(lot),
             Phase::Offered => self.said.offer.map(Step::Connect),
             Phase::Opened => Some(Step::Ready),
             Phase::Ready => self.said.ready.map(|rkey| Step::Try { rkey }),
@@ -244,6 +283,19 @@ impl Lane {
         }
     }
 
+    /// Whose choice it is goes by lot.
+    fn after_call(&self, lot: u64) -> Option<Step> {
+        let (generation, rails) = (self.generation, self.said.rails?);
+        match lot.cmp(&rails.lot) {
+            Ordering::Greater => Some(Step::Offer { generation, by: Choice::Ours(rails) }),
+            Ordering::Equal => Some(Step::Break { generation, reason: Reason::NoRail }),
+            Ordering::Less => self.said.offer.map(|LaneOffer { rail, .. }| Step::Offer {
+                generation,
+                by: Choice::Theirs { rail },
+            }),
+        }
+    }
+
     /// The peer has said this.
     ///
     /// Errors: it cannot say this now.
@@ -252,7 +304,8 @@ impl Lane {
             return Ok(()); // It was told already, or does not expect anything.
         }
         let word = match *message {
-            LaneMessage::Offer(LaneOffer { generation, .. })
+            LaneMessage::Rails(LaneRails { generation, .. })
+            | LaneMessage::Offer(LaneOffer { generation, .. })
             | LaneMessage::Ready { generation, .. }
             | LaneMessage::Switch { generation }
             | LaneMessage::Broken { generation, .. } => self.said_of(generation),
@@ -260,6 +313,7 @@ impl Lane {
         };
         let said = word.ok_or(Breach("it speaks of another generation of the lane"))?;
         let said_before = match *message {
+            LaneMessage::Rails(rails) => said.rails.replace(rails).is_some(),
             LaneMessage::Offer(offer) => said.offer.replace(offer).is_some(),
             LaneMessage::Ready { rkey, .. } => said.ready.replace(rkey).is_some(),
             LaneMessage::Switch { .. } => said.switched.replace(()).is_some(),
@@ -270,7 +324,7 @@ impl Lane {
             return Err(Breach("it says the same of a lane twice"));
         }
         if let Phase::Idle { at } = &mut self.phase
-            && self.said.offer.is_some()
+            && self.said.rails.is_some()
         {
             *at = now.min(*at); // It is there: no pause is needed.
         }
@@ -302,13 +356,18 @@ impl Lane {
         }
     }
 
+    /// The rails are on their way, with this lot.
+    pub(super) fn called(&mut self, lot: u64) {
+        self.phase = Phase::Called { lot };
+    }
+
     /// The offer is on its way.
     pub(super) fn offered(&mut self) {
         self.phase = Phase::Offered;
     }
 
-    /// There is nothing to offer now; it is tried again after a pause.
-    pub(super) fn cannot_offer(&mut self, now: Time) {
+    /// There is no rail now; it is tried again after a pause.
+    pub(super) fn cannot_call(&mut self, now: Time) {
         self.phase = Phase::Idle { at: now + self.next_pause() };
     }
 
@@ -368,7 +427,7 @@ impl Lane {
         self.generation += 1;
         self.said = std::mem::take(&mut self.said_of_next);
         let pause = self.next_pause();
-        let at = if self.said.offer.is_some() { now } else { now + pause };
+        let at = if self.said.rails.is_some() { now } else { now + pause };
         self.phase = Phase::Idle { at };
     }
 
@@ -409,10 +468,11 @@ impl fmt::Display for Reason {
             Reason::Device => "the device is gone",
             Reason::Rules => "the peer broke the lane's rules",
             Reason::Setup => "the queue pair could not be set up",
-            Reason::NoDevice => "no RDMA device reaches the peer",
             Reason::Access => "the peer's device refused the address or the key",
             Reason::Unanswered => "the peer's device did not answer",
+            Reason::Stranger => "the peer is of another job",
             Reason::NoReceive => "the peer had no receive posted",
+            Reason::NoRail => "no rail reaches one of the peer's",
             Reason::RingTooShort => "the peer's ring is too short for the longest message here",
         })
     }

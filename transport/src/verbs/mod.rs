@@ -6,6 +6,7 @@
 //! Invariant: nothing here waits for a peer, and an object outlives what was made of it.
 
 mod bell;
+mod call;
 mod completion;
 mod credit;
 mod device;
@@ -20,15 +21,16 @@ mod park;
 mod parts;
 mod peer;
 pub mod perf;
-
 mod port;
 mod queue_pair;
+mod rails;
 mod receive;
 mod request;
 mod reroute;
 mod ring;
 mod roll;
 mod settings;
+mod shown;
 mod station;
 mod steps;
 #[cfg(test)]
@@ -44,5 +46,8 @@ pub use error::{LoadError, VerbsError};
 pub use gid::{Gid, GidKind};
 pub(crate) use parts::{Arena, Part};
 pub(crate) use ring::RecvRecord;
-pub use settings::{Breakage, DEVICE_NAME_BYTES_MAX, DeviceName, DeviceNameError, VerbsSettings};
-pub use transport::{LaneCounts, Verbs};
+pub use settings::{
+    Breakage, RAIL_NAMES_BYTES_MAX, RAIL_NAMES_MAX, RailName, RailNames, RailNamesError,
+    VerbsSettings,
+};
+pub use transport::{LaneCounts, RailCount, Verbs};

@@ -7,7 +7,6 @@
 //! has told its release, or what it took at the lane's end.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use wire::{LaneMessage, Malformed, Time};
@@ -18,6 +17,7 @@ use super::early::Early;
 use super::gid::Gid;
 use super::lane::{Lane, Reason, Way};
 use super::queue_pair::{Path, Payload, PostError, QueuePair, Signal, WriteImm};
+use super::rails::{Ends, Failures, PairOfGids, Rail};
 use super::reroute::Reroute;
 use super::ring::{News, RecvRing};
 use super::station::SENDS_MAX;
@@ -31,6 +31,9 @@ use crate::slot::{RecvMemory, RecvSlot, SendMemory, SendSlot, check_message};
 const CHAIN_MAX: usize = 16;
 /// Of a queue pair's requests, these are kept for notes, so that credit never waits for credit.
 const NOTES_MAX: u32 = SENDS_MAX - MESSAGES_MAX;
+/// Words that wait for credit: a step says one at most, the switch of a lane one more, and while
+/// one waits no step is done.
+pub(super) const WORDS_MAX: usize = 2;
 /// Polls in a row after which a release is told though no message goes that way.
 const IDLE_POLLS_MAX: u32 = 32;
 
@@ -38,8 +41,16 @@ const IDLE_POLLS_MAX: u32 = 32;
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) lane: Lane,
-    /// Address of the TCP link here.
-    pub(super) local: IpAddr,
+    /// Addresses of the TCP link.
+    pub(super) ends: Ends,
+    /// The rails that the peer was told of in this generation.
+    pub(super) told: Vec<Rail>,
+    /// The pair of rails that this side chose for this generation.
+    pub(super) chosen: Option<PairOfGids>,
+    /// The pairs that lanes to this peer failed over.
+    pub(super) failures: Failures,
+    /// Place of the lane's rail in the counts.
+    pub(super) rail: usize,
     /// The lane's end here, while there is one. Before the ring: it is destroyed first.
     pub(super) pair: Option<Pair>,
     pub(super) ring: Option<Rc<RecvRing>>,
@@ -51,7 +62,7 @@ pub(super) struct Peer {
     pub(super) lane_sent: u64,
     /// What the lanes before left.
     pub(super) reroutes: Vec<Reroute>,
-    /// For the peer, over TCP, as soon as there is credit.
+    /// For the peer, over TCP, as soon as there is credit; at most [`WORDS_MAX`].
     pub(super) words: VecDeque<LaneMessage>,
     /// Came, and is not given out yet.
     pub(super) early: Early,
@@ -227,11 +238,15 @@ impl Pair {
 }
 
 impl Peer {
-    pub(super) fn new(id: PeerId, local: IpAddr, now: Time) -> Peer {
+    pub(super) fn new(id: PeerId, ends: Ends, now: Time) -> Peer {
         Peer {
             id,
             lane: Lane::new(now),
-            local,
+            ends,
+            told: Vec::new(),
+            chosen: None,
+            failures: Failures::default(),
+            rail: 0,
             pair: None,
             ring: None,
             station: None,
@@ -239,7 +254,7 @@ impl Peer {
             in_flight: VecDeque::with_capacity(MESSAGES_MAX as usize),
             lane_sent: 0,
             reroutes: Vec::new(),
-            words: VecDeque::new(),
+            words: VecDeque::with_capacity(WORDS_MAX),
             early: Early::default(),
             fault: None,
             life: Life::Open,

@@ -12,11 +12,13 @@ use std::net::IpAddr;
 use super::completion::{Completion, CompletionQueue, Failure, POLL_MAX};
 use super::device::{Device, LinkLayer, Mtu, devices};
 use super::error::VerbsError;
-use super::gid::{Choice, Gid, Wish, choose};
+use super::gid::{Choice, Gid, choose};
 use super::memory::{Access, Local, Registered};
 use super::queue_pair::{
     CHAIN_MAX, Operation, Path, Payload, PostError, QpSpec, QueuePair, Remote, Request, Signal,
 };
+use super::settings::VerbsSettings;
+use super::station::wish;
 
 /// Requests that one [`Endpoint::post`] takes at most.
 pub const POST_MAX: usize = CHAIN_MAX;
@@ -44,12 +46,9 @@ const RECV: u64 = 1 << 63;
 /// What an end is opened for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// This device, whatever the address.
-    pub device: Option<String>,
-    /// This port, from 1.
-    pub port: Option<u8>,
-    /// This entry of the port's GID table.
-    pub gid_index: Option<u32>,
+    /// Of the rails that are named the first that is active is used; if none is named, the one of
+    /// the address. How long a request may take is not looked at.
+    pub settings: VerbsSettings,
     /// Local address of a TCP link to the peer: the device that has it is taken.
     pub local: IpAddr,
     /// Longest message, in bytes.
@@ -197,19 +196,18 @@ impl Endpoint {
     ///
     /// Errors: [`PerfError::Verbs`].
     pub fn open(spec: &Spec) -> Result<Endpoint, PerfError> {
-        let Spec { device, port, gid_index, local, .. } = spec.clone();
-        let wish = Wish { device, port, gid_index, local };
-        let choice = choose(&devices()?, &wish)?;
+        let settings = &spec.settings;
+        let choice = choose(&devices()?, &wish(spec.local, settings))?;
         let device = Device::open(&choice.device)?;
         let port = device.port(choice.port)?;
         let path = Path {
             port: choice.port,
             link_layer: choice.link_layer,
             gid_index: choice.gid_index,
-            pkey_index: 0,
-            mtu: port.mtu,
-            service_level: 0,
-            traffic_class: 0,
+            pkey_index: settings.pkey_index,
+            mtu: settings.mtu_max.map_or(port.mtu, |mtu_max| mtu_max.min(port.mtu)),
+            service_level: settings.service_level,
+            traffic_class: settings.traffic_class,
             timeout: TIMEOUT,
             retry_count: RETRIES,
             rnr_retry_count: RNR_RETRIES,

@@ -266,6 +266,7 @@ mod tests {
     fn window(book: &Book) -> SendWindow {
         SendWindow::new(&LaneOffer {
             generation: 1,
+            rail: 0,
             qp_number: 1,
             psn: 1,
             lid: 0,

@@ -1,22 +1,23 @@
 //! One device as one core uses it: its completion queue, and the memory that lanes send from and
 //! receive into.
 //!
-//! Owns the choice of a device and port for a link, and what the lanes of a device share. A lane's
-//! own queue pair and ring are left to [`super::peer`].
+//! Owns what the lanes of a device share. Which device a lane takes is left to [`super::call`], its
+//! own queue pair and ring to [`super::peer`].
 //!
 //! Invariant: the completion queue has room for every completion that its queue pairs can have at
 //! a time: `reserve` comes before each queue pair.
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use wire::Time;
 
 use super::completion::CompletionQueue;
 use super::credit::RECVS_MAX;
-use super::device::{Device, Mtu, PortInfo, devices};
+use super::device::{Device, Mtu, PortInfo, PortState};
 use super::error::VerbsError;
-use super::gid::{Choice, Wish, choose};
+use super::gid::{Choice, Wish};
 use super::memory::Access;
 use super::parts::Arena;
 use super::queue_pair::Path;
@@ -37,6 +38,8 @@ pub(super) const SENDS_MAX: u32 = 160;
 const COMPLETIONS_PER_PAIR: u32 = RECVS_MAX + SENDS_MAX;
 /// Queue pairs that a new completion queue has room for.
 const PAIRS_AT_FIRST: u32 = 4;
+/// How long a device that had no memory for a ring is not asked again.
+const FULL_FOR: Duration = Duration::from_secs(1);
 /// A packet is sent again so often at most.
 const RETRY_COUNT: u8 = 7;
 /// Unit of the time after which a packet is sent again, in nanoseconds. Source: InfiniBand
@@ -56,8 +59,10 @@ pub(super) struct Station {
     windows: Trust,
     pairs: u32,
     pub(super) health: Health,
-    /// Since when a port is down, or no port reaches a peer that a lane is wanted to.
+    /// Since when a port is down, or no port is there that a lane may go over.
     pub(super) down_since: Option<Time>,
+    /// Until when it is not asked for memory, as it had none.
+    pub(super) full_until: Time,
     breakage: Breakage,
 }
 
@@ -82,10 +87,9 @@ enum Trust {
     None,
 }
 
-/// A port that reaches a link's peer.
+/// A port as it is when a lane is made over it.
 #[derive(Clone, Debug)]
-pub(super) struct Reach {
-    pub(super) choice: Choice,
+pub(super) struct Ready {
     pub(super) port: PortInfo,
     /// The longest payload of a packet that this side would send.
     pub(super) mtu: Mtu,
@@ -118,6 +122,7 @@ impl Station {
             pairs: 0,
             health: Health::Good,
             down_since: None,
+            full_until: Time::from_nanos(0),
             breakage: settings.breakage,
             device,
         })
@@ -195,17 +200,31 @@ impl Station {
         self.free_rings = FreeRings::default();
     }
 
-    /// The port of this device that reaches the peer of a link with this address here.
-    pub(super) fn reach(
+    /// The port that was chosen, as it is now.
+    ///
+    /// Errors: it is down, or has this address no longer.
+    pub(super) fn ready(
         &self,
-        local: IpAddr,
+        choice: &Choice,
         settings: &VerbsSettings,
-    ) -> Result<Reach, VerbsError> {
-        let info = self.device.info()?;
-        let choice = choose(std::slice::from_ref(&info), &wish(local, settings))?;
+    ) -> Result<Ready, VerbsError> {
         let port = self.device.port(choice.port)?;
+        let looked_at = || format!("{}/{} {}", self.device.name(), port.port, port.state);
+        if port.state != PortState::Active {
+            return Err(VerbsError::NoActivePort { looked_at: looked_at() });
+        }
+        let index = u32::from(choice.gid_index);
+        if !port.gids.iter().any(|gid| gid.index == index && gid.gid == choice.gid) {
+            let (address, looked_at) = (choice.gid.address(), looked_at());
+            return Err(VerbsError::NoGid { address, looked_at });
+        }
         let mtu = settings.mtu_max.map_or(port.mtu, |mtu_max| mtu_max.min(port.mtu));
-        Ok(Reach { choice, port, mtu })
+        Ok(Ready { port, mtu })
+    }
+
+    /// It had no memory or no queue for a lane: others are tried for a while.
+    pub(super) fn is_full(&mut self, now: Time) {
+        self.full_until = now + FULL_FOR;
     }
 }
 
@@ -230,15 +249,6 @@ fn access(windows: Trust) -> Access {
     }
 }
 
-/// The name of the device that reaches the peer of a link with this address here.
-pub(super) fn find_device(local: IpAddr, settings: &VerbsSettings) -> Result<String, VerbsError> {
-    let devices = devices()?;
-    if devices.is_empty() {
-        return Err(VerbsError::NoDevice);
-    }
-    choose(&devices, &wish(local, settings)).map(|choice| choice.device)
-}
-
 /// Size of a ring, in bytes: a message fits beside what is skipped before it, wherever that is.
 pub(super) fn ring_bytes(limits: &Limits) -> usize {
     let two_messages = 2 * limits.message_bytes_max.next_multiple_of(64);
@@ -247,13 +257,13 @@ pub(super) fn ring_bytes(limits: &Limits) -> usize {
 }
 
 /// This side's way, as far as it knows it.
-pub(super) fn path(reach: &Reach, settings: &VerbsSettings, psn: u32) -> Path {
+pub(super) fn path(choice: &Choice, ready: &Ready, settings: &VerbsSettings, psn: u32) -> Path {
     Path {
-        port: reach.choice.port,
-        link_layer: reach.choice.link_layer,
-        gid_index: reach.choice.gid_index,
+        port: choice.port,
+        link_layer: choice.link_layer,
+        gid_index: choice.gid_index,
         pkey_index: settings.pkey_index,
-        mtu: reach.mtu,
+        mtu: ready.mtu,
         service_level: settings.service_level,
         traffic_class: settings.traffic_class,
         timeout: ack_timeout(settings),
@@ -282,9 +292,10 @@ fn ack_timeout(settings: &VerbsSettings) -> u8 {
     (units.max(2).ilog2() as u8).min(ACK_TIMEOUT_MAX)
 }
 
-fn wish(local: IpAddr, settings: &VerbsSettings) -> Wish {
+/// What the settings ask for, for a link of this address.
+pub(super) fn wish(local: IpAddr, settings: &VerbsSettings) -> Wish {
     Wish {
-        device: settings.device.map(|device| device.to_string()),
+        rails: settings.rails,
         port: settings.port,
         gid_index: settings.gid_index.map(u32::from),
         local,

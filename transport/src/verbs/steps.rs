@@ -7,18 +7,20 @@
 //! queue pair destroyed: nothing is taken from it later.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
 
 use wire::{LaneMessage, LaneOffer, Time};
 
+use super::call::Chosen;
 use super::credit::{MESSAGES_MAX, RECVS_MAX, SendWindow};
 use super::error::VerbsError;
 use super::gid::Gid;
-use super::lane::{Reason, Step, Way};
-use super::peer::{Hungry, Life, Pair, Peer, Tag, TagOf};
+use super::lane::{Choice, Reason, Step, Way};
+use super::peer::{Hungry, Life, Pair, Peer, Tag, TagOf, WORDS_MAX};
 use super::queue_pair::{QpSpec, QueuePair, Remote};
 use super::reroute::{Progress, Reroute};
 use super::settings::Breakage;
-use super::station::{Health, Reach, SENDS_MAX, Station, find_device, mtu_of, path};
+use super::station::{SENDS_MAX, mtu_of, path};
 use super::transport::{Posted, Tcp, Verbs};
 use crate::api::SendRefusal;
 use crate::control;
@@ -53,7 +55,11 @@ impl Verbs {
                 return;
             };
             let done = match step {
-                Step::Offer { generation } => self.offer(number, generation, now),
+                Step::Call { generation } => {
+                    self.call(number, generation, now);
+                    Done::Yes
+                }
+                Step::Offer { generation, by } => self.offer(number, generation, &by, now),
                 Step::Connect(offer) => self.connect(number, &offer, now),
                 Step::Ready => self.ready(number),
                 Step::Try { rkey } => self.try_out(number, rkey, now),
@@ -74,21 +80,24 @@ impl Verbs {
         }
     }
 
-    fn offer(&mut self, number: u32, generation: u32, now: Time) -> Done {
-        match self.make_pair(number, generation, now) {
+    fn offer(&mut self, number: u32, generation: u32, by: &Choice, now: Time) -> Done {
+        let Some(chosen) = self.chosen_rails(number, by, now) else {
+            if generation == 1 {
+                tracing::info!(peer = number, "no rail reaches one of its: messages go over TCP");
+            }
+            return self.with(number, |peer| peer.lane.failed(Reason::NoRail, now));
+        };
+        let offer = self.make_pair(number, generation, &chosen, now);
+        self.with(number, |peer| peer.chosen = chosen.pair);
+        match offer {
             Ok(offer) => {
                 self.say(number, LaneMessage::Offer(offer));
                 self.with(number, |peer| peer.lane.offered())
             }
-            // What was never possible is not tried again; what was may be again.
-            Err(error) if generation == 1 && is_lasting(&error) => {
-                tracing::info!(peer = number, %error, "messages go over TCP");
-                self.say(number, LaneMessage::None { reason: Reason::NoDevice as u8 });
-                self.with(number, |peer| peer.lane.refuse())
-            }
             Err(error) => {
-                tracing::debug!(peer = number, %error, "no lane for now");
-                self.with(number, |peer| peer.lane.cannot_offer(now))
+                let device = &chosen.rail.choice.device;
+                tracing::debug!(peer = number, device, %error, "no lane for now");
+                self.with(number, |peer| peer.lane.failed(Reason::Setup, now))
             }
         }
     }
@@ -98,24 +107,25 @@ impl Verbs {
         &mut self,
         number: u32,
         generation: u32,
+        chosen: &Chosen,
         now: Time,
     ) -> Result<LaneOffer, VerbsError> {
         let (limits, settings) = (self.limits, self.settings);
-        let local = self.peers[number as usize].as_ref().expect("it is stepped").local;
-        let (at, reach) = self.reach(local, now)?;
+        let choice = &chosen.rail.choice;
+        let at = self.station_at(&chosen.rail)?;
+        let rail = self.count_of(&chosen.rail);
         let station = self.stations[at].as_mut().expect("it was just found");
+        let ready = station.ready(choice, &settings)?;
         let peer = self.peers[number as usize].as_mut().expect("it is stepped");
         let ring = match (&peer.ring, peer.station) {
-            (Some(ring), Some(known)) if known == at && station.suits(ring) => {
-                std::rc::Rc::clone(ring)
-            }
-            _ => station.ring(&limits)?,
+            (Some(ring), Some(known)) if known == at && station.suits(ring) => Rc::clone(ring),
+            _ => station.ring(&limits).inspect_err(|_| station.is_full(now))?,
         };
-        station.reserve()?;
+        station.reserve().inspect_err(|_| station.is_full(now))?;
         let spec =
             QpSpec { sends_max: SENDS_MAX, recvs_max: RECVS_MAX, inline_bytes: INLINE_BYTES };
         let psn = RandomState::new().build_hasher().finish() as u32 & PSN_MASK;
-        let path = path(&reach, &settings, psn);
+        let path = path(choice, &ready, &settings, psn);
         let recvs = match settings.breakage {
             Breakage::FewReceives => 2,
             _ => RECVS_MAX as usize,
@@ -133,11 +143,12 @@ impl Verbs {
         let standing = ring.standing();
         let offer = LaneOffer {
             generation,
+            rail: chosen.index,
             qp_number: qp.number(),
             psn,
-            lid: reach.port.lid,
-            gid: reach.choice.gid.0,
-            mtu_code: reach.mtu as u8,
+            lid: ready.port.lid,
+            gid: choice.gid.0,
+            mtu_code: ready.mtu as u8,
             messages_max: MESSAGES_MAX,
             messages_held: standing.messages_held,
             ring_address: ring.address(),
@@ -145,13 +156,13 @@ impl Verbs {
             position: standing.position,
             released: standing.released,
         };
-        (peer.ring, peer.station) = (Some(ring), Some(at));
+        (peer.ring, peer.station, peer.rail) = (Some(ring), Some(at), rail);
         peer.pair = Some(Pair {
             opening,
             qp,
             path,
-            gid: reach.choice.gid,
-            lid: reach.port.lid,
+            gid: choice.gid,
+            lid: ready.port.lid,
             generation,
             window: None,
             posted: 0,
@@ -161,35 +172,6 @@ impl Verbs {
             taken: 0,
         });
         Ok(offer)
-    }
-
-    /// The station and port for a link with this address, opening the device if need be.
-    fn reach(&mut self, local: std::net::IpAddr, now: Time) -> Result<(usize, Reach), VerbsError> {
-        for (at, station) in self.stations.iter_mut().enumerate() {
-            let Some(station) = station.as_mut().filter(|known| known.health == Health::Good)
-            else {
-                continue;
-            };
-            if let Ok(reach) = station.reach(local, &self.settings) {
-                station.down_since = None;
-                return Ok((at, reach));
-            }
-            station.down_since.get_or_insert(now);
-        }
-        let name = find_device(local, &self.settings)?;
-        let known = self.stations.iter().flatten().any(|station| station.device.name() == name);
-        if known {
-            return Err(VerbsError::NoDevice); // It is being given up, and opened anew after.
-        }
-        let station = Station::open(&name, &self.limits, &self.settings)?;
-        let reach = station.reach(local, &self.settings)?;
-        self.watch_station(&station)?;
-        let at = self.stations.iter().position(Option::is_none).unwrap_or(self.stations.len());
-        if at == self.stations.len() {
-            self.stations.push(None);
-        }
-        self.stations[at] = Some(station);
-        Ok((at, reach))
     }
 
     fn connect(&mut self, number: u32, offer: &LaneOffer, now: Time) -> Done {
@@ -286,6 +268,11 @@ impl Verbs {
             self.counts.breaks += 1;
             tracing::warn!(peer = number, device, %reason, "a lane broke: messages go over TCP");
         }
+        self.with(number, |peer| {
+            if let Some(pair) = peer.chosen.take() {
+                peer.failures.note(pair, now); // The next lane takes another way, if there is one.
+            }
+        });
         let reason = reason as u8;
         self.say(number, LaneMessage::Broken { generation, delivered: taken, reason });
         self.with(number, |peer| peer.lane.broken(now))
@@ -350,8 +337,9 @@ impl Verbs {
         peer.reroutes.retain(|reroute| !reroute.is_over());
     }
 
-    fn say(&mut self, number: u32, word: LaneMessage) {
+    pub(super) fn say(&mut self, number: u32, word: LaneMessage) {
         if let Some(peer) = self.open_peer(number) {
+            assert!(peer.words.len() < WORDS_MAX, "a step is done while words wait");
             peer.words.push_back(word);
         }
     }
@@ -397,18 +385,4 @@ impl Verbs {
         let station = at.and_then(|at| self.stations[at].as_ref());
         station.map_or_else(String::new, |station| station.device.name().to_owned())
     }
-}
-
-/// Whether there is no use in asking again: it lies with what there is, not with its state.
-fn is_lasting(error: &VerbsError) -> bool {
-    use VerbsError::{Library, NoDevice, NoGid, UnknownDevice, UnknownGid, UnknownPort};
-    matches!(
-        error,
-        Library(_)
-            | NoDevice
-            | NoGid { .. }
-            | UnknownDevice { .. }
-            | UnknownGid { .. }
-            | UnknownPort { .. }
-    )
 }

@@ -20,7 +20,9 @@ use super::memory::{Access, Registered};
 use super::queue_pair::{
     CHAIN_MAX, Operation, Path, Payload, QpSpec, QueuePair, Remote, Request, Signal, WriteImm,
 };
+use super::settings::RailNames;
 
+mod fork;
 mod windows;
 
 /// A soft device on an emulated processor is slow.
@@ -34,7 +36,8 @@ fn device_for(test: &str) -> Option<(Device, Choice, MutexGuard<'static, ()>)> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let wish = Wish { device: None, port: None, gid_index: None, local };
+    let rails = RailNames::default();
+    let wish = Wish { rails, port: None, gid_index: None, local };
     let found = devices().and_then(|devices| choose(&devices, &wish));
     match found {
         Ok(choice) => Some((Device::open(&choice.device).unwrap(), choice, guard)),

@@ -9,20 +9,24 @@
 //! which they were acquired, whichever way each goes.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 
 use wire::{Malformed, Time};
 
 use super::bell::Bell;
 use super::completion::Completion;
 use super::error::VerbsError;
+use super::gid::check;
 use super::lane::Way;
 use super::peer::{Hungry, Life, Patience, Peer, Receiving};
+use super::rails::Ends;
 use super::roll::Roll;
 use super::settings::VerbsSettings;
-use super::station::{Station, find_device};
+use super::shown::Shown;
+use super::station::{Station, wish};
 use crate::api::{
-    AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
+    AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Standing, Transport,
+    Waker,
 };
 use crate::desk::{Beneath, Rung};
 use crate::pool::PoolSlot;
@@ -44,6 +48,10 @@ pub struct Verbs {
     pub(super) settings: VerbsSettings,
     pub(super) limits: Limits,
     pub(super) counts: LaneCounts,
+    pub(super) rail_counts: Vec<RailCount>,
+    pub(super) shown: Shown,
+    /// Which of equally near rails the first peer gets: another one for each core.
+    pub(super) first_turn: usize,
     /// Whether something was posted beneath and not flushed.
     pub(super) beneath_posted: Posted,
     pub(super) tcp: Tcp,
@@ -88,6 +96,19 @@ pub struct LaneCounts {
     pub registrations: u64,
 }
 
+/// What one port has carried for one core, for reports and tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RailCount {
+    /// The device, as `rdma link` shows it.
+    pub device: String,
+    /// Its port, from 1.
+    pub port: u8,
+    /// Peers whose messages go over it now.
+    pub lanes: u32,
+    /// Messages that were sent over it, those included that went again over TCP.
+    pub messages_sent: u64,
+}
+
 /// Whether anything but words about lanes can come or go over TCP. Asking the back end beneath
 /// costs system calls, which lanes are there to save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +131,9 @@ impl Verbs {
     ///
     /// Errors: there is no device with an active port that fits the settings, or no TCP.
     pub fn open(settings: VerbsSettings, limits: Limits) -> Result<Verbs, OpenError> {
-        find_device(IpAddr::V4(Ipv4Addr::LOCALHOST), &settings).map_err(OpenError::Verbs)?;
+        let mut shown = Shown::new();
+        let devices = shown.look().map_err(OpenError::Verbs)?;
+        check(devices, &wish(Ends::LOOP_BACK.local, &settings)).map_err(OpenError::Verbs)?;
         let os = |call| {
             move |error: rustix::io::Errno| OpenError::Os {
                 transport: NAME,
@@ -130,6 +153,9 @@ impl Verbs {
             settings,
             limits,
             counts: LaneCounts::default(),
+            rail_counts: Vec::new(),
+            shown,
+            first_turn: rustix::thread::sched_getcpu(),
             beneath_posted: Posted::No,
             tcp: Tcp::Awaited,
             to_step: Roll::default(),
@@ -154,6 +180,16 @@ impl Verbs {
         let registrations =
             self.stations.iter().flatten().map(Station::registrations).sum::<usize>();
         LaneCounts { registrations: registrations as u64, ..self.counts }
+    }
+
+    /// What each rail has carried that lanes were made over, in the order of the first of each.
+    pub fn rail_counts(&self) -> Vec<RailCount> {
+        let mut counts = self.rail_counts.clone();
+        let peers = self.peers.iter().flatten();
+        for peer in peers.filter(|peer| peer.lane.way() == Way::Lane) {
+            counts[peer.rail].lanes += 1;
+        }
+        counts
     }
 
     /// Whether what is acquired for this peer now goes by its lane.
@@ -218,8 +254,11 @@ impl Verbs {
     fn pump(&mut self, number: u32, now: Time) {
         let Some(peer) = self.open_peer(number) else { return };
         let sent = peer.pump(now);
-        let failed = peer.lane.way() == Way::Closed;
-        self.counts.messages_sent += sent;
+        let (failed, rail) = (peer.lane.way() == Way::Closed, peer.rail);
+        if sent > 0 {
+            self.counts.messages_sent += sent;
+            self.rail_counts[rail].messages_sent += sent;
+        }
         if failed {
             self.to_step.add(number);
         }
@@ -309,11 +348,10 @@ impl Transport for Verbs {
         let Link::Tcp(socket) = link else {
             return Err(AdoptError::WrongKind { transport: NAME });
         };
-        // A socket without an address reaches nobody: it has no lane.
-        let local = socket.local_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |at| at.ip());
+        let ends = ends_of(&socket);
         let id = self.beneath.adopt(Link::Tcp(socket))?;
         assert_eq!(id.index(), self.peers.len(), "peers are numbered as beneath");
-        self.peers.push(Some(Box::new(Peer::new(id, local, self.beneath.now()))));
+        self.peers.push(Some(Box::new(Peer::new(id, ends, self.beneath.now()))));
         self.tcp = Tcp::Awaited;
         self.to_step.add(id.index() as u32);
         Ok(id)
@@ -420,7 +458,23 @@ impl Transport for Verbs {
         self.beneath.close(peer);
     }
 
+    fn set_standing(&mut self, peer: PeerId, standing: Standing) {
+        let (number, now) = (peer.index() as u32, self.now_here());
+        if let Some(entry) = self.open_peer(number) {
+            entry.lane.set_standing(standing, now);
+            self.to_step.add(number);
+        }
+    }
+
     fn bytes_sent(&self) -> u64 {
         self.bytes_sent
+    }
+}
+
+/// The addresses of a link, as far as the kernel tells.
+fn ends_of(socket: &TcpStream) -> Ends {
+    Ends {
+        local: socket.local_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |at| at.ip()),
+        peer: socket.peer_addr().ok().map(|at| at.ip()),
     }
 }

@@ -10,8 +10,9 @@ use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
 use wire::{
     Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, Incarnation,
-    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LANE_BODY_BYTES, LaneMessage, LaneOffer,
-    ListHead, NumbersHead, PART_BYTES, RowLife, ScanCursor, Seal, Staleness, TableSpec, WorkerId,
+    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LANE_BODY_BYTES, LaneFabric, LaneMessage,
+    LaneOffer, LaneRail, LaneRails, ListHead, NumbersHead, PART_BYTES, RowLife, ScanCursor, Seal,
+    Staleness, TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -130,9 +131,10 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
 }
 
 /// What two transports say of a lane.
-fn lane_words() -> [[u8; LANE_BODY_BYTES]; 5] {
+fn lane_words() -> [[u8; LANE_BODY_BYTES]; 6] {
     let offer = LaneOffer {
         generation: 1,
+        rail: 1,
         qp_number: 17,
         psn: 99,
         lid: 0,
@@ -145,7 +147,10 @@ fn lane_words() -> [[u8; LANE_BODY_BYTES]; 5] {
         position: 128,
         released: 64,
     };
+    let rail = LaneRail { gid: [7; 16], distance: 10, subnet_bits: 24, fabric: LaneFabric::RoceV2 };
+    let rails = LaneRails::new(1, 5, &[rail; 3]).expect("there are some");
     let words = [
+        LaneMessage::Rails(rails),
         LaneMessage::Offer(offer),
         LaneMessage::Ready { generation: 1, rkey: 9 },
         LaneMessage::Switch { generation: 1 },

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
+use wire::{LaneFabric, LaneRail};
+
 use super::*;
 
 /// What the TCP link carries.
@@ -67,11 +69,13 @@ struct Model {
     now: Time,
     wire_works: bool,
     lane_messages: u64,
+    lots: [std::iter::Cycle<std::vec::IntoIter<u64>>; 2],
 }
 
 fn offer(generation: u32) -> LaneOffer {
     LaneOffer {
         generation,
+        rail: 0,
         qp_number: 1,
         psn: 1,
         lid: 0,
@@ -84,6 +88,19 @@ fn offer(generation: u32) -> LaneOffer {
         position: 0,
         released: 0,
     }
+}
+
+fn rails(generation: u32, lot: u64) -> LaneRails {
+    let rail = LaneRail { gid: [1; 16], distance: 10, subnet_bits: 0, fabric: LaneFabric::RoceV2 };
+    LaneRails::new(generation, lot, &[rail]).expect("there is one")
+}
+
+/// A lane that has named its rails, and chooses.
+fn called(now: Time) -> Lane {
+    let mut lane = Lane::new(now);
+    lane.called(5);
+    lane.hear(&LaneMessage::Rails(rails(1, 4)), now).expect("it may name its rails");
+    lane
 }
 
 impl Model {
@@ -103,7 +120,8 @@ impl Model {
             next: 0,
         };
         let now = Time::from_nanos(0);
-        Model { ends: keys.map(end), now, wire_works: true, lane_messages: 0 }
+        let lots = [vec![1, 2, 3], vec![2, 1]].map(|lots| lots.into_iter().cycle());
+        Model { ends: keys.map(end), now, wire_works: true, lane_messages: 0, lots }
     }
 
     fn say(&mut self, from: usize, item: Item) {
@@ -204,7 +222,17 @@ impl Model {
         let Some(step) = self.ends[end].lane.step(now) else { return };
         let generation = self.ends[end].lane.generation();
         match step {
-            Step::Offer { .. } => {
+            Step::Call { .. } => {
+                // Now the one chooses, now the other, and now none can.
+                let lot = self.lots[end].next().expect("without end");
+                self.ends[end].lane.called(lot);
+                self.say(end, Item::Control(LaneMessage::Rails(rails(generation, lot))));
+            }
+            Step::Offer { by, .. } => {
+                match by {
+                    Choice::Ours(theirs) => assert_eq!(theirs.generation, generation),
+                    Choice::Theirs { rail } => assert_eq!(rail, 0),
+                }
                 self.ends[end].pair = Pair::Waiting;
                 self.ends[end].lane.offered();
                 self.say(end, Item::Control(LaneMessage::Offer(offer(generation))));
@@ -324,9 +352,36 @@ fn two_ends_come_to_a_lane_and_send_by_it_with_windows_and_without() {
 }
 
 #[test]
-fn a_peer_is_not_told_that_it_may_write_before_the_ring_is_open() {
+fn who_has_the_larger_lot_chooses_the_rails_and_the_other_waits_for_its_offer() {
+    let now = Time::from_nanos(0);
+    let lane = called(now);
+    let by = Choice::Ours(rails(1, 4));
+    assert_eq!(lane.step(now), Some(Step::Offer { generation: 1, by }));
+    let mut lane = Lane::new(now);
+    assert_eq!(lane.step(now), Some(Step::Call { generation: 1 }));
+    lane.called(3);
+    assert_eq!(lane.step(now), None);
+    lane.hear(&LaneMessage::Rails(rails(1, 4)), now).expect("it may name its rails");
+    assert_eq!(lane.step(now), None);
+    lane.hear(&LaneMessage::Offer(LaneOffer { rail: 2, ..offer(1) }), now).expect("it may offer");
+    let by = Choice::Theirs { rail: 2 };
+    assert_eq!(lane.step(now), Some(Step::Offer { generation: 1, by }));
+}
+
+#[test]
+fn with_the_same_lot_nobody_chooses_and_the_generation_is_over() {
     let now = Time::from_nanos(0);
     let mut lane = Lane::new(now);
+    lane.called(4);
+    lane.hear(&LaneMessage::Rails(rails(1, 4)), now).expect("it may name its rails");
+    let reason = Reason::NoRail;
+    assert_eq!(lane.step(now), Some(Step::Break { generation: 1, reason }));
+}
+
+#[test]
+fn a_peer_is_not_told_that_it_may_write_before_the_ring_is_open() {
+    let now = Time::from_nanos(0);
+    let mut lane = called(now);
     lane.offered();
     lane.hear(&LaneMessage::Offer(offer(1)), now).expect("it may offer");
     lane.hear(&LaneMessage::Ready { generation: 1, rkey: 5 }, now).expect("it may be ready");
@@ -342,7 +397,7 @@ fn a_peer_is_not_told_that_it_may_write_before_the_ring_is_open() {
 #[test]
 fn a_ring_that_is_not_opened_breaks_the_lane_before_it_is_used() {
     let now = Time::from_nanos(0);
-    let mut lane = Lane::new(now);
+    let mut lane = called(now);
     lane.offered();
     lane.hear(&LaneMessage::Offer(offer(1)), now).expect("it may offer");
     lane.connected();
@@ -378,7 +433,7 @@ fn pauses_double_up_to_a_second_and_begin_anew_after_a_good_use() {
     let now = Time::from_nanos(0);
     let mut lane = Lane::new(now);
     let mut pause = || {
-        lane.cannot_offer(now);
+        lane.cannot_call(now);
         lane.due().expect("it tries again") - now
     };
     assert_eq!([pause(), pause()], [PAUSE_MIN, PAUSE_MIN * 2]);
@@ -403,6 +458,28 @@ fn a_peer_without_lanes_ends_them_unless_one_is_in_use() {
     let mut lane = Lane::new(now);
     lane.switched(now);
     assert!(lane.hear(&none, now).is_err());
+}
+
+#[test]
+fn a_stranger_is_not_called_and_one_who_becomes_a_stranger_loses_its_lane() {
+    let now = Time::from_nanos(0);
+    let mut lane = Lane::new(now);
+    lane.set_standing(Standing::Stranger, now);
+    assert_eq!((lane.step(now), lane.due()), (None, None));
+    lane.hear(&LaneMessage::Rails(rails(1, 4)), now).expect("it may name its rails");
+    assert_eq!((lane.step(now), lane.due()), (None, None));
+    lane.set_standing(Standing::Member, now);
+    assert_eq!(lane.step(now), Some(Step::Call { generation: 1 }));
+    lane.switched(now);
+    lane.set_standing(Standing::Stranger, now);
+    let reason = Reason::Stranger;
+    assert_eq!(lane.step(now), Some(Step::Break { generation: 1, reason }));
+    lane.broken(now);
+    let delivered = 0;
+    lane.hear(&LaneMessage::Broken { generation: 1, delivered, reason: 1 }, now).expect("it may");
+    assert_eq!(lane.step(now), Some(Step::Reroute { delivered }));
+    lane.rerouted(now);
+    assert_eq!((lane.step(now + PAUSE_MAX), lane.due()), (None, None));
 }
 
 #[test]
