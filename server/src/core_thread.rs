@@ -6,6 +6,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
 use transport::tcp::{self, TcpBackend};
 use transport::{Limits, Link, Transport, Waker};
-use wire::Epoch;
+use wire::{Epoch, Placement, ServerId, ShardId};
 
-use crate::turn::{Core, Who};
+use crate::report::{REPORTS_MAX, Report};
+use crate::turn::{Core, OnClosed, Who};
 
 /// How long a core sleeps at most before it looks around.
 const PARK_MAX: Duration = Duration::from_millis(100);
@@ -54,10 +56,24 @@ pub enum Pinning {
     },
 }
 
+/// Which shards a server holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hosting {
+    /// As many as it has cores, alone: there is no coordinator.
+    #[default]
+    OneACore,
+    /// Those that [`Server::place`] gives it, shard `i` on core `i % cores`.
+    ByPlacement,
+}
+
 /// What a server is made of.
 #[derive(Clone, Debug)]
 pub struct ServerSpec {
-    /// Shards, one thread each.
+    /// Which shards it holds.
+    pub hosting: Hosting,
+    /// What the end of a worker's connection means; in a cluster, [`OnClosed::AwaitReconnect`].
+    pub on_closed: OnClosed,
+    /// Threads; each has one shard, or those that it is given.
     pub cores: u16,
     /// How bytes move.
     pub way: Way,
@@ -97,6 +113,17 @@ pub enum StartError {
 pub struct Server {
     cores: Vec<CoreHandle>,
     message_bytes_max: usize,
+    hosting: Hosting,
+    placed: Mutex<Option<Arc<Placed>>>,
+    reports: Mutex<Option<Receiver<Report>>>,
+    report: SyncSender<Report>,
+}
+
+/// What this server was last told.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) ours: ServerId,
+    pub(crate) placement: Placement,
 }
 
 #[derive(Debug)]
@@ -109,6 +136,8 @@ struct CoreHandle {
 #[derive(Debug)]
 enum Command {
     Adopt(Link, Who),
+    Place(Arc<Placed>),
+    Successor(ShardId, Epoch, Link),
     Stop,
 }
 
@@ -121,12 +150,60 @@ impl Server {
         memory::start_filling(); // Before a core's thread is pinned: it is to run on any other.
         let cores = (0..spec.cores).map(|shard| start_core(spec, shard));
         let cores = cores.collect::<Result<Vec<_>, _>>()?;
-        Ok(Server { cores, message_bytes_max: spec.limits.message_bytes_max })
+        let (report, reports) = sync_channel(REPORTS_MAX);
+        Ok(Server {
+            cores,
+            message_bytes_max: spec.limits.message_bytes_max,
+            hosting: spec.hosting,
+            placed: Mutex::default(),
+            reports: Mutex::new(Some(reports)),
+            report,
+        })
     }
 
-    /// How many shards there are.
+    /// How many shards there are: in a cluster all of the job's, none before the first placement.
     pub fn shards(&self) -> u16 {
-        self.cores.len() as u16
+        match self.hosting {
+            Hosting::OneACore => self.cores.len() as u16,
+            // `Placement::check` bounds them.
+            Hosting::ByPlacement => self.placed().map_or(0, |it| it.placement.chains.len() as u16),
+        }
+    }
+
+    /// Tells all cores a placement: what this server is in each chain. Shards that it holds no
+    /// longer are dropped, new ones begin empty. One that is older than the last is passed over.
+    ///
+    /// - `ours`: this server's number.
+    /// - `placement`: has passed [`Placement::check`].
+    pub fn place(&self, ours: ServerId, placement: &Placement) {
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if placed.as_ref().is_some_and(|known| known.placement.epoch >= placement.epoch) {
+            return;
+        }
+        let news = Arc::new(Placed { ours, placement: placement.clone() });
+        *placed = Some(Arc::clone(&news));
+        for core in &self.cores {
+            let _ = core.commands.send(Command::Place(Arc::clone(&news)));
+            core.waker.wake();
+        }
+    }
+
+    /// Gives a core the link to a shard's successor, whose handshake is over.
+    ///
+    /// - `epoch`: of the chain, as the hello had it. A link of another epoch is closed.
+    pub fn attach_chain(&self, shard: ShardId, epoch: Epoch, link: Link) {
+        let core = &self.cores[shard.index() % self.cores.len()];
+        let _ = core.commands.try_send(Command::Successor(shard, epoch, link));
+        core.waker.wake();
+    }
+
+    /// What the coordinator must hear, as it comes; `None` if it was taken before.
+    pub fn reports(&self) -> Option<Receiver<Report>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn placed(&self) -> Option<Arc<Placed>> {
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The longest message, in bytes.
@@ -136,9 +213,8 @@ impl Server {
 
     /// Gives a connection to a shard. One that the shard cannot take is closed.
     ///
-    /// Panics: if there is no such shard.
-    pub fn attach(&self, shard: u16, link: Link, who: Who) {
-        let core = &self.cores[usize::from(shard)];
+    pub fn attach(&self, link: Link, who: Who) {
+        let core = &self.cores[who.shard.index() % self.cores.len()];
         // A core that is gone, or has no time, drops the link, and its other end sees it closed.
         let _ = core.commands.try_send(Command::Adopt(link, who));
         core.waker.wake();
@@ -221,6 +297,7 @@ fn run(mut core: Core, inbox: &Receiver<Command>) {
                         tracing::warn!(%error, worker = %who.worker, "a connection is turned away");
                     }
                 }
+                Command::Place(_) | Command::Successor(..) => {}
                 Command::Stop => return,
             }
         }

@@ -185,18 +185,18 @@ fn greet(server: &Server, stream: Stream) -> Result<(), TurnedAway> {
             stream.set_read_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
             stream.set_write_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
             stream.set_nodelay(true).map_err(TurnedAway::Io)?;
-            if let Guest::Wants(shard, who) = receive(&mut stream, shards, bytes_max)? {
-                server.attach(shard, Link::Tcp(stream), who);
+            if let Guest::Wants(who) = receive(&mut stream, shards, bytes_max)? {
+                server.attach(Link::Tcp(stream), who);
             }
         }
         Stream::Unix(mut stream) => {
             stream.set_nonblocking(false).map_err(TurnedAway::Io)?;
             stream.set_read_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
             stream.set_write_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
-            if let Guest::Wants(shard, who) = receive(&mut stream, shards, bytes_max)? {
+            if let Guest::Wants(who) = receive(&mut stream, shards, bytes_max)? {
                 let end = shm::accept(stream)
                     .map_err(|error| TurnedAway::Io(io::Error::other(error.to_string())))?;
-                server.attach(shard, Link::Shm(end), who);
+                server.attach(Link::Shm(end), who);
             }
         }
     }

@@ -9,8 +9,8 @@ use std::io::{self, Read, Write};
 use kernels::Isa;
 use kernels::crc32c::crc32c;
 use wire::{
-    HEADER_BYTES, Header, Kind, Malformed, Refusal, Seal, Status, VERSION, WorkerId, read_header,
-    seal,
+    HEADER_BYTES, Header, Kind, Malformed, Refusal, Seal, ShardId, Status, VERSION, WorkerId,
+    read_header, seal,
 };
 
 use crate::turn::Who;
@@ -24,7 +24,7 @@ pub(crate) enum Guest {
     /// How many shards there are; it has been told.
     Asked,
     /// This shard.
-    Wants(u16, Who),
+    Wants(Who),
 }
 
 /// Why a connection does not get in.
@@ -77,11 +77,13 @@ pub(crate) fn receive(
         return Ok(Guest::Asked);
     }
     let who = Who {
+        shard: ShardId::new(hello.table),
+        epoch: hello.epoch(),
         worker: WorkerId::new(hello.worker),
         incarnation: hello.incarnation(),
         message_bytes_max: usize::try_from(hello.sequence).unwrap_or(usize::MAX),
     };
-    Ok(Guest::Wants(hello.table, who))
+    Ok(Guest::Wants(who))
 }
 
 fn answer(stream: &mut impl Write, mut header: Header, status: Status) -> Result<(), TurnedAway> {

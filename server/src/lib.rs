@@ -9,8 +9,10 @@
 mod core_thread;
 mod door;
 mod handshake;
+mod report;
 mod turn;
 
-pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
+pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError};
+pub use report::Report;
 pub use turn::{Core, OnClosed, Who};

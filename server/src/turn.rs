@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use shard::{Outbox, Outcome, Shard, Upkeep};
 use transport::{AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Transport, Waker};
-use wire::{HEADER_BYTES, Header, Incarnation, Kind, Seal, Time, WorkerId};
+use wire::{Epoch, HEADER_BYTES, Header, Incarnation, Kind, Seal, ShardId, Time, WorkerId};
 
 /// Keys up to which a request is short: some 10 us of work.
 const SHORT_KEYS_MAX: usize = 512;
@@ -33,10 +33,14 @@ const REQUEST_KEYS: usize = 16;
 /// Who is at the other end of a connection, by its hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Who {
-    /// The worker, or [`WorkerId::OBSERVER`].
+    /// The shard it wants.
+    pub shard: ShardId,
+    /// The worker, [`WorkerId::OBSERVER`], or [`WorkerId::PREDECESSOR`].
     pub worker: WorkerId,
     /// Its incarnation.
     pub incarnation: Incarnation,
+    /// The chain's epoch, of a predecessor's hello; a worker's says nothing.
+    pub epoch: Epoch,
     /// The longest message it takes, in bytes.
     pub message_bytes_max: usize,
 }

@@ -151,6 +151,12 @@ impl Shard {
             Message::Hello | Message::Welcome | Message::Values(_) | Message::Reply => {
                 return Outcome::Malformed(Malformed::Field { name: "kind" });
             }
+            Message::Applied | Message::Nothing | Message::State(_) | Message::Page(_) => {
+                return Outcome::Malformed(Malformed::Field { name: "kind" });
+            }
+            Message::Counts(_) | Message::Filled(_) | Message::Part(_) => {
+                return Outcome::Malformed(Malformed::Field { name: "kind" });
+            }
             Message::Rows(_) | Message::Size(_) | Message::CodedValues(_) | Message::Lane(_) => {
                 return Outcome::Malformed(Malformed::Field { name: "kind" });
             }

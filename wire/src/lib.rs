@@ -40,7 +40,7 @@ pub use lane::{LANE_BODY_BYTES, LANE_RING_BYTES_MAX, LaneMessage, LaneOffer};
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };
-pub use message::{Keyed, Keys, Message, Seal, open, read_header, seal};
+pub use message::{COUNT_LINE_WIDTH, Keyed, Keys, Message, Seal, open, read_header, seal};
 pub use placement::{
     Chain, Holds, Member, Placement, PlacementError, REPLICAS_MAX, SERVERS_MAX, Station,
 };
