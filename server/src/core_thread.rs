@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use kernels::Isa;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use shard::chain::Notice;
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
 use transport::tcp::{self, TcpBackend};
 use transport::{Limits, Link, Transport, Waker};
-use wire::{Epoch, Placement, ServerId, ShardId};
+use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId};
 
+use crate::chain_links::{ChainLinks, LinkNews};
+use crate::chains::{News, Share};
 use crate::report::{REPORTS_MAX, Report};
 use crate::turn::{Core, OnClosed, Who};
 
@@ -101,8 +104,13 @@ pub enum StartError {
     },
     /// A core could not build its transport, or its thread.
     Core {
-        /// Which shard.
-        shard: u16,
+        /// Which one.
+        core: u16,
+        /// Why.
+        reason: String,
+    },
+    /// There is no thread that makes links to other servers.
+    Links {
         /// Why.
         reason: String,
     },
@@ -111,12 +119,14 @@ pub enum StartError {
 /// Running cores.
 #[derive(Debug)]
 pub struct Server {
-    cores: Vec<CoreHandle>,
+    cores: Arc<[CoreHandle]>,
+    threads: Vec<JoinHandle<()>>,
+    /// Makes links to successors; none where there are no chains.
+    links: Option<ChainLinks>,
     message_bytes_max: usize,
     hosting: Hosting,
     placed: Mutex<Option<Arc<Placed>>>,
     reports: Mutex<Option<Receiver<Report>>>,
-    report: SyncSender<Report>,
 }
 
 /// What this server was last told.
@@ -126,19 +136,39 @@ pub(crate) struct Placed {
     pub(crate) placement: Placement,
 }
 
+/// The way to a core.
 #[derive(Debug)]
-struct CoreHandle {
+pub(crate) struct CoreHandle {
     commands: SyncSender<Command>,
     waker: Waker,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-enum Command {
+pub(crate) enum Command {
+    /// A connection has come in.
     Adopt(Link, Who),
+    /// Shards have other places.
     Place(Arc<Placed>),
+    /// There is a link to a shard's successor.
     Successor(ShardId, Epoch, Link),
+    /// A successor is at a later epoch of a shard's chain.
+    Fence(ShardId, Epoch),
     Stop,
+}
+
+/// To whom a core says what has happened in its chains.
+#[derive(Clone, Debug)]
+struct Told {
+    report: SyncSender<Report>,
+    links: Option<SyncSender<LinkNews>>,
+}
+
+impl CoreHandle {
+    /// Tells the core something; what it has no time for is dropped.
+    pub(crate) fn tell(&self, command: Command) {
+        let _ = self.commands.try_send(command);
+        self.waker.wake();
+    }
 }
 
 impl Server {
@@ -148,16 +178,29 @@ impl Server {
             return Err(StartError::Cores { cores: spec.cores });
         }
         memory::start_filling(); // Before a core's thread is pinned: it is to run on any other.
-        let cores = (0..spec.cores).map(|shard| start_core(spec, shard));
-        let cores = cores.collect::<Result<Vec<_>, _>>()?;
         let (report, reports) = sync_channel(REPORTS_MAX);
+        let pending = match spec.hosting {
+            Hosting::OneACore => None,
+            Hosting::ByPlacement => Some(ChainLinks::channel()),
+        };
+        let links = pending.as_ref().map(|(sender, _)| sender.clone());
+        let told = Told { report: report.clone(), links };
+        let started = (0..spec.cores).map(|core| start_core(spec, core, told.clone()));
+        let (cores, threads) = started.collect::<Result<(Vec<_>, Vec<_>), _>>()?;
+        let cores: Arc<[CoreHandle]> = cores.into();
+        let start_links = |channel| {
+            ChainLinks::start(channel, Arc::clone(&cores), spec, report)
+                .map_err(|error| StartError::Links { reason: error.to_string() })
+        };
+        let links = pending.map(start_links).transpose()?;
         Ok(Server {
             cores,
+            threads,
+            links,
             message_bytes_max: spec.limits.message_bytes_max,
             hosting: spec.hosting,
             placed: Mutex::default(),
             reports: Mutex::new(Some(reports)),
-            report,
         })
     }
 
@@ -182,9 +225,13 @@ impl Server {
         }
         let news = Arc::new(Placed { ours, placement: placement.clone() });
         *placed = Some(Arc::clone(&news));
-        for core in &self.cores {
+        for core in self.cores.iter() {
+            // The channel has room for far more than there are placements under way.
             let _ = core.commands.send(Command::Place(Arc::clone(&news)));
             core.waker.wake();
+        }
+        if let Some(links) = &self.links {
+            links.tell(LinkNews::Placed(news));
         }
     }
 
@@ -193,13 +240,41 @@ impl Server {
     /// - `epoch`: of the chain, as the hello had it. A link of another epoch is closed.
     pub fn attach_chain(&self, shard: ShardId, epoch: Epoch, link: Link) {
         let core = &self.cores[shard.index() % self.cores.len()];
-        let _ = core.commands.try_send(Command::Successor(shard, epoch, link));
-        core.waker.wake();
+        core.tell(Command::Successor(shard, epoch, link));
     }
 
     /// What the coordinator must hear, as it comes; `None` if it was taken before.
     pub fn reports(&self) -> Option<Receiver<Report>> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether whoever says this hello may speak to the shard that it wants.
+    ///
+    /// - Errors: what the welcome says instead.
+    pub(crate) fn admits(&self, hello: &Header) -> Result<(), Refusal> {
+        let (shards, wanted) = (self.shards(), ShardId::new(hello.table));
+        let follows = hello.worker() == WorkerId::PREDECESSOR;
+        if self.hosting == Hosting::OneACore {
+            let epoch_there = Refusal::NotHead { shard: Epoch::default() };
+            let known = hello.table < shards;
+            return match (known, follows) {
+                (false, _) => Err(Refusal::NoSuchShard { shards }),
+                (true, true) => Err(epoch_there),
+                (true, false) => Ok(()),
+            };
+        }
+        let none = Refusal::NotHead { shard: Epoch::default() };
+        let placed = self.placed().ok_or(none)?;
+        let chain = placed.placement.chain(wanted).ok_or(Refusal::NoSuchShard { shards })?;
+        let station = chain.station(placed.ours);
+        let is_head = station.is_some_and(|it| it.place == 0 && it.holds == Holds::Everything);
+        let has_upstream = station.is_some_and(|station| station.upstream.is_some());
+        match follows {
+            true if hello.epoch() == chain.epoch && has_upstream => Ok(()),
+            true => Err(Refusal::EpochMismatch { shard: chain.epoch }),
+            false if is_head => Ok(()),
+            false => Err(Refusal::NotHead { shard: chain.epoch }),
+        }
     }
 
     fn placed(&self) -> Option<Arc<Placed>> {
@@ -214,43 +289,50 @@ impl Server {
     /// Gives a connection to a shard. One that the shard cannot take is closed.
     ///
     pub fn attach(&self, link: Link, who: Who) {
-        let core = &self.cores[who.shard.index() % self.cores.len()];
         // A core that is gone, or has no time, drops the link, and its other end sees it closed.
-        let _ = core.commands.try_send(Command::Adopt(link, who));
-        core.waker.wake();
+        self.cores[who.shard.index() % self.cores.len()].tell(Command::Adopt(link, who));
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for core in &self.cores {
+        drop(self.links.take());
+        for core in self.cores.iter() {
             let _ = core.commands.send(Command::Stop);
             core.waker.wake();
         }
-        for core in &mut self.cores {
-            if core.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
                 tracing::error!("a shard's thread ended by a panic");
             }
         }
     }
 }
 
-fn start_core(spec: &ServerSpec, shard: u16) -> Result<CoreHandle, StartError> {
-    let failed = |reason: String| StartError::Core { shard, reason };
+fn start_core(
+    spec: &ServerSpec,
+    number: u16,
+    told: Told,
+) -> Result<(CoreHandle, JoinHandle<()>), StartError> {
+    let failed = |reason: String| StartError::Core { core: number, reason };
     let (commands, inbox) = sync_channel(COMMANDS_MAX);
     let (ready, started) = sync_channel(1);
     let spec = spec.clone();
     let thread = std::thread::Builder::new()
-        .name(format!("shard-{shard}"))
+        .name(format!("shard-{number}"))
         .spawn(move || {
             if let Pinning::Pinned { first } = spec.pinning {
-                pin(first + usize::from(shard));
+                pin(first + usize::from(number));
             }
             match open(&spec) {
                 Ok(transport) => {
-                    let core = Core::new(transport, Shard::new(shard_spec(&spec)));
+                    let made_of = shard_spec(&spec);
+                    let shard = |_| (ShardId::new(number), Shard::new(made_of.clone()));
+                    let own = Some(()).filter(|()| spec.hosting == Hosting::OneACore).map(shard);
+                    let core = Core::with_on_closed(transport, spec.on_closed, own);
                     let _ = ready.send(Ok(core.waker()));
-                    run(core, &inbox);
+                    let share = Share { core: number.into(), cores: spec.cores.into() };
+                    Running { core, share, spec: made_of, told, placed: None }.run(&inbox);
                 }
                 Err(reason) => {
                     let _ = ready.send(Err(reason));
@@ -262,7 +344,7 @@ fn start_core(spec: &ServerSpec, shard: u16) -> Result<CoreHandle, StartError> {
         .recv_timeout(START_MAX)
         .map_err(|_| failed(format!("not ready after {} s", START_MAX.as_secs())))?
         .map_err(failed)?;
-    Ok(CoreHandle { commands, waker, thread: Some(thread) })
+    Ok((CoreHandle { commands, waker }, thread))
 }
 
 fn open(spec: &ServerSpec) -> Result<Box<dyn Transport>, String> {
@@ -287,23 +369,74 @@ fn shard_spec(spec: &ServerSpec) -> ShardSpec {
     }
 }
 
-/// Turns the core until it is told to stop.
-fn run(mut core: Core, inbox: &Receiver<Command>) {
-    loop {
-        while let Ok(command) = inbox.try_recv() {
-            match command {
-                Command::Adopt(link, who) => {
-                    if let Err(error) = core.adopt(link, who) {
-                        tracing::warn!(%error, worker = %who.worker, "a connection is turned away");
-                    }
+/// A core and its thread's part.
+struct Running {
+    core: Core,
+    share: Share,
+    /// What shards that are placed here are made of.
+    spec: ShardSpec,
+    told: Told,
+    placed: Option<Arc<Placed>>,
+}
+
+impl Running {
+    /// Turns the core until it is told to stop.
+    fn run(mut self, inbox: &Receiver<Command>) {
+        loop {
+            while let Ok(command) = inbox.try_recv() {
+                if matches!(command, Command::Stop) {
+                    return;
                 }
-                Command::Place(_) | Command::Successor(..) => {}
-                Command::Stop => return,
+                self.obey(command);
+            }
+            let busy = self.core.turn();
+            for news in std::mem::take(self.core.news()) {
+                self.tell(news);
+            }
+            if !busy {
+                self.core.park(self.core.now() + PARK_MAX);
             }
         }
-        if !core.turn() {
-            core.park(core.now() + PARK_MAX);
+    }
+
+    fn obey(&mut self, command: Command) {
+        let adopted = match command {
+            Command::Adopt(link, who) => self.core.adopt(link, who),
+            Command::Successor(shard, epoch, link) => self.core.adopt_successor(shard, epoch, link),
+            Command::Place(placed) => {
+                self.core.place(placed.ours, &placed.placement, self.share, &self.spec);
+                self.placed = Some(placed);
+                return;
+            }
+            Command::Fence(shard, epoch) => return self.core.fence(shard, epoch),
+            Command::Stop => return,
+        };
+        match adopted {
+            Ok(Some(_)) => {}
+            Ok(None) => tracing::debug!("a connection came for what is not here any more"),
+            Err(error) => tracing::warn!(%error, "a connection is turned away"),
         }
+    }
+
+    /// Tells the coordinator, or whoever makes links, what has happened in a chain.
+    fn tell(&self, News { shard, epoch, notice }: News) {
+        let placement = self.placed.as_ref().map(|placed| (placed.ours, &placed.placement));
+        let chain = placement.and_then(|(ours, all)| Some((ours, all.chain(shard)?)));
+        let successor = chain.and_then(|(ours, chain)| chain.station(ours)?.downstream);
+        let report = match (notice, successor) {
+            (Notice::Filled, _) => Report::Filled { shard, epoch },
+            (Notice::Refused, _) => Report::Refused { shard, epoch },
+            (Notice::SuccessorUnfit, Some((server, _))) => {
+                Report::SuccessorLost { shard, epoch, server }
+            }
+            (Notice::SuccessorUnfit, None) => return,
+            (Notice::SuccessorSilent, _) => {
+                let news = LinkNews::Lost(shard, epoch);
+                return self.told.links.iter().for_each(|links| _ = links.try_send(news.clone()));
+            }
+        };
+        tracing::info!(%report, "a chain has changed");
+        let _ = self.told.report.try_send(report);
     }
 }
 
@@ -337,8 +470,11 @@ impl fmt::Display for StartError {
             StartError::Cores { cores } => {
                 write!(f, "{cores} cores; a server has 1 to {}", u16::MAX - 1)
             }
-            StartError::Core { shard, reason } => {
-                write!(f, "shard {shard} does not start: {reason}")
+            StartError::Core { core, reason } => {
+                write!(f, "core {core} does not start: {reason}")
+            }
+            StartError::Links { reason } => {
+                write!(f, "links to other servers cannot be made: {reason}")
             }
         }
     }

@@ -37,10 +37,13 @@ pub(crate) enum TurnedAway {
 }
 
 /// Reads a hello and answers it. The stream has its deadline set.
+///
+/// - `admits`: whether the sender may speak to the shard that it wants.
 pub(crate) fn receive(
     stream: &mut (impl Read + Write),
     shards: u16,
     message_bytes_max: usize,
+    admits: impl Fn(&Header) -> Result<(), Refusal>,
 ) -> Result<Guest, TurnedAway> {
     let mut bytes = [0; HEADER_BYTES];
     stream.read_exact(&mut bytes).map_err(TurnedAway::Io)?;
@@ -67,8 +70,9 @@ pub(crate) fn receive(
         sequence: message_bytes_max as u64,
         ..Header::new(Kind::Welcome)
     };
-    if hello.table != ASK && hello.table >= shards {
-        let refusal = Refusal::NoSuchShard { shards };
+    if hello.table != ASK
+        && let Err(refusal) = admits(&hello)
+    {
         answer(stream, welcome, Status::Refused(refusal))?;
         return Err(TurnedAway::Refused(refusal));
     }

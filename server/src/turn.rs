@@ -1,7 +1,7 @@
 //! The data path on one screen: poll, handle, answer, flush.
 //!
 //! Owns one turn of a core's loop, whose turn it is among peers, and the messages that cannot be
-//! answered yet. What a message does is left to `shard`.
+//! answered yet. What a message does is left to `shard`, links between servers to `chains`.
 //!
 //! A turn handles what is short, of every peer, and then so much of what is long that the next poll
 //! is near: a short request waits for one long one at most, however many another peer has sent.
@@ -14,9 +14,12 @@
 
 use std::collections::VecDeque;
 
+use shard::chain::Replica;
 use shard::{Outbox, Outcome, Shard, Upkeep};
 use transport::{AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Transport, Waker};
 use wire::{Epoch, HEADER_BYTES, Header, Incarnation, Kind, Seal, ShardId, Time, WorkerId};
+
+use crate::chains::{Hosted, News};
 
 /// Keys up to which a request is short: some 10 us of work.
 const SHORT_KEYS_MAX: usize = 512;
@@ -56,26 +59,44 @@ pub enum OnClosed {
     AwaitReconnect,
 }
 
-/// One core: a transport and a shard. A thread turns it; a simulation turns many.
+/// One core: a transport and the shards that it turns. A thread turns it; a simulation turns many.
 pub struct Core {
-    transport: Box<dyn Transport>,
-    shard: Shard,
+    pub(crate) transport: Box<dyn Transport>,
+    /// Those that were here at some time; one that is not any more is empty and says so.
+    pub(crate) hosted: Vec<Hosted>,
     on_closed: OnClosed,
     /// By peer; none where the connection is over.
-    peers: Vec<Option<Guest>>,
+    pub(crate) peers: Vec<Option<Guest>>,
     /// Peers with messages in their inbox, in the order of their turns.
     turns: VecDeque<PeerId>,
     /// Pulls ahead of the slowest worker, in the order they came.
     waiting: Vec<RecvSlot>,
     events: Vec<Event>,
+    /// The transport's clock after the last poll; not read where no shard has a chain.
+    pub(crate) now: Time,
+    pub(crate) news: Vec<News>,
 }
 
 /// A peer.
-struct Guest {
+pub(crate) struct Guest {
+    party: Party,
+    /// Which of [`Core::hosted`] it is here for.
+    pub(crate) at: usize,
     who: Who,
     /// What it has sent and nobody has handled, in order.
     inbox: VecDeque<RecvSlot>,
     way_back: WayBack,
+}
+
+/// What a peer is to a shard here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Party {
+    /// It asks.
+    Worker,
+    /// It says what was done.
+    Predecessor,
+    /// It says what it has.
+    Successor,
 }
 
 /// Whether a peer's next message may be tried in this turn.
@@ -95,36 +116,61 @@ enum Length {
 }
 
 impl Core {
-    /// A core without peers, which loses a worker with its connection.
+    /// A core with one shard, numbered 0, that loses a worker with its connection.
     pub fn new(transport: Box<dyn Transport>, shard: Shard) -> Core {
-        Core::with_on_closed(transport, shard, OnClosed::default())
+        Core::with_on_closed(transport, OnClosed::default(), [(ShardId::new(0), shard)])
     }
 
     /// A core without peers.
+    ///
+    /// - `shards`: those that it holds alone; [`Core::place`] gives it others.
     pub fn with_on_closed(
         transport: Box<dyn Transport>,
-        shard: Shard,
         on_closed: OnClosed,
+        shards: impl IntoIterator<Item = (ShardId, Shard)>,
     ) -> Core {
+        let message_bytes_max = transport.limits().message_bytes_max;
+        let alone = |(number, shard)| Hosted::alone(number, shard, message_bytes_max);
         Core {
+            hosted: shards.into_iter().map(alone).collect(),
             transport,
-            shard,
             on_closed,
             peers: Vec::new(),
             turns: VecDeque::new(),
             waiting: Vec::new(),
             events: Vec::new(),
+            now: Time::default(),
+            news: Vec::new(),
         }
     }
 
-    /// Takes over a connection whose handshake is over.
-    pub fn adopt(&mut self, link: Link, who: Who) -> Result<PeerId, AdoptError> {
+    /// Takes over a connection whose handshake is over, of a worker or of a shard's predecessor.
+    ///
+    /// - Result: `None`, and the connection is closed, if the shard is not here, or its chain is of
+    ///   another epoch than the predecessor's.
+    pub fn adopt(&mut self, link: Link, who: Who) -> Result<Option<PeerId>, AdoptError> {
+        let Some(at) = self.hosted.iter().position(|hosted| hosted.number == who.shard) else {
+            return Ok(None);
+        };
+        if who.worker == WorkerId::PREDECESSOR {
+            return self.adopt_predecessor(at, link, who);
+        }
+        self.take_in(link, Party::Worker, at, who).map(Some)
+    }
+
+    pub(crate) fn take_in(
+        &mut self,
+        link: Link,
+        party: Party,
+        at: usize,
+        who: Who,
+    ) -> Result<PeerId, AdoptError> {
         let peer = self.transport.adopt(link)?;
         if self.peers.len() <= peer.index() {
             self.peers.resize_with(peer.index() + 1, || None);
         }
         let (inbox, way_back) = (VecDeque::new(), WayBack::Open);
-        self.peers[peer.index()] = Some(Guest { who, inbox, way_back });
+        self.peers[peer.index()] = Some(Guest { party, at, who, inbox, way_back });
         Ok(peer)
     }
 
@@ -144,24 +190,31 @@ impl Core {
             }
         }
         self.events = events;
+        if self.hosted.iter().any(Hosted::is_chained) {
+            self.now = self.transport.now(); // After the poll: what came is no younger.
+        }
         if self.serve_short() {
+            self.keep_chains();
             self.transport.flush(); // These answers wait for nothing long.
             busy = true;
         }
-        if self.shard.upkeep() == Upkeep::Owed {
-            self.shard.tend();
+        if self.upkeep() == Upkeep::Owed {
+            self.tend();
             busy = true;
         } else {
             busy |= self.serve_long();
         }
         self.settle_turns();
-        if self.shard.take_progress() {
-            self.wake_waiting();
-            busy = true;
+        for at in 0..self.hosted.len() {
+            if self.hosted[at].replica.shard_mut().take_progress() {
+                self.wake_waiting(at);
+                busy = true;
+            }
         }
+        busy |= self.keep_chains();
         self.transport.flush();
-        if !busy && self.shard.upkeep() == Upkeep::MayWait {
-            self.shard.tend();
+        if !busy && self.upkeep() == Upkeep::MayWait {
+            self.tend();
             busy = true;
         }
         busy
@@ -169,7 +222,8 @@ impl Core {
 
     /// Sleeps until there may be something to do, `deadline` at the latest.
     pub fn park(&mut self, deadline: Time) {
-        self.transport.park(deadline);
+        let due = self.hosted.iter().filter_map(|hosted| hosted.replica.deadline());
+        self.transport.park(due.fold(deadline, Time::min));
     }
 
     /// The transport's clock.
@@ -182,9 +236,29 @@ impl Core {
         self.transport.waker()
     }
 
-    /// The shard.
-    pub fn shard(&self) -> &Shard {
-        &self.shard
+    /// A shard that is here.
+    pub fn shard(&self, number: ShardId) -> Option<&Shard> {
+        let hosted = self.hosted.iter().find(|hosted| hosted.number == number);
+        hosted.map(|hosted| hosted.replica.shard())
+    }
+
+    /// A shard that is here, with its place in its chain.
+    pub fn replica_mut(&mut self, number: ShardId) -> Option<&mut Replica<SendSlot>> {
+        let hosted = self.hosted.iter_mut().find(|hosted| hosted.number == number);
+        hosted.map(|hosted| &mut hosted.replica)
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        let upkeep = self.hosted.iter().map(|hosted| hosted.replica.upkeep());
+        upkeep.max().unwrap_or(Upkeep::None)
+    }
+
+    /// Does a part of the upkeep of the shard that needs it most.
+    fn tend(&mut self) {
+        let needs_most = self.hosted.iter_mut().max_by_key(|hosted| hosted.replica.upkeep());
+        if let Some(hosted) = needs_most {
+            hosted.replica.shard_mut().tend();
+        }
     }
 
     /// A message has come; its peer gets a turn.
@@ -236,8 +310,17 @@ impl Core {
         if found != length || guest.way_back == WayBack::Full {
             return None;
         }
-        let (who, slot) = (guest.who, guest.inbox.pop_front()?);
-        let Err(slot) = self.handle(who, slot) else { return Some(keys) };
+        let (party, at, who) = (guest.party, guest.at, guest.who);
+        let slot = guest.inbox.pop_front()?;
+        let done = match party {
+            Party::Worker => self.handle(at, who, slot),
+            Party::Predecessor => self.follow(at, slot),
+            Party::Successor => {
+                self.hear(at, slot);
+                Ok(())
+            }
+        };
+        let Err(slot) = done else { return Some(keys) };
         let guest = self.peers[peer.index()].as_mut()?;
         guest.inbox.push_front(slot);
         guest.way_back = WayBack::Full;
@@ -256,13 +339,13 @@ impl Core {
     }
 
     /// Handles one message; gives it back where its answer has no room.
-    fn handle(&mut self, who: Who, slot: RecvSlot) -> Result<(), RecvSlot> {
+    fn handle(&mut self, at: usize, who: Who, slot: RecvSlot) -> Result<(), RecvSlot> {
         let mut reply = Reply {
             transport: &mut *self.transport,
             peer: slot.peer(),
             bytes_max: who.message_bytes_max,
         };
-        match self.shard.handle(slot.bytes(), &mut reply) {
+        match self.hosted[at].replica.handle(self.now, slot.bytes(), &mut reply) {
             Outcome::Answered => self.transport.release(slot),
             Outcome::Waiting => self.wait(slot),
             Outcome::NoSlot => return Err(slot),
@@ -292,9 +375,14 @@ impl Core {
         }
     }
 
-    /// The clock has advanced: pulls that waited are the first of their peers again.
-    fn wake_waiting(&mut self) {
-        for slot in self.waiting.drain(..).rev() {
+    /// A shard's clock has advanced: pulls that waited are the first of their peers again.
+    fn wake_waiting(&mut self, at: usize) {
+        let peers = &self.peers;
+        let is_its = |slot: &mut RecvSlot| {
+            peers[slot.peer().index()].as_ref().is_some_and(|guest| guest.at == at)
+        };
+        let woken: Vec<RecvSlot> = self.waiting.extract_if(.., is_its).collect();
+        for slot in woken.into_iter().rev() {
             let peer = slot.peer();
             let guest = self.peers[peer.index()].as_mut();
             let guest = guest.expect("`forget` releases what waits for a peer that is gone");
@@ -308,8 +396,13 @@ impl Core {
     /// A connection is over: its messages go, and its worker is missed or waited for.
     fn forget(&mut self, peer: PeerId) {
         let Some(guest) = self.peers.get_mut(peer.index()).and_then(Option::take) else { return };
-        if self.on_closed == OnClosed::LoseWorker {
-            self.shard.worker_lost(guest.who.worker, guest.who.incarnation);
+        match guest.party {
+            Party::Worker if self.on_closed == OnClosed::LoseWorker => {
+                let shard = self.hosted[guest.at].replica.shard_mut();
+                shard.worker_lost(guest.who.worker, guest.who.incarnation);
+            }
+            Party::Worker => {}
+            Party::Predecessor | Party::Successor => self.chain_link_over(guest.at, peer),
         }
         let waited = self.waiting.extract_if(.., |slot| slot.peer() == peer);
         for slot in waited.chain(guest.inbox) {
@@ -332,10 +425,10 @@ fn cost(slot: &RecvSlot) -> (usize, Length) {
 }
 
 /// The way back to one peer.
-struct Reply<'a> {
-    transport: &'a mut dyn Transport,
-    peer: PeerId,
-    bytes_max: usize,
+pub(crate) struct Reply<'a> {
+    pub(crate) transport: &'a mut dyn Transport,
+    pub(crate) peer: PeerId,
+    pub(crate) bytes_max: usize,
 }
 
 impl Outbox for Reply<'_> {
