@@ -12,7 +12,8 @@ use transport::shm::{self, Shm, ShmError};
 use transport::{AdoptError, Link, Transport};
 use wire::{Incarnation, Routing, RoutingError, ShardId, WorkerId};
 use worker::{
-    ConnectError, ConnectSpec, Place, Servers, Session, SessionSpec, Timeouts, connect, ring_bytes,
+    ConnectError, ConnectSpec, Dial, Place, Servers, Session, SessionSpec, Timeouts, connect,
+    ring_bytes,
 };
 
 /// How long connecting to a server of this process may take.
@@ -123,13 +124,15 @@ impl Servers for Local {
                 let address = |door: &Door| door.address().map(|at| Place::Tcp(at.to_string()));
                 connect(&ConnectSpec {
                     places: self.doors.iter().filter_map(address).collect(),
-                    worker,
-                    incarnation,
                     epoch: self.spec.server.epoch,
-                    backend,
-                    limits: self.spec.server.limits,
-                    timeouts: self.spec.timeouts,
-                    connect_max: CONNECT_MAX,
+                    dial: Dial {
+                        worker,
+                        incarnation,
+                        backend,
+                        limits: self.spec.server.limits,
+                        timeouts: self.spec.timeouts,
+                        connect_max: CONNECT_MAX,
+                    },
                 })
                 .map_err(LocalError::Connect)
             }

@@ -57,12 +57,19 @@ pub struct ConnectSpec {
     /// All servers; their shards are numbered in this order. All by TCP, or all in the file
     /// system.
     pub places: Vec<Place>,
+    /// The generation of the routing table.
+    pub epoch: Epoch,
+    /// Who, and how.
+    pub dial: Dial,
+}
+
+/// How a worker connects to a server, whichever that is.
+#[derive(Clone, Debug)]
+pub struct Dial {
     /// Who connects.
     pub worker: WorkerId,
     /// Which life of this worker.
     pub incarnation: Incarnation,
-    /// The generation of the routing table.
-    pub epoch: Epoch,
     /// How TCP is driven.
     pub backend: TcpBackend,
     /// Bounds of the transport.
@@ -124,9 +131,18 @@ pub enum ConnectError {
 
 /// What a server told about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Told {
+pub(crate) struct Told {
     shards: u16,
-    message_bytes_max: usize,
+    pub(crate) message_bytes_max: usize,
+}
+
+/// What a worker says of the link that it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) shard: u16,
+    /// At which the worker takes the shard to be served.
+    pub(crate) epoch: Epoch,
+    pub(crate) message_bytes_max: usize,
 }
 
 /// Connects to every shard of every server.
@@ -140,17 +156,19 @@ pub fn connect(spec: &ConnectSpec) -> Result<Session, ConnectError> {
     }
     let isa = Isa::detect();
     let mut shards = Vec::new();
-    let mut limits = spec.limits;
+    let dial = &spec.dial;
+    let mut limits = dial.limits;
     for place in &spec.places {
-        let told = ask(isa, place, spec)?;
+        let told = ask(isa, place, dial)?;
         limits.message_bytes_max = limits.message_bytes_max.min(told.message_bytes_max);
         shards.extend((0..told.shards).map(|shard| (place, shard)));
     }
     let routing = Routing::new(spec.epoch, shards.len()).map_err(ConnectError::Routing)?;
-    let mut transport = open(by_unix, spec.backend, limits)?;
+    let mut transport = open(by_unix, dial.backend, limits)?;
     let mut peers = Vec::new();
     for &(place, shard) in &shards {
-        let link = greet(isa, place, shard, spec, limits.message_bytes_max)?;
+        let hello = Hello { shard, epoch: spec.epoch, message_bytes_max: limits.message_bytes_max };
+        let link = greet(isa, place, hello, dial)?;
         let adopt = |error| ConnectError::Adopt { place: place.clone(), error };
         peers.push(transport.adopt(link).map_err(adopt)?);
     }
@@ -160,14 +178,14 @@ pub fn connect(spec: &ConnectSpec) -> Result<Session, ConnectError> {
         peers,
         servers,
         routing,
-        worker: spec.worker,
-        incarnation: spec.incarnation,
+        worker: dial.worker,
+        incarnation: dial.incarnation,
         isa,
-        timeouts: spec.timeouts,
+        timeouts: dial.timeouts,
     }))
 }
 
-fn open(
+pub(crate) fn open(
     by_unix: bool,
     backend: TcpBackend,
     limits: Limits,
@@ -184,15 +202,17 @@ fn open(
 }
 
 /// Asks a server how many shards it has.
-fn ask(isa: Isa, place: &Place, spec: &ConnectSpec) -> Result<Told, ConnectError> {
+pub(crate) fn ask(isa: Isa, place: &Place, dial: &Dial) -> Result<Told, ConnectError> {
+    let message_bytes_max = dial.limits.message_bytes_max;
+    let hello = Hello { shard: ASK, epoch: Epoch::default(), message_bytes_max };
     let welcome = match place {
         Place::Tcp(address) => {
-            let mut stream = tcp_stream(address, place, spec.connect_max)?;
-            introduce(isa, &mut stream, place, ASK, spec, spec.limits.message_bytes_max)?
+            let mut stream = tcp_stream(address, place, dial.connect_max)?;
+            introduce(isa, &mut stream, place, hello, dial)?
         }
         Place::Unix(path) => {
-            let mut stream = unix_stream(path, place, spec.connect_max)?;
-            introduce(isa, &mut stream, place, ASK, spec, spec.limits.message_bytes_max)?
+            let mut stream = unix_stream(path, place, dial.connect_max)?;
+            introduce(isa, &mut stream, place, hello, dial)?
         }
     };
     let none = Malformed::Field { name: "keys" };
@@ -208,27 +228,26 @@ fn ask(isa: Isa, place: &Place, spec: &ConnectSpec) -> Result<Told, ConnectError
 }
 
 /// Connects to one shard.
-fn greet(
+pub(crate) fn greet(
     isa: Isa,
     place: &Place,
-    shard: u16,
-    spec: &ConnectSpec,
-    message_bytes_max: usize,
+    hello: Hello,
+    dial: &Dial,
 ) -> Result<Link, ConnectError> {
     let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
     match place {
         Place::Tcp(address) => {
-            let mut stream = tcp_stream(address, place, spec.connect_max)?;
-            introduce(isa, &mut stream, place, shard, spec, message_bytes_max)?;
+            let mut stream = tcp_stream(address, place, dial.connect_max)?;
+            introduce(isa, &mut stream, place, hello, dial)?;
             stream.set_read_timeout(None).map_err(handshake)?;
             stream.set_write_timeout(None).map_err(handshake)?;
             Ok(Link::Tcp(stream))
         }
         Place::Unix(path) => {
-            let mut stream = unix_stream(path, place, spec.connect_max)?;
-            introduce(isa, &mut stream, place, shard, spec, message_bytes_max)?;
+            let mut stream = unix_stream(path, place, dial.connect_max)?;
+            introduce(isa, &mut stream, place, hello, dial)?;
             let offered = |error: ShmError| handshake(io::Error::other(error.to_string()));
-            let end = shm::offer(stream, ring_bytes(&spec.limits)).map_err(offered)?;
+            let end = shm::offer(stream, ring_bytes(&dial.limits)).map_err(offered)?;
             Ok(Link::Shm(end))
         }
     }
@@ -245,16 +264,16 @@ fn introduce(
     isa: Isa,
     stream: &mut (impl Read + Write),
     place: &Place,
-    shard: u16,
-    spec: &ConnectSpec,
-    message_bytes_max: usize,
+    hello: Hello,
+    dial: &Dial,
 ) -> Result<Header, ConnectError> {
     let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
     let hello = Header {
-        worker: spec.worker.get(),
-        incarnation: spec.incarnation.get(),
-        table: shard,
-        sequence: message_bytes_max as u64,
+        epoch: hello.epoch.get(),
+        worker: dial.worker.get(),
+        incarnation: dial.incarnation.get(),
+        table: hello.shard,
+        sequence: hello.message_bytes_max as u64,
         ..Header::new(Kind::Hello)
     };
     let mut bytes = [0; HEADER_BYTES];

@@ -21,6 +21,8 @@ pub struct Counts {
     pub lists_unknown: u64,
     /// Numbers of keys that a shard had not learned, so that the keys were sent.
     pub numbers_unknown: u64,
+    /// Links to shards that were replaced, since the shard moved or the link broke.
+    pub reconnects: u64,
     /// Pairs of key and delta that were pushed, each once.
     pub pairs_pushed: u64,
     /// Those of them that a message carried; the others were held back by a selection.

@@ -21,8 +21,18 @@ pub enum WorkerError {
         /// What ended the link.
         fault: Fault,
     },
+    /// The shard is at another epoch there: other servers hold it by now, or this side knows of a
+    /// change before the server does. Nothing is lost: as with [`WorkerError::ServerLost`].
+    Moved {
+        /// The server.
+        server: String,
+        /// This side's epoch of the shard.
+        ours: Epoch,
+        /// The server's.
+        theirs: Epoch,
+    },
     /// A server that owes an answer has sent nothing at all for so long, although it was asked
-    /// again. `Session::reconnect` makes the session whole again.
+    /// again. The link is closed; as with [`WorkerError::ServerLost`].
     Silent {
         /// The server.
         server: String,
@@ -191,7 +201,6 @@ impl fmt::Display for Awaited {
 /// The sender's side of what a refusal's words say about the shard's.
 fn own_side(f: &mut fmt::Formatter<'_>, asked: &Asked, refusal: &Refusal) -> fmt::Result {
     match refusal {
-        Refusal::EpochMismatch { .. } => write!(f, "this worker is at {}, ", asked.epoch),
         Refusal::Fenced { .. } => write!(f, "this worker is {}, ", asked.incarnation),
         Refusal::WidthMismatch { .. } => write!(f, "asked with {} values a key, ", asked.width),
         Refusal::NoSuchTable { .. } => write!(f, "asked for table {}, ", asked.table),
@@ -204,6 +213,9 @@ impl fmt::Display for WorkerError {
         match self {
             WorkerError::ServerLost { server, fault } => {
                 write!(f, "server {server} is lost: {fault}")
+            }
+            WorkerError::Moved { server, ours, theirs } => {
+                write!(f, "server {server} is at {theirs}, this worker at {ours}")
             }
             WorkerError::Silent { server, asked, silence } => write!(
                 f,

@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod cluster;
 mod codec;
 mod connect;
 mod counts;
@@ -36,18 +37,23 @@ mod merge;
 mod port;
 mod pull;
 mod request;
+mod routes;
 mod rows;
 mod session;
 mod split;
 mod turn;
 
 pub use call::ScanPage;
+pub use cluster::{ClusterError, ClusterSpec, Placements, connect_cluster};
 pub use codec::{CodecChoice, CodecError, KeyCodec, Selection, TableCodec, ValueCodec};
-pub use connect::{ConnectError, ConnectSpec, Place, PlaceError, Servers, connect, ring_bytes};
+pub use connect::{
+    ConnectError, ConnectSpec, Dial, Place, PlaceError, Servers, connect, ring_bytes,
+};
 pub use counts::Counts;
 pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;
 pub use pull::{PullTicket, Values};
+pub use routes::{Route, Routes};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
 pub use wire::{

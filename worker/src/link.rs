@@ -8,11 +8,13 @@
 //! window are sent in the order of their numbers, so the unsent ones are its last.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use transport::{Fault, PeerId};
-use wire::{Clock, Header, Kind, Sequence, Time};
+use wire::{Clock, Epoch, Header, Kind, Sequence, Time};
 
 use crate::codec::Dictionary;
+use crate::error::{Asked, WorkerError};
 use crate::request::{Origin, Reliance, Request};
 
 /// The highest bit: set in the numbers of all requests but pushes.
@@ -28,6 +30,8 @@ pub(crate) const REQUESTS_MAX: usize = 4096;
 pub(crate) struct Link {
     pub(crate) peer: PeerId,
     pub(crate) server: String,
+    /// The epoch that the shard serves at, as far as is known here.
+    pub(crate) epoch: Epoch,
     pub(crate) pushes: Window,
     pub(crate) others: Window,
     /// The numbers that the shard has learned for this worker's keys.
@@ -41,14 +45,26 @@ pub(crate) struct Link {
     /// Bytes of received slots that wait for their reader.
     pub(crate) held_bytes: usize,
     pub(crate) clock_slowest: Clock,
-    pub(crate) lost: Option<Fault>,
+    pub(crate) lost: Option<Lost>,
+}
+
+/// Why nothing more comes over a link. Its requests wait for another one.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Lost {
+    /// The link is over.
+    Fault(Fault),
+    /// The server did not answer for so long.
+    Silent(Asked, Duration),
+    /// The shard is at another epoch there.
+    Moved { there: Epoch },
 }
 
 impl Link {
-    pub(crate) fn new(peer: PeerId, server: String, now: Time) -> Link {
+    pub(crate) fn new(peer: PeerId, server: String, epoch: Epoch, now: Time) -> Link {
         Link {
             peer,
             server,
+            epoch,
             pushes: Window::new(1),
             others: Window::new(OTHERS_FIRST),
             numbers: Dictionary::default(),
@@ -69,6 +85,7 @@ impl Link {
         };
         let sequence = window.next();
         request.header.sequence = sequence.get();
+        request.header.epoch = self.epoch.get();
         window.requests.push_back(Some(request));
         window.open += 1;
     }
@@ -111,16 +128,26 @@ impl Link {
     }
 
     /// Takes a new way to the same shard: everything unanswered is as if it was never sent.
-    pub(crate) fn renew(&mut self, peer: PeerId, now: Time) {
-        self.peer = peer;
+    pub(crate) fn renew(&mut self, peer: PeerId, epoch: Epoch, now: Time) {
+        (self.peer, self.epoch) = (peer, epoch);
         self.lost = None;
         self.heard_at = now;
         self.held_bytes = 0;
         self.damaged_in_a_row = 0;
-        self.pushes.unsend();
-        self.others.unsend();
+        self.pushes.unsend(epoch);
+        self.others.unsend(epoch);
         // What has come of the numbers told before is not known.
         self.numbers.restart();
+    }
+
+    /// What the loss of this link is to a caller.
+    pub(crate) fn error_of(&self, lost: &Lost) -> WorkerError {
+        let server = self.server.clone();
+        match lost.clone() {
+            Lost::Fault(fault) => WorkerError::ServerLost { server, fault },
+            Lost::Silent(asked, silence) => WorkerError::Silent { server, asked, silence },
+            Lost::Moved { there } => WorkerError::Moved { server, ours: self.epoch, theirs: there },
+        }
     }
 
     /// Every unanswered request.
@@ -220,12 +247,13 @@ impl Window {
         self.in_flight_bytes += bytes;
     }
 
-    /// Makes every request unsent.
-    fn unsend(&mut self) {
+    /// Makes every request unsent, and one of this epoch.
+    fn unsend(&mut self, epoch: Epoch) {
         self.unsent = self.first;
         (self.in_flight, self.in_flight_bytes) = (0, 0);
         self.iter_mut().for_each(|request| {
             request.sends = 0;
+            request.header.epoch = epoch.get();
             request.coding.reliance = Reliance::Nothing;
         });
     }
@@ -255,7 +283,7 @@ mod tests {
 
     #[test]
     fn pushes_count_from_one_and_everything_else_from_the_highest_bit() {
-        let mut link = Link::new(PeerId::new(0), "a".into(), Time::default());
+        let mut link = Link::new(PeerId::new(0), "a".into(), Epoch::new(1), Time::default());
         for kind in [Kind::Push, Kind::Pull, Kind::Push, Kind::Join] {
             link.admit(request(kind));
         }
@@ -265,7 +293,7 @@ mod tests {
 
     #[test]
     fn requests_are_sent_in_order_and_cancelled_ones_are_passed_over() {
-        let mut link = Link::new(PeerId::new(0), "a".into(), Time::default());
+        let mut link = Link::new(PeerId::new(0), "a".into(), Epoch::new(1), Time::default());
         (0..5).for_each(|_| link.admit(request(Kind::Push)));
         for cancelled in [1, 3] {
             drop(link.take(Sequence::new(cancelled)));
@@ -286,7 +314,7 @@ mod tests {
 
     #[test]
     fn answers_in_any_order_each_take_their_own_request_once() {
-        let mut link = Link::new(PeerId::new(0), "a".into(), Time::default());
+        let mut link = Link::new(PeerId::new(0), "a".into(), Epoch::new(1), Time::default());
         for _ in 0..3 {
             link.admit(request(Kind::Push));
         }

@@ -14,8 +14,8 @@ use kernels::Isa;
 use kernels::hash::mix;
 use transport::{Event, PeerId, Transport};
 use wire::{
-    Carried, Clock, Encoding, Flags, Header, Incarnation, KeyForm, Kind, Routing, ShardId, TableId,
-    Time, WorkerId,
+    Carried, Clock, Encoding, Epoch, Flags, Header, Incarnation, KeyForm, Kind, Routing, ShardId,
+    TableId, Time, WorkerId,
 };
 
 use crate::call::Call;
@@ -26,6 +26,7 @@ use crate::link::{Link, REQUESTS_MAX};
 use crate::port::Port;
 use crate::pull::{PullTicket, Pulls, Values, ValuesBody};
 use crate::request::{Body, Coding, Origin, Request};
+use crate::routes::Following;
 use crate::split::{KEYS_MAX, Split, Splitter};
 
 /// Buffers for deltas that are kept for later pushes.
@@ -101,6 +102,8 @@ pub struct Session {
     pub(crate) polled_at: Time,
     /// Since when the session has been polled without a long gap.
     pub(crate) attentive_since: Time,
+    /// Who finds other servers for shards that are lost here, if anybody does.
+    pub(crate) following: Option<Following>,
     worker: WorkerId,
     incarnation: Incarnation,
     clock: Clock,
@@ -120,7 +123,7 @@ impl Session {
         let port = Port::new(spec.transport, spec.isa);
         let now = port.now();
         let links: Vec<Link> = std::iter::zip(&spec.peers, spec.servers)
-            .map(|(&peer, server)| Link::new(peer, server, now))
+            .map(|(&peer, server)| Link::new(peer, server, spec.routing.epoch(), now))
             .collect();
         let life = u64::from(spec.worker.get()) << 32 | u64::from(spec.incarnation.get());
         let seed = mix(life);
@@ -139,6 +142,7 @@ impl Session {
             timer_ran_at: now,
             polled_at: now,
             attentive_since: now,
+            following: None,
             worker: spec.worker,
             incarnation: spec.incarnation,
             clock: Clock::new(0),
@@ -362,22 +366,19 @@ impl Session {
         self.links.iter().map(|link| link.pushes.open).sum()
     }
 
-    /// Goes on over a new link to the same shard, after [`WorkerError::ServerLost`] or
-    /// [`WorkerError::Silent`]: everything unanswered is sent again under its old numbers, so
-    /// that each push counts once. The old link is closed.
-    pub fn reconnect(&mut self, shard: ShardId, peer: PeerId) {
+    /// Goes on over a new link to the same shard, after [`WorkerError::ServerLost`],
+    /// [`WorkerError::Moved`] or [`WorkerError::Silent`]: everything unanswered is sent again under
+    /// its old numbers, so that each push counts once. The old link is closed.
+    ///
+    /// - `epoch`: at which the shard is served there.
+    pub fn reconnect(&mut self, shard: ShardId, peer: PeerId, epoch: Epoch) {
         let (shard, now) = (shard.index(), self.now());
         let link = &mut self.links[shard];
         let old = link.peer;
         if link.lost.is_none() {
             self.port.transport.close(old);
         }
-        link.renew(peer, now);
-        if let Some(WorkerError::Silent { server, .. }) = &self.failed
-            && *server == link.server
-        {
-            self.failed = None;
-        }
+        link.renew(peer, epoch, now);
         self.shard_of_peer[old.index()] = None;
         self.note_peer(peer, shard);
         self.timer_at = now;
@@ -388,10 +389,9 @@ impl Session {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// A header of this session; `link` gives the number.
+    /// A header of this session; `link` gives the number and the epoch.
     pub(crate) fn header(&self, kind: Kind, table: TableId, keys: usize, width: u16) -> Header {
         Header {
-            epoch: self.routing().epoch().get(),
             worker: self.worker.get(),
             incarnation: self.incarnation.get(),
             clock: self.clock.get(),

@@ -12,7 +12,7 @@ use wire::{
 
 use crate::codec::Listed;
 use crate::error::{Asked, Awaited, WorkerError};
-use crate::link::Link;
+use crate::link::{Link, Lost};
 use crate::port::Towards;
 use crate::pull::{Arrival, MayKeep, PullTicket, Values};
 use crate::request::{Body, Origin, Reliance, Request};
@@ -60,7 +60,8 @@ impl Session {
         for shard in 0..self.links.len() {
             self.send_unsent(shard, now);
         }
-        outcome = outcome.and_then(|()| self.run_timers(now));
+        self.run_timers(now);
+        self.follow_routes(now);
         self.port.transport.flush();
         if let Err(error) = &outcome {
             self.failed = Some(error.clone());
@@ -195,7 +196,7 @@ impl Session {
                         window.note_sent(bytes);
                     }
                     Err(refusal) => {
-                        link.lost = fault_of(refusal);
+                        link.lost = fault_of(refusal).map(Lost::Fault);
                         return;
                     }
                 }
@@ -217,21 +218,8 @@ impl Session {
 
     fn note_closed(&mut self, peer: PeerId, fault: Fault) {
         if let Some(&Some(shard)) = self.shard_of_peer.get(peer.index()) {
-            self.links[shard].lost.get_or_insert(fault);
+            self.links[shard].lost.get_or_insert(Lost::Fault(fault));
         }
-    }
-
-    /// Fails if a server is gone that something is wanted from.
-    fn check_links(&self) -> Result<(), WorkerError> {
-        for link in &self.links {
-            if let Some(fault) = &link.lost
-                && link.open() > 0
-            {
-                let (server, fault) = (link.server.clone(), fault.clone());
-                return Err(WorkerError::ServerLost { server, fault });
-            }
-        }
-        Ok(())
     }
 
     fn receive(&mut self, peer: PeerId, slot: RecvSlot, now: Time) -> Result<(), WorkerError> {
@@ -267,7 +255,7 @@ impl Session {
         self.counts.damaged += 1;
         if link.damaged_in_a_row > DAMAGED_IN_A_ROW_MAX || !self.port.may_damage() {
             self.port.transport.close(link.peer);
-            link.lost.get_or_insert(Fault::Malformed(malformed));
+            link.lost.get_or_insert(Lost::Fault(Fault::Malformed(malformed)));
         }
     }
 
@@ -287,6 +275,11 @@ impl Session {
             return Ok(Some(slot));
         };
         if let Status::Refused(refusal) = status {
+            if let Refusal::EpochMismatch { shard: there } = refusal {
+                self.port.transport.close(link.peer);
+                link.lost.get_or_insert(Lost::Moved { there });
+                return Ok(Some(slot));
+            }
             if matches!(refusal, Refusal::SequenceTooNew { .. }) {
                 request.due_at = now + self.timeouts.request / TOO_NEW_PART;
                 self.timer_at = self.timer_at.min(request.due_at);
@@ -409,9 +402,9 @@ impl Session {
     }
 
     /// Sends again what is overdue, and gives up servers that are silent.
-    fn run_timers(&mut self, now: Time) -> Result<(), WorkerError> {
+    fn run_timers(&mut self, now: Time) {
         if now < self.timer_at {
-            return Ok(());
+            return;
         }
         self.timer_at = now + self.timeouts.request;
         self.timer_ran_at = now;
@@ -420,7 +413,7 @@ impl Session {
                 continue;
             }
             let heard_at = link.heard_at.max(self.attentive_since);
-            let (peer, server) = (link.peer, &link.server);
+            let peer = link.peer;
             let numbers = &mut link.numbers;
             let windows = [&mut link.pushes, &mut link.others];
             let requests = windows.into_iter().flat_map(|window| window.iter_mut());
@@ -428,8 +421,10 @@ impl Session {
                 let silence = now - heard_at.max(request.first_at);
                 let waits_for_workers = request.header.kind() == Kind::Pull;
                 if silence > self.timeouts.give_up && !waits_for_workers {
-                    let (server, asked) = (server.clone(), Asked::from_header(&request.header));
-                    return Err(WorkerError::Silent { server, asked, silence });
+                    let asked = Asked::from_header(&request.header);
+                    link.lost = Some(Lost::Silent(asked, silence));
+                    self.port.transport.close(peer);
+                    break;
                 }
                 if request.due_at <= now {
                     let to = Towards { peer, shard, numbers: &mut *numbers };
@@ -449,7 +444,6 @@ impl Session {
                 self.timer_at = self.timer_at.min(request.due_at);
             }
         }
-        Ok(())
     }
 }
 

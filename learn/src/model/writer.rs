@@ -7,7 +7,7 @@
 //! dropped before removes what it wrote.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::mem;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -152,6 +152,17 @@ impl PartWriter {
         Ok(())
     }
 
+    /// Begins the part again, without a row: what was read so far is not all of one state.
+    ///
+    /// - Errors: the system's. The part is of no use any more.
+    pub fn restart(&mut self) -> Result<(), ModelError> {
+        self.block.clear();
+        (self.part.rows, self.part.crc32c) = (0, 0);
+        let head = HEADER_BYTES as u64;
+        let emptied = self.file.set_len(head).and_then(|()| self.file.seek(SeekFrom::Start(head)));
+        emptied.map(drop).map_err(ModelError::io("write", &self.path))
+    }
+
     /// Ends the part and makes its bytes durable.
     pub fn finish(mut self) -> Result<Part, ModelError> {
         self.write_block()?;
@@ -246,6 +257,22 @@ mod tests {
         let mut names = names(dir.path());
         names.sort();
         assert_eq!(names, ["empty", "m"]);
+    }
+
+    #[test]
+    fn a_part_that_was_begun_again_has_the_rows_since_then_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        let mut writer = ModelWriter::create(&path).unwrap();
+        let mut part = writer.part(0, 2).unwrap();
+        let many: Vec<u64> = (0..200_000).collect();
+        part.write(&many, &vec![0.5; 2 * many.len()]).unwrap();
+        part.restart().unwrap();
+        part.write(&[7], &[1.0, 2.0]).unwrap();
+        let parts = vec![part.finish().unwrap()];
+        let table = TableManifest { row_width: 2, ..table() };
+        writer.commit(Manifest::new("lr", vec![table]), parts).unwrap();
+        assert_eq!(read_all(&path).unwrap(), (vec![7], vec![1.0, 2.0]));
     }
 
     #[test]

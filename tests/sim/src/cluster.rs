@@ -142,7 +142,7 @@ impl Cluster {
         let shard = shard.expect("an error names one of the session's servers");
         let ours = self.link(shard, worker);
         let peer = session.transport_mut().adopt(ours).expect("an end of its own world");
-        session.reconnect(ShardId::new(shard as u16), peer);
+        session.reconnect(ShardId::new(shard as u16), peer, EPOCH);
     }
 
     /// Every core has one turn.

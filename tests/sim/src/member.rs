@@ -278,7 +278,9 @@ impl Member {
 
     fn mend(&mut self, cluster: &Cluster, error: WorkerError) -> Result<(), Failure> {
         match error {
-            WorkerError::ServerLost { server, .. } | WorkerError::Silent { server, .. } => {
+            WorkerError::ServerLost { server, .. }
+            | WorkerError::Silent { server, .. }
+            | WorkerError::Moved { server, .. } => {
                 self.tally.reconnects += 1;
                 cluster.relink(&mut self.session, self.worker, &server);
                 Ok(())

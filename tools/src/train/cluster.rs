@@ -13,7 +13,7 @@ use server::{Hosting, OnClosed, Pinning, ServerSpec, Way, pin, processor_here};
 use shard::rule::Rules;
 use transport::Limits;
 use worker::{
-    ConnectSpec, Epoch, Incarnation, Place, Servers, Session, Timeouts, WorkerId, connect,
+    ConnectSpec, Dial, Epoch, Incarnation, Place, Servers, Session, Timeouts, WorkerId, connect,
 };
 
 use super::plan::{Plan, ServersWanted, StartedAs};
@@ -168,13 +168,15 @@ impl Contact {
     ) -> Result<Session, Failure> {
         let spec = ConnectSpec {
             places: self.places()?,
-            worker,
-            incarnation,
             epoch: EPOCH,
-            backend: backend(self.transport, &self.rdma)?,
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            connect_max: CONNECT_MAX,
+            dial: Dial {
+                worker,
+                incarnation,
+                backend: backend(self.transport, &self.rdma)?,
+                limits: Limits::default(),
+                timeouts: Timeouts::default(),
+                connect_max: CONNECT_MAX,
+            },
         };
         connect(&spec).map_err(Failure::failed)
     }

@@ -9,9 +9,12 @@ use learn::model::{Manifest, ModelReader, ModelWriter, RowBatch, TableManifest, 
 use learn::{CALL_MAX, Job, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use worker::{ScanCursor, Session};
+use worker::{Refusal, ScanCursor, Session, WorkerError};
 
 use crate::failure::Failure;
+
+/// How often a shard is read from its beginning before it is given up: nobody pushes any more.
+const SCANS_MAX: u32 = 8;
 
 /// How rows were read, so that others are read alike: `data` in the manifest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -36,13 +39,23 @@ pub(crate) fn save(
     let mut parts = Vec::new();
     for shard in session.shard_ids() {
         let mut part = writer.part(0, row_width).map_err(Failure::failed)?;
-        let mut cursor = ScanCursor::START;
+        let (mut cursor, mut scans) = (ScanCursor::START, 1);
         while cursor != ScanCursor::END {
             let deadline = session.now() + CALL_MAX;
-            let page =
-                session.scan(shard, weights.id(), cursor, deadline).map_err(Failure::failed)?;
-            part.write(&page.keys, &page.rows).map_err(Failure::failed)?;
-            cursor = page.next;
+            match session.scan(shard, weights.id(), cursor, deadline) {
+                Ok(page) => {
+                    part.write(&page.keys, &page.rows).map_err(Failure::failed)?;
+                    cursor = page.next;
+                }
+                // Rows have moved, or another server answers for the shard.
+                Err(WorkerError::Refused { refusal: Refusal::CursorStale, .. })
+                    if scans < SCANS_MAX =>
+                {
+                    part.restart().map_err(Failure::failed)?;
+                    (cursor, scans) = (ScanCursor::START, scans + 1);
+                }
+                Err(error) => return Err(Failure::failed(error)),
+            }
         }
         parts.push(part.finish().map_err(Failure::failed)?);
     }

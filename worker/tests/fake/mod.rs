@@ -39,6 +39,8 @@ pub(crate) struct FakeShard {
     /// Whether it has no turns, like a process that is stopped.
     pub(crate) stopped: bool,
     pub(crate) kinds: Vec<Kind>,
+    /// Epochs of its requests, each change of them.
+    pub(crate) epochs_seen: Vec<u64>,
     /// The clock of a worker that is not there; pulls beyond it wait.
     pub(crate) slowest: u64,
     pub(crate) applied: HashSet<(u32, u32, u64)>,
@@ -60,6 +62,7 @@ impl FakeShard {
             waits_for_ticks: false,
             stopped: false,
             kinds: Vec::new(),
+            epochs_seen: Vec::new(),
             slowest: u64::MAX,
             applied: HashSet::new(),
             waiting_most: 0,
@@ -91,6 +94,9 @@ impl FakeShard {
 
     fn handle(&mut self, peer: PeerId, header: Header, message: &Message<'_>) {
         self.kinds.push(header.kind());
+        if self.epochs_seen.last() != Some(&header.epoch) {
+            self.epochs_seen.push(header.epoch);
+        }
         match self.refuses {
             Some((kind, refusal)) if kind == header.kind() => {
                 return self.reply(peer, header, Status::Refused(refusal));
@@ -321,7 +327,8 @@ impl Rig {
         endpoint.adopt(Link::Simulated(theirs)).expect("it is of this world");
         let adopted = self.session.transport_mut().adopt(Link::Simulated(ours));
         let shard = wire::ShardId::new(shard as u16);
-        self.session.reconnect(shard, adopted.expect("it is of this world"));
+        let epoch = self.session.routing().epoch();
+        self.session.reconnect(shard, adopted.expect("it is of this world"), epoch);
     }
 
     /// Everything that the shards hold, together.
