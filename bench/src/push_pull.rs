@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use launch::{Local, LocalSpec};
-use server::{Pinning, ServerSpec};
+use server::{Hosting, OnClosed, Pinning, ServerSpec};
 use shard::rule::{Rule, Rules, table_spec};
 use transport::Limits;
 use wire::{Epoch, Incarnation, JobId, TableId, Time, WorkerId};
@@ -127,6 +127,8 @@ fn local_spec(spec: &PushPullSpec, limits: Limits) -> LocalSpec {
     LocalSpec {
         servers: 1,
         server: ServerSpec {
+            hosting: Hosting::OneACore,
+            on_closed: OnClosed::LoseWorker,
             cores: 1,
             way: spec.transport.way(spec.verbs),
             limits,

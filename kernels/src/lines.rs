@@ -231,6 +231,18 @@ pub struct Inserted {
     pub moves: usize,
 }
 
+/// Hears of entries that go from one line to another.
+pub trait Moves {
+    /// The entry of this key has left a line for another.
+    fn moved(&mut self, key: u64, from: usize, to: usize);
+}
+
+/// Nobody hears of them.
+impl Moves for () {
+    #[inline(always)]
+    fn moved(&mut self, _key: u64, _from: usize, _to: usize) {}
+}
+
 /// The keys of a line, each with the first word of its payload within the line.
 pub fn entries(layout: Layout, line: &Line) -> impl Iterator<Item = (u64, usize)> {
     let lanes = (0..layout.lanes).filter(|&lane| line[lane] != 0);
@@ -268,9 +280,10 @@ pub fn insert(
     shape: Shape,
     key: u64,
     payload: &Payload,
+    watch: &mut impl Moves,
 ) -> Option<Inserted> {
     if layout.is_alone() {
-        return alone::insert(lines, layout, shape, key, payload);
+        return alone::insert(lines, layout, shape, key, payload, watch);
     }
     let homes = shape.homes(key);
     let (mut walk, mut moves) = (0, 0);
@@ -282,7 +295,7 @@ pub fn insert(
         if walk == WALKS_MAX {
             return None;
         }
-        moves += make_room(lines, layout, shape, key, walk);
+        moves += make_room((&mut *lines, layout, shape), key, walk, watch);
         walk += 1;
     }
 }
@@ -306,9 +319,15 @@ pub fn write_lane(
 /// Takes a key out.
 ///
 /// - Result: its payload, if it was there.
-pub fn remove(lines: &mut [Line], layout: Layout, shape: Shape, key: u64) -> Option<Payload> {
+pub fn remove(
+    lines: &mut [Line],
+    layout: Layout,
+    shape: Shape,
+    key: u64,
+    watch: &mut impl Moves,
+) -> Option<Payload> {
     if layout.is_alone() {
-        return alone::remove(lines, layout, shape, key);
+        return alone::remove(lines, layout, shape, key, watch);
     }
     let lane_of = |line: usize| {
         lines[line][..layout.lanes].iter().position(|&held| held == key.wrapping_add(1))
@@ -331,15 +350,17 @@ pub fn move_line(
     shape: Shape,
     line: usize,
     mut lost: impl FnMut(u64, &Payload),
+    watch: &mut impl Moves,
 ) {
     if layout.is_alone() {
-        return alone::move_line(lines, layout, shape, line, lost);
+        return alone::move_line(lines, layout, shape, line, lost, watch);
     }
     let taken = std::mem::replace(&mut lines[line], EMPTY_LINE);
     for (key, first) in entries(layout, &taken) {
         let payload = payload(layout, &taken, first);
-        if insert(lines, layout, shape, key, &payload).is_none() {
-            lost(key, &payload);
+        match insert(lines, layout, shape, key, &payload, watch) {
+            Some(inserted) => watch.moved(key, line, inserted.place as usize / LINE_WORDS),
+            None => lost(key, &payload),
         }
     }
 }
@@ -348,7 +369,13 @@ pub fn move_line(
 /// room by now. Where a line has one lane there is nothing to settle.
 ///
 /// - Result: how many were moved.
-pub fn settle(lines: &mut [Line], layout: Layout, shape: Shape, line: usize) -> usize {
+pub fn settle(
+    lines: &mut [Line],
+    layout: Layout,
+    shape: Shape,
+    line: usize,
+    watch: &mut impl Moves,
+) -> usize {
     if layout.is_alone() {
         return 0; // A home that has room has no key elsewhere.
     }
@@ -363,6 +390,7 @@ pub fn settle(lines: &mut [Line], layout: Layout, shape: Shape, line: usize) -> 
             let payload = payload(layout, &lines[line], layout.payload(lane));
             write(lines, layout, free, held.wrapping_sub(1), &payload);
             lines[line][lane] = 0;
+            watch.moved(held.wrapping_sub(1), line, first);
             moved += 1;
         }
     }
@@ -396,7 +424,12 @@ fn write(lines: &mut [Line], layout: Layout, at: At, key: u64, payload: &Payload
 /// Frees a lane in a home of `key`, all of whose lanes are taken, by a walk of moves; a walk that
 /// crosses itself frees another one. Which lanes a walk goes by is drawn from the key alone, so the
 /// same requests give the same lines. How many entries it moved.
-fn make_room(lines: &mut [Line], layout: Layout, shape: Shape, key: u64, walk: u64) -> usize {
+fn make_room(
+    (lines, layout, shape): (&mut [Line], Layout, Shape),
+    key: u64,
+    walk: u64,
+    watch: &mut impl Moves,
+) -> usize {
     let mut path = [At { line: 0, lane: 0 }; MOVES_MAX];
     let mut line = shape.homes(key)[(walk % 2) as usize];
     for step in 0..MOVES_MAX {
@@ -405,7 +438,7 @@ fn make_room(lines: &mut [Line], layout: Layout, shape: Shape, key: u64, walk: u
         path[step] = at;
         line = shape.other_home(lines[line][at.lane].wrapping_sub(1), line);
         if let Some(free) = free_lane(lines, layout, line) {
-            return shift(lines, layout, shape, &path[..=step], free);
+            return shift((lines, layout, shape), &path[..=step], free, watch);
         }
     }
     0
@@ -413,7 +446,12 @@ fn make_room(lines: &mut [Line], layout: Layout, shape: Shape, key: u64, walk: u
 
 /// Moves each entry of a path to the place after it, the last one to `free`. Stops where an entry
 /// has no home in the line after it. How many it moved.
-fn shift(lines: &mut [Line], layout: Layout, shape: Shape, path: &[At], mut free: At) -> usize {
+fn shift(
+    (lines, layout, shape): (&mut [Line], Layout, Shape),
+    path: &[At],
+    mut free: At,
+    watch: &mut impl Moves,
+) -> usize {
     for (moved, &from) in path.iter().rev().enumerate() {
         let key = lines[from.line][from.lane].wrapping_sub(1);
         if from == free || shape.other_home(key, from.line) != free.line {
@@ -422,6 +460,7 @@ fn shift(lines: &mut [Line], layout: Layout, shape: Shape, path: &[At], mut free
         let payload = payload(layout, &lines[from.line], layout.payload(from.lane));
         write(lines, layout, free, key, &payload);
         lines[from.line][from.lane] = 0;
+        watch.moved(key, from.line, free.line);
         free = from;
     }
     path.len()
@@ -474,7 +513,7 @@ mod tests {
             let mut lines = vec![EMPTY_LINE; 1000];
             let count = (1000 * layout.lanes() * 8 / 10) as u64;
             for key in (0..count).map(mix) {
-                let put = insert(&mut lines, layout, shape, key, &payload_of(layout, key));
+                let put = insert(&mut lines, layout, shape, key, &payload_of(layout, key), &mut ());
                 let place = put.expect("four fifths always fit").place as usize;
                 let at = payload(layout, &lines[place / LINE_WORDS], place % LINE_WORDS);
                 assert_eq!(at, payload_of(layout, key));
@@ -493,7 +532,9 @@ mod tests {
         let shape = Shape::of(1, 0);
         let mut lines = vec![EMPTY_LINE; 1];
         let put: Vec<bool> = (0..9)
-            .map(|key| insert(&mut lines, layout, shape, key, &payload_of(layout, key)).is_some())
+            .map(|key| {
+                insert(&mut lines, layout, shape, key, &payload_of(layout, key), &mut ()).is_some()
+            })
             .collect();
         assert_eq!(put, [true, true, true, true, true, false, false, false, false]);
         assert_eq!(scan(layout, &lines).into_keys().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
@@ -510,14 +551,14 @@ mod tests {
                 let mut keys = Vec::new();
                 for key in (0..(before * layout.lanes() * load_percent / 100) as u64).map(mix) {
                     let key = key ^ seed >> 1;
-                    if insert(&mut lines, layout, old, key, &payload_of(layout, key)).is_some() {
+                    if insert(&mut lines, layout, old, key, &payload_of(layout, key), &mut ()).is_some() {
                         keys.push(key);
                     }
                 }
                 let mut lost = Vec::new();
                 for left in (0..before).rev() {
                     let shape = old.moving(before + more, left);
-                    move_line(&mut lines, layout, shape, left, |key, _| lost.push(key));
+                    move_line(&mut lines, layout, shape, left, |key, _| lost.push(key), &mut ());
                     for (number, line) in lines.iter().enumerate() {
                         let homes = |(key, _)| shape.homes(key);
                         prop_assert!(entries(layout, line).map(homes).all(|h| h.contains(&number)));
@@ -528,7 +569,7 @@ mod tests {
                 let as_moved = scan(layout, &lines);
                 let count = lines.len();
                 let moved: usize =
-                    (0..count).map(|line| settle(&mut lines, layout, shape, line)).sum();
+                    (0..count).map(|line| settle(&mut lines, layout, shape, line, &mut ())).sum();
                 prop_assert_eq!(&scan(layout, &lines), &as_moved);
                 for line in 0..count {
                     for (key, _) in entries(layout, &lines[line]) {
@@ -543,9 +584,9 @@ mod tests {
                 let held = scan(layout, &lines);
                 prop_assert_eq!(held.keys().copied().collect::<Vec<_>>(), keys.clone());
                 for key in keys {
-                    let taken = remove(&mut lines, layout, shape, key);
+                    let taken = remove(&mut lines, layout, shape, key, &mut ());
                     prop_assert_eq!(taken, Some(payload_of(layout, key)));
-                    prop_assert_eq!(remove(&mut lines, layout, shape, key), None);
+                    prop_assert_eq!(remove(&mut lines, layout, shape, key, &mut ()), None);
                 }
                 prop_assert!(lines.iter().all(|line| entries(layout, line).count() == 0));
             }

@@ -433,7 +433,7 @@ mod tests {
         let mut lines = vec![EMPTY_LINE; shape.lines()];
         let put = |(number, &key): (usize, &u64)| {
             let payload: Payload = std::array::from_fn(|at| number as u32 + 100 * at as u32);
-            insert(&mut lines, layout, shape, key, &payload).map(|_| key)
+            insert(&mut lines, layout, shape, key, &payload, &mut ()).map(|_| key)
         };
         let held = keys.iter().enumerate().filter_map(put).collect();
         (lines, held)

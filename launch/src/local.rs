@@ -10,7 +10,7 @@ use kernels::Isa;
 use server::{Door, Exposure, ListenError, Pinning, Server, ServerSpec, StartError, Way, Who};
 use transport::shm::{self, Shm, ShmError};
 use transport::{AdoptError, Link, Transport};
-use wire::{Incarnation, Routing, RoutingError, WorkerId};
+use wire::{Incarnation, Routing, RoutingError, ShardId, WorkerId};
 use worker::{
     ConnectError, ConnectSpec, Dial, Place, Servers, Session, SessionSpec, Timeouts, connect,
     ring_bytes,
@@ -84,12 +84,18 @@ impl Local {
     ) -> Result<Session, LocalError> {
         let limits = self.spec.server.limits;
         let mut shm = Shm::new(limits).map_err(LocalError::Shm)?;
-        let who = Who { worker, incarnation, message_bytes_max: limits.message_bytes_max };
         let (mut peers, mut names) = (Vec::new(), Vec::new());
         for (number, server) in self.servers.iter().enumerate() {
             for shard in 0..server.shards() {
                 let (ours, theirs) = shm::pair(ring_bytes(&limits)).map_err(LocalError::Shm)?;
-                server.attach(shard, Link::Shm(theirs), who);
+                let who = Who {
+                    shard: ShardId::new(shard),
+                    worker,
+                    incarnation,
+                    epoch: self.spec.server.epoch,
+                    message_bytes_max: limits.message_bytes_max,
+                };
+                server.attach(Link::Shm(theirs), who);
                 peers.push(shm.adopt(Link::Shm(ours)).map_err(LocalError::Adopt)?);
                 names.push(format!("server {number} shard {shard} of this process"));
             }

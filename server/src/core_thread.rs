@@ -6,19 +6,24 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kernels::Isa;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use shard::chain::Notice;
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
 use transport::tcp::{self, TcpBackend};
 use transport::{Limits, Link, Transport, Waker};
-use wire::Epoch;
+use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId};
 
-use crate::turn::{Core, Who};
+use crate::chain_links::{ChainLinks, LinkNews};
+use crate::chains::{News, Share};
+use crate::report::{REPORTS_MAX, Report};
+use crate::turn::{Core, OnClosed, Who};
 
 /// How long a core sleeps at most before it looks around.
 const PARK_MAX: Duration = Duration::from_millis(100);
@@ -54,10 +59,24 @@ pub enum Pinning {
     },
 }
 
+/// Which shards a server holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hosting {
+    /// As many as it has cores, alone: there is no coordinator.
+    #[default]
+    OneACore,
+    /// Those that [`Server::place`] gives it, shard `i` on core `i % cores`.
+    ByPlacement,
+}
+
 /// What a server is made of.
 #[derive(Clone, Debug)]
 pub struct ServerSpec {
-    /// Shards, one thread each.
+    /// Which shards it holds.
+    pub hosting: Hosting,
+    /// What the end of a worker's connection means; in a cluster, [`OnClosed::AwaitReconnect`].
+    pub on_closed: OnClosed,
+    /// Threads; each has one shard, or those that it is given.
     pub cores: u16,
     /// How bytes move.
     pub way: Way,
@@ -85,8 +104,13 @@ pub enum StartError {
     },
     /// A core could not build its transport, or its thread.
     Core {
-        /// Which shard.
-        shard: u16,
+        /// Which one.
+        core: u16,
+        /// Why.
+        reason: String,
+    },
+    /// There is no thread that makes links to other servers.
+    Links {
         /// Why.
         reason: String,
     },
@@ -95,21 +119,56 @@ pub enum StartError {
 /// Running cores.
 #[derive(Debug)]
 pub struct Server {
-    cores: Vec<CoreHandle>,
+    cores: Arc<[CoreHandle]>,
+    threads: Vec<JoinHandle<()>>,
+    /// Makes links to successors; none where there are no chains.
+    links: Option<ChainLinks>,
     message_bytes_max: usize,
+    hosting: Hosting,
+    placed: Mutex<Option<Arc<Placed>>>,
+    reports: Mutex<Option<Receiver<Report>>>,
 }
 
+/// What this server was last told.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) ours: ServerId,
+    pub(crate) placement: Placement,
+}
+
+/// The way to a core.
 #[derive(Debug)]
-struct CoreHandle {
+pub(crate) struct CoreHandle {
     commands: SyncSender<Command>,
     waker: Waker,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-enum Command {
+pub(crate) enum Command {
+    /// A connection has come in.
     Adopt(Link, Who),
+    /// Shards have other places.
+    Place(Arc<Placed>),
+    /// There is a link to a shard's successor.
+    Successor(ShardId, Epoch, Link),
+    /// A successor is at a later epoch of a shard's chain.
+    Fence(ShardId, Epoch),
     Stop,
+}
+
+/// To whom a core says what has happened in its chains.
+#[derive(Clone, Debug)]
+struct Told {
+    report: SyncSender<Report>,
+    links: Option<SyncSender<LinkNews>>,
+}
+
+impl CoreHandle {
+    /// Tells the core something; what it has no time for is dropped.
+    pub(crate) fn tell(&self, command: Command) {
+        let _ = self.commands.try_send(command);
+        self.waker.wake();
+    }
 }
 
 impl Server {
@@ -119,14 +178,107 @@ impl Server {
             return Err(StartError::Cores { cores: spec.cores });
         }
         memory::start_filling(); // Before a core's thread is pinned: it is to run on any other.
-        let cores = (0..spec.cores).map(|shard| start_core(spec, shard));
-        let cores = cores.collect::<Result<Vec<_>, _>>()?;
-        Ok(Server { cores, message_bytes_max: spec.limits.message_bytes_max })
+        let (report, reports) = sync_channel(REPORTS_MAX);
+        let pending = match spec.hosting {
+            Hosting::OneACore => None,
+            Hosting::ByPlacement => Some(ChainLinks::channel()),
+        };
+        let links = pending.as_ref().map(|(sender, _)| sender.clone());
+        let told = Told { report: report.clone(), links };
+        let started = (0..spec.cores).map(|core| start_core(spec, core, told.clone()));
+        let (cores, threads) = started.collect::<Result<(Vec<_>, Vec<_>), _>>()?;
+        let cores: Arc<[CoreHandle]> = cores.into();
+        let start_links = |channel| {
+            ChainLinks::start(channel, Arc::clone(&cores), spec, report)
+                .map_err(|error| StartError::Links { reason: error.to_string() })
+        };
+        let links = pending.map(start_links).transpose()?;
+        Ok(Server {
+            cores,
+            threads,
+            links,
+            message_bytes_max: spec.limits.message_bytes_max,
+            hosting: spec.hosting,
+            placed: Mutex::default(),
+            reports: Mutex::new(Some(reports)),
+        })
     }
 
-    /// How many shards there are.
+    /// How many shards there are: in a cluster all of the job's, none before the first placement.
     pub fn shards(&self) -> u16 {
-        self.cores.len() as u16
+        match self.hosting {
+            Hosting::OneACore => self.cores.len() as u16,
+            // `Placement::check` bounds them.
+            Hosting::ByPlacement => self.placed().map_or(0, |it| it.placement.chains.len() as u16),
+        }
+    }
+
+    /// Tells all cores a placement: what this server is in each chain. Shards that it holds no
+    /// longer are dropped, new ones begin empty. One that is older than the last is passed over.
+    ///
+    /// - `ours`: this server's number.
+    /// - `placement`: has passed [`Placement::check`].
+    pub fn place(&self, ours: ServerId, placement: &Placement) {
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if placed.as_ref().is_some_and(|known| known.placement.epoch >= placement.epoch) {
+            return;
+        }
+        let news = Arc::new(Placed { ours, placement: placement.clone() });
+        *placed = Some(Arc::clone(&news));
+        for core in self.cores.iter() {
+            // The channel has room for far more than there are placements under way.
+            let _ = core.commands.send(Command::Place(Arc::clone(&news)));
+            core.waker.wake();
+        }
+        if let Some(links) = &self.links {
+            links.tell(LinkNews::Placed(news));
+        }
+    }
+
+    /// Gives a core the link to a shard's successor, whose handshake is over.
+    ///
+    /// - `epoch`: of the chain, as the hello had it. A link of another epoch is closed.
+    pub fn attach_chain(&self, shard: ShardId, epoch: Epoch, link: Link) {
+        let core = &self.cores[shard.index() % self.cores.len()];
+        core.tell(Command::Successor(shard, epoch, link));
+    }
+
+    /// What the coordinator must hear, as it comes; `None` if it was taken before.
+    pub fn reports(&self) -> Option<Receiver<Report>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether whoever says this hello may speak to the shard that it wants.
+    ///
+    /// - Errors: what the welcome says instead.
+    pub(crate) fn admits(&self, hello: &Header) -> Result<(), Refusal> {
+        let (shards, wanted) = (self.shards(), ShardId::new(hello.table));
+        let follows = hello.worker() == WorkerId::PREDECESSOR;
+        if self.hosting == Hosting::OneACore {
+            let epoch_there = Refusal::NotHead { shard: Epoch::default() };
+            let known = hello.table < shards;
+            return match (known, follows) {
+                (false, _) => Err(Refusal::NoSuchShard { shards }),
+                (true, true) => Err(epoch_there),
+                (true, false) => Ok(()),
+            };
+        }
+        let none = Refusal::NotHead { shard: Epoch::default() };
+        let placed = self.placed().ok_or(none)?;
+        let chain = placed.placement.chain(wanted).ok_or(Refusal::NoSuchShard { shards })?;
+        let station = chain.station(placed.ours);
+        let is_head = station.is_some_and(|it| it.place == 0 && it.holds == Holds::Everything);
+        let has_upstream = station.is_some_and(|station| station.upstream.is_some());
+        match follows {
+            true if hello.epoch() == chain.epoch && has_upstream => Ok(()),
+            true => Err(Refusal::EpochMismatch { shard: chain.epoch }),
+            false if is_head => Ok(()),
+            false => Err(Refusal::NotHead { shard: chain.epoch }),
+        }
+    }
+
+    fn placed(&self) -> Option<Arc<Placed>> {
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The longest message, in bytes.
@@ -136,45 +288,51 @@ impl Server {
 
     /// Gives a connection to a shard. One that the shard cannot take is closed.
     ///
-    /// Panics: if there is no such shard.
-    pub fn attach(&self, shard: u16, link: Link, who: Who) {
-        let core = &self.cores[usize::from(shard)];
+    pub fn attach(&self, link: Link, who: Who) {
         // A core that is gone, or has no time, drops the link, and its other end sees it closed.
-        let _ = core.commands.try_send(Command::Adopt(link, who));
-        core.waker.wake();
+        self.cores[who.shard.index() % self.cores.len()].tell(Command::Adopt(link, who));
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for core in &self.cores {
+        drop(self.links.take());
+        for core in self.cores.iter() {
             let _ = core.commands.send(Command::Stop);
             core.waker.wake();
         }
-        for core in &mut self.cores {
-            if core.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
                 tracing::error!("a shard's thread ended by a panic");
             }
         }
     }
 }
 
-fn start_core(spec: &ServerSpec, shard: u16) -> Result<CoreHandle, StartError> {
-    let failed = |reason: String| StartError::Core { shard, reason };
+fn start_core(
+    spec: &ServerSpec,
+    number: u16,
+    told: Told,
+) -> Result<(CoreHandle, JoinHandle<()>), StartError> {
+    let failed = |reason: String| StartError::Core { core: number, reason };
     let (commands, inbox) = sync_channel(COMMANDS_MAX);
     let (ready, started) = sync_channel(1);
     let spec = spec.clone();
     let thread = std::thread::Builder::new()
-        .name(format!("shard-{shard}"))
+        .name(format!("shard-{number}"))
         .spawn(move || {
             if let Pinning::Pinned { first } = spec.pinning {
-                pin(first + usize::from(shard));
+                pin(first + usize::from(number));
             }
             match open(&spec) {
                 Ok(transport) => {
-                    let core = Core::new(transport, Shard::new(shard_spec(&spec)));
+                    let made_of = shard_spec(&spec);
+                    let shard = |_| (ShardId::new(number), Shard::new(made_of.clone()));
+                    let own = Some(()).filter(|()| spec.hosting == Hosting::OneACore).map(shard);
+                    let core = Core::with_on_closed(transport, spec.on_closed, own);
                     let _ = ready.send(Ok(core.waker()));
-                    run(core, &inbox);
+                    let share = Share { core: number.into(), cores: spec.cores.into() };
+                    Running { core, share, spec: made_of, told, placed: None }.run(&inbox);
                 }
                 Err(reason) => {
                     let _ = ready.send(Err(reason));
@@ -186,7 +344,7 @@ fn start_core(spec: &ServerSpec, shard: u16) -> Result<CoreHandle, StartError> {
         .recv_timeout(START_MAX)
         .map_err(|_| failed(format!("not ready after {} s", START_MAX.as_secs())))?
         .map_err(failed)?;
-    Ok(CoreHandle { commands, waker, thread: Some(thread) })
+    Ok((CoreHandle { commands, waker }, thread))
 }
 
 fn open(spec: &ServerSpec) -> Result<Box<dyn Transport>, String> {
@@ -211,22 +369,74 @@ fn shard_spec(spec: &ServerSpec) -> ShardSpec {
     }
 }
 
-/// Turns the core until it is told to stop.
-fn run(mut core: Core, inbox: &Receiver<Command>) {
-    loop {
-        while let Ok(command) = inbox.try_recv() {
-            match command {
-                Command::Adopt(link, who) => {
-                    if let Err(error) = core.adopt(link, who) {
-                        tracing::warn!(%error, worker = %who.worker, "a connection is turned away");
-                    }
+/// A core and its thread's part.
+struct Running {
+    core: Core,
+    share: Share,
+    /// What shards that are placed here are made of.
+    spec: ShardSpec,
+    told: Told,
+    placed: Option<Arc<Placed>>,
+}
+
+impl Running {
+    /// Turns the core until it is told to stop.
+    fn run(mut self, inbox: &Receiver<Command>) {
+        loop {
+            while let Ok(command) = inbox.try_recv() {
+                if matches!(command, Command::Stop) {
+                    return;
                 }
-                Command::Stop => return,
+                self.obey(command);
+            }
+            let busy = self.core.turn();
+            for news in std::mem::take(self.core.news()) {
+                self.tell(news);
+            }
+            if !busy {
+                self.core.park(self.core.now() + PARK_MAX);
             }
         }
-        if !core.turn() {
-            core.park(core.now() + PARK_MAX);
+    }
+
+    fn obey(&mut self, command: Command) {
+        let adopted = match command {
+            Command::Adopt(link, who) => self.core.adopt(link, who),
+            Command::Successor(shard, epoch, link) => self.core.adopt_successor(shard, epoch, link),
+            Command::Place(placed) => {
+                self.core.place(placed.ours, &placed.placement, self.share, &self.spec);
+                self.placed = Some(placed);
+                return;
+            }
+            Command::Fence(shard, epoch) => return self.core.fence(shard, epoch),
+            Command::Stop => return,
+        };
+        match adopted {
+            Ok(Some(_)) => {}
+            Ok(None) => tracing::debug!("a connection came for what is not here any more"),
+            Err(error) => tracing::warn!(%error, "a connection is turned away"),
         }
+    }
+
+    /// Tells the coordinator, or whoever makes links, what has happened in a chain.
+    fn tell(&self, News { shard, epoch, notice }: News) {
+        let placement = self.placed.as_ref().map(|placed| (placed.ours, &placed.placement));
+        let chain = placement.and_then(|(ours, all)| Some((ours, all.chain(shard)?)));
+        let successor = chain.and_then(|(ours, chain)| chain.station(ours)?.downstream);
+        let report = match (notice, successor) {
+            (Notice::Filled, _) => Report::Filled { shard, epoch },
+            (Notice::Refused, _) => Report::Refused { shard, epoch },
+            (Notice::SuccessorUnfit, Some((server, _))) => {
+                Report::SuccessorLost { shard, epoch, server }
+            }
+            (Notice::SuccessorUnfit, None) => return,
+            (Notice::SuccessorSilent, _) => {
+                let news = LinkNews::Lost(shard, epoch);
+                return self.told.links.iter().for_each(|links| _ = links.try_send(news.clone()));
+            }
+        };
+        tracing::info!(%report, "a chain has changed");
+        let _ = self.told.report.try_send(report);
     }
 }
 
@@ -260,8 +470,11 @@ impl fmt::Display for StartError {
             StartError::Cores { cores } => {
                 write!(f, "{cores} cores; a server has 1 to {}", u16::MAX - 1)
             }
-            StartError::Core { shard, reason } => {
-                write!(f, "shard {shard} does not start: {reason}")
+            StartError::Core { core, reason } => {
+                write!(f, "core {core} does not start: {reason}")
+            }
+            StartError::Links { reason } => {
+                write!(f, "links to other servers cannot be made: {reason}")
             }
         }
     }

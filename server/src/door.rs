@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use transport::{Link, shm};
+use wire::Header;
 
 use crate::core_thread::Server;
 use crate::handshake::{Guest, TurnedAway, receive};
@@ -172,24 +173,25 @@ fn attend(server: &Arc<Server>, listener: &Listener, closing: &AtomicBool) {
 /// Does the handshake and brings the guest to its core.
 fn greet(server: &Server, stream: Stream) -> Result<(), TurnedAway> {
     let (shards, bytes_max) = (server.shards(), server.message_bytes_max());
+    let admits = |hello: &Header| server.admits(hello);
     match stream {
         Stream::Tcp(mut stream) => {
             stream.set_nonblocking(false).map_err(TurnedAway::Io)?;
             stream.set_read_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
             stream.set_write_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
             stream.set_nodelay(true).map_err(TurnedAway::Io)?;
-            if let Guest::Wants(shard, who) = receive(&mut stream, shards, bytes_max)? {
-                server.attach(shard, Link::Tcp(stream), who);
+            if let Guest::Wants(who) = receive(&mut stream, shards, bytes_max, admits)? {
+                server.attach(Link::Tcp(stream), who);
             }
         }
         Stream::Unix(mut stream) => {
             stream.set_nonblocking(false).map_err(TurnedAway::Io)?;
             stream.set_read_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
             stream.set_write_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
-            if let Guest::Wants(shard, who) = receive(&mut stream, shards, bytes_max)? {
+            if let Guest::Wants(who) = receive(&mut stream, shards, bytes_max, admits)? {
                 let end = shm::accept(stream)
                     .map_err(|error| TurnedAway::Io(io::Error::other(error.to_string())))?;
-                server.attach(shard, Link::Shm(end), who);
+                server.attach(Link::Shm(end), who);
             }
         }
     }

@@ -9,8 +9,8 @@ use std::io::{self, Read, Write};
 use kernels::Isa;
 use kernels::crc32c::crc32c;
 use wire::{
-    HEADER_BYTES, Header, Kind, Malformed, Refusal, Seal, Status, VERSION, WorkerId, read_header,
-    seal,
+    HEADER_BYTES, Header, Kind, Malformed, Refusal, Seal, ShardId, Status, VERSION, WorkerId,
+    read_header, seal,
 };
 
 use crate::turn::Who;
@@ -24,7 +24,7 @@ pub(crate) enum Guest {
     /// How many shards there are; it has been told.
     Asked,
     /// This shard.
-    Wants(u16, Who),
+    Wants(Who),
 }
 
 /// Why a connection does not get in.
@@ -37,10 +37,13 @@ pub(crate) enum TurnedAway {
 }
 
 /// Reads a hello and answers it. The stream has its deadline set.
+///
+/// - `admits`: whether the sender may speak to the shard that it wants.
 pub(crate) fn receive(
     stream: &mut (impl Read + Write),
     shards: u16,
     message_bytes_max: usize,
+    admits: impl Fn(&Header) -> Result<(), Refusal>,
 ) -> Result<Guest, TurnedAway> {
     let mut bytes = [0; HEADER_BYTES];
     stream.read_exact(&mut bytes).map_err(TurnedAway::Io)?;
@@ -67,8 +70,9 @@ pub(crate) fn receive(
         sequence: message_bytes_max as u64,
         ..Header::new(Kind::Welcome)
     };
-    if hello.table != ASK && hello.table >= shards {
-        let refusal = Refusal::NoSuchShard { shards };
+    if hello.table != ASK
+        && let Err(refusal) = admits(&hello)
+    {
         answer(stream, welcome, Status::Refused(refusal))?;
         return Err(TurnedAway::Refused(refusal));
     }
@@ -77,11 +81,13 @@ pub(crate) fn receive(
         return Ok(Guest::Asked);
     }
     let who = Who {
+        shard: ShardId::new(hello.table),
+        epoch: hello.epoch(),
         worker: WorkerId::new(hello.worker),
         incarnation: hello.incarnation(),
         message_bytes_max: usize::try_from(hello.sequence).unwrap_or(usize::MAX),
     };
-    Ok(Guest::Wants(hello.table, who))
+    Ok(Guest::Wants(who))
 }
 
 fn answer(stream: &mut impl Write, mut header: Header, status: Status) -> Result<(), TurnedAway> {

@@ -6,11 +6,16 @@
 //! Invariant: a shard is touched by one thread only; a core that has nothing to do sleeps.
 #![forbid(unsafe_code)]
 
+mod chain_links;
+mod chains;
 mod core_thread;
 mod door;
 mod handshake;
+mod report;
 mod turn;
 
-pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
+pub use chains::{News, Share};
+pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError, listen};
+pub use report::Report;
 pub use turn::{Core, OnClosed, Who};

@@ -1,7 +1,7 @@
 //! The data path on one screen: poll, handle, answer, flush.
 //!
 //! Owns one turn of a core's loop, whose turn it is among peers, and the messages that cannot be
-//! answered yet. What a message does is left to `shard`.
+//! answered yet. What a message does is left to `shard`, links between servers to `chains`.
 //!
 //! A turn handles what is short, of every peer, and then so much of what is long that the next poll
 //! is near: a short request waits for one long one at most, however many another peer has sent.
@@ -14,11 +14,14 @@
 
 use std::collections::VecDeque;
 
+use shard::chain::Replica;
 use shard::{Outbox, Outcome, Shard, Upkeep};
 use transport::{
     AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Standing, Transport, Waker,
 };
-use wire::{HEADER_BYTES, Header, Incarnation, JobId, Kind, Seal, Time, WorkerId};
+use wire::{Epoch, HEADER_BYTES, Header, Incarnation, JobId, Kind, Seal, ShardId, Time, WorkerId};
+
+use crate::chains::{Hosted, News};
 
 /// Keys up to which a request is short: some 10 us of work.
 const SHORT_KEYS_MAX: usize = 512;
@@ -35,10 +38,14 @@ const REQUEST_KEYS: usize = 16;
 /// Who is at the other end of a connection, by its hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Who {
-    /// The worker, or [`WorkerId::OBSERVER`].
+    /// The shard it wants.
+    pub shard: ShardId,
+    /// The worker, [`WorkerId::OBSERVER`], or [`WorkerId::PREDECESSOR`].
     pub worker: WorkerId,
     /// Its incarnation.
     pub incarnation: Incarnation,
+    /// The chain's epoch, of a predecessor's hello; a worker's says nothing.
+    pub epoch: Epoch,
     /// The longest message it takes, in bytes.
     pub message_bytes_max: usize,
 }
@@ -54,29 +61,45 @@ pub enum OnClosed {
     AwaitReconnect,
 }
 
-/// One core: a transport and a shard. A thread turns it; a simulation turns many.
+/// One core: a transport and the shards that it turns. A thread turns it; a simulation turns many.
 pub struct Core {
-    transport: Box<dyn Transport>,
-    shard: Shard,
+    pub(crate) transport: Box<dyn Transport>,
+    /// Those that were here at some time; one that is not any more is empty and says so.
+    pub(crate) hosted: Vec<Hosted>,
     on_closed: OnClosed,
-    /// The job of the last one who joined.
-    job: Option<JobId>,
     /// By peer; none where the connection is over.
-    peers: Vec<Option<Guest>>,
+    pub(crate) peers: Vec<Option<Guest>>,
     /// Peers with messages in their inbox, in the order of their turns.
     turns: VecDeque<PeerId>,
     /// Pulls ahead of the slowest worker, in the order they came.
     waiting: Vec<RecvSlot>,
     events: Vec<Event>,
+    /// The transport's clock after the last poll; not read where no shard has a chain.
+    pub(crate) now: Time,
+    pub(crate) news: Vec<News>,
 }
 
 /// A peer.
-struct Guest {
+pub(crate) struct Guest {
     peer: PeerId,
+    party: Party,
+    /// Which of [`Core::hosted`] it is here for.
+    pub(crate) at: usize,
     who: Who,
     /// What it has sent and nobody has handled, in order.
     inbox: VecDeque<RecvSlot>,
     way_back: WayBack,
+}
+
+/// What a peer is to a shard here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Party {
+    /// It asks.
+    Worker,
+    /// It says what was done.
+    Predecessor,
+    /// It says what it has.
+    Successor,
 }
 
 /// Whether a peer's next message may be tried in this turn.
@@ -96,39 +119,68 @@ enum Length {
 }
 
 impl Core {
-    /// A core without peers, which loses a worker with its connection.
+    /// A core with one shard, numbered 0, that loses a worker with its connection.
     pub fn new(transport: Box<dyn Transport>, shard: Shard) -> Core {
-        Core::with_on_closed(transport, shard, OnClosed::default())
+        Core::with_on_closed(transport, OnClosed::default(), [(ShardId::new(0), shard)])
     }
 
     /// A core without peers.
+    ///
+    /// - `shards`: those that it holds alone; [`Core::place`] gives it others.
     pub fn with_on_closed(
         transport: Box<dyn Transport>,
-        shard: Shard,
         on_closed: OnClosed,
+        shards: impl IntoIterator<Item = (ShardId, Shard)>,
     ) -> Core {
+        let message_bytes_max = transport.limits().message_bytes_max;
+        let alone = |(number, shard)| Hosted::alone(number, shard, message_bytes_max);
         Core {
+            hosted: shards.into_iter().map(alone).collect(),
             transport,
-            shard,
             on_closed,
-            job: None,
             peers: Vec::new(),
             turns: VecDeque::new(),
             waiting: Vec::new(),
             events: Vec::new(),
+            now: Time::default(),
+            news: Vec::new(),
         }
     }
 
-    /// Takes over a connection whose handshake is over. Until its worker has joined the job it is a
-    /// stranger's, which has no faster way: memory is opened to members alone.
-    pub fn adopt(&mut self, link: Link, who: Who) -> Result<PeerId, AdoptError> {
+    /// Takes over a connection whose handshake is over, of a worker or of a shard's predecessor.
+    /// Until its worker has joined the job it is a stranger's, which has no faster way: memory is
+    /// opened to members alone.
+    ///
+    /// - Result: `None`, and the connection is closed, if the shard is not here, or its chain is of
+    ///   another epoch than the predecessor's.
+    pub fn adopt(&mut self, link: Link, who: Who) -> Result<Option<PeerId>, AdoptError> {
+        let Some(at) = self.hosted.iter().position(|hosted| hosted.number == who.shard) else {
+            return Ok(None);
+        };
+        if who.worker == WorkerId::PREDECESSOR {
+            return self.adopt_predecessor(at, link, who);
+        }
+        let peer = self.take_in(link, Party::Worker, at, who)?;
+        // One that comes back, or from the head before this one, has joined already.
+        if !self.hosted[at].replica.shard().has_member(who.worker, who.incarnation) {
+            self.transport.set_standing(peer, Standing::Stranger);
+        }
+        Ok(Some(peer))
+    }
+
+    pub(crate) fn take_in(
+        &mut self,
+        link: Link,
+        party: Party,
+        at: usize,
+        who: Who,
+    ) -> Result<PeerId, AdoptError> {
         let peer = self.transport.adopt(link)?;
-        self.transport.set_standing(peer, Standing::Stranger);
         if self.peers.len() <= peer.index() {
             self.peers.resize_with(peer.index() + 1, || None);
         }
         let (inbox, way_back) = (VecDeque::new(), WayBack::Open);
-        self.peers[peer.index()] = Some(Guest { peer, who, inbox, way_back });
+        self.peers[peer.index()] = Some(Guest { peer, party, at, who, inbox, way_back });
         Ok(peer)
     }
 
@@ -148,24 +200,31 @@ impl Core {
             }
         }
         self.events = events;
+        if self.hosted.iter().any(Hosted::is_chained) {
+            self.now = self.transport.now(); // After the poll: what came is no younger.
+        }
         if self.serve_short() {
+            self.keep_chains();
             self.transport.flush(); // These answers wait for nothing long.
             busy = true;
         }
-        if self.shard.upkeep() == Upkeep::Owed {
-            self.shard.tend();
+        if self.upkeep() == Upkeep::Owed {
+            self.tend();
             busy = true;
         } else {
             busy |= self.serve_long();
         }
         self.settle_turns();
-        if self.shard.take_progress() {
-            self.wake_waiting();
-            busy = true;
+        for at in 0..self.hosted.len() {
+            if self.hosted[at].replica.shard_mut().take_progress() {
+                self.wake_waiting(at);
+                busy = true;
+            }
         }
+        busy |= self.keep_chains();
         self.transport.flush();
-        if !busy && self.shard.upkeep() == Upkeep::MayWait {
-            self.shard.tend();
+        if !busy && self.upkeep() == Upkeep::MayWait {
+            self.tend();
             busy = true;
         }
         busy
@@ -173,7 +232,8 @@ impl Core {
 
     /// Sleeps until there may be something to do, `deadline` at the latest.
     pub fn park(&mut self, deadline: Time) {
-        self.transport.park(deadline);
+        let due = self.hosted.iter().filter_map(|hosted| hosted.replica.deadline());
+        self.transport.park(due.fold(deadline, Time::min));
     }
 
     /// The transport's clock.
@@ -186,9 +246,29 @@ impl Core {
         self.transport.waker()
     }
 
-    /// The shard.
-    pub fn shard(&self) -> &Shard {
-        &self.shard
+    /// A shard that is here.
+    pub fn shard(&self, number: ShardId) -> Option<&Shard> {
+        let hosted = self.hosted.iter().find(|hosted| hosted.number == number);
+        hosted.map(|hosted| hosted.replica.shard())
+    }
+
+    /// A shard that is here, with its place in its chain.
+    pub fn replica_mut(&mut self, number: ShardId) -> Option<&mut Replica<SendSlot>> {
+        let hosted = self.hosted.iter_mut().find(|hosted| hosted.number == number);
+        hosted.map(|hosted| &mut hosted.replica)
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        let upkeep = self.hosted.iter().map(|hosted| hosted.replica.upkeep());
+        upkeep.max().unwrap_or(Upkeep::None)
+    }
+
+    /// Does a part of the upkeep of the shard that needs it most.
+    fn tend(&mut self) {
+        let needs_most = self.hosted.iter_mut().max_by_key(|hosted| hosted.replica.upkeep());
+        if let Some(hosted) = needs_most {
+            hosted.replica.shard_mut().tend();
+        }
     }
 
     /// A message has come; its peer gets a turn.
@@ -240,8 +320,17 @@ impl Core {
         if found != length || guest.way_back == WayBack::Full {
             return None;
         }
-        let (who, slot) = (guest.who, guest.inbox.pop_front()?);
-        let Err(slot) = self.handle(who, slot) else { return Some(keys) };
+        let (party, at, who) = (guest.party, guest.at, guest.who);
+        let slot = guest.inbox.pop_front()?;
+        let done = match party {
+            Party::Worker => self.handle(at, who, slot),
+            Party::Predecessor => self.follow(at, slot),
+            Party::Successor => {
+                self.hear(at, slot);
+                Ok(())
+            }
+        };
+        let Err(slot) = done else { return Some(keys) };
         let guest = self.peers[peer.index()].as_mut()?;
         guest.inbox.push_front(slot);
         guest.way_back = WayBack::Full;
@@ -260,18 +349,18 @@ impl Core {
     }
 
     /// Handles one message; gives it back where its answer has no room.
-    fn handle(&mut self, who: Who, slot: RecvSlot) -> Result<(), RecvSlot> {
+    fn handle(&mut self, at: usize, who: Who, slot: RecvSlot) -> Result<(), RecvSlot> {
         let mut reply = Reply {
             transport: &mut *self.transport,
             peer: slot.peer(),
             bytes_max: who.message_bytes_max,
         };
-        match self.shard.handle(slot.bytes(), &mut reply) {
+        match self.hosted[at].replica.handle(self.now, slot.bytes(), &mut reply) {
             Outcome::Answered => {
                 let peer = slot.peer();
                 self.transport.release(slot);
-                if let Some(job) = self.shard.take_joined() {
-                    self.take_in(peer, job);
+                if let Some(job) = self.hosted[at].replica.shard_mut().take_joined() {
+                    self.admit_member(at, peer, job);
                 }
             }
             Outcome::Waiting => self.wait(slot),
@@ -289,14 +378,15 @@ impl Core {
         Ok(())
     }
 
-    /// A peer has joined this job. All who have not are strangers: those of the job before, too.
-    fn take_in(&mut self, peer: PeerId, job: JobId) {
-        if self.job.replace(job) != Some(job) {
-            for at in 0..self.peers.len() {
-                let other = self.peers[at].as_ref().map(|guest| guest.peer);
-                if let Some(other) = other.filter(|&other| other != peer) {
-                    self.transport.set_standing(other, Standing::Stranger);
-                }
+    /// A peer has joined this job of a shard. All who have not are strangers: those of the job
+    /// before, too.
+    fn admit_member(&mut self, at: usize, peer: PeerId, job: JobId) {
+        if self.hosted[at].job.replace(job) != Some(job) {
+            let is_other = |guest: &&Guest| {
+                guest.at == at && guest.party == Party::Worker && guest.peer != peer
+            };
+            for other in self.peers.iter().flatten().filter(is_other) {
+                self.transport.set_standing(other.peer, Standing::Stranger);
             }
         }
         self.transport.set_standing(peer, Standing::Member);
@@ -315,9 +405,14 @@ impl Core {
         }
     }
 
-    /// The clock has advanced: pulls that waited are the first of their peers again.
-    fn wake_waiting(&mut self) {
-        for slot in self.waiting.drain(..).rev() {
+    /// A shard's clock has advanced: pulls that waited are the first of their peers again.
+    fn wake_waiting(&mut self, at: usize) {
+        let peers = &self.peers;
+        let is_its = |slot: &mut RecvSlot| {
+            peers[slot.peer().index()].as_ref().is_some_and(|guest| guest.at == at)
+        };
+        let woken: Vec<RecvSlot> = self.waiting.extract_if(.., is_its).collect();
+        for slot in woken.into_iter().rev() {
             let peer = slot.peer();
             let guest = self.peers[peer.index()].as_mut();
             let guest = guest.expect("`forget` releases what waits for a peer that is gone");
@@ -331,8 +426,13 @@ impl Core {
     /// A connection is over: its messages go, and its worker is missed or waited for.
     fn forget(&mut self, peer: PeerId) {
         let Some(guest) = self.peers.get_mut(peer.index()).and_then(Option::take) else { return };
-        if self.on_closed == OnClosed::LoseWorker {
-            self.shard.worker_lost(guest.who.worker, guest.who.incarnation);
+        match guest.party {
+            Party::Worker if self.on_closed == OnClosed::LoseWorker => {
+                let shard = self.hosted[guest.at].replica.shard_mut();
+                shard.worker_lost(guest.who.worker, guest.who.incarnation);
+            }
+            Party::Worker => {}
+            Party::Predecessor | Party::Successor => self.chain_link_over(guest.at, peer),
         }
         let waited = self.waiting.extract_if(.., |slot| slot.peer() == peer);
         for slot in waited.chain(guest.inbox) {
@@ -355,10 +455,10 @@ fn cost(slot: &RecvSlot) -> (usize, Length) {
 }
 
 /// The way back to one peer.
-struct Reply<'a> {
-    transport: &'a mut dyn Transport,
-    peer: PeerId,
-    bytes_max: usize,
+pub(crate) struct Reply<'a> {
+    pub(crate) transport: &'a mut dyn Transport,
+    pub(crate) peer: PeerId,
+    pub(crate) bytes_max: usize,
 }
 
 impl Outbox for Reply<'_> {

@@ -9,11 +9,12 @@ use transport::simulated::{Faults, Simulated, World};
 use transport::{Event, Limits, Link, PeerId, Transport};
 use wire::{
     Announced, Define, Epoch, Flags, HEADER_BYTES, Header, Incarnation, JobId, Join, Kind, Refusal,
-    Seal, Staleness, Status, WorkerId,
+    Seal, ShardId, Staleness, Status, WorkerId,
 };
 
 const EPOCH: Epoch = Epoch::new(1);
 const INCARNATION: Incarnation = Incarnation::new(1);
+const SHARD: ShardId = ShardId::new(0);
 
 /// Room for two pulls and a push.
 const LIMITS: Limits =
@@ -49,7 +50,8 @@ impl Rig {
             credit: 8,
             mutation: Mutation::None,
         });
-        let core = Core::with_on_closed(Box::new(world.endpoint(limits)), shard, on_closed);
+        let core =
+            Core::with_on_closed(Box::new(world.endpoint(limits)), on_closed, [(SHARD, shard)]);
         let endpoint = world.endpoint(limits);
         let mut rig = Rig { world, core, endpoint, limits, peers: Vec::new() };
         let join = Join { job: JobId::new(1), workers: 2, staleness: Staleness::BSP }.to_bytes();
@@ -69,6 +71,8 @@ impl Rig {
     fn link(&mut self, worker: u32) {
         let (ours, theirs) = self.world.link();
         let who = Who {
+            shard: SHARD,
+            epoch: EPOCH,
             worker: WorkerId::new(worker),
             incarnation: INCARNATION,
             message_bytes_max: self.limits.message_bytes_max,
@@ -230,7 +234,11 @@ fn what_a_table_owes_is_done_before_further_long_requests_and_after_short_ones()
     rig.push(0, 1, LONG);
     rig.deliver();
     rig.core.turn();
-    assert_eq!(rig.core.shard().upkeep(), Upkeep::Owed, "so many new keys");
+    assert_eq!(
+        rig.core.shard(SHARD).expect("it is here").upkeep(),
+        Upkeep::Owed,
+        "so many new keys"
+    );
     rig.push(0, 2, LONG);
     rig.pull(1, 0);
     rig.deliver();
@@ -247,5 +255,5 @@ fn what_a_table_owes_is_done_before_further_long_requests_and_after_short_ones()
     assert_eq!(answered.collect::<Vec<_>>(), [(0, 1), (1, 1 << 63)]);
     let later: Vec<u64> = rig.turn().iter().map(|answer| answer.sequence).collect();
     assert_eq!(later, [2]);
-    assert_eq!(rig.core.shard().upkeep(), Upkeep::None, "there was time");
+    assert_eq!(rig.core.shard(SHARD).expect("it is here").upkeep(), Upkeep::None, "there was time");
 }

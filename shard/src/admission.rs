@@ -8,10 +8,13 @@
 
 use wire::{Clock, Sequence};
 
+use crate::words::Words;
+
 /// How far a push may be ahead of the oldest one that is missing, in sequences.
 pub const WINDOW_SEQUENCES: u64 = 1024;
 
 const WORD_BITS: u64 = u64::BITS as u64;
+const WINDOW_WORDS: usize = (WINDOW_SEQUENCES / WORD_BITS) as usize;
 
 /// What to do with a push of some sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Admission {
     applied_upto: u64,
-    window: [u64; (WINDOW_SEQUENCES / WORD_BITS) as usize],
+    window: [u64; WINDOW_WORDS],
     /// Ticks whose earlier pushes are missing: their sequence, and the clock they finish.
     ticks: Vec<(u64, Clock)>,
 }
@@ -67,6 +70,28 @@ impl Admission {
             self.window[word(self.applied_upto)] &= !bit(self.applied_upto);
         }
         self.finished()
+    }
+
+    /// Writes it as words; [`Admission::read`] reads them.
+    pub(crate) fn write(&self, words: &mut Vec<u64>) {
+        words.push(self.applied_upto);
+        words.extend_from_slice(&self.window);
+        words.push(self.ticks.len() as u64);
+        words.extend(self.ticks.iter().flat_map(|&(number, clock)| [number, clock.get()]));
+    }
+
+    /// Reads what [`Admission::write`] wrote; `None` if it is something else.
+    pub(crate) fn read(words: &mut Words<'_>) -> Option<Admission> {
+        let applied_upto = words.next()?;
+        let window = words.take(WINDOW_WORDS)?.try_into().ok()?;
+        let count = words.next().filter(|&count| count <= WINDOW_SEQUENCES)?;
+        let mut ticks = Vec::new();
+        for _ in 0..count {
+            ticks.push((words.next()?, Clock::new(words.next()?)));
+        }
+        // Sequences count on from here and must not overflow.
+        let is_possible = applied_upto <= u64::MAX / 2;
+        is_possible.then_some(Admission { applied_upto, window, ticks })
     }
 
     /// The newest clock whose pushes have all been applied; forgets it and those before.

@@ -7,11 +7,15 @@
 //! joined yet counts as clock 0.
 
 use kernels::hash::mix;
-use wire::{Clock, Header, Incarnation, JobId, Join, Refusal, Staleness, WorkerId};
+use wire::{
+    Clock, Header, Incarnation, JOIN_BODY_BYTES, JobId, Join, Refusal, Staleness, WorkerId,
+};
+use zerocopy::IntoBytes;
 
 use crate::admission::Admission;
 use crate::known_keys::KnownKeys;
 use crate::table::Moment;
+use crate::words::Words;
 
 /// Most workers a job may have.
 pub const WORKERS_MAX: u32 = 4096;
@@ -112,6 +116,12 @@ impl Job {
         std::mem::take(&mut self.has_newcomer)
     }
 
+    /// Whether this life of a worker takes part.
+    pub(crate) fn has_member(&self, worker: WorkerId, incarnation: Incarnation) -> bool {
+        let member = self.members.get(worker.get() as usize);
+        member.is_some_and(|member| member.life == Life::Joined(incarnation))
+    }
+
     /// The member that speaks, if it may.
     pub(crate) fn member(
         &mut self,
@@ -207,6 +217,55 @@ impl Job {
     pub(crate) fn now(&self) -> Moment {
         let slowest = self.age as u32;
         Moment { clock: slowest, slowest, ..Moment::default() }
+    }
+
+    /// Writes it as words, but for the keys that workers have told: a worker tells them anew to a
+    /// server that does not know them. [`Job::read`] reads them.
+    pub(crate) fn write(&self, words: &mut Vec<u64>) {
+        let join = self.join.to_bytes();
+        let (join, _) = join.as_chunks();
+        words.extend(join.iter().map(|word| u64::from_le_bytes(*word)));
+        words.push(self.lost.map_or(0, |worker| 1 + u64::from(worker.get())));
+        let clocks = [self.slowest.get(), self.furthest.get(), self.finished, self.age];
+        words.extend_from_slice(&clocks);
+        for member in &self.members {
+            let (life, incarnation) = match member.life {
+                Life::NotJoined => (0, 0),
+                Life::Joined(incarnation) => (1, incarnation.get()),
+                Life::Left(incarnation) => (2, incarnation.get()),
+            };
+            words.extend_from_slice(&[life, u64::from(incarnation), member.clock.get()]);
+            member.admission.write(words);
+        }
+    }
+
+    /// Reads what [`Job::write`] wrote; `None` if it is something else.
+    pub(crate) fn read(words: &mut Words<'_>) -> Option<Job> {
+        let join = Join::from_bytes(words.take(JOIN_BODY_BYTES / 8)?.as_bytes())?;
+        let in_bounds = (1..=WORKERS_MAX).contains(&join.workers);
+        let mut job = in_bounds.then(|| Job::new(join))?;
+        let lost = words.next()?;
+        job.lost = lost.checked_sub(1).map(|worker| WorkerId::new(worker as u32));
+        job.slowest = Clock::new(words.next()?);
+        job.furthest = Clock::new(words.next()?);
+        (job.finished, job.age) = (words.next()?, words.next()?);
+        for member in &mut job.members {
+            let (life, incarnation) = (words.next()?, Incarnation::new(words.next()? as u32));
+            member.life = match life {
+                0 => Life::NotJoined,
+                1 => Life::Joined(incarnation),
+                2 => Life::Left(incarnation),
+                _ => return None,
+            };
+            member.clock = Clock::new(words.next()?);
+            member.admission = Admission::read(words)?;
+        }
+        Some(job)
+    }
+
+    /// Forgets which pushes were applied: a defect, for tests.
+    pub(crate) fn forget_pushes(&mut self) {
+        self.members.iter_mut().for_each(|member| member.admission = Admission::default());
     }
 
     /// Looks for the slowest clock again. Whether it has moved.

@@ -10,14 +10,18 @@
 
 mod admission;
 mod answer;
+pub mod chain;
+mod change;
 mod cursor;
 mod decode;
 mod engine;
 mod job;
 mod known_keys;
+mod read;
 pub mod rule;
 mod table;
 mod tables;
+mod words;
 
 pub use admission::WINDOW_SEQUENCES;
 pub use answer::Outbox;

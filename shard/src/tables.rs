@@ -15,6 +15,8 @@ pub const TABLES_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Tables {
     tables: Vec<Table>,
+    /// How often all were dropped.
+    dropped: u64,
     rules: Rules,
     bytes_max: u64,
     seed: u64,
@@ -24,12 +26,18 @@ pub(crate) struct Tables {
 impl Tables {
     /// No table yet; each may take `bytes_max` bytes. `seed`: the order of keys in them.
     pub(crate) fn new(isa: Isa, rules: Rules, bytes_max: u64, seed: u64) -> Tables {
-        Tables { tables: Vec::new(), rules, bytes_max, seed, isa }
+        Tables { tables: Vec::new(), dropped: 0, rules, bytes_max, seed, isa }
     }
 
     /// Drops all tables.
     pub(crate) fn clear(&mut self) {
         self.tables.clear();
+        self.dropped += 1;
+    }
+
+    /// How often all were dropped.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// The table of this number.
@@ -50,6 +58,16 @@ impl Tables {
     /// The most urgent upkeep of any table.
     pub(crate) fn upkeep(&self) -> Upkeep {
         self.tables.iter().map(Table::upkeep).max().unwrap_or(Upkeep::None)
+    }
+
+    /// All, in order.
+    pub(crate) fn all(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// All, in order, to change.
+    pub(crate) fn all_mut(&mut self) -> &mut [Table] {
+        &mut self.tables
     }
 
     /// Makes the next table, or checks that the table of this number is the same.

@@ -7,7 +7,7 @@ use launch::{Local, LocalSpec};
 use learn::data::{Csr, Intercept, Part, SourceSpec};
 use learn::metrics::Metrics;
 use learn::{Ask, Continue, Epochs, INCARNATION, Io, Job, Learner, Table};
-use server::{Pinning, ServerSpec, Way};
+use server::{Hosting, OnClosed, Pinning, ServerSpec, Way};
 use shard::rule::{PARAMETERS_MAX, Rows, Rule, Rules, Widths};
 use transport::Limits;
 use transport::tcp::TcpBackend;
@@ -76,6 +76,8 @@ impl Learner for Heights {
 
 fn servers(way: Way) -> Local {
     let server = ServerSpec {
+        hosting: Hosting::OneACore,
+        on_closed: OnClosed::LoseWorker,
         cores: 2,
         way,
         limits: Limits::default(),

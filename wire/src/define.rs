@@ -128,7 +128,7 @@ impl Define {
 
 impl TableSpec {
     /// Reads a definition's body; the error names the field that is out of range.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<(TableSpec, Announced), &'static str> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<(TableSpec, Announced), &'static str> {
         let layout = Layout::read_from_bytes(bytes).map_err(|_| "define")?;
         if layout.dim == 0 {
             return Err("dim");

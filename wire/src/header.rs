@@ -97,6 +97,20 @@ pub enum Kind {
     Remove = 15,
     /// What two transports say of a faster way beside their link. Body: [`crate::LaneMessage`].
     Lane = 16,
+    /// What a successor in a chain has received, and what the chain's tail has. No body.
+    Applied = 17,
+    /// A place in a chain's order that changes nothing. No body.
+    Nothing = 18,
+    /// Begins to fill a successor: the job and the tables. Body: 64-bit words.
+    State = 19,
+    /// Rows for a successor that is filled. Body: keys, then whole rows with their stamps.
+    Page = 20,
+    /// Counts of absent keys, for a successor that is filled. Body: numbers of lines, then lines.
+    Counts = 21,
+    /// Ends filling a successor. Body: 64-bit words.
+    Filled = 22,
+    /// A piece of a message that is longer than the way between two servers takes. Body: bytes.
+    Part = 23,
 }
 
 impl Kind {
@@ -119,6 +133,13 @@ impl Kind {
             14 => Kind::Size,
             15 => Kind::Remove,
             16 => Kind::Lane,
+            17 => Kind::Applied,
+            18 => Kind::Nothing,
+            19 => Kind::State,
+            20 => Kind::Page,
+            21 => Kind::Counts,
+            22 => Kind::Filled,
+            23 => Kind::Part,
             _ => return None,
         })
     }
@@ -135,6 +156,10 @@ impl Flags {
     pub const TICK: Flags = Flags(1);
     /// `body_crc` is the body's checksum.
     pub const BODY_CHECKED: Flags = Flags(2);
+    /// This piece of a message is not its last one.
+    pub const MORE: Flags = Flags(4);
+    /// This piece of a message is not its first one.
+    pub const CONTINUES: Flags = Flags(8);
 
     /// Both sets of bits.
     pub const fn with(self, other: Flags) -> Flags {

@@ -65,7 +65,7 @@ impl Join {
     }
 
     /// Reads what [`Join::to_bytes`] wrote; `None` if the length or a field is out of range.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Join> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<Join> {
         let layout = Layout::read_from_bytes(bytes).ok()?;
         (layout.workers > 0).then_some(Join {
             job: JobId::new(layout.job),

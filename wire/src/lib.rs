@@ -43,7 +43,7 @@ pub use lane::{
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };
-pub use message::{Keyed, Keys, Message, Seal, open, read_header, seal};
+pub use message::{COUNT_LINE_WIDTH, Keyed, Keys, Message, Seal, open, read_header, seal};
 pub use placement::{
     Chain, Holds, Member, Placement, PlacementError, REPLICAS_MAX, SERVERS_MAX, Station,
 };

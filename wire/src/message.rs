@@ -91,7 +91,24 @@ pub enum Message<'a> {
     Size(TableSize),
     /// See [`Kind::Lane`].
     Lane(LaneMessage),
+    /// See [`Kind::Applied`].
+    Applied,
+    /// See [`Kind::Nothing`].
+    Nothing,
+    /// See [`Kind::State`].
+    State(&'a [u64]),
+    /// See [`Kind::Page`].
+    Page(RowsView<'a>),
+    /// See [`Kind::Counts`]: by number of its line, the line as [`COUNT_LINE_WIDTH`] f32.
+    Counts(RowsView<'a>),
+    /// See [`Kind::Filled`].
+    Filled(&'a [u64]),
+    /// See [`Kind::Part`].
+    Part(&'a [u8]),
 }
+
+/// A line of counts in a [`Kind::Counts`] message, as a number of f32: 64 bytes.
+pub const COUNT_LINE_WIDTH: usize = 16;
 
 /// Whether a message's body travels with a checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +198,16 @@ pub fn open(
         Kind::Lane => {
             Message::Lane(LaneMessage::from_bytes(body).ok_or(Malformed::Field { name: "lane" })?)
         }
+        Kind::Applied => empty(&header, Message::Applied)?,
+        Kind::Nothing => empty(&header, Message::Nothing)?,
+        Kind::State => Message::State(words(&header, body)?),
+        Kind::Page => Message::Page(rows(&header, body)?),
+        Kind::Counts if usize::from(header.width) == COUNT_LINE_WIDTH => {
+            Message::Counts(rows(&header, body)?)
+        }
+        Kind::Counts => return Err(shape(&header)),
+        Kind::Filled => Message::Filled(words(&header, body)?),
+        Kind::Part => Message::Part(body),
     };
     Ok((header, message))
 }
@@ -252,6 +279,10 @@ fn rows<'a>(header: &Header, body: &'a [u8]) -> Result<RowsView<'a>, Malformed> 
         Some(index) => Err(Malformed::Order { index }),
         None => Ok(RowsView { keys, rows }),
     }
+}
+
+fn words<'a>(header: &Header, body: &'a [u8]) -> Result<&'a [u64], Malformed> {
+    <[u64]>::ref_from_bytes(body).map_err(|_| shape(header))
 }
 
 fn shape(header: &Header) -> Malformed {
@@ -359,7 +390,7 @@ mod tests {
 
         #[test]
         fn a_random_header_over_a_random_body_never_panics(
-            kind in 0_u8..16, keys in any::<u32>(), width in any::<u16>(), encoding in any::<u8>(),
+            kind in 0_u8..26, keys in any::<u32>(), width in any::<u16>(), encoding in any::<u8>(),
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let bytes = HEADER_BYTES + body.len();

@@ -107,6 +107,12 @@ pub enum Refusal {
         /// How many value codecs it knows.
         codecs: u8,
     },
+    /// The server is not the head of the shard's chain. Wait for a newer placement and ask its
+    /// head.
+    NotHead {
+        /// The epoch of the chain as the server knows it.
+        shard: Epoch,
+    },
 }
 
 /// Codes below this are no refusals.
@@ -136,6 +142,7 @@ impl Refusal {
             Refusal::ListUnknown { lists } => (33, lists.into()),
             Refusal::NumbersUnknown { numbers } => (34, numbers.into()),
             Refusal::NoSuchCodec { codecs } => (35, codecs.into()),
+            Refusal::NotHead { shard } => (36, shard.get()),
         }
     }
 
@@ -164,6 +171,7 @@ impl Refusal {
             33 => Refusal::ListUnknown { lists: number as u16 },
             34 => Refusal::NumbersUnknown { numbers: number as u32 },
             35 => Refusal::NoSuchCodec { codecs: number as u8 },
+            36 => Refusal::NotHead { shard: Epoch::new(number) },
             _ => return None,
         })
     }
@@ -249,6 +257,9 @@ impl fmt::Display for Refusal {
                 "the server knows {codecs} value codecs, and not the one announced: use another \
                  codec, or run the same gradwire on both sides"
             ),
+            Refusal::NotHead { shard } => {
+                write!(f, "the server is not the head of the shard's chain at {shard}")
+            }
         }
     }
 }
@@ -271,7 +282,7 @@ mod tests {
             assert_eq!(header.status, code);
             assert_eq!(header.status(), Ok(Status::Refused(refusal)));
         }
-        assert_eq!(known, 20);
+        assert_eq!(known, 21);
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //! to any key. Homes have precedence: a guest goes elsewhere when a key comes whose home it holds.
 
 use super::{
-    EMPTY_LINE, Inserted, LINE_WORDS, Layout, Line, Payload, Shape, payload as payload_at, scale,
-    set_word,
+    EMPTY_LINE, Inserted, LINE_WORDS, Layout, Line, Moves, Payload, Shape, payload as payload_at,
+    scale, set_word,
 };
 use crate::hash::mix;
 use crate::lanes::prefetch;
@@ -92,6 +92,7 @@ pub(super) fn insert(
     shape: Shape,
     key: u64,
     payload: &Payload,
+    watch: &mut impl Moves,
 ) -> Option<Inserted> {
     let number = shape.number(key);
     let home = shape.home(number);
@@ -107,7 +108,7 @@ pub(super) fn insert(
         set_entry(&mut lines[home], entry, tag(number), line.wrapping_sub(home));
         (line, 0)
     } else {
-        move_guest(lines, layout, shape, home)?;
+        move_guest(lines, layout, shape, home, watch)?;
         (home, 1)
     };
     write(&mut lines[line], layout, key, payload);
@@ -115,7 +116,13 @@ pub(super) fn insert(
 }
 
 /// Moves a key out of a line that is not its home.
-fn move_guest(lines: &mut [Line], layout: Layout, shape: Shape, line: usize) -> Option<()> {
+fn move_guest(
+    lines: &mut [Line],
+    layout: Layout,
+    shape: Shape,
+    line: usize,
+    watch: &mut impl Moves,
+) -> Option<()> {
     let guest = lines[line][0].wrapping_sub(1);
     let number = shape.number(guest);
     let home = shape.home(number);
@@ -125,6 +132,7 @@ fn move_guest(lines: &mut [Line], layout: Layout, shape: Shape, line: usize) -> 
     let row = payload_at(layout, &lines[line], ROW_WORD);
     write(&mut lines[free], layout, guest, &row);
     lines[line][0] = 0;
+    watch.moved(guest, line, free);
     Some(())
 }
 
@@ -134,6 +142,7 @@ pub(super) fn remove(
     layout: Layout,
     shape: Shape,
     key: u64,
+    watch: &mut impl Moves,
 ) -> Option<Payload> {
     let line = find(lines, shape, key)?;
     let taken = payload_at(layout, &lines[line], ROW_WORD);
@@ -149,6 +158,7 @@ pub(super) fn remove(
         let key = lines[line][0].wrapping_sub(1);
         write(&mut lines[home], layout, key, &row);
         lines[line][0] = 0;
+        watch.moved(key, line, home);
     } else {
         lines[home][0] = 0;
     }
@@ -162,21 +172,24 @@ pub(super) fn move_line(
     shape: Shape,
     line: usize,
     mut lost: impl FnMut(u64, &Payload),
+    watch: &mut impl Moves,
 ) {
     let holder = lines[line][0];
     if holder == 0 || shape.home_before(holder.wrapping_sub(1)) != line {
         return; // The home of no key.
     }
     let home = std::mem::replace(&mut lines[line], EMPTY_LINE);
-    let (mut taken, mut count) = ([home; 1 + ENTRIES], 1);
+    let (mut taken, mut came_from, mut count) = ([home; 1 + ENTRIES], [line; 1 + ENTRIES], 1);
     for (_, there) in directory(home, line) {
         taken[count] = std::mem::replace(&mut lines[there], EMPTY_LINE);
+        came_from[count] = there;
         count += 1;
     }
-    for from in &taken[..count] {
+    for (from, there) in taken[..count].iter().zip(came_from) {
         let (key, row) = (from[0].wrapping_sub(1), payload_at(layout, from, ROW_WORD));
-        if insert(lines, layout, shape, key, &row).is_none() {
-            lost(key, &row);
+        match insert(lines, layout, shape, key, &row, watch) {
+            Some(inserted) => watch.moved(key, there, inserted.place as usize / LINE_WORDS),
+            None => lost(key, &row),
         }
     }
 }
@@ -319,7 +332,7 @@ mod tests {
             let mut lines = vec![EMPTY_LINE; 10_000];
             for key in (0..9000).map(mix) {
                 let row = row_of(layout, key);
-                let put = insert(&mut lines, layout, shape, key, &row).expect("room");
+                let put = insert(&mut lines, layout, shape, key, &row, &mut ()).expect("room");
                 assert_eq!(put.place as usize % LINE_WORDS, ROW_WORD);
                 assert_eq!(find(&lines, shape, key), Some(put.place as usize / LINE_WORDS));
                 oracle.insert(key, row);
@@ -341,7 +354,9 @@ mod tests {
             let keys: Vec<u64> = of_home_3.take(12).collect();
             let put: Vec<bool> = keys
                 .iter()
-                .map(|&key| insert(&mut lines, layout, shape, key, &row_of(layout, key)).is_some())
+                .map(|&key| {
+                    insert(&mut lines, layout, shape, key, &row_of(layout, key), &mut ()).is_some()
+                })
                 .collect();
             assert_eq!(put, [[true; 9].as_slice(), &[false; 3]].concat());
             let held = keys[..9].iter().map(|&key| (key, row_of(layout, key))).collect();
@@ -363,10 +378,10 @@ mod tests {
                 for &(kind, key) in &steps {
                     let row = row_of(layout, key);
                     if kind == 0 {
-                        let removed = remove(&mut lines, layout, shape, key);
+                        let removed = remove(&mut lines, layout, shape, key, &mut ());
                         prop_assert_eq!(removed, oracle.remove(&key));
                     } else if !oracle.contains_key(&key)
-                        && insert(&mut lines, layout, shape, key, &row).is_some()
+                        && insert(&mut lines, layout, shape, key, &row, &mut ()).is_some()
                     {
                         oracle.insert(key, row);
                     }
@@ -384,7 +399,7 @@ mod tests {
                 let mut lines = vec![EMPTY_LINE; before + more];
                 let put = |lines: &mut [Line], shape, key, oracle: &mut BTreeMap<_, _>| {
                     let row = row_of(layout, key);
-                    if insert(lines, layout, shape, key, &row).is_some() {
+                    if insert(lines, layout, shape, key, &row, &mut ()).is_some() {
                         oracle.insert(key, row);
                     }
                 };
@@ -395,11 +410,11 @@ mod tests {
                     let shape = old.moving(before + more, left);
                     move_line(&mut lines, layout, shape, left, |key, row| {
                         assert_eq!(oracle.remove(&key), Some(*row));
-                    });
+                    }, &mut ());
                     check(&lines, layout, shape, &oracle);
                     put(&mut lines, shape, 1000 + left as u64, &mut oracle);
                     if let Some((&key, _)) = oracle.range(mix(left as u64) % 50..).next() {
-                        let removed = remove(&mut lines, layout, shape, key);
+                        let removed = remove(&mut lines, layout, shape, key, &mut ());
                         prop_assert_eq!(removed, oracle.remove(&key));
                     }
                     check(&lines, layout, shape, &oracle);

@@ -70,6 +70,8 @@ pub(super) struct Aging {
     expired: u64,
     /// Keys that are taken out next: of a few lines.
     doomed: Vec<(u32, u64)>,
+    /// Keys that the last push or load took out to make room.
+    gone: Vec<u64>,
 }
 
 impl Aging {
@@ -93,12 +95,29 @@ impl Aging {
             slowest: 0,
             expired: 0,
             doomed: Vec::new(),
+            gone: Vec::new(),
         })
     }
 
     /// Rows that were taken out or begun afresh.
     pub(super) fn expired(&self) -> u64 {
         self.expired
+    }
+
+    /// Keys that made room for the last push or load. Those that were too old are none of them:
+    /// nobody could read them.
+    pub(super) fn gone(&self) -> &[u64] {
+        &self.gone
+    }
+
+    /// Pushes and loads so far, by which [`Expiry::Recent`] stamps.
+    pub(super) fn uses(&self) -> u32 {
+        self.uses
+    }
+
+    /// Goes on as one that has seen so many uses, and let so many rows go.
+    pub(super) fn resume(&mut self, uses: u32, expired: u64) {
+        (self.uses, self.expired) = (uses, expired);
     }
 
     /// Whether rows go when there is no room, and not by their age.
@@ -108,6 +127,7 @@ impl Aging {
 
     /// The stamp of what is used now.
     pub(super) fn stamp(&mut self, moment: Moment) -> u32 {
+        self.gone.clear();
         if self.clocks_max.is_some() {
             return moment.clock;
         }
@@ -284,6 +304,7 @@ impl Aging {
                 doomed.select_nth_unstable_by(victims, |one, other| other.cmp(one));
                 doomed.truncate(victims);
             }
+            self.gone.extend(doomed.iter().map(|&(_, key)| key));
             lines_in_vain = if victims > 0 { 0 } else { lines_in_vain + end - self.line };
             self.remove(index, rows, &mut doomed);
             self.line = end;

@@ -14,7 +14,9 @@
 
 use std::collections::BTreeMap;
 
-use kernels::lines::{self, EMPTY_LINE, LINE_WORDS, LINES_MAX, Layout, Line, Payload, Shape};
+use kernels::lines::{
+    self, EMPTY_LINE, LINE_WORDS, LINES_MAX, Layout, Line, Moves, Payload, Shape,
+};
 use kernels::probe::{self, Elsewhere, Lines};
 use kernels::{Isa, MISSING};
 use memory::{Arena, First};
@@ -109,7 +111,28 @@ pub(crate) struct Index {
     /// Where each stray's payload begins.
     strays: BTreeMap<u64, u32>,
     changes: u64,
+    watch: Watch,
 }
+
+/// Which keys have come to lines that a walk over all lines has left behind.
+#[derive(Debug, Default)]
+struct Watch {
+    /// The line at which the walk goes on; 0 without one, and the highest number behind its end.
+    front: usize,
+    keys: Vec<u64>,
+}
+
+impl Moves for Watch {
+    #[inline(always)]
+    fn moved(&mut self, key: u64, from: usize, to: usize) {
+        if to < self.front && from >= self.front {
+            self.keys.push(key);
+        }
+    }
+}
+
+/// Where an entry comes from that lay in no line.
+const NO_LINE: usize = usize::MAX;
 
 /// A growth under way.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +169,7 @@ impl Index {
             taken: 0,
             strays,
             changes: 0,
+            watch: Watch::default(),
         })
     }
 
@@ -351,9 +375,8 @@ impl Index {
                 let shape = before.moving(after, ahead);
                 lines::prefetch_move(lines, self.layout, shape, ahead);
             }
-            lines::move_line(lines, self.layout, self.shape, line, |key, payload| {
-                strays.push((key, *payload));
-            });
+            let lost = |key, payload: &Payload| strays.push((key, *payload));
+            lines::move_line(lines, self.layout, self.shape, line, lost, &mut self.watch);
         }
         self.changes += (left - stop) as u64;
         self.growth = (stop > 0).then_some(Growth { before, after, left: stop });
@@ -374,7 +397,8 @@ impl Index {
             if let Some(ahead) = line.checked_sub(LINES_AHEAD) {
                 lines::prefetch_move(lines, self.layout, self.shape, ahead);
             }
-            self.changes += lines::settle(lines, self.layout, self.shape, line) as u64;
+            self.changes +=
+                lines::settle(lines, self.layout, self.shape, line, &mut self.watch) as u64;
         }
         self.unsettled = stop;
     }
@@ -396,8 +420,9 @@ impl Index {
 
     fn put(&mut self, key: u64, payload: &Payload) -> u32 {
         let lines = self.lines.as_mut_slice();
-        match lines::insert(lines, self.layout, self.shape, key, payload) {
+        match lines::insert(lines, self.layout, self.shape, key, payload, &mut self.watch) {
             Some(inserted) => {
+                self.watch.moved(key, NO_LINE, inserted.place as usize / LINE_WORDS);
                 self.changes += inserted.moves as u64;
                 inserted.place
             }
@@ -416,6 +441,7 @@ impl Index {
         let place = lines::write_lane(lines, self.layout, (at / lanes, at % lanes), key, payload);
         let place = place + (first * LINE_WORDS) as u32; // `LINES_MAX` fits.
         self.strays.insert(key, place);
+        self.watch.moved(key, NO_LINE, place as usize / LINE_WORDS);
         place
     }
 
@@ -438,7 +464,8 @@ impl Index {
     /// - Result: its payload, if it was there.
     pub(crate) fn remove(&mut self, key: u64) -> Option<Payload> {
         let (layout, shape) = (self.layout, self.shape);
-        let mut removed = lines::remove(self.lines.as_mut_slice(), layout, shape, key);
+        let mut removed =
+            lines::remove(self.lines.as_mut_slice(), layout, shape, key, &mut self.watch);
         if removed.is_none() && self.strays.contains_key(&key) {
             for (stray, payload) in self.take_strays() {
                 if stray == key {
@@ -472,6 +499,25 @@ impl Index {
             let place = (line * LINE_WORDS + word) as u32; // `LINES_MAX` fits.
             (key, self.beside(place))
         })
+    }
+
+    /// A walk over all lines has come to this one: keys that move from there on to lines before it
+    /// are noted, and keys that are added there. 0 ends that, and forgets what was noted.
+    pub(crate) fn walked_to(&mut self, line: usize) {
+        self.watch.front = line;
+        if line == 0 {
+            self.watch.keys.clear();
+        }
+    }
+
+    /// Notes a key, if a walk is under way.
+    pub(crate) fn note(&mut self, key: u64) {
+        self.watch.moved(key, NO_LINE, 0);
+    }
+
+    /// The keys that were noted, to be taken.
+    pub(crate) fn noted(&mut self) -> &mut Vec<u64> {
+        &mut self.watch.keys
     }
 
     /// How many keys there are.

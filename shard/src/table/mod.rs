@@ -11,6 +11,7 @@
 //! or not at all.
 
 mod aging;
+mod fill;
 mod index;
 mod newcomers;
 mod room;
@@ -28,6 +29,8 @@ use zerocopy::IntoBytes;
 
 pub(crate) use self::aging::Moment;
 use self::aging::{Aging, Stored, stored, stored_mut};
+use self::fill::Part;
+pub(crate) use self::fill::{Fill, Filled};
 use self::index::Index;
 use self::newcomers::Newcomers;
 use self::rows::RowArena;
@@ -105,6 +108,7 @@ pub(crate) struct Table {
     /// Pushes during which rows stay where they are: see [`SCAN_PAUSE_PUSHES`].
     scan_pause: u32,
     counts: Counts,
+    part: Part,
     /// Deltas of admitted keys, where others of their block are dropped.
     kept: Vec<f32>,
     scratch: Scratch,
@@ -161,6 +165,7 @@ impl Table {
             aging,
             scan_pause: 0,
             counts,
+            part: Part::Whole,
             kept,
             scratch: Scratch::new(),
             isa,
@@ -198,8 +203,12 @@ impl Table {
         places: Option<Places<'_>>,
     ) -> Result<(), Full> {
         let stamp = self.aging.as_mut().map_or(0, |aging| aging.stamp(moment));
-        self.make_room(keys, stamp, moment)?;
-        let all_stay = self.aging.is_none() && matches!(self.newcomers, Newcomers::All);
+        if self.part == Part::Whole {
+            self.make_room(keys, stamp, moment)?;
+        }
+        let all_stay = self.aging.is_none()
+            && self.part == Part::Whole
+            && matches!(self.newcomers, Newcomers::All);
         let rows = self.index.keys();
         let mut at = [0; BLOCK_KEYS];
         let delta_blocks = deltas.chunks(BLOCK_KEYS * self.widths.delta);
@@ -240,7 +249,7 @@ impl Table {
         (stamp, moment): (u32, Moment),
     ) {
         let (mut kept_keys, mut kept_from) = ([0; BLOCK_KEYS], [0; BLOCK_KEYS]);
-        let mut kept = 0;
+        let (mut kept, mut begins_afresh) = (0, false);
         let found = stored(&self.index, &self.rows);
         for (from, &key) in keys[..at.len()].iter().enumerate() {
             let row = at[from];
@@ -248,14 +257,20 @@ impl Table {
                 aging.is_old(found.floats, row as usize * found.stride, moment.clock)
             };
             let is_there = row != MISSING && !self.aging.as_ref().is_some_and(is_old);
-            if is_there || self.newcomers.admits(key, moment.coin_seed) {
+            let admits = |newcomers: &mut Newcomers| newcomers.admits(key, moment.coin_seed);
+            if is_there || self.part == Part::Whole && admits(&mut self.newcomers) {
                 (kept_keys[kept], kept_from[kept], at[kept]) = (key, from, row);
                 kept += 1;
+                begins_afresh |= !is_there && row != MISSING;
             }
         }
         self.counts.deltas_dropped += (at.len() - kept) as u64;
         let all = at.len();
         let at = &mut at[..kept];
+        if begins_afresh {
+            // Whoever is being filled cannot know: see `fill`.
+            kept_keys[..kept].iter().for_each(|&key| self.index.note(key));
+        }
         self.add_missing(&kept_keys[..kept], at, stamp);
         if let Some(aging) = &mut self.aging {
             let stored = stored_mut(&mut self.index, &mut self.rows);
@@ -356,10 +371,15 @@ impl Table {
     /// Writes whole rows, `[keys, widths.row]`. Of equal keys the last one stays.
     pub(crate) fn load(&mut self, keys: &[u64], rows: &[f32], moment: Moment) -> Result<(), Full> {
         let stamp = self.aging.as_mut().map_or(0, |aging| aging.stamp(moment));
-        self.make_room(keys, stamp, moment)?;
+        if self.part == Part::Whole {
+            self.make_room(keys, stamp, moment)?;
+        }
         for (key, row) in keys.iter().zip(rows.chunks_exact(self.widths.row)) {
             let (key, mut at) = (std::slice::from_ref(key), [0]);
             self.find(key, &mut at);
+            if self.part == Part::Some && at[0] == MISSING {
+                continue;
+            }
             self.add_missing(key, &mut at, stamp);
             let mut stored = stored_mut(&mut self.index, &mut self.rows);
             let start = at[0] as usize * stored.stride;

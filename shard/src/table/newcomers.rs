@@ -80,6 +80,14 @@ impl Newcomers {
         }
     }
 
+    /// The counts, where pushes of absent keys are counted.
+    pub(super) fn sketch(&mut self) -> Option<&mut Sketch> {
+        match self {
+            Newcomers::All | Newcomers::Coin { .. } => None,
+            Newcomers::Counted { sketch, .. } => Some(sketch),
+        }
+    }
+
     /// Bytes that counting takes.
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -90,7 +98,7 @@ impl Newcomers {
 }
 
 /// Four rows of counters, then how often the line has counted since it was last halved.
-type CountLine = [u8; 64];
+pub(super) type CountLine = [u8; 64];
 /// Where in a line that number stands, in 32 bits.
 const COUNTED: usize = COUNTERS * ROWS;
 
@@ -102,6 +110,8 @@ pub(super) struct Sketch {
     line_bits: u32,
     /// A line that has counted so often is halved.
     halved_at: u32,
+    /// Bits of the lines that have counted since they were last sent, while somebody is filled.
+    unsent: Vec<u64>,
 }
 
 impl Sketch {
@@ -109,12 +119,61 @@ impl Sketch {
         let mut lines = Arena::reserve(1 << line_bits).map_err(|_| NoMemory)?;
         lines.grow_to(1 << line_bits).map_err(|_| NoMemory)?;
         let halved_at = (COUNTERS as u32 * u32::from(pushes)).div_ceil(2);
-        Ok(Sketch { lines, line_bits, halved_at })
+        Ok(Sketch { lines, line_bits, halved_at, unsent: Vec::new() })
+    }
+
+    /// From now on it is known which lines are not sent: at first those that have counted.
+    pub(super) fn begin_sending(&mut self) {
+        let lines = self.lines.as_slice().chunks(64);
+        let word = |lines: &[CountLine]| {
+            let counted = lines.iter().enumerate().filter(|(_, line)| **line != [0; 64]);
+            counted.fold(0, |word, (bit, _)| word | 1 << bit)
+        };
+        self.unsent = lines.map(word).collect();
+    }
+
+    /// Nobody wants to know that any more.
+    pub(super) fn end_sending(&mut self) {
+        self.unsent = Vec::new();
+    }
+
+    /// How many lines are not sent.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Takes `count` lines at most that are not sent, each with its number.
+    pub(super) fn send(&mut self, count: usize, mut take: impl FnMut(u64, &CountLine)) {
+        let (mut left, lines) = (count, self.lines.as_slice());
+        for (at, word) in self.unsent.iter_mut().enumerate() {
+            while *word != 0 && left > 0 {
+                let line = at * 64 + word.trailing_zeros() as usize;
+                take(line as u64, &lines[line]);
+                *word &= *word - 1;
+                left -= 1;
+            }
+        }
+    }
+
+    /// The lines that are not zero, each with its number.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        let lines = (0_u64..).zip(self.lines.as_slice());
+        lines.filter(|(_, line)| **line != [0; 64]).map(|(number, line)| (number, line.to_vec()))
+    }
+
+    /// Overwrites a line. Whether there is one of this number.
+    pub(super) fn overwrite(&mut self, line: u64, counts: &CountLine) -> bool {
+        let lines = self.lines.as_mut_slice();
+        let line = usize::try_from(line).ok().and_then(|line| lines.get_mut(line));
+        line.map(|line| *line = *counts).is_some()
     }
 
     /// Counts a push of this key. How often it was counted, this time included.
     fn count(&mut self, key: u64) -> u8 {
         let line = ring_number(Key::new(key)) >> (u64::BITS - self.line_bits);
+        if let Some(word) = self.unsent.get_mut(line as usize / 64) {
+            *word |= 1 << (line % 64);
+        }
         let line = &mut self.lines.as_mut_slice()[line as usize];
         let draw = mix(key);
         let at: [usize; ROWS] = std::array::from_fn(|row| {

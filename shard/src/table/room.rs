@@ -87,7 +87,7 @@ impl Table {
         if gone == count { Ok(()) } else { Err(full) }
     }
 
-    fn reserve(&mut self, more: usize) -> Result<(), Full> {
+    pub(super) fn reserve(&mut self, more: usize) -> Result<(), Full> {
         let full = Full { rows: self.index.keys() as u64 };
         self.index.reserve(more).map_err(|_| full)?;
         self.rows.as_mut().map_or(Ok(()), |rows| rows.reserve(more)).map_err(|_| full)

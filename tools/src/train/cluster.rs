@@ -10,7 +10,7 @@ use std::time::Duration;
 use kernels::Isa;
 use launch::{ChildEvent, Children, Local, LocalSpec};
 use serde::{Deserialize, Serialize};
-use server::{Pinning, ServerSpec, Way, pin, processor_here};
+use server::{Hosting, OnClosed, Pinning, ServerSpec, Way, pin, processor_here};
 use shard::rule::Rules;
 use transport::Limits;
 use worker::{
@@ -215,6 +215,8 @@ impl Contact {
 /// A server of this build, on all its defaults.
 pub(crate) fn server_spec(way: Way, cores: u16, isa: Isa, pinning: Pinning) -> ServerSpec {
     ServerSpec {
+        hosting: Hosting::OneACore,
+        on_closed: OnClosed::LoseWorker,
         cores,
         way,
         limits: Limits::default(),

@@ -108,7 +108,10 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             coded(LISTED, KeyForm::Packed, ValueCodec::F16, keys),
             coded(LISTED + 1, KeyForm::Numbered, ValueCodec::F32, keys),
         ],
-        Kind::Load | Kind::Rows => {
+        Kind::State | Kind::Filled => vec![sealed(header(kind, 0), &[7; 64])],
+        Kind::Counts => vec![keyed(header(kind, 0), keys, wire::COUNT_LINE_WIDTH as u16)],
+        Kind::Part => vec![sealed(header(kind, 0), &[7; 61])],
+        Kind::Load | Kind::Rows | Kind::Page => {
             let of = |table, width| keyed(header(kind, table), keys, width);
             vec![of(0, 1), of(1, 11), of(2, 1), of(3, 1)]
         }
@@ -127,6 +130,7 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
         Kind::Hello | Kind::Welcome | Kind::Reply | Kind::Leave | Kind::Measure => {
             vec![sealed(header(kind, 0), &[])]
         }
+        Kind::Applied | Kind::Nothing => vec![sealed(header(kind, 0), &[])],
     }
 }
 

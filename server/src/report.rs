@@ -1,0 +1,56 @@
+//! Reports: what the coordinator must hear of this server's shards.
+//!
+//! Owns the type. Who carries it there is left to whoever takes [`crate::Server::reports`].
+
+use std::fmt;
+
+use wire::{Epoch, ServerId, ShardId};
+
+/// Reports that wait to be taken; one too many is dropped, and said again when it is still true.
+pub(crate) const REPORTS_MAX: usize = 1024;
+
+/// What has become of a shard here. The epochs are those of its chain: a report of an epoch that
+/// is over means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The server that was being filled holds everything: it may become the tail.
+    Filled {
+        /// Of which shard.
+        shard: ShardId,
+        /// In which epoch of the chain.
+        epoch: Epoch,
+    },
+    /// This server could not do what its predecessor did, or was sent what cannot be: it holds the
+    /// shard no longer, and the chain waits until it is taken out.
+    Refused {
+        /// Which shard.
+        shard: ShardId,
+        /// In which epoch of the chain.
+        epoch: Epoch,
+    },
+    /// The successor cannot be reached, time and again, or says no.
+    SuccessorLost {
+        /// In whose chain.
+        shard: ShardId,
+        /// In which epoch of the chain.
+        epoch: Epoch,
+        /// Which server.
+        server: ServerId,
+    },
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Report::Filled { shard, epoch } => {
+                write!(f, "the successor is filled: {shard}, {epoch}")
+            }
+            Report::Refused { shard, epoch } => {
+                write!(f, "this server differs from its predecessor and stops: {shard}, {epoch}")
+            }
+            Report::SuccessorLost { shard, epoch, server } => {
+                write!(f, "the successor {server} is out of reach: {shard}, {epoch}")
+            }
+        }
+    }
+}

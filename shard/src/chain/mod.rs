@@ -1,0 +1,449 @@
+//! A shard on several servers: what its head did, the others do after it, in the same order.
+//!
+//! Owns one server's part in a chain: which operations it has applied and which the tail has, the
+//! answers that wait for that, who may answer when, and who is fenced. Links, and who is in which
+//! chain, are left to `server`; what an operation does to [`crate::Shard`].
+//!
+//! A head writes each answer at once and sends it once the tail has applied every operation that the
+//! answer shows. Where nothing is under way, it answers at once if the tail has lately acknowledged
+//! something, and else waits for an operation that changes nothing. Each acknowledgement gives the
+//! head [`LEASE`] from when it sent what is acknowledged, and whoever passes one on promises not to
+//! answer as a head for a quarter longer: so a head that slept through its replacement shows nobody
+//! values that are over, and clocks need to agree on nothing but, roughly, how long a second is.
+//!
+//! Invariant: what was answered, every server that is a replica holds, but for one that was just put
+//! out of the chain. What is acknowledged upstream, this server and all behind it have applied.
+
+mod fill;
+mod follow;
+mod link;
+mod log;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kernels::crc32c::crc32c;
+use wire::{Epoch, Header, Holds, Kind, Refusal, Seal, Station, Status, Time};
+
+use self::fill::Filling;
+use self::link::Successor;
+use self::log::{Log, Part};
+pub use self::state::Image;
+use crate::answer::{Outbox, REPLY_BYTES};
+use crate::change::Sink;
+use crate::engine::{Mutation, Outcome, Shard, ShardSpec};
+use crate::table::Upkeep;
+
+/// How long a head may answer after it sent what the tail then acknowledged.
+pub const LEASE: Duration = Duration::from_millis(50);
+
+/// How long a server that passed an acknowledgement on answers nobody as a head: a quarter longer,
+/// for clocks that do not run alike.
+pub const PROMISE: Duration = Duration::from_micros(62_500);
+
+/// How long a successor that was sent something may say nothing, before its link is given up.
+pub const SILENCE_MAX: Duration = Duration::from_millis(250);
+
+/// What a server is in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nobody places it: it is all there is of its shard.
+    Alone,
+    /// It answers workers.
+    Head,
+    /// It does what its predecessor did.
+    Follower,
+    /// It is sent what its predecessor holds.
+    Joining,
+    /// It holds the shard no longer.
+    Out,
+}
+
+/// What has happened that others must hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The successor that was filled holds everything.
+    Filled,
+    /// This server cannot do what its predecessor did: it is out.
+    Refused,
+    /// The link to the successor is over, or must be ended: it said nothing, or what cannot be.
+    SuccessorSilent,
+    /// The successor lacks what nobody can send it, or could not be filled fast enough.
+    SuccessorUnfit,
+}
+
+/// What became of a predecessor's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was applied, or had come before.
+    Done,
+    /// There is no room to pass it on. Nothing changed; take it again later.
+    NoRoom,
+    /// It cannot be what the predecessor meant: the link must be ended, and begins again.
+    Broken,
+}
+
+/// One server's part in the chain of one shard. `S`: a place for an answer, see [`Outbox::Slot`].
+#[derive(Debug)]
+pub struct Replica<S> {
+    shard: Shard,
+    /// What an empty one is made of; none where it is never emptied.
+    spec: Option<ShardSpec>,
+    mutation: Mutation,
+    role: Role,
+    /// Operations applied here, pieces counted one by one.
+    position: u64,
+    /// Operations that every replica has applied, as far as is known here.
+    acknowledged: u64,
+    log: Log,
+    successor: Option<Successor>,
+    filling: Option<Filling>,
+    /// Answers that wait for the tail: for which operation, and where they stand.
+    held: VecDeque<(u64, S)>,
+    /// Until when a head may answer at once.
+    right_until: Option<Time>,
+    /// Until when this server has promised not to answer as a head.
+    promised_until: Option<Time>,
+    following: follow::Following,
+    notices: Vec<Notice>,
+}
+
+impl<S> Replica<S> {
+    /// A shard that is all there is, without a coordinator.
+    pub fn alone(shard: Shard, message_bytes_max: usize) -> Replica<S> {
+        Replica {
+            log: Log::new(shard.isa, message_bytes_max),
+            mutation: shard.mutation,
+            shard,
+            spec: None,
+            role: Role::Alone,
+            position: 0,
+            acknowledged: 0,
+            successor: None,
+            filling: None,
+            held: VecDeque::new(),
+            right_until: None,
+            promised_until: None,
+            following: follow::Following::default(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// An empty shard with a place in a chain.
+    ///
+    /// - `spec`: its epoch is not looked at.
+    /// - `message_bytes_max`: the longest message that servers of the chain take.
+    pub fn placed(
+        spec: ShardSpec,
+        message_bytes_max: usize,
+        epoch: Epoch,
+        station: Station,
+    ) -> Replica<S> {
+        let spec = ShardSpec { epoch, ..spec };
+        let mut replica = Replica::alone(Shard::new(spec.clone()), message_bytes_max);
+        replica.spec = Some(spec);
+        replica.take_station(Some(station));
+        replica
+    }
+
+    /// Takes another place in the chain, in a later epoch; in the same one nothing changes. All
+    /// links are of the epoch before then, and over. `None`: it has no place any more. A shard that is
+    /// alone stays so.
+    ///
+    /// - Result: whether anything changed.
+    pub fn place(&mut self, epoch: Epoch, station: Option<Station>) -> bool {
+        if epoch <= self.shard.epoch || self.role == Role::Alone {
+            return false;
+        }
+        self.shard.epoch = epoch;
+        self.shard.progress = true; // What waits for a clock is for another head to answer.
+        self.take_station(station);
+        true
+    }
+
+    fn take_station(&mut self, station: Option<Station>) {
+        let was = self.role;
+        self.role = match station {
+            None => Role::Out,
+            Some(Station { holds: Holds::Part, .. }) => Role::Joining,
+            Some(Station { place: 0, .. }) => Role::Head,
+            Some(_) => Role::Follower,
+        };
+        let lacks = was == Role::Out || was == Role::Joining && !self.following.is_filled;
+        if lacks && matches!(self.role, Role::Head | Role::Follower) {
+            self.notices.push(Notice::Refused);
+            self.role = Role::Out;
+        }
+        if matches!(self.role, Role::Out | Role::Joining) {
+            self.empty();
+        }
+        self.end_filling();
+        match self.role {
+            Role::Follower => self.following.begin_replica(self.position),
+            _ => self.following = follow::Following::default(),
+        }
+        self.right_until = None;
+        self.successor = station
+            .and_then(|station| station.downstream)
+            .filter(|_| self.role != Role::Out)
+            .map(|(_, holds)| Successor::new(holds));
+        self.log.keep_operations(self.position);
+        if self.role != Role::Head {
+            self.held.clear();
+        } else if was == Role::Follower && self.mutation == Mutation::PushesForgotten {
+            self.shard.forget_pushes();
+        }
+        self.acknowledge_own();
+    }
+
+    /// Drops all that it holds.
+    fn empty(&mut self) {
+        let spec = self.spec.clone().expect("only a shard that was placed is emptied");
+        self.shard = Shard::new(ShardSpec { epoch: self.shard.epoch, ..spec });
+        self.shard.progress = true;
+        (self.position, self.acknowledged) = (0, 0);
+        self.log.restart(1);
+        self.held.clear();
+        self.following = follow::Following::default();
+    }
+
+    /// This server cannot go on: it holds the shard no longer.
+    fn give_up(&mut self) {
+        self.notices.push(Notice::Refused);
+        self.role = Role::Out;
+        self.successor = None;
+        self.end_filling();
+        self.empty();
+    }
+
+    /// Another server is at a later epoch of this chain: this one is no head any more.
+    pub fn fence(&mut self, epoch: Epoch) {
+        if epoch > self.shard.epoch && self.role != Role::Alone {
+            self.held.clear();
+            self.role = match self.role {
+                Role::Head => Role::Follower,
+                role => role,
+            };
+            self.shard.progress = true;
+        }
+    }
+
+    /// Does what a worker's message asks for, as [`Shard::handle`] does. The answer may wait for
+    /// [`Replica::release`].
+    ///
+    /// - `now`: read after the message had come.
+    pub fn handle<O: Outbox<Slot = S>>(
+        &mut self,
+        now: Time,
+        bytes: &[u8],
+        outbox: &mut O,
+    ) -> Outcome {
+        if self.role == Role::Alone {
+            return self.shard.handle(bytes, outbox);
+        }
+        let isa = self.shard.isa;
+        let header = match wire::read_header(bytes, |bytes| crc32c(isa, 0, bytes)) {
+            Ok(header) => header,
+            Err(malformed) => return Outcome::Malformed(malformed),
+        };
+        if header.epoch() > self.shard.epoch {
+            return Outcome::NoSlot; // This server will hear of that epoch, too.
+        }
+        if self.role != Role::Head {
+            return self.send_away(&header, outbox);
+        }
+        if self.is_log_full() {
+            return Outcome::NoSlot;
+        }
+        let mut catching = Catching { outbox, caught: None };
+        let logs = self.logs();
+        let mut sink = Passing { log: &mut self.log, position: &mut self.position, logs };
+        let outcome = self.shard.handle_into(bytes, &mut catching, &mut sink);
+        self.acknowledge_own();
+        if let Some(slot) = catching.caught {
+            self.answer(now, slot, outbox);
+        }
+        outcome
+    }
+
+    /// Tells a worker that another server is the head.
+    fn send_away<O: Outbox>(&self, header: &Header, outbox: &mut O) -> Outcome {
+        let Some(slot) = outbox.acquire(REPLY_BYTES) else { return Outcome::NoSlot };
+        let shard = self.shard.epoch;
+        let refusal = match header.epoch() == shard {
+            true => Refusal::NotHead { shard },
+            false => Refusal::EpochMismatch { shard },
+        };
+        self.shard.stamp().reply(outbox, slot, header, Status::Refused(refusal));
+        Outcome::Answered
+    }
+
+    /// Sends an answer now, or once the tail has all that it shows.
+    fn answer<O: Outbox<Slot = S>>(&mut self, now: Time, slot: S, outbox: &mut O) {
+        let (needs, mutation) = (self.needs_successor(), self.mutation);
+        let has_right = !needs
+            || self.right_until.is_some_and(|until| now < until)
+            || mutation == Mutation::PromisesBroken;
+        if needs && !has_right && !self.log.ends_unsent() {
+            self.append_nothing();
+        }
+        let is_acknowledged = self.acknowledged >= self.position;
+        let is_free = self.held.is_empty() && !self.is_promised(now);
+        if is_acknowledged && has_right && is_free || mutation == Mutation::AnswersNotHeld {
+            outbox.post(slot);
+            let early = self.right_until.is_none_or(|until| now + LEASE / 2 >= until);
+            if needs && early && !self.log.ends_unsent() {
+                self.append_nothing(); // Before the right ends, so that nobody waits for it.
+            }
+        } else {
+            self.held.push_back((self.position, slot));
+        }
+    }
+
+    /// Gives out the answers that need not wait any more, in their order.
+    pub fn release(&mut self, now: Time, mut post: impl FnMut(S)) {
+        if self.held.is_empty() || self.is_promised(now) {
+            return;
+        }
+        while let Some((position, _)) = self.held.front()
+            && *position <= self.acknowledged
+        {
+            let (_, slot) = self.held.pop_front().expect("there is one in front");
+            post(slot);
+        }
+    }
+
+    /// When there is something to do that no message brings.
+    pub fn deadline(&self) -> Option<Time> {
+        let promise = self.promised_until.filter(|_| !self.held.is_empty());
+        let silence = self.successor.as_ref().and_then(|it| it.silent_at(self.log.last()));
+        promise.into_iter().chain(silence).min()
+    }
+
+    /// What it is in its chain.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The chain's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.shard.epoch
+    }
+
+    /// What has happened that others must hear of, to be taken.
+    pub fn notices(&mut self) -> &mut Vec<Notice> {
+        &mut self.notices
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// The shard, to change: its upkeep, and who waits.
+    pub fn shard_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    /// As [`Shard::upkeep`].
+    pub fn upkeep(&self) -> Upkeep {
+        self.shard.upkeep()
+    }
+
+    /// Whether another server must have what this one acknowledges.
+    fn needs_successor(&self) -> bool {
+        let holds = self.successor.as_ref().map(|successor| successor.holds);
+        holds == Some(Holds::Everything) || self.filling.as_ref().is_some_and(Filling::is_marked)
+    }
+
+    /// Whether operations are kept for a successor.
+    fn logs(&self) -> bool {
+        let holds = self.successor.as_ref().map(|successor| successor.holds);
+        holds == Some(Holds::Everything) || self.filling.is_some()
+    }
+
+    /// Where nobody is behind this server, what it has applied is what the tail has.
+    fn acknowledge_own(&mut self) {
+        if !self.needs_successor() || self.mutation == Mutation::AcksEarly {
+            self.acknowledged = self.position;
+        }
+        if !self.logs() {
+            self.log.restart(self.position + 1);
+        }
+    }
+
+    fn append_nothing(&mut self) {
+        let nothing = Header::new(Kind::Nothing);
+        self.position += self.log.append(nothing, [&[], &[]], Part::Operation);
+        self.acknowledge_own();
+    }
+
+    fn is_promised(&self, now: Time) -> bool {
+        let is_promised = self.promised_until.is_some_and(|until| now < until);
+        is_promised && self.mutation != Mutation::PromisesBroken
+    }
+
+    /// Whether there is no room for another operation. A server that is being filled does not stop
+    /// the others.
+    fn is_log_full(&mut self) -> bool {
+        if !self.logs() || !self.log.is_full() {
+            return false;
+        }
+        if !self.needs_successor() {
+            self.notices.push(Notice::SuccessorUnfit);
+            self.end_filling();
+            return false;
+        }
+        true
+    }
+}
+
+/// Keeps an answer instead of sending it.
+struct Catching<'a, O: Outbox> {
+    outbox: &'a mut O,
+    caught: Option<O::Slot>,
+}
+
+impl<O: Outbox> Outbox for Catching<'_, O> {
+    type Slot = O::Slot;
+
+    fn bytes_max(&self) -> usize {
+        self.outbox.bytes_max()
+    }
+
+    fn seal(&self) -> Seal {
+        self.outbox.seal()
+    }
+
+    fn acquire(&mut self, bytes: usize) -> Option<O::Slot> {
+        self.outbox.acquire(bytes)
+    }
+
+    fn bytes_mut(slot: &mut O::Slot) -> &mut [u8] {
+        O::bytes_mut(slot)
+    }
+
+    fn post(&mut self, slot: O::Slot) {
+        self.caught = Some(slot);
+    }
+}
+
+/// Passes on to a successor what was done, if there is one.
+struct Passing<'a> {
+    log: &'a mut Log,
+    position: &'a mut u64,
+    logs: bool,
+}
+
+impl Sink for Passing<'_> {
+    fn done(&mut self, header: Header, body: [&[u8]; 2]) {
+        *self.position += match self.logs {
+            true => self.log.append(header, body, Part::Operation),
+            false => 1,
+        };
+    }
+}

@@ -1,0 +1,249 @@
+use std::collections::VecDeque;
+
+use kernels::Isa;
+use proptest::prelude::*;
+use wire::{
+    Announced, Define, Expiry, Flags, HEADER_BYTES, Incarnation, JobId, Join, KeyAdmission, Keyed,
+    RowLife, ServerId, Staleness, TableSpec,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::*;
+use crate::rule::{Adam, Rules, Sum, table_spec};
+
+const EPOCH: Epoch = Epoch::new(3);
+const INCARNATION: Incarnation = Incarnation::new(1);
+const OTHER: ServerId = ServerId::new(9);
+
+/// A message, at a boundary of 8 bytes.
+#[derive(Debug)]
+struct Letter {
+    words: Vec<u64>,
+    bytes: usize,
+}
+
+/// A way to somebody: what was posted, in order.
+#[derive(Debug, Default)]
+struct Way {
+    letters: VecDeque<Letter>,
+    bytes_max: usize,
+}
+
+impl Letter {
+    fn bytes(&self) -> &[u8] {
+        &self.words.as_bytes()[..self.bytes]
+    }
+
+    fn header(&self) -> Header {
+        Header::read_from_prefix(self.bytes()).expect("64 bytes").0
+    }
+}
+
+impl Outbox for Way {
+    type Slot = Letter;
+
+    fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    fn seal(&self) -> Seal {
+        Seal::Body
+    }
+
+    fn acquire(&mut self, bytes: usize) -> Option<Letter> {
+        Some(Letter { words: vec![0; bytes.div_ceil(8)], bytes })
+    }
+
+    fn bytes_mut(slot: &mut Letter) -> &mut [u8] {
+        &mut slot.words.as_mut_bytes()[..slot.bytes]
+    }
+
+    fn post(&mut self, slot: Letter) {
+        self.letters.push_back(slot);
+    }
+}
+
+fn way() -> Way {
+    Way { letters: VecDeque::new(), bytes_max: 1 << 20 }
+}
+
+fn spec(seed: u64, table_bytes_max: u64, mutation: Mutation) -> ShardSpec {
+    let (isa, rules) = (Isa::detect(), Rules::builtin());
+    ShardSpec { isa, epoch: EPOCH, rules, table_bytes_max, seed, credit: 8, mutation }
+}
+
+fn station(place: usize, holds: Holds, downstream: Option<Holds>) -> Station {
+    let upstream = (place > 0).then_some(OTHER);
+    Station { place, holds, upstream, downstream: downstream.map(|holds| (OTHER, holds)) }
+}
+
+fn message(header: Header, body: &[u8]) -> Letter {
+    let header = Header { epoch: EPOCH.get(), incarnation: INCARNATION.get(), ..header };
+    let bytes = HEADER_BYTES + body.len();
+    let mut words = vec![0; bytes.div_ceil(8)];
+    let out = &mut words.as_mut_bytes()[..bytes];
+    out[HEADER_BYTES..].copy_from_slice(body);
+    wire::seal(out, header, Seal::Body, |bytes| crc32c(Isa::detect(), 0, bytes));
+    Letter { words, bytes }
+}
+
+fn keyed(header: Header, keys: &[u64], values: &[f32]) -> Letter {
+    let width = (values.len() / keys.len().max(1)) as u16;
+    let body = [keys.as_bytes(), values.as_bytes()].concat();
+    assert_eq!(HEADER_BYTES + body.len(), Keyed::message_bytes(keys.len(), width.into()));
+    message(Header { keys: keys.len() as u32, width, ..header }, &body)
+}
+
+/// Two servers, and the way between them.
+struct Pair {
+    now: Time,
+    head: Replica<Letter>,
+    tail: Replica<Letter>,
+    answers: Way,
+    down: Way,
+    up: Way,
+}
+
+impl Pair {
+    fn new(tail_holds: Holds, message_bytes_max: usize, mutation: Mutation) -> Pair {
+        let at_head = station(0, Holds::Everything, Some(tail_holds));
+        let at_tail = station(1, tail_holds, None);
+        let make = |seed, station| {
+            Replica::placed(spec(seed, 1 << 20, mutation), message_bytes_max, EPOCH, station)
+        };
+        let now = Time::from_nanos(1 << 40);
+        let (head, tail) = (make(1, at_head), make(2, at_tail));
+        Pair { now, head, tail, answers: way(), down: way(), up: way() }
+    }
+
+    fn link(&mut self) {
+        assert!(self.tail.predecessor_linked(EPOCH));
+        self.head.successor_linked(self.now);
+    }
+
+    fn ask(&mut self, letter: &Letter) {
+        let outcome = self.head.handle(self.now, letter.bytes(), &mut self.answers);
+        assert!(matches!(outcome, Outcome::Answered | Outcome::Waiting), "{outcome:?}");
+    }
+
+    /// Asks, and takes the answer of a chain that has all.
+    fn done(&mut self, letter: &Letter) {
+        self.ask(letter);
+        self.settle();
+        let answer = self.answers.letters.pop_back().expect("an answer");
+        assert_eq!(answer.header().status(), Ok(Status::Done));
+    }
+
+    /// One turn of each; whether anything moved.
+    fn turn(&mut self) -> bool {
+        let more = self.head.forward(self.now, &mut self.down);
+        let moved = !self.down.letters.is_empty();
+        for letter in self.down.letters.drain(..) {
+            assert_eq!(self.tail.follow(letter.bytes()), Taken::Done, "{:?}", letter.header());
+        }
+        self.tail.word(self.now, &mut self.up);
+        for letter in self.up.letters.drain(..) {
+            assert!(self.head.hear_successor(self.now, letter.bytes()));
+        }
+        self.head.release(self.now, |slot| self.answers.letters.push_back(slot));
+        more || moved
+    }
+
+    fn settle(&mut self) {
+        while self.turn() {}
+        self.turn();
+    }
+
+    fn join(&mut self, lives: &[(RowLife, bool)]) {
+        let join = Join { job: JobId::new(7), workers: 1, staleness: Staleness::BSP };
+        self.done(&message(Header::new(Kind::Join), &join.to_bytes()));
+        for (number, &(life, is_wide)) in lives.iter().enumerate() {
+            let adam = Adam { rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8 };
+            let wide = table_spec("wide", 3, &adam);
+            let spec = if is_wide { wide } else { table_spec("narrow", 2, &Sum) };
+            let define = Define::new(&TableSpec { life, ..spec }, Announced::default());
+            let header = Header { table: number as u16, ..Header::new(Kind::Define) };
+            self.done(&message(header, define.expect("short names").as_bytes()));
+        }
+    }
+}
+
+fn push(sequence: u64, clock: u64, table: u16, keys: &[u64], flags: Flags) -> Letter {
+    let width = if table % 2 == 0 { 2 } else { 3 };
+    let deltas: Vec<f32> =
+        (0..keys.len() * width).map(|at| (sequence + at as u64) as f32).collect();
+    let flags = flags.get();
+    keyed(Header { sequence, clock, table, flags, ..Header::new(Kind::Push) }, keys, &deltas)
+}
+
+fn pull(keys: &[u64]) -> Letter {
+    keyed(Header { sequence: 1 << 63, ..Header::new(Kind::Pull) }, keys, &[])
+}
+
+const LIVES: [RowLife; 4] = [
+    RowLife { admission: KeyAdmission::All, expiry: Expiry::Never },
+    RowLife { admission: KeyAdmission::Count(2), expiry: Expiry::Clocks(6) },
+    RowLife { admission: KeyAdmission::All, expiry: Expiry::Recent },
+    RowLife { admission: KeyAdmission::Count(3), expiry: Expiry::Recent },
+];
+
+/// A job of random pushes, loads and removals while a server is filled, from a table with rows in
+/// it. The images at the end, and how often rows were noted.
+fn fill_amid_changes(
+    steps: &[(u64, u64, u16)],
+    before: usize,
+    message_bytes_max: usize,
+    mutation: Mutation,
+) -> (Image, Image) {
+    let mut pair = Pair::new(Holds::Part, message_bytes_max, mutation);
+    let lives: Vec<_> = LIVES.iter().zip([false, true].into_iter().cycle()).collect();
+    pair.join(&lives.iter().map(|&(&life, is_wide)| (life, is_wide)).collect::<Vec<_>>());
+    let (mut sequence, mut clock) = (0, 0);
+    for (number, &(seed, count, table)) in steps.iter().enumerate() {
+        if number == before {
+            pair.link();
+        }
+        let draw = |at: u64| kernels::hash::mix(seed ^ at << 32) % 5000;
+        let keys: std::collections::BTreeSet<u64> = (0..count).map(draw).collect();
+        let keys: Vec<u64> = keys.into_iter().collect();
+        let kind = seed % 16;
+        if kind == 0 {
+            pair.ask(&keyed(Header { table, ..Header::new(Kind::Remove) }, &keys, &[]));
+        } else if kind == 1 {
+            let width = if table % 2 == 0 { 2 } else { 11 };
+            let rows = vec![seed as f32; keys.len() * width];
+            pair.ask(&keyed(Header { table, ..Header::new(Kind::Load) }, &keys, &rows));
+        } else {
+            sequence += 1;
+            let flags = if seed % 5 == 0 { Flags::TICK } else { Flags::NONE };
+            pair.ask(&push(sequence, clock, table, &keys, flags));
+            clock += u64::from(seed % 5 == 0);
+        }
+        pair.head.shard_mut().tend();
+        if seed % 3 == 0 {
+            pair.tail.shard_mut().tend();
+        }
+        pair.turn();
+    }
+    pair.settle();
+    assert_eq!(pair.head.notices().as_slice(), [Notice::Filled]);
+    assert_eq!(pair.tail.notices().as_slice(), []);
+    (pair.head.shard_mut().image(), pair.tail.shard_mut().image())
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u64, u64, u16)>> {
+    proptest::collection::vec((any::<u64>(), 1_u64..120, 0_u16..4), 60..160)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_server_that_is_filled_amid_changes_holds_the_same_at_the_end(
+        steps in steps(), before in 0_usize..60, long: bool,
+    ) {
+        let message_bytes_max = if long { 1 << 20 } else { 512 };
+        let (head, tail) = fill_amid_changes(&steps, before, message_bytes_max, Mutation::None);
+        prop_assert!(head.rows.iter().any(|rows| rows.len() > 100));
+        prop_assert_eq!(head, tail);
+    }
+}
