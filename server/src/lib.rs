@@ -6,6 +6,7 @@
 //! Invariant: a shard is touched by one thread only; a core that has nothing to do sleeps.
 #![forbid(unsafe_code)]
 
+pub mod coordinator;
 mod core_thread;
 mod door;
 mod handshake;
