@@ -227,12 +227,16 @@ impl Crew {
         self.replicas.min(places).max(1)
     }
 
-    /// Those of a chain who shall stay in it.
+    /// Those of a chain who shall stay in it; of two that may not be together, the first.
     fn staying(&self, chain: &Chain) -> Vec<ServerId> {
-        let stays = |server: &ServerId| {
-            matches!(self.standing(*server), Standing::Fit | Standing::Expected)
-        };
-        chain.replicas.iter().copied().filter(stays).collect()
+        let mut staying = Vec::with_capacity(chain.replicas.len());
+        for seat in chain.replicas.iter().filter_map(|server| self.seats.get(server)) {
+            let stays = matches!(seat.standing, Standing::Fit | Standing::Expected);
+            if stays && self.may_join(&staying, seat) {
+                staying.push(seat.server);
+            }
+        }
+        staying
     }
 
     /// A chain without those who are gone, and with the one that was filled.
@@ -288,14 +292,12 @@ impl Crew {
             chain.replicas.retain(|server| staying.contains(server));
         }
         while chain.replicas.len() > self.replicas {
-            // Nobody knows any more who was to go: the one whose host the newest shares, else the
-            // one before it, which is the head of few.
-            let (newest, others) = chain
-                .replicas
-                .split_last()
-                .map_or((None, &[][..]), |(newest, others)| (self.seats.get(newest), others));
-            let shares = |one: &ServerId| newest.is_some_and(|seat| !self.may_join(&[*one], seat));
-            let goes = others.iter().position(shares).unwrap_or(others.len() - 1);
+            // Who wants to leave, then who is not to be together with another, then the one before
+            // the newest, which is the head of few.
+            let staying = self.staying(chain);
+            let leaves = |server: &ServerId| !staying.contains(server);
+            let before_newest = chain.replicas.len() - 2;
+            let goes = chain.replicas.iter().position(leaves).unwrap_or(before_newest);
             chain.replicas.remove(goes);
         }
     }

@@ -51,6 +51,8 @@ struct World {
     /// By shard: lives that hold everything.
     holders: BTreeMap<ShardId, BTreeSet<ServerId>>,
     fills_go_on: bool,
+    /// Lives that a person wanted to leave.
+    drained: BTreeSet<ServerId>,
 }
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
             probes: Vec::new(),
             holders: BTreeMap::new(),
             fills_go_on: false,
+            drained: BTreeSet::new(),
         }
     }
 
@@ -350,7 +353,11 @@ impl World {
         let stay: Vec<ServerId> =
             chain.replicas.iter().copied().filter(|one| !self.leaves(*one)).collect();
         let hosts: BTreeSet<String> = stay.iter().map(host).collect();
-        assert_eq!(hosts.len(), stay.len(), "{shard}: replicas share a host");
+        // Later, two may share one for a while: when others are lost just as a fill ends that was
+        // to take the place of one on its host. A copy too many is better than one too few.
+        if new.epoch == Epoch::new(1) {
+            assert_eq!(hosts.len(), stay.len(), "{shard}: replicas share a host");
+        }
         if let Some(joining) = &chain.joining {
             // It may take the place of one of its own host, who leaves when it is filled.
             let is_move = chain.replicas.len() == usize::from(self.spec.replicas);
@@ -358,9 +365,9 @@ impl World {
         }
     }
 
+    /// Whether it was to leave; a coordinator that begins anew does not know of it.
     fn leaves(&self, server: ServerId) -> bool {
-        let known = self.machine.census.get(server);
-        known.is_some_and(|known| known.wish == super::census::Wish::Leave)
+        self.drained.contains(&server)
     }
 }
 
@@ -433,6 +440,7 @@ impl World {
             }
             Step::Drain(slot) => {
                 if let Some(life) = self.slots[slot].life {
+                    self.drained.insert(life.server);
                     self.ask(Ask::Drain { server: life.server });
                 }
             }
@@ -493,6 +501,9 @@ impl World {
         for (shard, chain) in placement.shards().filter(|(_, chain)| !chain.replicas.is_empty()) {
             assert!(chain.replicas.len() >= wanted, "{shard}: {chain:?}, {wanted} wanted");
             assert_eq!(chain.joining, None, "{shard}");
+            let host = |one: &ServerId| placement.member(*one).expect("listed").host.clone();
+            let hosts: BTreeSet<String> = chain.replicas.iter().map(host).collect();
+            assert!(hosts.len() >= wanted, "{shard}: {chain:?} on {hosts:?}");
         }
         let epoch = placement.epoch;
         self.run_ms(2000);
@@ -501,7 +512,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn whatever_happens_no_shard_is_given_to_who_does_not_hold_it_and_chains_heal(
