@@ -18,6 +18,7 @@ mod gossip;
 mod machine;
 mod spec;
 mod store;
+mod store_redb;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -28,3 +29,4 @@ pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
 pub use gossip::LINK_PATIENCE;
 pub use spec::{ClusterSpec, SpecError};
 pub use store::{Entry, HISTORY_MAX, Store, StoreError};
+pub use store_redb::{RedbStore, STORE_FILE};
