@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wire::{
-    Applicant, Apply, Ask, Beat, Candidate, Denial, Epoch, Life, Placement, SERVERS_MAX, ServerId,
-    Time, ToCoordinator, ToMember, Welcome,
+    Applicant, Apply, Beat, Candidate, Denial, Epoch, Life, Placement, SERVERS_MAX, ServerId, Time,
+    ToCoordinator, ToMember, Welcome,
 };
 
 use super::assign::{Crew, Leavers, Move};
@@ -21,14 +21,12 @@ use super::cause::cause;
 use super::census::{Census, Changed, Health, Probe, Told, Why, Wish};
 use super::detector::BEAT_EVERY;
 use super::gossip::Gossip;
+use super::orders::is_open;
 use super::spec::ClusterSpec;
 use super::store::Entry;
 
 /// Epochs whose cause a status tells.
 pub(super) const HISTORY_SHOWN_MAX: usize = 32;
-
-/// A person's moves that wait.
-const MOVES_MAX: usize = 256;
 
 /// How often everything is looked at again, since patience runs out without an event.
 const RECONSIDER_EVERY: Duration = Duration::from_millis(100);
@@ -121,13 +119,13 @@ pub(super) struct Machine {
     pub(super) census: Census,
     pub(super) gossip: Gossip,
     callers: BTreeMap<ConnectionId, Caller>,
-    moves: Vec<Move>,
+    pub(super) moves: Vec<Move>,
     leavers: Leavers,
     pub(super) history: VecDeque<Past>,
     pub(super) began_at: Time,
     last_at: Time,
     reconsider_at: Time,
-    changed: Changed,
+    pub(super) changed: Changed,
     actions: Vec<Action>,
 }
 
@@ -204,7 +202,7 @@ impl Machine {
         }
     }
 
-    fn send(&mut self, connection: ConnectionId, message: ToMember) {
+    pub(super) fn send(&mut self, connection: ConnectionId, message: ToMember) {
         self.actions.push(Action::Send { connection, message });
     }
 
@@ -365,60 +363,6 @@ impl Machine {
         }
     }
 
-    fn asked(&mut self, connection: ConnectionId, ask: Ask, now: Time) {
-        let done = match ask {
-            Ask::Status => {
-                let status = ToMember::Status(Box::new(self.status(now)));
-                return self.send(connection, status);
-            }
-            Ask::Move { shard, from, to } => self.wish_to_move(Move { shard, from, to }),
-            Ask::Drain { server } => self.wish_to_leave(server),
-            Ask::Forget { server } => self.forget(server),
-        };
-        let answer = match done {
-            Ok(()) => ToMember::Done,
-            Err(reason) => ToMember::Denied(Denial::Impossible { reason }),
-        };
-        self.send(connection, answer);
-    }
-
-    fn wish_to_leave(&mut self, number: ServerId) -> Result<(), String> {
-        let server = self.census.get_mut(number).ok_or(format!("{number} is no member"))?;
-        server.wish = Wish::Leave;
-        self.changed = Changed::Yes;
-        Ok(())
-    }
-
-    fn forget(&mut self, number: ServerId) -> Result<(), String> {
-        let server = self.census.get_mut(number).ok_or(format!("{number} is no member"))?;
-        if matches!(server.health, Health::Fit | Health::Expected) {
-            return Err(format!("{number} is there; drain it instead"));
-        }
-        server.health = Health::Lost(Why::Forgotten);
-        self.changed = Changed::Yes;
-        Ok(())
-    }
-
-    fn wish_to_move(&mut self, wish: Move) -> Result<(), String> {
-        let Move { shard, from, to } = wish;
-        let chain = self.placement.chain(shard).ok_or(format!("there is no {shard}"))?;
-        if !chain.replicas.contains(&from) {
-            return Err(format!("{from} does not hold {shard}"));
-        }
-        if chain.station(to).is_some() {
-            return Err(format!("{to} has {shard} already"));
-        }
-        if !self.census.get(to).is_some_and(|server| server.health == Health::Fit) {
-            return Err(format!("{to} is not there"));
-        }
-        if self.moves.len() >= MOVES_MAX {
-            return Err(format!("{MOVES_MAX} moves wait already"));
-        }
-        self.moves.push(wish);
-        self.changed = Changed::Yes;
-        Ok(())
-    }
-
     /// Looks at what time has changed, and proposes a placement if another one shall be.
     fn look(&mut self, now: Time) {
         let (probes, changed) = self.census.look(now);
@@ -539,12 +483,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// Whether a move has neither been done nor become impossible.
-fn is_open(Move { shard, from, to }: Move, placement: &Placement) -> bool {
-    let chain = placement.chain(shard);
-    let is_held = chain.is_some_and(|chain| chain.replicas.contains(&from));
-    let is_done = chain.is_some_and(|chain| chain.replicas.contains(&to));
-    is_held && !is_done && placement.member(to).is_some()
 }
