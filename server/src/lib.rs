@@ -6,12 +6,14 @@
 //! Invariant: a shard is touched by one thread only; a core that has nothing to do sleeps.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod coordinator;
 mod core_thread;
 mod door;
 mod handshake;
 mod turn;
 
+pub use agent::{Agent, AgentEvent, AgentSpec, Reporter};
 pub use core_thread::{Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError};
 pub use turn::{Core, OnClosed, Who};

@@ -40,6 +40,7 @@ mod rows;
 mod session;
 mod split;
 mod turn;
+mod watch;
 
 pub use call::ScanPage;
 pub use codec::{CodecChoice, CodecError, KeyCodec, Selection, TableCodec, ValueCodec};
@@ -50,6 +51,7 @@ pub use merge::Merger;
 pub use pull::{PullTicket, Values};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
+pub use watch::{Watch, WatchError};
 pub use wire::{
     Clock, Epoch, Expiry, Incarnation, JobId, Join, KeyAdmission, Refusal, RowLife, ScanCursor,
     ShardId, Staleness, TableId, TableSize, TableSpec, Time, WorkerId,
