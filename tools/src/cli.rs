@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
+use crate::cluster::{CoordinateArgs, OrderCommand, StatusArgs};
 use crate::doctor::Need;
 use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LinkFlag,
@@ -35,6 +36,13 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     /// Run a server: one shard a core.
     Serve(ServeArgs),
+    /// Coordinate a cluster: who is in it, and which servers hold which shard.
+    Coordinate(CoordinateArgs),
+    /// Show a cluster: its servers, its shards, and what happened.
+    Status(StatusArgs),
+    /// Tell a cluster's coordinator what to do.
+    #[command(subcommand)]
+    Cluster(OrderCommand),
     /// Look into a saved model.
     #[command(subcommand)]
     Model(ModelCommand),
