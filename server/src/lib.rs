@@ -6,16 +6,21 @@
 //! Invariant: a shard is touched by one thread only; a core that has nothing to do sleeps.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod chain_links;
 mod chains;
+pub mod coordinator;
 mod core_thread;
 mod door;
 mod handshake;
+mod membership;
 mod report;
 mod turn;
 
+pub use agent::{Agent, AgentEvent, AgentSpec, Reporter};
 pub use chains::{News, Share};
 pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError, listen};
+pub use membership::Membership;
 pub use report::Report;
 pub use turn::{Core, OnClosed, Who};

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernels::Isa;
-use server::{Door, Exposure, Pinning, Server, ServerSpec, Way};
+use server::{Door, Exposure, Hosting, OnClosed, Pinning, Server, ServerSpec, Way};
 use shard::rule::{Rules, Sum, table_spec};
 use transport::Limits;
 use transport::tcp::TcpBackend;
 use transport::verbs::{Breakage, VerbsSettings};
 use worker::{
-    ConnectSpec, Epoch, Incarnation, JobId, Join, Place, Session, Split, Staleness, TableId, Then,
-    Time, Timeouts, WorkerId, connect,
+    ConnectSpec, Dial, Epoch, Incarnation, JobId, Join, Place, Session, Split, Staleness, TableId,
+    Then, Time, Timeouts, WorkerId, connect,
 };
 
 use crate::skipped;
@@ -55,6 +55,8 @@ impl Count {
     fn start([of_server, of_worker]: [VerbsSettings; 2]) -> Count {
         let limits = Limits { spin_ns: 0, ..Limits::default() };
         let server = Server::start(&ServerSpec {
+            hosting: Hosting::OneACore,
+            on_closed: OnClosed::LoseWorker,
             cores: 2,
             way: Way::Tcp(TcpBackend::Verbs(of_server)),
             limits,
@@ -69,13 +71,15 @@ impl Count {
         let address = door.address().expect("it listens by TCP").to_string();
         let session = connect(&ConnectSpec {
             places: vec![Place::Tcp(address)],
-            worker: WorkerId::new(0),
-            incarnation: Incarnation::new(1),
             epoch: EPOCH,
-            backend: TcpBackend::Verbs(of_worker),
-            limits,
-            timeouts: Timeouts { give_up: PATIENCE, ..Timeouts::default() },
-            connect_max: PATIENCE,
+            dial: Dial {
+                worker: WorkerId::new(0),
+                incarnation: Incarnation::new(1),
+                backend: TcpBackend::Verbs(of_worker),
+                limits,
+                timeouts: Timeouts { give_up: PATIENCE, ..Timeouts::default() },
+                connect_max: PATIENCE,
+            },
         });
         let mut session = session.expect("the shards are there");
         let join = Join { job: JobId::new(1), workers: 1, staleness: Staleness::ASP };

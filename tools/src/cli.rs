@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
+use crate::cluster::{CoordinateArgs, MemberArgs, OrderCommand, StatusArgs};
 use crate::doctor::Need;
 use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
@@ -36,6 +37,13 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     /// Run a server: one shard a core.
     Serve(ServeArgs),
+    /// Coordinate a cluster: who is in it, and which servers hold which shard.
+    Coordinate(CoordinateArgs),
+    /// Show a cluster: its servers, its shards, and what happened.
+    Status(StatusArgs),
+    /// Tell a cluster's coordinator what to do.
+    #[command(subcommand)]
+    Cluster(OrderCommand),
     /// Run a cluster of processes under load and faults, and check that nothing is lost or doubled.
     ///
     /// Ends with code 3 if a promise was broken.
@@ -308,6 +316,12 @@ pub(crate) struct ServeArgs {
     /// The same in MiB.
     #[arg(long, value_name = "MIB", conflicts_with = "table_gib")]
     pub(crate) table_mib: Option<u64>,
+    /// The coordinator of the cluster to serve in, which says what this server holds; more than
+    /// one where it may run elsewhere [default: none, each core has a shard of its own].
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    pub(crate) coordinator: Vec<String>,
+    #[command(flatten)]
+    pub(crate) member: MemberArgs,
     /// End when standard input ends, and tell the address as JSON.
     #[arg(long, hide = true)]
     pub(crate) child: bool,

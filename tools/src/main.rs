@@ -8,6 +8,7 @@
 
 mod bench_alone;
 mod cli;
+mod cluster;
 mod codec;
 mod doctor;
 mod failure;
@@ -64,6 +65,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Train(arguments) => train::run(*arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Coordinate(arguments) => cluster::coordinate::run(&arguments),
+        Command::Status(arguments) => cluster::status::run(&arguments),
+        Command::Cluster(command) => cluster::order::run(&command),
         Command::Model(ModelCommand::Inspect(arguments)) => model::inspect(&arguments),
         Command::Model(ModelCommand::Export(arguments)) => model::export(&arguments),
         Command::Bench(BenchCommand::PushPull(arguments)) => push_pull::run(&arguments),

@@ -7,6 +7,7 @@
 
 mod api;
 mod control;
+mod control_link;
 mod desk;
 mod epoll;
 mod outbox;
@@ -25,4 +26,5 @@ pub use api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Standing, Transport,
     Waker,
 };
+pub use control_link::{ControlFault, ControlLink, ControlWriter};
 pub use slot::{RecvSlot, SendSlot};

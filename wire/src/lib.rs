@@ -7,6 +7,8 @@
 //! Invariant: no function here allocates by, or indexes with, a length that it has not bounded.
 #![forbid(unsafe_code)]
 
+mod control;
+mod control_frame;
 mod define;
 mod encoding;
 mod frame;
@@ -22,6 +24,14 @@ mod rows;
 mod status;
 mod time;
 
+pub use control::{
+    Applicant, Apply, Ask, Beat, CLUSTER_SHARDS_MAX, CONTROL_NAME_BYTES_MAX, Candidate,
+    ChainReport, ChainState, ChainStatus, ClusterStatus, Denial, EpochCause, Life, Observation,
+    ServerState, ServerStatus, ToCoordinator, ToMember, Welcome,
+};
+pub use control_frame::{
+    CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, ControlBuffer, ControlError, control_frame,
+};
 pub use define::{
     Announced, DEFINE_BODY_BYTES, Define, PARAMETERS_MAX, TABLE_NAME_BYTES_MAX, TableSpec,
     TableSpecError,

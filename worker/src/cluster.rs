@@ -20,6 +20,7 @@ use wire::{Epoch, Placement, Routing, RoutingError, ServerId, ShardId};
 use crate::connect::{ConnectError, Dial, Hello, Place, ask, greet, open};
 use crate::routes::{Route, Routes};
 use crate::session::{Session, SessionSpec};
+use crate::watch::Watch;
 
 /// How often the thread looks for a newer placement while nothing else wakes it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -39,6 +40,16 @@ pub trait Placements: Send + Sync {
 
     /// A link to this server broke, or was refused: it may be gone.
     fn suspect(&self, server: ServerId);
+}
+
+impl Placements for Watch {
+    fn newest(&self) -> Option<Arc<Placement>> {
+        Watch::newest(self)
+    }
+
+    fn suspect(&self, server: ServerId) {
+        Watch::suspect(self, server);
+    }
 }
 
 /// What a session with a cluster is made of.

@@ -57,7 +57,7 @@ pub use pull::{PullTicket, Values};
 pub use routes::{Route, Routes};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
-pub use watch::Watch;
+pub use watch::{Watch, WatchError};
 pub use wire::{
     Clock, Epoch, Expiry, Incarnation, JobId, Join, KeyAdmission, Refusal, RowLife, ScanCursor,
     ShardId, Staleness, TableId, TableSize, TableSpec, Time, WorkerId,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::FaultFlag;
-use crate::train::plan::CLUSTER;
+use crate::cluster::CLUSTER;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SoakArgs {

@@ -18,7 +18,8 @@ use worker::{
     WorkerId, connect, connect_cluster,
 };
 
-use super::plan::{CLUSTER, Coordinated, Plan, ServersWanted, StartedAs};
+use super::plan::{Coordinated, Plan, ServersWanted, StartedAs};
+use crate::cluster::CLUSTER;
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
 use crate::processes::{ClusterProcesses, ClusterProcessesSpec};

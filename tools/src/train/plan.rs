@@ -14,6 +14,7 @@ use wire::REPLICAS_MAX;
 use worker::{CodecChoice, RowLife};
 
 use crate::cli::{DataArgs, TrainArgs};
+use crate::cluster::CLUSTER;
 use crate::failure::Failure;
 use crate::flags::{ClockBound, CodecFlag, TransportFlag};
 use crate::rdma::RdmaArgs;
@@ -23,9 +24,6 @@ const HOLDOUT_DEFAULT: f64 = 0.1;
 
 /// Most workers and servers that one run starts.
 const STARTED_MAX: u32 = 256;
-
-/// What a cluster is called where nobody says.
-pub(crate) const CLUSTER: &str = "gradwire";
 
 /// The bundled data, relative to the repository.
 const BUNDLED: &str = "data/flights-nyc-2013.parquet";

@@ -148,7 +148,7 @@ mod tests {
         let mut next = || slots.next().unwrap();
         early.push_of_lane(next(), 1);
         assert!(early.pass_of_tcp(next(), &lane).is_some(), "the switch is not there");
-        assert_eq!(give_all(&mut early, &lane), []);
+        assert!(give_all(&mut early, &lane).is_empty());
         lane.hear(&SWITCH, now).unwrap();
         assert!(early.pass_of_tcp(next(), &lane).is_none(), "it is behind the first");
         // The next generation.

@@ -1,0 +1,372 @@
+//! The agent: a server's thread that speaks to the coordinator.
+//!
+//! Owns the link, the beats, and what the cores have reported and the coordinator has not yet acted
+//! on. What a placement means for a core is left to whoever starts the agent.
+//!
+//! Invariant: a report is said again on each new link until a placement has overtaken it; while
+//! there is no coordinator the agent goes on trying, and nothing else waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use transport::{ControlFault, ControlLink, ControlWriter};
+use wire::{
+    Applicant, Apply, Beat, Candidate, ChainReport, Denial, Epoch, Life, Observation, Placement,
+    ServerId, ShardId, ToCoordinator, ToMember, Welcome,
+};
+
+use crate::coordinator::BEAT_EVERY;
+
+/// How long a coordinator may take to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// How long a coordinator may answer no beat before its link is made anew.
+const SILENT_MAX: Duration = Duration::from_secs(1);
+
+/// The first pause after a link that failed; each further one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// How soon the agent notices that it shall end.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Suspicions that wait to be sent; further ones are dropped, since each is only a hint.
+const SUSPECTS_MAX: usize = 64;
+
+/// What an agent says for a server.
+#[derive(Clone, Debug)]
+pub struct AgentSpec {
+    /// Where the coordinator may be, `host:port`; tried in turn.
+    pub coordinators: Vec<String>,
+    /// The cluster.
+    pub cluster: String,
+    /// The server as it describes itself; its `life` is none for a process that begins.
+    pub server: Candidate,
+}
+
+/// What a server is told, on the agent's thread. The callback returns at once: beats wait for it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentEvent {
+    /// The server is a member; also after its link was made anew.
+    Welcome {
+        /// Its membership.
+        life: Life,
+        /// The cluster's numbers.
+        welcome: Welcome,
+    },
+    /// A placement that is newer than all before.
+    Placement(Arc<Placement>),
+    /// The server is no member any more: it drops all it holds. The agent applies as new.
+    Removed,
+    /// The server wanted to leave and may end: it holds nothing that others do not. The agent's
+    /// thread ends.
+    Released,
+    /// The coordinator says no. The agent goes on trying; a server that has just begun may end.
+    Denied(Denial),
+}
+
+/// An agent; dropped, it ends, and the server with it as far as the coordinator can see.
+#[derive(Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The way for cores to the agent. Never waits for the network.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stopping: AtomicBool,
+    leaving: AtomicBool,
+    is_linked: AtomicBool,
+    notes: Mutex<Notes>,
+}
+
+/// What is to be said.
+#[derive(Debug, Default)]
+struct Notes {
+    /// The newest report of each kind on each shard.
+    seen: BTreeMap<(ShardId, Topic), Note>,
+    suspects: BTreeSet<ServerId>,
+}
+
+#[derive(Debug)]
+struct Note {
+    observation: Observation,
+    said: Said,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Yes,
+    NotYet,
+}
+
+/// Kinds of reports, of which a later one replaces an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    Fill,
+    Refusal,
+    Successor,
+}
+
+/// The thread's own state.
+struct Attendant<F> {
+    spec: AgentSpec,
+    shared: Arc<Shared>,
+    on_event: F,
+    epoch: Epoch,
+    beat_every: Duration,
+    began: Instant,
+}
+
+/// Why a link is over.
+enum Over {
+    Fault(ControlFault),
+    Silent,
+    Denied,
+    Ended,
+}
+
+impl Agent {
+    /// Starts an agent, which applies at once.
+    ///
+    /// # Errors
+    ///
+    /// There is no thread left.
+    pub fn start(
+        spec: AgentSpec,
+        on_event: impl FnMut(AgentEvent) + Send + 'static,
+    ) -> io::Result<Agent> {
+        let shared = Arc::new(Shared::default());
+        let (epoch, beat_every) = (Epoch::new(0), BEAT_EVERY);
+        let seen = Arc::clone(&shared);
+        let began = Instant::now();
+        let mut attendant = Attendant { spec, shared: seen, on_event, epoch, beat_every, began };
+        let thread = std::thread::Builder::new().name("agent".to_owned());
+        let thread = Some(thread.spawn(move || attendant.run())?);
+        Ok(Agent { shared, thread })
+    }
+
+    /// A way for cores to report.
+    pub fn reporter(&self) -> Reporter {
+        Reporter { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Whether the coordinator is there, as far as the agent knows.
+    pub fn is_linked(&self) -> bool {
+        self.shared.is_linked.load(Ordering::Relaxed)
+    }
+
+    /// Asks to give all shards to others; [`AgentEvent::Released`] follows when that is done.
+    pub fn leave(&self) {
+        self.shared.leaving.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Reporter {
+    /// Reports what is seen in a chain. It is said with the next beat, and again after each new
+    /// link until the chain changes.
+    pub fn report(&self, observation: Observation) {
+        let topic = match observation.report {
+            ChainReport::Filling { .. } | ChainReport::Filled => Topic::Fill,
+            ChainReport::Refused { .. } => Topic::Refusal,
+            ChainReport::SuccessorLost | ChainReport::SuccessorBack => Topic::Successor,
+        };
+        let note = Note { said: Said::NotYet, observation };
+        self.shared.notes().seen.insert((note.observation.shard, topic), note);
+    }
+
+    /// Tells that a link to a server is gone.
+    pub fn suspect(&self, server: ServerId) {
+        let mut notes = self.shared.notes();
+        if notes.suspects.len() < SUSPECTS_MAX {
+            notes.suspects.insert(server);
+        }
+    }
+}
+
+impl Shared {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        // Notes are whole after each statement, so that a panic elsewhere leaves them usable.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+impl Notes {
+    /// What has not been said on this link.
+    fn unsaid(&mut self) -> Vec<Observation> {
+        let unsaid = self.seen.values_mut().filter(|note| note.said == Said::NotYet);
+        unsaid
+            .map(|note| {
+                note.said = Said::Yes;
+                note.observation.clone()
+            })
+            .collect()
+    }
+
+    /// Forgets what a placement has overtaken.
+    fn prune(&mut self, placement: &Placement) {
+        self.seen.retain(|(shard, _), note| {
+            placement.chain(*shard).is_none_or(|chain| chain.epoch <= note.observation.chain)
+        });
+    }
+}
+
+impl<F: FnMut(AgentEvent)> Attendant<F> {
+    fn run(&mut self) {
+        let mut pause = PAUSE_MIN;
+        for turn in 0.. {
+            let addresses = &self.spec.coordinators;
+            let Some(address) = addresses.get(turn % addresses.len().max(1)).cloned() else {
+                return;
+            };
+            let linked_at = Instant::now();
+            match self.attend(&address) {
+                Over::Ended => return,
+                Over::Fault(fault) => tracing::debug!(%fault, "the coordinator is away"),
+                Over::Silent => tracing::warn!(address, "the coordinator is silent"),
+                Over::Denied => {}
+            }
+            if self.shared.is_linked.swap(false, Ordering::Relaxed) {
+                tracing::warn!(address, "the coordinator is gone; looking for it");
+            }
+            if linked_at.elapsed() > SILENT_MAX {
+                pause = PAUSE_MIN;
+            }
+            self.sleep(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn sleep(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while !self.shared.is_stopping() && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now());
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
+
+    /// One link, from the application to its end.
+    fn attend(&mut self, address: &str) -> Over {
+        if self.shared.is_stopping() {
+            return Over::Ended;
+        }
+        self.attend_link(address).unwrap_or_else(Over::Fault)
+    }
+
+    fn attend_link(&mut self, address: &str) -> Result<Over, ControlFault> {
+        let mut link = ControlLink::connect(address, CONNECT_MAX)?;
+        let mut writer = link.writer();
+        let applicant = Applicant::Server(self.spec.server.clone());
+        let apply = Apply::new(&self.spec.cluster, self.epoch, applicant);
+        writer.send(&ToCoordinator::Apply(apply))?;
+        self.shared.notes().seen.values_mut().for_each(|note| note.said = Said::NotYet);
+        let (mut beat_at, mut heard_at) = (Instant::now(), Instant::now());
+        let mut leave = Said::NotYet;
+        while !self.shared.is_stopping() {
+            if let Some(message) = link.receive::<ToMember>(beat_at)? {
+                heard_at = Instant::now();
+                if let Some(over) = self.take(message) {
+                    return Ok(over);
+                }
+            }
+            let now = Instant::now();
+            if now.duration_since(heard_at) > SILENT_MAX {
+                return Ok(Over::Silent);
+            }
+            if now >= beat_at {
+                self.beat(&mut writer, &mut leave)?;
+                // One that is late is not made up for: beats in a bunch say nothing.
+                beat_at = (beat_at + self.beat_every).max(now);
+            }
+        }
+        Ok(Over::Ended)
+    }
+
+    fn beat(&self, writer: &mut ControlWriter, leave: &mut Said) -> Result<(), ControlFault> {
+        let (seen, suspects) = {
+            let mut notes = self.shared.notes();
+            (notes.unsaid(), std::mem::take(&mut notes.suspects))
+        };
+        let sent_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen }))?;
+        for server in suspects {
+            writer.send(&ToCoordinator::Suspect { server, epoch: self.epoch })?;
+        }
+        let is_member = self.spec.server.life.is_some();
+        if is_member && *leave == Said::NotYet && self.shared.leaving.load(Ordering::Relaxed) {
+            *leave = Said::Yes;
+            writer.send(&ToCoordinator::Leave)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a message; says whether the link is over.
+    fn take(&mut self, message: ToMember) -> Option<Over> {
+        match message {
+            ToMember::Welcome(welcome) => {
+                self.shared.is_linked.store(true, Ordering::Relaxed);
+                let every = Duration::from_millis(u64::from(welcome.beat_every_ms));
+                self.beat_every = every.clamp(Duration::from_millis(1), SILENT_MAX / 4);
+                self.spec.server.life = welcome.life;
+                if let Some(life) = welcome.life {
+                    (self.on_event)(AgentEvent::Welcome { life, welcome });
+                }
+            }
+            ToMember::Placement(placement) => self.take_placement(placement),
+            ToMember::Denied(denial) => {
+                if let Denial::Removed { .. } = denial {
+                    self.spec.server.life = None;
+                    self.shared.notes().seen.clear();
+                    (self.on_event)(AgentEvent::Removed);
+                } else {
+                    (self.on_event)(AgentEvent::Denied(denial));
+                }
+                return Some(Over::Denied);
+            }
+            ToMember::Released => {
+                (self.on_event)(AgentEvent::Released);
+                return Some(Over::Ended);
+            }
+            ToMember::BeatSeen { .. } | ToMember::Done | ToMember::Status(_) => {}
+        }
+        None
+    }
+
+    fn take_placement(&mut self, placement: Placement) {
+        if let Err(error) = placement.check() {
+            tracing::error!(%error, "the coordinator sent a placement that cannot be");
+            return;
+        }
+        if placement.epoch <= self.epoch {
+            return; // Said again on a new link.
+        }
+        self.epoch = placement.epoch;
+        self.shared.notes().prune(&placement);
+        (self.on_event)(AgentEvent::Placement(Arc::new(placement)));
+    }
+}

@@ -1,0 +1,253 @@
+//! Helpers: what takes time beside the coordinator's loop, on threads of its own.
+//!
+//! Owns the thread that appends to the store, and those that ask whether somebody listens at a
+//! place. Both answer by an event and a byte on the loop's wake-up socket.
+//!
+//! Invariant: at most [`PROBES_MAX`] places are asked at once, and at most one entry is recorded.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use wire::ServerId;
+
+use super::census::Probe;
+use super::machine::Event;
+use super::store::{Entry, Store, StoreError};
+
+/// Places that are asked at once.
+const PROBES_MAX: usize = 32;
+
+/// How long a place may take to answer.
+const PROBE_MAX: Duration = Duration::from_millis(100);
+
+/// How soon an append that failed is tried again.
+const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Begins the name of a socket in the file system.
+const UNIX_PREFIX: &str = "unix:";
+
+/// What a helper tells the loop.
+#[derive(Debug)]
+pub(super) enum Told {
+    Happened(Event),
+    /// Another coordinator has appended.
+    Fenced(StoreError),
+}
+
+/// The way from helpers to the loop.
+#[derive(Debug)]
+pub(super) struct Bell {
+    told: Sender<Told>,
+    wake: UnixStream,
+}
+
+impl Bell {
+    pub(super) fn new(told: Sender<Told>, wake: UnixStream) -> Bell {
+        Bell { told, wake }
+    }
+
+    fn another(&self) -> io::Result<Bell> {
+        Ok(Bell { told: self.told.clone(), wake: self.wake.try_clone()? })
+    }
+
+    /// Has the loop handle an event after the one that it is at.
+    pub(super) fn happened(&self, event: Event) {
+        self.ring(Told::Happened(event));
+    }
+
+    fn ring(&self, told: Told) {
+        // A loop that has ended needs no news, and a full socket wakes it anyway.
+        if self.told.send(told).is_ok() {
+            let _ = (&self.wake).write(&[1]);
+        }
+    }
+}
+
+/// The thread that appends entries.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    entries: Option<Sender<Arc<Entry>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// There are no threads or files left.
+    pub(super) fn start(store: Box<dyn Store>, bell: &Bell) -> io::Result<Recorder> {
+        let (entries, received) = channel();
+        let bell = bell.another()?;
+        let thread = Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || record(store, &received, &bell))?;
+        Ok(Recorder { entries: Some(entries), thread: Some(thread) })
+    }
+
+    /// Has an entry appended; the answer comes by the bell.
+    pub(super) fn append(&self, entry: Arc<Entry>) {
+        if let Some(entries) = &self.entries {
+            let _ = entries.send(entry);
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.entries = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Appends one entry after the other until the loop has ended.
+fn record(mut store: Box<dyn Store>, entries: &Receiver<Arc<Entry>>, bell: &Bell) {
+    while let Ok(entry) = entries.recv() {
+        loop {
+            match store.append(&entry) {
+                Ok(()) => {
+                    bell.ring(Told::Happened(Event::Recorded));
+                    break;
+                }
+                Err(error @ StoreError::Conflict { .. }) => {
+                    bell.ring(Told::Fenced(error));
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an epoch is not recorded yet");
+                    let why = error.to_string();
+                    bell.ring(Told::Happened(Event::NotRecorded { why }));
+                }
+            }
+            // One entry is under way at a time: nothing comes meanwhile but the end.
+            match entries.recv_timeout(APPEND_AGAIN_AFTER) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(_) => unreachable!("one entry is recorded at a time"),
+            }
+        }
+    }
+}
+
+/// The places that are being asked.
+#[derive(Debug)]
+pub(super) struct Prober {
+    bell: Bell,
+    waiting: VecDeque<(ServerId, String)>,
+    under_way: usize,
+}
+
+impl Prober {
+    pub(super) fn new(bell: Bell) -> Prober {
+        Prober { bell, waiting: VecDeque::new(), under_way: 0 }
+    }
+
+    /// The bell, for others who answer.
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Has a place asked. A server is asked for once at a time, which bounds who waits.
+    pub(super) fn ask(&mut self, server: ServerId, place: String) {
+        self.waiting.push_back((server, place));
+        self.begin();
+    }
+
+    /// An answer has come.
+    pub(super) fn answered(&mut self) {
+        self.under_way -= 1;
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        while self.under_way < PROBES_MAX
+            && let Some((server, place)) = self.waiting.pop_front()
+        {
+            self.under_way += 1;
+            let started = self.bell.another().and_then(|bell| {
+                let ask = move || {
+                    let answer = probe(&place);
+                    bell.ring(Told::Happened(Event::Probed { server, answer }));
+                };
+                Builder::new().name("probe".to_owned()).spawn(ask)
+            });
+            if let Err(error) = started {
+                tracing::warn!(%error, %server, "its place cannot be asked");
+                self.bell.ring(Told::Happened(Event::Probed { server, answer: Probe::Unknown }));
+            }
+        }
+    }
+}
+
+/// Whether somebody listens at a place.
+pub(super) fn probe(place: &str) -> Probe {
+    let connected = match place.strip_prefix(UNIX_PREFIX) {
+        Some(path) => connect_unix(Path::new(path)),
+        None => connect_tcp(place),
+    };
+    match connected {
+        Ok(()) => Probe::Open,
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Probe::Refused,
+            // A socket in the file system whose listener has no room is somebody's.
+            io::ErrorKind::WouldBlock => Probe::Open,
+            _ => Probe::Unknown,
+        },
+    }
+}
+
+fn connect_tcp(place: &str) -> io::Result<()> {
+    // A name that nobody knows is no refusal: the name service may be what is gone.
+    let unknown = || io::Error::other("no such host");
+    let address = place.to_socket_addrs().map_err(|_| unknown())?.next().ok_or_else(unknown)?;
+    TcpStream::connect_timeout(&address, PROBE_MAX).map(drop)
+}
+
+/// Connects without ever waiting: a frozen process may have a full queue.
+fn connect_unix(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    Ok(rustix::net::connect(&socket, &address)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_place_is_open_while_somebody_listens_and_refuses_afterwards() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let place = listener.local_addr().expect("an address").to_string();
+        assert_eq!(probe(&place), Probe::Open);
+        drop(listener);
+        assert_eq!(probe(&place), Probe::Refused);
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let place = format!("unix:{}", path.display());
+        assert_eq!(probe(&place), Probe::Refused);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        assert_eq!(probe(&place), Probe::Open);
+        drop(listener);
+        assert_eq!(probe(&place), Probe::Refused);
+    }
+
+    #[test]
+    fn a_place_that_no_name_leads_to_is_no_refusal() {
+        assert_eq!(probe("no-such-host.invalid:7077"), Probe::Unknown);
+        assert_eq!(probe("nonsense"), Probe::Unknown);
+    }
+}

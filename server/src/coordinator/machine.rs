@@ -1,0 +1,486 @@
+//! The coordinator as a state machine: an event and the time in, actions out.
+//!
+//! Owns who may speak and what each message does, and the one placement that is being recorded at
+//! a time. Who is there is left to `census`, what servers say to `gossip`, who holds what to
+//! `assign`; sockets, the clock and the store to `service`.
+//!
+//! Invariant: nobody is told of a placement, or given a number, before the store holds it; epochs
+//! count up by one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wire::{
+    Applicant, Apply, Beat, Candidate, Denial, Epoch, Life, Placement, SERVERS_MAX, ServerId, Time,
+    ToCoordinator, ToMember, Welcome,
+};
+
+use super::assign::{Crew, Leavers, Move};
+use super::cause::cause;
+use super::census::{Census, Changed, Health, Probe, Told, Why, Wish};
+use super::detector::BEAT_EVERY;
+use super::gossip::Gossip;
+use super::orders::is_open;
+use super::spec::ClusterSpec;
+use super::store::Entry;
+
+/// Epochs whose cause a status tells.
+pub(super) const HISTORY_SHOWN_MAX: usize = 32;
+
+/// How often everything is looked at again, since patience runs out without an event.
+const RECONSIDER_EVERY: Duration = Duration::from_millis(100);
+
+/// Between two events there is a tick at most; a longer pause is the coordinator's own standstill.
+const STANDSTILL: Duration = Duration::from_millis(50);
+
+/// A link to the coordinator; numbers are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ConnectionId(pub(super) u64);
+
+/// What happens to the machine.
+#[derive(Debug)]
+pub(super) enum Event {
+    Said {
+        connection: ConnectionId,
+        message: ToCoordinator,
+    },
+    Closed {
+        connection: ConnectionId,
+    },
+    Probed {
+        server: ServerId,
+        answer: Probe,
+    },
+    /// The store holds the entry that was to be recorded.
+    Recorded,
+    /// It does not yet; it is tried again.
+    NotRecorded {
+        why: String,
+    },
+    Tick,
+}
+
+/// What the machine wants done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Action {
+    Send {
+        connection: ConnectionId,
+        message: ToMember,
+    },
+    /// The same message to many: encoded once.
+    Publish {
+        connections: Vec<ConnectionId>,
+        placement: Arc<Placement>,
+    },
+    /// After what was sent has left.
+    Close {
+        connection: ConnectionId,
+    },
+    Probe {
+        server: ServerId,
+        place: String,
+    },
+    Record(Arc<Entry>),
+}
+
+/// Who is at the other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    Server(ServerId),
+    Watcher,
+    Person,
+}
+
+/// An entry on its way into the store.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    entry: Arc<Entry>,
+    pub(super) since: Time,
+    pub(super) error: Option<String>,
+}
+
+/// An epoch that was recorded, for people.
+#[derive(Debug)]
+pub(super) struct Past {
+    pub(super) epoch: Epoch,
+    pub(super) cause: String,
+    pub(super) at: Option<Time>,
+}
+
+/// The coordinator's whole state.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) spec: ClusterSpec,
+    cluster_id: u64,
+    pub(super) placement: Arc<Placement>,
+    numbers_given: u32,
+    pub(super) proposal: Option<Proposal>,
+    pub(super) census: Census,
+    pub(super) gossip: Gossip,
+    callers: BTreeMap<ConnectionId, Caller>,
+    pub(super) moves: Vec<Move>,
+    leavers: Leavers,
+    pub(super) history: VecDeque<Past>,
+    pub(super) began_at: Time,
+    last_at: Time,
+    reconsider_at: Time,
+    pub(super) changed: Changed,
+    actions: Vec<Action>,
+}
+
+impl Machine {
+    /// A coordinator that goes on from the newest entry; `past` are epochs and causes, the newest
+    /// first.
+    pub(super) fn new(
+        spec: ClusterSpec,
+        cluster_id: u64,
+        newest: Entry,
+        past: Vec<(Epoch, String)>,
+        now: Time,
+    ) -> Machine {
+        let census = Census::recover(&newest.placement, now);
+        let past = past.into_iter().map(|(epoch, cause)| Past { epoch, cause, at: None });
+        Machine {
+            spec,
+            cluster_id,
+            placement: Arc::new(newest.placement),
+            numbers_given: newest.numbers_given,
+            proposal: None,
+            census,
+            gossip: Gossip::default(),
+            callers: BTreeMap::new(),
+            moves: Vec::new(),
+            leavers: Leavers::new(),
+            history: past.take(HISTORY_SHOWN_MAX).collect(),
+            began_at: now,
+            last_at: now,
+            reconsider_at: now,
+            changed: Changed::Yes,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes an event. `now` never goes back.
+    pub(super) fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
+        let paused = now - self.last_at;
+        if paused > STANDSTILL {
+            self.census.forgive(paused);
+        }
+        self.last_at = now;
+        let is_beat = matches!(event, Event::Said { message: ToCoordinator::Beat(_), .. });
+        match event {
+            Event::Said { connection, message } => self.said(connection, message, now),
+            Event::Closed { connection } => self.closed(connection, now),
+            Event::Probed { server, answer } => {
+                let changed = self.census.probed(server, answer, now);
+                self.note(changed);
+            }
+            Event::Recorded => self.recorded(now),
+            Event::NotRecorded { why } => {
+                if let Some(proposal) = &mut self.proposal {
+                    proposal.error = Some(why);
+                }
+            }
+            Event::Tick => {}
+        }
+        // Beats are many, and mostly say nothing; ticks see to what time has changed.
+        if !is_beat || self.changed == Changed::Yes {
+            self.look(now);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Links whose other end watches placements.
+    pub(super) fn watchers(&self) -> usize {
+        self.callers.values().filter(|caller| **caller == Caller::Watcher).count()
+    }
+
+    fn note(&mut self, changed: Changed) {
+        if changed == Changed::Yes {
+            self.changed = Changed::Yes;
+        }
+    }
+
+    pub(super) fn send(&mut self, connection: ConnectionId, message: ToMember) {
+        self.actions.push(Action::Send { connection, message });
+    }
+
+    /// Says no and ends the link.
+    fn deny(&mut self, connection: ConnectionId, denial: Denial) {
+        self.send(connection, ToMember::Denied(denial));
+        self.callers.remove(&connection);
+        self.actions.push(Action::Close { connection });
+    }
+
+    fn said(&mut self, connection: ConnectionId, message: ToCoordinator, now: Time) {
+        let caller = self.callers.get(&connection).copied();
+        match (caller, message) {
+            (None, ToCoordinator::Apply(apply)) => self.apply(connection, apply, now),
+            (None, _) | (Some(_), ToCoordinator::Apply(_)) => {
+                let expected = "one application, as the first message".to_owned();
+                self.deny(connection, Denial::Unexpected { expected });
+            }
+            (Some(caller), ToCoordinator::Beat(beat)) => self.beat(connection, caller, &beat, now),
+            (Some(_), ToCoordinator::Suspect { server, epoch: _ }) => self.probe(server),
+            (Some(Caller::Server(server)), ToCoordinator::Leave) => {
+                let _ = self.wish_to_leave(server);
+            }
+            (Some(Caller::Person), ToCoordinator::Ask(ask)) => self.asked(connection, ask, now),
+            (Some(_), ToCoordinator::Leave | ToCoordinator::Ask(_)) => {
+                let expected = "a server's wish to leave, or a person's question".to_owned();
+                self.deny(connection, Denial::Unexpected { expected });
+            }
+        }
+    }
+
+    fn apply(&mut self, connection: ConnectionId, apply: Apply, now: Time) {
+        if let Err(denial) = apply.check(&self.spec.name) {
+            return self.deny(connection, denial);
+        }
+        let ours = self.placement.epoch;
+        if apply.epoch > ours {
+            return self.deny(connection, Denial::Behind { ours, theirs: apply.epoch });
+        }
+        match apply.applicant {
+            Applicant::Server(candidate) => self.apply_server(connection, candidate, now),
+            Applicant::Watcher => self.welcome(connection, Caller::Watcher),
+            Applicant::Person => self.welcome(connection, Caller::Person),
+        }
+    }
+
+    fn apply_server(&mut self, connection: ConnectionId, candidate: Candidate, now: Time) {
+        if let Some(life) = candidate.life {
+            return self.apply_again(connection, life, &candidate, now);
+        }
+        match self.census.vacate(&candidate.place, now) {
+            Err(server) => {
+                let place = candidate.place;
+                return self.deny(connection, Denial::PlaceTaken { place, server });
+            }
+            Ok(Some(untold)) => return self.attach(connection, untold, candidate.cores, now),
+            Ok(None) => {}
+        }
+        if self.census.len() >= SERVERS_MAX || self.numbers_given == u32::MAX {
+            let full = Denial::Full { what: "servers".to_owned(), count_max: SERVERS_MAX };
+            return self.deny(connection, full);
+        }
+        self.numbers_given += 1;
+        let server = ServerId::new(self.numbers_given);
+        self.census.add(server, candidate, connection, now);
+        // The welcome follows when the store holds the number.
+        self.callers.insert(connection, Caller::Server(server));
+        self.changed = Changed::Yes;
+    }
+
+    /// A member's link was gone, or this coordinator is another process than the one it knew.
+    fn apply_again(
+        &mut self,
+        connection: ConnectionId,
+        life: Life,
+        candidate: &Candidate,
+        now: Time,
+    ) {
+        let member = self.placement.member(life.server);
+        let is_same = member.is_some_and(|member| member.place == candidate.place);
+        let server = self.census.get(life.server);
+        let is_lost = server.is_none_or(|server| matches!(server.health, Health::Lost(_)));
+        if is_lost || !is_same || life.cluster_id != self.cluster_id {
+            return self.deny(connection, Denial::Removed { server: life.server });
+        }
+        self.attach(connection, life.server, candidate.cores, now);
+    }
+
+    /// Gives a server that is known a new link.
+    fn attach(&mut self, connection: ConnectionId, number: ServerId, cores: u16, now: Time) {
+        let Some(server) = self.census.get_mut(number) else { return };
+        server.cores = cores;
+        let before = server.connection;
+        server.attach(connection, now);
+        self.changed = Changed::Yes;
+        if let Some(before) = before {
+            self.callers.remove(&before);
+            self.actions.push(Action::Close { connection: before });
+        }
+        if self.placement.member(number).is_some() {
+            self.welcome(connection, Caller::Server(number));
+        } else {
+            self.callers.insert(connection, Caller::Server(number));
+        }
+    }
+
+    fn welcome(&mut self, connection: ConnectionId, caller: Caller) {
+        self.callers.insert(connection, caller);
+        let life = match caller {
+            Caller::Server(server) => {
+                if let Some(known) = self.census.get_mut(server) {
+                    known.told = Told::Yes;
+                }
+                Some(Life { server, cluster_id: self.cluster_id })
+            }
+            Caller::Watcher | Caller::Person => None,
+        };
+        let welcome = Welcome {
+            life,
+            beat_every_ms: BEAT_EVERY.as_millis() as u32,
+            shards: self.spec.shards,
+            replicas: self.spec.replicas,
+        };
+        self.send(connection, ToMember::Welcome(welcome));
+        if caller != Caller::Person && self.placement.epoch > Epoch::new(0) {
+            let placement = Arc::clone(&self.placement);
+            self.actions.push(Action::Publish { connections: vec![connection], placement });
+        }
+    }
+
+    fn beat(&mut self, connection: ConnectionId, caller: Caller, beat: &Beat, now: Time) {
+        self.send(connection, ToMember::BeatSeen { sent_ns: beat.sent_ns });
+        let Caller::Server(number) = caller else { return };
+        let Some(server) = self.census.get_mut(number) else { return };
+        server.epoch = beat.epoch;
+        let back = server.heard(now);
+        self.note(back);
+        for seen in &beat.seen {
+            let changed = self.gossip.note(number, seen, &self.placement, now);
+            self.note(changed);
+        }
+    }
+
+    fn closed(&mut self, connection: ConnectionId, now: Time) {
+        let Some(Caller::Server(number)) = self.callers.remove(&connection) else { return };
+        let Some(server) = self.census.get_mut(number) else { return };
+        if server.connection == Some(connection) {
+            server.detach(now);
+        }
+    }
+
+    /// Has a member's place asked, unless that is under way.
+    fn probe(&mut self, number: ServerId) {
+        let Some(server) = self.census.get_mut(number) else { return };
+        if server.begin_probe() {
+            let place = server.member.place.clone();
+            self.actions.push(Action::Probe { server: number, place });
+        }
+    }
+
+    /// Looks at what time has changed, and proposes a placement if another one shall be.
+    fn look(&mut self, now: Time) {
+        let (probes, changed) = self.census.look(now);
+        self.note(changed);
+        for number in probes {
+            let Some(server) = self.census.get(number) else { continue };
+            let place = server.member.place.clone();
+            self.actions.push(Action::Probe { server: number, place });
+        }
+        if self.proposal.is_some() || (self.changed == Changed::No && now < self.reconsider_at) {
+            return;
+        }
+        self.changed = Changed::No;
+        self.reconsider_at = now + RECONSIDER_EVERY;
+        self.dismiss_strangers();
+        if let Some(placement) = self.next_placement(now) {
+            debug_assert_eq!(placement.check(), Ok(()));
+            let entry = Arc::new(Entry { placement, numbers_given: self.numbers_given });
+            self.actions.push(Action::Record(Arc::clone(&entry)));
+            self.proposal = Some(Proposal { entry, since: now, error: None });
+        }
+    }
+
+    /// The placement that shall follow; none if all is as it shall be.
+    fn next_placement(&mut self, now: Time) -> Option<Placement> {
+        let seats: Vec<_> = self.census.iter().map(|server| server.seat()).collect();
+        let crew = Crew::new(seats, usize::from(self.spec.replicas), self.spec.spread);
+        let old = Arc::clone(&self.placement);
+        let mut chains = if old.chains.is_empty() {
+            let fit = self.census.iter().filter(|one| one.health == Health::Fit).count();
+            if fit < self.spec.servers_min {
+                return None;
+            }
+            crew.first(self.spec.shards)
+        } else {
+            let mut news = self.gossip.news(now);
+            news.moves.clone_from(&self.moves);
+            crew.next(&old.chains, &news, &mut self.leavers)
+        };
+        let named: BTreeSet<ServerId> =
+            chains.iter().flat_map(|one| one.replicas.iter().copied().chain(one.joining)).collect();
+        let stays = self.census.iter().filter(|server| {
+            let is_there = matches!(server.health, Health::Fit | Health::Expected);
+            (is_there && server.wish == Wish::Stay) || named.contains(&server.member.server)
+        });
+        let servers: Vec<_> = stays.map(|server| server.member.clone()).collect();
+        if chains == old.chains && servers == old.servers {
+            return None;
+        }
+        let epoch = Epoch::new(old.epoch.get() + 1);
+        for (index, chain) in chains.iter_mut().enumerate() {
+            if old.chains.get(index) != Some(chain) {
+                chain.epoch = epoch;
+            }
+        }
+        let mut next = Placement { epoch, cause: String::new(), servers, chains };
+        let reasons = self.census.iter().filter_map(|server| match &server.health {
+            Health::Away(why) | Health::Lost(why) => Some((server.member.server, why.to_string())),
+            Health::Fit | Health::Expected => None,
+        });
+        next.cause = cause(&old, &next, &reasons.collect());
+        Some(next)
+    }
+
+    /// The store holds the proposal: it is the placement.
+    fn recorded(&mut self, now: Time) {
+        let Some(Proposal { entry, .. }) = self.proposal.take() else { return };
+        let placement = Arc::new(entry.placement.clone());
+        let old = std::mem::replace(&mut self.placement, Arc::clone(&placement));
+        self.changed = Changed::Yes;
+        self.gossip.prune(&placement);
+        self.moves.retain(|wish| is_open(*wish, &placement));
+        let (epoch, cause) = (placement.epoch, placement.cause.clone());
+        self.history.push_front(Past { epoch, cause, at: Some(now) });
+        self.history.truncate(HISTORY_SHOWN_MAX);
+        for member in old.servers.iter().filter(|one| placement.member(one.server).is_none()) {
+            // Should it have come back in the meantime, it comes as another one.
+            if let Some(server) = self.census.get_mut(member.server) {
+                server.health = Health::Lost(Why::Removed);
+            }
+        }
+        let mut told = Vec::new();
+        for (&connection, &caller) in &self.callers {
+            match caller {
+                Caller::Server(server) if old.member(server).is_some() => told.push(connection),
+                Caller::Watcher => told.push(connection),
+                Caller::Server(_) | Caller::Person => {}
+            }
+        }
+        self.actions.push(Action::Publish { connections: told, placement: Arc::clone(&placement) });
+        let news = placement.servers.iter().filter(|member| old.member(member.server).is_none());
+        for member in news {
+            let server = self.census.get(member.server);
+            if let Some(connection) = server.and_then(|server| server.connection) {
+                self.welcome(connection, Caller::Server(member.server));
+            }
+        }
+    }
+
+    /// Forgets servers that no placement names and that are not about to be named.
+    fn dismiss_strangers(&mut self) {
+        let is_over = |server: &&super::census::Server| {
+            let is_there = matches!(server.health, Health::Fit | Health::Expected);
+            let is_member = self.placement.member(server.member.server).is_some();
+            !is_member && (!is_there || server.wish == Wish::Leave)
+        };
+        let over: Vec<ServerId> =
+            self.census.iter().filter(is_over).map(|server| server.member.server).collect();
+        for number in over {
+            let Some(server) = self.census.remove(number) else { continue };
+            let Some(connection) = server.connection else { continue };
+            if server.wish == Wish::Leave {
+                self.send(connection, ToMember::Released);
+                self.callers.remove(&connection);
+                self.actions.push(Action::Close { connection });
+            } else {
+                self.deny(connection, Denial::Removed { server: number });
+            }
+        }
+    }
+}

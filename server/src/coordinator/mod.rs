@@ -1,0 +1,37 @@
+//! The coordinator: who is in the cluster, and which servers hold which shard.
+//!
+//! Owns membership and placement. Holding rows, copying them and answering workers is left to the
+//! servers, which need no coordinator for it: while it is away, nothing but membership stands still.
+//!
+//! How it is cut: `service` has the sockets, the clock and the store, and hands events to
+//! `machine`, which is pure. The machine asks `census` who is there (each by a `detector`),
+//! `gossip` what servers say about chains, and `assign` who shall hold what.
+//!
+//! Invariant: whoever is told of a placement is told of one that the store holds; the store takes
+//! one writer.
+
+mod assign;
+mod cause;
+mod census;
+mod connection;
+mod detector;
+mod gossip;
+mod helpers;
+mod machine;
+mod orders;
+mod service;
+mod spec;
+mod store;
+mod store_redb;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use assign::{FILLS_MAX_PER_SERVER, Spread};
+pub use census::{GRACE, LOST_AFTER};
+pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
+pub use gossip::LINK_PATIENCE;
+pub use service::{CONNECTIONS_MAX, CoordinateError, Coordinator, TICK_EVERY};
+pub use spec::{ClusterSpec, SpecError};
+pub use store::{Entry, HISTORY_MAX, Store, StoreError};
+pub use store_redb::{RedbStore, STORE_FILE};

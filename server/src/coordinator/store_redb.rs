@@ -1,0 +1,345 @@
+//! The log of placements in one file of this machine, by redb.
+//!
+//! Owns the file's tables and what they are checked for. One process has it open at a time, which
+//! the file's lock sees to; what a crash leaves is the last entry that was appended.
+//!
+//! Invariant: an entry is JSON behind its checksum, and one that does not match is an error.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::{Path, PathBuf};
+
+use kernels::Isa;
+use kernels::crc32c::crc32c;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    TableError,
+};
+use wire::Epoch;
+
+use super::store::{Entry, HISTORY_MAX, Store, StoreError};
+
+/// The file in the coordinator's directory.
+pub const STORE_FILE: &str = "placements.redb";
+
+/// The newest format that this build reads, and the one that it writes.
+const FORMAT: u32 = 1;
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
+
+/// Bytes of a checksum, before each entry.
+const CHECKSUM_BYTES: usize = size_of::<u32>();
+
+/// A log in a file.
+#[derive(Debug)]
+pub struct RedbStore {
+    path: PathBuf,
+    database: Database,
+    cluster_id: u64,
+}
+
+impl RedbStore {
+    /// Opens the store of a cluster in a directory, or makes one where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be written, or its store is open elsewhere, another cluster's, of a
+    /// newer build, or damaged.
+    pub fn open(directory: &Path, cluster: &str) -> Result<RedbStore, StoreError> {
+        let path = directory.join(STORE_FILE);
+        let disk = |error: std::io::Error| StoreError::Disk {
+            path: path.clone(),
+            what: error.to_string(),
+        };
+        std::fs::create_dir_all(directory).map_err(disk)?;
+        let is_new = std::fs::metadata(&path).map_or(true, |file| file.len() == 0);
+        let database = Database::create(&path).map_err(|error| cannot_open(&path, error))?;
+        let mut store = RedbStore { path, database, cluster_id: 0 };
+        if is_new {
+            store.found(cluster)?;
+        }
+        store.check(cluster)?;
+        Ok(store)
+    }
+
+    /// Writes what names the cluster.
+    fn found(&self, cluster: &str) -> Result<(), StoreError> {
+        // No secret: it only tells two clusters of one name apart.
+        let cluster_id = RandomState::new().build_hasher().finish();
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
+                meta.insert("cluster", cluster.as_bytes())?;
+                meta.insert("cluster_id", cluster_id.to_le_bytes().as_slice())?;
+                transaction.open_table(ENTRIES)?;
+            }
+            transaction.commit()?;
+            // The file's name is to survive as well.
+            std::fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+            Ok(())
+        };
+        write().map_err(|error| self.failed(error))
+    }
+
+    /// Reads what names the cluster.
+    fn check(&mut self, cluster: &str) -> Result<(), StoreError> {
+        let format = u32::from_le_bytes(self.meta("format")?);
+        if format > FORMAT {
+            let path = self.path.clone();
+            return Err(StoreError::NewerFormat { path, theirs: format, ours: FORMAT });
+        }
+        let theirs = self.meta_bytes("cluster")?;
+        if theirs != cluster.as_bytes() {
+            let (path, ours) = (self.path.clone(), cluster.to_owned());
+            let theirs = String::from_utf8_lossy(&theirs).into_owned();
+            return Err(StoreError::OtherCluster { path, theirs, ours });
+        }
+        self.cluster_id = u64::from_le_bytes(self.meta("cluster_id")?);
+        Ok(())
+    }
+
+    fn meta<const N: usize>(&self, name: &str) -> Result<[u8; N], StoreError> {
+        let bytes = self.meta_bytes(name)?;
+        let what = || format!("'{name}' has {} bytes; it has {N}", bytes.len());
+        <[u8; N]>::try_from(bytes.as_slice()).map_err(|_| self.damaged(what()))
+    }
+
+    fn meta_bytes(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let table = match self.database.begin_read()?.open_table(META) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table?,
+            };
+            Ok(table.get(name)?.map(|value| value.value().to_vec()))
+        };
+        let found = read().map_err(|error| self.failed(error))?;
+        found.ok_or_else(|| self.damaged(format!("'{name}' is missing")))
+    }
+
+    /// The newest `count_max` entries, the newest first.
+    fn newest_bytes(&self, count_max: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let read = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+            let entries = self.database.begin_read()?.open_table(ENTRIES)?;
+            let newest = entries.iter()?.rev().take(count_max);
+            newest
+                .map(|entry| {
+                    let (epoch, bytes) = entry?;
+                    Ok((epoch.value(), bytes.value().to_vec()))
+                })
+                .collect()
+        };
+        read().map_err(|error| self.failed(error))
+    }
+
+    fn entry(&self, epoch: u64, bytes: &[u8]) -> Result<Entry, StoreError> {
+        let wrong = |what: &str| self.damaged(format!("entry {epoch} {what}"));
+        let Some((checksum, json)) = bytes.split_first_chunk::<CHECKSUM_BYTES>() else {
+            return Err(wrong("is cut short"));
+        };
+        if checksum_of(json) != u32::from_le_bytes(*checksum) {
+            return Err(wrong("does not match its checksum"));
+        }
+        let entry: Entry =
+            serde_json::from_slice(json).map_err(|error| wrong(&error.to_string()))?;
+        entry.placement.check().map_err(|error| wrong(&error.to_string()))?;
+        if entry.placement.epoch.get() != epoch {
+            return Err(wrong("has another epoch"));
+        }
+        Ok(entry)
+    }
+
+    fn damaged(&self, what: String) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), what }
+    }
+
+    fn failed(&self, error: redb::Error) -> StoreError {
+        match error {
+            redb::Error::Corrupted(what) => self.damaged(what),
+            error @ (redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableDoesNotExist(_)
+            | redb::Error::TableIsMultimap(_)) => self.damaged(error.to_string()),
+            error => StoreError::Disk { path: self.path.clone(), what: error.to_string() },
+        }
+    }
+}
+
+fn checksum_of(json: &[u8]) -> u32 {
+    crc32c(Isa::detect(), 0, json)
+}
+
+fn cannot_open(path: &Path, error: DatabaseError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path },
+        DatabaseError::Storage(StorageError::Io(error))
+            if !matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            StoreError::Disk { path, what: error.to_string() }
+        }
+        error => StoreError::Damaged { path, what: error.to_string() },
+    }
+}
+
+impl Store for RedbStore {
+    fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    fn newest(&mut self) -> Result<Option<Entry>, StoreError> {
+        let newest = self.newest_bytes(1)?;
+        newest.first().map(|(epoch, bytes)| self.entry(*epoch, bytes)).transpose()
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let epoch = entry.placement.epoch.get();
+        let json = serde_json::to_vec(entry).map_err(|error| self.damaged(error.to_string()))?;
+        let mut bytes = checksum_of(&json).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&json);
+        let write = || -> Result<Option<u64>, redb::Error> {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut entries = transaction.open_table(ENTRIES)?;
+                let newest = entries.last()?.map_or(0, |(epoch, _)| epoch.value());
+                if newest + 1 != epoch {
+                    return Ok(Some(newest));
+                }
+                entries.insert(epoch, bytes.as_slice())?;
+                let oldest_kept = epoch.saturating_sub(HISTORY_MAX - 1);
+                entries.retain_in(..oldest_kept, |_, _| false)?;
+            }
+            transaction.commit()?;
+            Ok(None)
+        };
+        match write().map_err(|error| self.failed(error))? {
+            None => Ok(()),
+            Some(newest) => {
+                let (ours, theirs) = (Epoch::new(epoch.saturating_sub(1)), Epoch::new(newest));
+                Err(StoreError::Conflict { ours, theirs })
+            }
+        }
+    }
+
+    fn history(&mut self, count_max: usize) -> Result<Vec<(Epoch, String)>, StoreError> {
+        let newest = self.newest_bytes(count_max)?;
+        let read = newest.iter().map(|(epoch, bytes)| {
+            let entry = self.entry(*epoch, bytes)?;
+            Ok((entry.placement.epoch, entry.placement.cause))
+        });
+        read.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::Placement;
+
+    use super::*;
+
+    fn entry(epoch: u64) -> Entry {
+        let cause = format!("cause {epoch}");
+        let placement = Placement { epoch: Epoch::new(epoch), cause, ..Placement::default() };
+        Entry { placement, numbers_given: epoch as u32 }
+    }
+
+    #[test]
+    fn what_was_appended_is_there_after_a_crash() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let copied = tempfile::tempdir().expect("a directory");
+        let mut store = RedbStore::open(directory.path(), "ctr").expect("new");
+        assert_eq!(store.newest(), Ok(None));
+        (1..=3).for_each(|epoch| store.append(&entry(epoch)).expect("appended"));
+        // What a crash leaves: the file as it stands, with nothing closed.
+        let file = directory.path().join(STORE_FILE);
+        std::fs::copy(&file, copied.path().join(STORE_FILE)).expect("copied");
+        let mut reopened = RedbStore::open(copied.path(), "ctr").expect("opens");
+        assert_eq!(reopened.newest(), Ok(Some(entry(3))));
+        assert_eq!(reopened.cluster_id(), store.cluster_id());
+        let history = reopened.history(2).expect("read");
+        assert_eq!(history, [3, 2].map(|epoch| (Epoch::new(epoch), format!("cause {epoch}"))));
+    }
+
+    #[test]
+    fn an_entry_after_one_that_the_writer_does_not_know_is_a_conflict() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = RedbStore::open(directory.path(), "ctr").expect("new");
+        store.append(&entry(1)).expect("appended");
+        let conflict = |ours, theirs| {
+            Err(StoreError::Conflict { ours: Epoch::new(ours), theirs: Epoch::new(theirs) })
+        };
+        assert_eq!(store.append(&entry(1)), conflict(0, 1));
+        assert_eq!(store.append(&entry(3)), conflict(2, 1));
+        assert_eq!(store.newest(), Ok(Some(entry(1))));
+    }
+
+    #[test]
+    fn old_entries_are_dropped() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = RedbStore::open(directory.path(), "ctr").expect("new");
+        let last = HISTORY_MAX + 5;
+        (1..=last).for_each(|epoch| store.append(&entry(epoch)).expect("appended"));
+        let history = store.history(usize::MAX).expect("read");
+        assert_eq!(history.len() as u64, HISTORY_MAX);
+        assert_eq!(history[0].0, Epoch::new(last));
+    }
+
+    #[test]
+    fn a_store_of_another_cluster_or_of_a_later_build_or_in_use_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(STORE_FILE);
+        let store = RedbStore::open(directory.path(), "ctr").expect("new");
+        let in_use = RedbStore::open(directory.path(), "ctr").expect_err("open twice");
+        assert_eq!(in_use, StoreError::InUse { path: path.clone() });
+        drop(store);
+        let other = RedbStore::open(directory.path(), "ads").expect_err("another's");
+        assert!(matches!(&other, StoreError::OtherCluster { .. }), "{other}");
+        let database = Database::create(&path).expect("opens");
+        let transaction = database.begin_write().expect("begins");
+        let later = (FORMAT + 1).to_le_bytes();
+        let mut meta = transaction.open_table(META).expect("opens");
+        meta.insert("format", later.as_slice()).expect("written");
+        drop(meta);
+        transaction.commit().expect("committed");
+        drop(database);
+        let newer = RedbStore::open(directory.path(), "ctr").expect_err("newer");
+        assert_eq!(newer, StoreError::NewerFormat { path, theirs: FORMAT + 1, ours: FORMAT });
+    }
+
+    #[test]
+    fn a_damaged_file_is_one_clear_line_wherever_it_is_damaged() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = RedbStore::open(directory.path(), "ctr").expect("new");
+        (1..=3).for_each(|epoch| store.append(&entry(epoch)).expect("appended"));
+        drop(store);
+        let whole = std::fs::read(directory.path().join(STORE_FILE)).expect("read");
+        let used = whole.iter().rposition(|&byte| byte != 0).expect("written") + 1;
+        let mut found = 0;
+        for at in (0..used).step_by(used / 200 + 1) {
+            let damaged = tempfile::tempdir().expect("a directory");
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x55;
+            std::fs::write(damaged.path().join(STORE_FILE), bytes).expect("written");
+            // No panic, and no entry that was never written.
+            let opened = RedbStore::open(damaged.path(), "ctr");
+            match opened.and_then(|mut store| store.newest()) {
+                Ok(newest) => {
+                    assert!(newest.is_none_or(|one| one == entry(one.placement.epoch.get())))
+                }
+                Err(error) => {
+                    found += 1;
+                    assert_eq!(error.to_string().lines().count(), 1, "{error}");
+                }
+            }
+        }
+        assert!(found > 0);
+        let text = tempfile::tempdir().expect("a directory");
+        std::fs::write(text.path().join(STORE_FILE), "no database").expect("written");
+        let error = RedbStore::open(text.path(), "ctr").expect_err("text");
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+}

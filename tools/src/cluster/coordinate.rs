@@ -1,0 +1,54 @@
+//! `gradwire coordinate`: the coordinator of a cluster, until it is told to stop.
+//!
+//! Owns its start, its one line of greeting, and its end. One that finds another one active ends
+//! with a failure.
+
+use std::time::Duration;
+
+use server::Exposure;
+use server::coordinator::{ClusterSpec, Coordinator, RedbStore, Spread};
+
+use super::CoordinateArgs;
+use crate::failure::Failure;
+use crate::output::{complain, json};
+use crate::signals::Stop;
+use crate::train::child::watch_parent;
+use crate::train::cluster::Ready;
+
+/// How often it looks whether it should stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs the command.
+pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
+    let stop = Stop::on_signals()?;
+    let name = arguments.cluster.clone();
+    let spread = match arguments.same_host_ok {
+        true => Spread::DistinctServers,
+        false => Spread::DistinctHosts,
+    };
+    let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::Loopback };
+    let CoordinateArgs { shards, replicas, .. } = *arguments;
+    let servers_min = arguments.servers_min.unwrap_or(usize::from(replicas));
+    let spec = ClusterSpec { name, shards, replicas, servers_min, spread };
+    spec.check(None).map_err(Failure::usage)?;
+    let store = RedbStore::open(&arguments.data, &spec.name).map_err(Failure::failed)?;
+    let coordinator = Coordinator::start(spec, Box::new(store), &arguments.listen, exposure)
+        .map_err(Failure::failed)?;
+    let listen = coordinator.address().to_string();
+    if arguments.child {
+        watch_parent(stop.clone(), None)?;
+    }
+    if arguments.json || arguments.child {
+        json(&Ready { listen })?;
+    } else {
+        complain(&format!(
+            "gradwire: coordinates cluster {:?}, {shards} shards on {replicas} servers each, on \
+             {listen}; Ctrl-C ends",
+            arguments.cluster
+        ));
+    }
+    while !stop.asked() && !coordinator.has_ended() {
+        std::thread::sleep(LOOK_EVERY);
+    }
+    coordinator.stop().map_err(Failure::failed)
+}

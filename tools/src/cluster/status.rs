@@ -1,0 +1,273 @@
+//! `gradwire status`: a cluster at a glance.
+//!
+//! Owns the tables. What they say is the coordinator's view, and no server's own.
+
+use std::time::Duration;
+
+use wire::{
+    Ask, ChainState, ChainStatus, ClusterStatus, EpochCause, ServerId, ServerState, ServerStatus,
+    ToCoordinator, ToMember,
+};
+
+use super::{Caller, StatusArgs, unexpected};
+use crate::failure::Failure;
+use crate::output::{json, result};
+use crate::signals::Stop;
+
+/// How often `--watch` prints.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it looks whether it should stop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Epochs that are listed; `--json` has all that the coordinator tells.
+const EPOCHS_SHOWN_MAX: usize = 8;
+
+/// Shards in trouble that are listed.
+const SHARDS_SHOWN_MAX: usize = 32;
+
+/// Runs the command.
+pub(crate) fn run(arguments: &StatusArgs) -> Result<(), Failure> {
+    let stop = Stop::on_signals()?;
+    let mut caller = Caller::connect(&arguments.at)?;
+    loop {
+        let status = match caller.say(&ToCoordinator::Ask(Ask::Status))? {
+            ToMember::Status(status) => *status,
+            other => return Err(unexpected(&other)),
+        };
+        match arguments.json {
+            true => json(&status)?,
+            false => lines(&status).iter().try_for_each(|line| result(line))?,
+        }
+        if !arguments.watch {
+            return Ok(());
+        }
+        let looks = WATCH_EVERY.as_millis() / LOOK_EVERY.as_millis();
+        for _ in 0..looks {
+            if stop.asked() {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        if !arguments.json {
+            result("")?;
+        }
+    }
+}
+
+/// The whole status as lines of text.
+fn lines(status: &ClusterStatus) -> Vec<String> {
+    let mut lines = vec![headline(status), verdict(status), String::new()];
+    if let Some(error) = &status.store_error {
+        let waited = ago(status.store_waits_ms.unwrap_or(0));
+        lines.insert(2, format!("the store does not take the next epoch, for {waited}: {error}"));
+    }
+    let mut servers = vec![words(
+        "server name place host GiB state beat_ms patience_ms epoch heads replicas filling",
+    )];
+    servers.extend(status.servers.iter().map(server_row));
+    lines.extend(columns(&servers, &[1, 2, 3, 5]));
+    if !status.troubled.is_empty() {
+        let mut shards = vec![words("shard state held_by filling")];
+        shards.extend(status.troubled.iter().take(SHARDS_SHOWN_MAX).map(shard_row));
+        lines.push(String::new());
+        lines.extend(columns(&shards, &[1, 2]));
+        let more = status.troubled.len().saturating_sub(SHARDS_SHOWN_MAX);
+        if more > 0 {
+            lines.push(format!("and {more} more"));
+        }
+    }
+    if !status.history.is_empty() {
+        let mut epochs = vec![words("epoch ago cause")];
+        epochs.extend(status.history.iter().take(EPOCHS_SHOWN_MAX).map(epoch_row));
+        lines.push(String::new());
+        lines.extend(columns(&epochs, &[2]));
+    }
+    lines
+}
+
+fn headline(status: &ClusterStatus) -> String {
+    let ClusterStatus { cluster, epoch, shards, replicas, watchers, .. } = status;
+    format!(
+        "cluster {cluster}: {epoch}, {shards} shards on {replicas} servers each, {} servers, \
+         {watchers} watchers; coordinated for {}",
+        status.servers.len(),
+        ago(status.up_ms)
+    )
+}
+
+/// How the shards are, in a line.
+fn verdict(status: &ClusterStatus) -> String {
+    if status.epoch.get() == 0 {
+        let (has, needs) = (status.servers.len(), status.servers_min);
+        return format!("nothing is placed yet: {has} of {needs} servers are there");
+    }
+    let count = |is_it: fn(&ChainState) -> bool| {
+        status.troubled.iter().filter(|one| is_it(&one.state)).count()
+    };
+    let counts = [
+        (count(|state| *state == ChainState::Lost), "LOST"),
+        (count(|state| *state == ChainState::Away), "held by none who is there"),
+        (count(|state| *state == ChainState::Short), "short of replicas"),
+        (count(|state| matches!(state, ChainState::Filling { .. })), "being filled"),
+    ];
+    let said: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    match said.is_empty() {
+        true => "all shards are whole".to_owned(),
+        false => format!("shards: {}", said.join(", ")),
+    }
+}
+
+fn server_row(server: &ServerStatus) -> Vec<String> {
+    let state = match server.state {
+        ServerState::Applied => "applied",
+        ServerState::Fit => "fit",
+        ServerState::Leaving => "leaving",
+        ServerState::Expected => "expected",
+        ServerState::Away => "AWAY",
+        ServerState::Lost => "LOST",
+    };
+    let member = &server.member;
+    vec![
+        member.server.get().to_string(),
+        member.name.clone(),
+        member.place.clone(),
+        member.host.clone(),
+        format!("{:.1}", member.memory_mib as f64 / 1024.0),
+        state.to_owned(),
+        server.beat_ago_ms.to_string(),
+        format!("{:.0}", server.suspected_after_ms),
+        server.epoch.get().to_string(),
+        server.heads.to_string(),
+        server.replicas.to_string(),
+        server.filling.to_string(),
+    ]
+}
+
+fn shard_row(chain: &ChainStatus) -> Vec<String> {
+    let state = match chain.state {
+        ChainState::Filling { rows: Some((sent, all)) } if all > 0 => {
+            format!("filling {} %", sent.min(all) * 100 / all)
+        }
+        ChainState::Filling { .. } => "filling".to_owned(),
+        ChainState::Short => "short".to_owned(),
+        ChainState::Away => "AWAY".to_owned(),
+        ChainState::Lost => "LOST".to_owned(),
+    };
+    let number = |server: &ServerId| server.get().to_string();
+    let held_by: Vec<String> = chain.chain.replicas.iter().map(number).collect();
+    let joining = chain.chain.joining.as_ref().map_or("-".to_owned(), number);
+    let held_by = if held_by.is_empty() { "-".to_owned() } else { held_by.join(" ") };
+    vec![chain.shard.get().to_string(), state, held_by, joining]
+}
+
+fn epoch_row(past: &EpochCause) -> Vec<String> {
+    let when = past.ago_ms.map_or("before".to_owned(), ago);
+    vec![past.epoch.get().to_string(), when, past.cause.clone()]
+}
+
+/// A time in its two largest units: `3 min 7 s`.
+fn ago(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] =
+        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")];
+    let Some(at) = UNITS.iter().position(|(unit_ms, _)| ms >= *unit_ms) else {
+        return format!("{ms} ms");
+    };
+    let (unit_ms, unit) = UNITS[at];
+    let whole = format!("{} {unit}", ms / unit_ms);
+    match UNITS.get(at + 1) {
+        Some((next_ms, next)) => format!("{whole} {} {next}", ms % unit_ms / next_ms),
+        None => whole,
+    }
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(|word| word.replace('_', " ")).collect()
+}
+
+/// Rows in aligned columns, two spaces apart; those of `left` begin at their left.
+fn columns(rows: &[Vec<String>], left: &[usize]) -> Vec<String> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            let width = width(column);
+            match left.contains(&column) {
+                true => format!("{cell:<width$}"),
+                false => format!("{cell:>width$}"),
+            }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::{Chain, Epoch, Member, ShardId};
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_a_table_that_says_first_what_is_wrong() {
+        let server = ServerId::new(3);
+        let member = Member {
+            server,
+            name: "a".into(),
+            place: "127.0.0.1:7077".into(),
+            host: "h1".into(),
+            memory_mib: 1536,
+        };
+        let server_status = ServerStatus {
+            member,
+            cores: 2,
+            state: ServerState::Fit,
+            beat_ago_ms: 4,
+            beat_gap_ms: 20.0,
+            suspected_after_ms: 200.0,
+            epoch: Epoch::new(9),
+            heads: 1,
+            replicas: 2,
+            filling: 0,
+        };
+        let chain = Chain { epoch: Epoch::new(9), replicas: vec![server], joining: None };
+        let state = ChainState::Filling { rows: Some((50, 200)) };
+        let status = ClusterStatus {
+            cluster: "ctr".into(),
+            epoch: Epoch::new(9),
+            shards: 2,
+            replicas: 2,
+            up_ms: 61_000,
+            servers: vec![server_status],
+            troubled: vec![ChainStatus { shard: ShardId::new(1), chain, state }],
+            history: vec![EpochCause { epoch: Epoch::new(9), cause: "why".into(), ago_ms: None }],
+            ..ClusterStatus::default()
+        };
+        let text = lines(&status).join("\n");
+        let expected = "\
+cluster ctr: epoch 9, 2 shards on 2 servers each, 1 servers, 0 watchers; coordinated for 1 min 1 s
+shards: 1 being filled
+
+server  name  place           host  GiB  state  beat ms  patience ms  epoch  heads  replicas  filling
+     3  a     127.0.0.1:7077  h1    1.5  fit          4          200      9      1         2        0
+
+shard  state         held by  filling
+    1  filling 25 %  3              -
+
+epoch     ago  cause
+    9  before  why";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn times_have_two_units() {
+        let times = [0, 999, 61_000, 3_600_000, 90_061_000].map(ago);
+        assert_eq!(times, ["0 ms", "999 ms", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
+    }
+}
