@@ -159,8 +159,13 @@ fn attend(server: &Arc<Server>, listener: &Listener, closing: &AtomicBool) {
         }
         let (server, done) = (Arc::clone(server), Arc::clone(&under_way));
         let greet = move || {
-            if let Err(error) = greet(&server, stream) {
-                tracing::warn!(%error, "a guest is turned away");
+            match greet(&server, stream) {
+                Ok(()) => {}
+                // Where shards move, some come before their server has heard of it, or after.
+                Err(TurnedAway::Refused(
+                    refusal @ (Refusal::EpochMismatch { .. } | Refusal::NotHead { .. }),
+                )) => tracing::debug!(%refusal, "a guest is sent on"),
+                Err(error) => tracing::warn!(%error, "a guest is turned away"),
             }
             done.fetch_sub(1, Ordering::Relaxed);
         };

@@ -14,8 +14,8 @@ use transport::{
     Transport, Waker,
 };
 use wire::{
-    Epoch, HEADER_BYTES, Header, Incarnation, JobId, Join, Kind, Refusal, Seal, Staleness, Status,
-    Time, WorkerId,
+    Epoch, HEADER_BYTES, Header, Incarnation, JobId, Join, Kind, Refusal, Seal, ShardId, Staleness,
+    Status, Time, WorkerId,
 };
 
 const EPOCH: Epoch = Epoch::new(1);
@@ -104,7 +104,8 @@ impl Rig {
     fn link(&mut self, worker: u32) -> usize {
         let (ours, theirs) = self.world.link();
         let (worker, message_bytes_max) = (WorkerId::new(worker), 1 << 20);
-        let who = Who { worker, incarnation: INCARNATION, message_bytes_max };
+        let (shard, epoch) = (ShardId::new(0), EPOCH);
+        let who = Who { shard, worker, incarnation: INCARNATION, epoch, message_bytes_max };
         self.core.adopt(Link::Simulated(theirs), who).expect("an end of its own world");
         let peer = self.endpoint.adopt(Link::Simulated(ours)).expect("an end of its own world");
         self.peers.push(peer);
