@@ -1,7 +1,7 @@
 //! The coordinator: who is in the cluster, and which servers hold which shard.
 //!
 //! Owns membership and placement. Holding rows, copying them and answering workers is left to the
-//! servers, which need no coordinator for it: while it is away, nothing but membership stands still.
+//! servers, which need no coordinator for it: while it is away, only membership stands still.
 //!
 //! How it is cut: `service` has the sockets, the clock and the store, and hands events to
 //! `machine`, which is pure. The machine asks `census` who is there (each by a `detector`),
