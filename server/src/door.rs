@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use transport::{Link, shm};
-use wire::Header;
+use wire::{Header, Refusal};
 
 use crate::core_thread::Server;
 use crate::handshake::{Guest, TurnedAway, receive};

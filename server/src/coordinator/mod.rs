@@ -1,7 +1,7 @@
 //! The coordinator: who is in the cluster, and which servers hold which shard.
 //!
 //! Owns membership and placement. Holding rows, copying them and answering workers is left to the
-//! servers, which need no coordinator for it: while it is away, nothing but membership stands still.
+//! servers, which need no coordinator for it: while it is away, only membership stands still.
 //!
 //! How it is cut: `service` has the sockets, the clock and the store, and hands events to
 //! `machine`, which is pure. The machine asks `census` who is there (each by a `detector`),
@@ -15,6 +15,7 @@ mod cause;
 mod census;
 mod connection;
 mod detector;
+mod gateway;
 mod gossip;
 mod helpers;
 mod machine;
@@ -22,6 +23,7 @@ mod orders;
 mod service;
 mod spec;
 mod store;
+mod store_etcd;
 mod store_redb;
 #[cfg(test)]
 mod tests;
@@ -34,4 +36,5 @@ pub use gossip::LINK_PATIENCE;
 pub use service::{CONNECTIONS_MAX, CoordinateError, Coordinator, TICK_EVERY};
 pub use spec::{ClusterSpec, SpecError};
 pub use store::{Entry, HISTORY_MAX, Store, StoreError};
+pub use store_etcd::EtcdStore;
 pub use store_redb::{RedbStore, STORE_FILE};

@@ -1,6 +1,7 @@
 //! The coordinator's store: the log of placements, and the rule that only one writer goes on.
 //!
-//! Owns the interface and its errors. Where the log lies is left to `store_redb`.
+//! Owns the interface and its errors. Where the log lies is left to `store_redb` and
+//! `store_etcd`.
 //!
 //! Invariant: entries count up by one; an entry that was appended is never changed, and nothing is
 //! appended after an entry that the writer does not know.
@@ -91,11 +92,16 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
-    /// The disk says no.
+    /// The disk, or the store's own server, says no.
     Disk {
         /// Where the store lies.
         path: PathBuf,
-        /// What the disk says.
+        /// What it says.
+        what: String,
+    },
+    /// The store's servers do not answer.
+    Unreachable {
+        /// What was tried.
         what: String,
     },
 }
@@ -126,6 +132,7 @@ impl fmt::Display for StoreError {
                 "{} is damaged: {what}; restore it from a copy, or begin a new cluster elsewhere",
                 path.display()
             ),
+            StoreError::Unreachable { what } => write!(f, "the store does not answer: {what}"),
             StoreError::Disk { path, what } => write!(f, "{}: {what}", path.display()),
         }
     }

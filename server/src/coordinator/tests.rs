@@ -371,7 +371,7 @@ impl World {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Start(usize),
     Kill(usize),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use server::Exposure;
-use server::coordinator::{ClusterSpec, Coordinator, RedbStore, Spread};
+use server::coordinator::{ClusterSpec, Coordinator, EtcdStore, RedbStore, Spread, Store};
 
 use super::CoordinateArgs;
 use crate::failure::Failure;
@@ -31,9 +31,15 @@ pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
     let servers_min = arguments.servers_min.unwrap_or(usize::from(replicas));
     let spec = ClusterSpec { name, shards, replicas, servers_min, spread };
     spec.check(None).map_err(Failure::usage)?;
-    let store = RedbStore::open(&arguments.data, &spec.name).map_err(Failure::failed)?;
-    let coordinator = Coordinator::start(spec, Box::new(store), &arguments.listen, exposure)
-        .map_err(Failure::failed)?;
+    let store: Box<dyn Store> = match &arguments.data {
+        Some(data) => Box::new(RedbStore::open(data, &spec.name).map_err(Failure::failed)?),
+        None => {
+            let etcd = EtcdStore::open(arguments.etcd.clone(), &spec.name);
+            Box::new(etcd.map_err(Failure::failed)?)
+        }
+    };
+    let coordinator =
+        Coordinator::start(spec, store, &arguments.listen, exposure).map_err(Failure::failed)?;
     let listen = coordinator.address().to_string();
     if arguments.child {
         watch_parent(stop.clone(), None)?;

@@ -27,8 +27,12 @@ pub(crate) struct CoordinateArgs {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     pub(crate) listen: String,
     /// Where the log of placements lies; made if it is not there.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "etcd")]
+    pub(crate) data: Option<PathBuf>,
+    /// Keep the log in etcd instead, at one of these addresses; neither TLS nor passwords are
+    /// spoken.
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', conflicts_with = "data")]
+    pub(crate) etcd: Vec<String>,
     /// The cluster's name: who asks for another one is turned away.
     #[arg(long, value_name = "NAME", default_value = CLUSTER)]
     pub(crate) cluster: String,

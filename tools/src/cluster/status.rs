@@ -220,7 +220,7 @@ mod tests {
         let member = Member {
             server,
             name: "a".into(),
-            place: "127.0.0.1:7077".into(),
+            place: "h1:7077".into(),
             host: "h1".into(),
             memory_mib: 1536,
         };
@@ -254,8 +254,8 @@ mod tests {
 cluster ctr: epoch 9, 2 shards on 2 servers each, 1 servers, 0 watchers; coordinated for 1 min 1 s
 shards: 1 being filled
 
-server  name  place           host  GiB  state  beat ms  patience ms  epoch  heads  replicas  filling
-     3  a     127.0.0.1:7077  h1    1.5  fit          4          200      9      1         2        0
+server  name  place    host  GiB  state  beat ms  patience ms  epoch  heads  replicas  filling
+     3  a     h1:7077  h1    1.5  fit          4          200      9      1         2        0
 
 shard  state         held by  filling
     1  filling 25 %  3              -

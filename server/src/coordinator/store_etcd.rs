@@ -1,0 +1,217 @@
+//! The log of placements in etcd, which outlives the coordinator's machine.
+//!
+//! Owns the keys below `/gradwire/CLUSTER/` and the transaction that appends: it compares the
+//! newest epoch and writes in one step, so that of two coordinators one goes on. Speaking to etcd is
+//! left to `gateway`.
+//!
+//! Invariant: an entry names its writer, so that one whose answer was lost is known again.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use wire::Epoch;
+
+use super::gateway::{CallError, Gateway, from_base64, to_base64};
+use super::store::{Entry, HISTORY_MAX, Store, StoreError};
+
+/// The newest format that this build reads, and the one that it writes.
+const FORMAT: u32 = 1;
+
+/// Digits of an epoch in a key, so that keys sort as epochs do.
+const EPOCH_DIGITS: usize = 20;
+
+/// A log in etcd.
+#[derive(Debug)]
+pub struct EtcdStore {
+    gateway: Gateway,
+    /// The prefix of all keys, with a slash at its end.
+    prefix: String,
+    cluster_id: u64,
+    /// Drawn anew for each coordinator.
+    writer: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Meta {
+    format: u32,
+    cluster: String,
+    cluster_id: u64,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    writer: u64,
+    entry: Entry,
+}
+
+impl EtcdStore {
+    /// Opens the log of a cluster, or begins one where there is none. Endpoints are `host:port`;
+    /// TLS and passwords are not spoken.
+    ///
+    /// # Errors
+    ///
+    /// No endpoint answers, or what is stored is another cluster's, of a newer build, or damaged.
+    pub fn open(endpoints: Vec<String>, cluster: &str) -> Result<EtcdStore, StoreError> {
+        let draw = || RandomState::new().build_hasher().finish();
+        let (gateway, writer) = (Gateway::new(endpoints), draw());
+        let prefix = format!("/gradwire/{cluster}/");
+        let mut store = EtcdStore { gateway, prefix, cluster_id: 0, writer };
+        let meta = Meta { format: FORMAT, cluster: cluster.to_owned(), cluster_id: draw() };
+        let key = store.key("meta");
+        // Made if it is not there; whoever made it, it is read afterwards.
+        store.call(
+            "/v3/kv/txn",
+            &json!({
+                "compare": [{"key": key, "target": "VERSION", "result": "EQUAL", "version": "0"}],
+                "success": [put(&key, &to_json(&meta))],
+            }),
+        )?;
+        let Some(meta) = store.get::<Meta>("meta")? else {
+            return Err(store.damaged("meta", "is missing"));
+        };
+        let path = store.path();
+        if meta.format > FORMAT {
+            return Err(StoreError::NewerFormat { path, theirs: meta.format, ours: FORMAT });
+        }
+        if meta.cluster != cluster {
+            let ours = cluster.to_owned();
+            return Err(StoreError::OtherCluster { path, theirs: meta.cluster, ours });
+        }
+        store.cluster_id = meta.cluster_id;
+        Ok(store)
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("etcd:{}", self.prefix))
+    }
+
+    fn key(&self, name: &str) -> String {
+        to_base64(format!("{}{name}", self.prefix).as_bytes())
+    }
+
+    fn call(&mut self, path: &str, body: &Value) -> Result<Value, StoreError> {
+        self.gateway.call(path, body).map_err(|error| match error {
+            CallError::Unreachable(what) => StoreError::Unreachable { what },
+            CallError::Denied(what) => StoreError::Disk { path: self.path(), what },
+        })
+    }
+
+    fn damaged(&self, name: &str, what: &str) -> StoreError {
+        StoreError::Damaged { path: self.path(), what: format!("{name} {what}") }
+    }
+
+    /// The value of a key; none: there is no such key.
+    fn get<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, StoreError> {
+        let key = self.key(name);
+        let answer = self.call("/v3/kv/range", &json!({"key": key}))?;
+        self.value(name, &answer)
+    }
+
+    /// The value that an answer to a range of one key has.
+    fn value<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        answer: &Value,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(value) = answer.pointer("/kvs/0/value") else { return Ok(None) };
+        let bytes = value.as_str().and_then(from_base64);
+        let bytes = bytes.ok_or_else(|| self.damaged(name, "is no base64"))?;
+        let value = serde_json::from_slice(&bytes);
+        value.map(Some).map_err(|error| self.damaged(name, &error.to_string()))
+    }
+
+    fn entry(&mut self, epoch: u64) -> Result<Entry, StoreError> {
+        let name = entry_name(epoch);
+        let Some(record) = self.get::<Record>(&name)? else {
+            return Err(self.damaged(&name, "is missing"));
+        };
+        let checked = record.entry.placement.check();
+        checked.map_err(|error| self.damaged(&name, &error.to_string()))?;
+        if record.entry.placement.epoch.get() != epoch {
+            return Err(self.damaged(&name, "has another epoch"));
+        }
+        Ok(record.entry)
+    }
+
+    fn newest_epoch(&mut self) -> Result<u64, StoreError> {
+        Ok(self.get("newest")?.unwrap_or(0))
+    }
+}
+
+fn entry_name(epoch: u64) -> String {
+    format!("entries/{epoch:0EPOCH_DIGITS$}")
+}
+
+fn to_json<T: Serialize>(value: &T) -> String {
+    // Structures of numbers, text and lists: nothing of them can fail to be JSON.
+    to_base64(&serde_json::to_vec(value).expect("plain values"))
+}
+
+fn put(key: &str, value: &str) -> Value {
+    json!({"requestPut": {"key": key, "value": value}})
+}
+
+impl Store for EtcdStore {
+    fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    fn newest(&mut self) -> Result<Option<Entry>, StoreError> {
+        match self.newest_epoch()? {
+            0 => Ok(None),
+            epoch => self.entry(epoch).map(Some),
+        }
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let epoch = entry.placement.epoch.get();
+        let record = Record { writer: self.writer, entry: entry.clone() };
+        let (newest, name) = (self.key("newest"), entry_name(epoch));
+        let key = self.key(&name);
+        let compare = match epoch.saturating_sub(1) {
+            0 => json!({"key": newest, "target": "VERSION", "result": "EQUAL", "version": "0"}),
+            before => json!({
+                "key": newest, "target": "VALUE", "result": "EQUAL", "value": to_json(&before),
+            }),
+        };
+        let mut success = vec![put(&newest, &to_json(&epoch)), put(&key, &to_json(&record))];
+        if let Some(oldest) = epoch.checked_sub(HISTORY_MAX) {
+            success.push(json!({"requestDeleteRange": {"key": self.key(&entry_name(oldest))}}));
+        }
+        let failure = json!([
+            {"requestRange": {"key": newest}}, {"requestRange": {"key": key}},
+        ]);
+        let body = json!({"compare": [compare], "success": success, "failure": failure});
+        let answer = self.call("/v3/kv/txn", &body)?;
+        if answer.get("succeeded") == Some(&Value::Bool(true)) {
+            return Ok(());
+        }
+        let found = |at: usize| {
+            let range = answer.pointer(&format!("/responses/{at}/response_range"));
+            range.or_else(|| answer.pointer(&format!("/responses/{at}/responseRange")))
+        };
+        let null = Value::Null;
+        let theirs: Option<u64> = self.value("newest", found(0).unwrap_or(&null))?;
+        let there: Option<Record> = self.value(&name, found(1).unwrap_or(&null))?;
+        if theirs == Some(epoch) && there.as_ref() == Some(&record) {
+            return Ok(()); // An earlier attempt, whose answer was lost.
+        }
+        let ours = Epoch::new(epoch.saturating_sub(1));
+        Err(StoreError::Conflict { ours, theirs: Epoch::new(theirs.unwrap_or(0)) })
+    }
+
+    fn history(&mut self, count_max: usize) -> Result<Vec<(Epoch, String)>, StoreError> {
+        let newest = self.newest_epoch()?;
+        let oldest = newest.saturating_sub(HISTORY_MAX.min(count_max as u64));
+        let mut history = Vec::new();
+        for epoch in (oldest + 1..=newest).rev() {
+            let entry = self.entry(epoch)?;
+            history.push((entry.placement.epoch, entry.placement.cause));
+        }
+        Ok(history)
+    }
+}

@@ -1,0 +1,111 @@
+//! The log of placements in a real etcd, where the program `etcd` is installed.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gradwire_server::coordinator::{Entry, EtcdStore, HISTORY_MAX, Store, StoreError};
+use tempfile::TempDir;
+use wire::{Epoch, Placement};
+
+/// Longer than an etcd takes to begin on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Etcd {
+    process: Child,
+    endpoint: String,
+    data: TempDir,
+}
+
+impl Etcd {
+    /// Starts one; none, and a line that says so, where it is not installed.
+    fn start(test: &str) -> Option<Etcd> {
+        let data = tempfile::tempdir().expect("a directory");
+        let free = || {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.local_addr().expect("an address").to_string()
+        };
+        let (endpoint, peer) = (free(), free());
+        let started = run(&data, &endpoint, &peer);
+        let Ok(process) = started else {
+            let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: etcd is not installed");
+            return None;
+        };
+        Some(Etcd { process, endpoint, data })
+    }
+
+    fn open(&self) -> EtcdStore {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match EtcdStore::open(vec![self.endpoint.clone()], "ctr") {
+                Ok(store) => return store,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = &self.data;
+    }
+}
+
+fn run(data: &TempDir, endpoint: &str, peer: &str) -> std::io::Result<Child> {
+    let (client, peer) = (format!("http://{endpoint}"), format!("http://{peer}"));
+    Command::new("etcd")
+        .arg("--data-dir")
+        .arg(data.path())
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("default={peer}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+fn entry(epoch: u64) -> Entry {
+    let cause = format!("cause {epoch}");
+    let placement = Placement { epoch: Epoch::new(epoch), cause, ..Placement::default() };
+    Entry { placement, numbers_given: epoch as u32 }
+}
+
+#[test]
+fn of_two_coordinators_on_one_etcd_only_one_goes_on() {
+    let Some(etcd) = Etcd::start("of_two_coordinators_on_one_etcd_only_one_goes_on") else {
+        return;
+    };
+    let mut first = etcd.open();
+    let mut second = etcd.open();
+    assert_eq!(first.cluster_id(), second.cluster_id());
+    assert_eq!(first.newest(), Ok(None));
+    first.append(&entry(1)).expect("appended");
+    let conflict = |ours, theirs| {
+        Err(StoreError::Conflict { ours: Epoch::new(ours), theirs: Epoch::new(theirs) })
+    };
+    assert_eq!(second.append(&entry(1)), conflict(0, 1));
+    assert_eq!(first.append(&entry(1)), Ok(()), "its own, whose answer was lost");
+    assert_eq!(second.newest(), Ok(Some(entry(1))));
+    second.append(&entry(2)).expect("it knows the newest");
+    assert_eq!(first.append(&entry(2)), conflict(1, 2));
+    assert_eq!(first.append(&entry(4)), conflict(3, 2));
+    let last = HISTORY_MAX + 3;
+    (3..=last).for_each(|epoch| second.append(&entry(epoch)).expect("appended"));
+    let history = second.history(3).expect("read");
+    let newest = [last, last - 1, last - 2].map(|one| (Epoch::new(one), format!("cause {one}")));
+    assert_eq!(history, newest);
+}
+
+#[test]
+fn an_etcd_that_is_away_is_an_error_that_may_pass() {
+    let Some(etcd) = Etcd::start("an_etcd_that_is_away_is_an_error_that_may_pass") else { return };
+    let mut store = etcd.open();
+    drop(etcd);
+    let error = store.append(&entry(1)).expect_err("nobody answers");
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+}
