@@ -431,7 +431,10 @@ impl Core {
                 let shard = self.hosted[guest.at].replica.shard_mut();
                 shard.worker_lost(guest.who.worker, guest.who.incarnation);
             }
-            Party::Worker => {}
+            Party::Worker => {
+                let replica = &mut self.hosted[guest.at].replica;
+                replica.drop_held(|slot| slot.peer() == peer);
+            }
             Party::Predecessor | Party::Successor => self.chain_link_over(guest.at, peer),
         }
         let waited = self.waiting.extract_if(.., |slot| slot.peer() == peer);

@@ -34,6 +34,13 @@ impl Sink for Nowhere {
     fn done(&mut self, _: Header, _: [&[u8]; 2]) {}
 }
 
+/// Whether a request that is done has changed something: what is asked again often has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changes {
+    Something,
+    Nothing,
+}
+
 /// Whether a message may change a shard.
 pub(crate) fn is_change(message: &Message<'_>) -> bool {
     use Message::{CodedPush, Define, Join, Leave, Load, Push, Remove};
@@ -52,7 +59,7 @@ impl Shard {
         body: &[u8],
         sink: &mut impl Sink,
     ) -> Result<Status, Refusal> {
-        let status = match message {
+        let changes = match message {
             Message::Push(keyed) => return self.push(header, Pushed::Plain(keyed), sink),
             Message::CodedPush(coded) => return self.push(header, Pushed::Coded(coded), sink),
             Message::Join(join) => self.join(header, join),
@@ -62,11 +69,13 @@ impl Shard {
             Message::Leave => self.leave(header),
             _ => Err(Refusal::Malformed),
         }?;
-        sink.done(*header, [body, &[]]);
-        Ok(status)
+        if changes == Changes::Something {
+            sink.done(*header, [body, &[]]);
+        }
+        Ok(Status::Done)
     }
 
-    fn join(&mut self, header: &Header, join: Join) -> Result<Status, Refusal> {
+    fn join(&mut self, header: &Header, join: Join) -> Result<Changes, Refusal> {
         self.check_epoch(header)?;
         let worker = header.worker();
         let is_one = worker == WorkerId::OBSERVER || worker.get() < join.workers;
@@ -77,20 +86,22 @@ impl Shard {
         if self.job.as_ref().is_some_and(|job| other(job) && job.is_active()) {
             return Err(Refusal::JobMismatch);
         }
-        if self.job.as_ref().is_none_or(other) {
+        let is_new = self.job.as_ref().is_none_or(other);
+        if is_new {
             self.tables.clear();
             self.job = Some(Job::new(join));
         }
         let job = self.job.as_mut().expect("it was made above if there was none");
-        job.join(worker, header.incarnation(), join)?;
-        Ok(Status::Done)
+        let joined = job.join(worker, header.incarnation(), join)?;
+        Ok(if is_new { Changes::Something } else { joined })
     }
 
-    fn leave(&mut self, header: &Header) -> Result<Status, Refusal> {
+    fn leave(&mut self, header: &Header) -> Result<Changes, Refusal> {
         self.check_epoch(header)?;
         let job = self.job.as_mut().ok_or(Refusal::NotJoined)?;
-        self.progress |= job.leave(header.worker(), header.incarnation())?;
-        Ok(Status::Done)
+        let (changes, progress) = job.leave(header.worker(), header.incarnation())?;
+        self.progress |= progress;
+        Ok(changes)
     }
 
     fn define(
@@ -98,11 +109,10 @@ impl Shard {
         header: &Header,
         spec: TableSpec,
         announced: Announced,
-    ) -> Result<Status, Refusal> {
+    ) -> Result<Changes, Refusal> {
         self.member_job(header)?;
         check_known(announced)?;
-        self.tables.define(header.table(), spec)?;
-        Ok(Status::Done)
+        self.tables.define(header.table(), spec)
     }
 
     /// Applies a push exactly once. A push without keys only ticks.
@@ -148,20 +158,20 @@ impl Shard {
         header: &Header,
         rows: RowsView<'_>,
         sink: &mut impl Sink,
-    ) -> Result<Status, Refusal> {
+    ) -> Result<Changes, Refusal> {
         let moment = self.member_job(header)?.now();
         let table = self.tables.get(header.table())?;
         check_width(header, table.widths().row)?;
         let loaded = table.load(rows.keys, rows.rows, moment);
         pass_on_gone(table, header, sink);
         loaded.map_err(|full| Refusal::TableFull { rows: full.rows })?;
-        Ok(Status::Done)
+        Ok(Changes::Something)
     }
 
-    fn remove(&mut self, header: &Header, keys: &[u64]) -> Result<Status, Refusal> {
+    fn remove(&mut self, header: &Header, keys: &[u64]) -> Result<Changes, Refusal> {
         self.member_job(header)?;
         self.tables.get(header.table())?.remove(keys);
-        Ok(Status::Done)
+        Ok(Changes::Something)
     }
 }
 

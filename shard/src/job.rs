@@ -13,6 +13,7 @@ use wire::{
 use zerocopy::IntoBytes;
 
 use crate::admission::Admission;
+use crate::change::Changes;
 use crate::known_keys::KnownKeys;
 use crate::table::Moment;
 use crate::words::Words;
@@ -87,13 +88,14 @@ impl Job {
         worker: WorkerId,
         incarnation: Incarnation,
         join: Join,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Changes, Refusal> {
         if let Some(worker) = self.lost {
             return Err(Refusal::WorkerLost { worker });
         }
         if join != self.join {
             return Err(Refusal::JobMismatch);
         }
+        let mut changes = Changes::Nothing;
         if worker != WorkerId::OBSERVER {
             let member = self.members.get_mut(worker.get() as usize).ok_or(Refusal::Malformed)?;
             match member.life {
@@ -104,11 +106,12 @@ impl Job {
                 _ => {
                     *member = Member { life: Life::Joined(incarnation), ..Member::default() };
                     self.find_slowest();
+                    changes = Changes::Something;
                 }
             }
         }
         self.has_newcomer = true;
-        Ok(())
+        Ok(changes)
     }
 
     /// Whether a join was taken since the last time this was asked.
@@ -156,18 +159,19 @@ impl Job {
         self.find_slowest()
     }
 
-    /// A worker has finished: nobody waits for it any more. Done again, it stays done.
+    /// A worker has finished: nobody waits for it any more. Done again, it stays done. With it,
+    /// whether somebody may go on now.
     pub(crate) fn leave(
         &mut self,
         worker: WorkerId,
         incarnation: Incarnation,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<(Changes, bool), Refusal> {
         let left = |member: &Member| member.life == Life::Left(incarnation);
         if self.members.get(worker.get() as usize).is_some_and(left) {
-            return Ok(false);
+            return Ok((Changes::Nothing, false));
         }
         self.member(worker, incarnation)?.life = Life::Left(incarnation);
-        Ok(self.find_slowest())
+        Ok((Changes::Something, self.find_slowest()))
     }
 
     /// A worker's connection is gone. If it took part, the job cannot go on.
@@ -309,7 +313,7 @@ mod tests {
         assert!(job.tick(slow, Clock::new(1)));
         assert!(job.may_read(Clock::new(2)));
         assert!(!job.may_read(Clock::new(3)));
-        assert_eq!(job.leave(slow, FIRST), Ok(false));
+        assert_eq!(job.leave(slow, FIRST), Ok((Changes::Something, false)));
         job.tick(fast, Clock::new(5));
         assert!(job.may_read(Clock::new(6)));
     }
@@ -348,8 +352,8 @@ mod tests {
     fn who_has_left_may_leave_again_and_is_not_lost() {
         let mut job = job(1, Staleness::BSP);
         let worker = WorkerId::new(0);
-        assert_eq!(job.leave(worker, FIRST), Ok(true));
-        assert_eq!(job.leave(worker, FIRST), Ok(false));
+        assert_eq!(job.leave(worker, FIRST), Ok((Changes::Something, true)));
+        assert_eq!(job.leave(worker, FIRST), Ok((Changes::Nothing, false)));
         assert!(!job.lose(worker, FIRST));
         assert!(!job.is_active());
     }

@@ -5,6 +5,7 @@
 use kernels::Isa;
 use wire::{Refusal, TableId, TableSpec};
 
+use crate::change::Changes;
 use crate::rule::{NoRule, Rules, layout_hash};
 use crate::table::{Table, Upkeep};
 
@@ -71,9 +72,12 @@ impl Tables {
     }
 
     /// Makes the next table, or checks that the table of this number is the same.
-    pub(crate) fn define(&mut self, id: TableId, spec: TableSpec) -> Result<(), Refusal> {
+    pub(crate) fn define(&mut self, id: TableId, spec: TableSpec) -> Result<Changes, Refusal> {
         if let Ok(known) = self.get(id) {
-            return if *known.spec() == spec { Ok(()) } else { Err(Refusal::TableMismatch) };
+            return match *known.spec() == spec {
+                true => Ok(Changes::Nothing),
+                false => Err(Refusal::TableMismatch),
+            };
         }
         let next = self.tables.len();
         if usize::from(id.get()) != next || next == TABLES_MAX {
@@ -92,7 +96,7 @@ impl Tables {
         let table = Table::new(self.isa, spec, rule, self.bytes_max, self.seed)
             .map_err(|full| Refusal::TableFull { rows: full.rows })?;
         self.tables.push(table);
-        Ok(())
+        Ok(Changes::Something)
     }
 }
 
@@ -115,8 +119,8 @@ mod tests {
         let mut tables = tables();
         let first = TableId::new(0);
         let spec = table_spec("weights", 1, &FTRL);
-        assert_eq!(tables.define(first, spec.clone()), Ok(()));
-        assert_eq!(tables.define(first, spec), Ok(()));
+        assert_eq!(tables.define(first, spec.clone()), Ok(Changes::Something));
+        assert_eq!(tables.define(first, spec), Ok(Changes::Nothing));
         let other = table_spec("weights", 1, &Ftrl { alpha: 0.3, ..FTRL });
         assert_eq!(tables.define(first, other), Err(Refusal::TableMismatch));
     }

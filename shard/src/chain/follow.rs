@@ -6,7 +6,7 @@
 //! server that cannot, gives up.
 
 use kernels::crc32c::crc32c;
-use wire::{FRAME_BYTES_MAX, Flags, HEADER_BYTES, Header, Kind, Message, Status};
+use wire::{FRAME_BYTES_MAX, Flags, HEADER_BYTES, Header, Kind, Message, Status, Time};
 use zerocopy::IntoBytes;
 
 use super::log::is_of_chains;
@@ -28,8 +28,14 @@ pub(super) struct Following {
     has_heard: bool,
     /// What the predecessor was told last over this link.
     pub(super) said: Option<(u64, u64)>,
+    /// When that was.
+    pub(super) said_at: Option<Time>,
     /// Whether something has come since.
     pub(super) owes_word: bool,
+    /// Whether the predecessor is to be told that a message was lost.
+    pub(super) misses: bool,
+    /// After which message it was last told so.
+    missed: Option<u64>,
     /// The pieces so far of a long message.
     pieces: Pieces,
 }
@@ -60,6 +66,7 @@ impl Following {
     /// A link begins.
     pub(super) fn begin_link(&mut self) {
         (self.is_linked, self.has_heard, self.said) = (true, false, None);
+        (self.misses, self.missed) = (false, None);
     }
 
     /// Whether a long message has come in part.
@@ -91,7 +98,12 @@ impl<S> Replica<S> {
         // Numbers are told apart by their low bits: far fewer than half of them are under way.
         let ahead = header.credit.wrapping_sub((self.following.received + 1) as u16) as i16;
         if ahead != 0 {
-            return if ahead < 0 { Taken::Done } else { Taken::Broken };
+            let received = self.following.received;
+            if ahead > 0 && self.following.missed != Some(received) {
+                // Once: all that follows comes too early, too.
+                (self.following.misses, self.following.missed) = (true, Some(received));
+            }
+            return Taken::Done;
         }
         if self.is_log_full() {
             return Taken::NoRoom;

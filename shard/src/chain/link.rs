@@ -2,12 +2,15 @@
 //!
 //! Owns where the link stands. What is sent is the log's; what fills a successor is left to `fill`.
 
-use wire::{Epoch, Header, Holds, Kind, Message, Seal, Time};
+use wire::{Epoch, Flags, Header, Holds, Kind, Message, Seal, Time};
 
 use kernels::crc32c::crc32c;
 
 use super::{LEASE, Notice, PROMISE, Replica, SILENCE_MAX};
 use crate::answer::Outbox;
+
+/// Words that a follower says while it waits for the tail, in the time that would be silence.
+const WORDS_A_SILENCE: u32 = 4;
 
 /// The server behind this one.
 #[derive(Debug)]
@@ -37,10 +40,10 @@ impl Successor {
 
     /// When it has been silent for too long.
     ///
-    /// - `last`: the number of the last message for it.
-    pub(super) fn silent_at(&self, last: u64) -> Option<Time> {
+    /// - `keeps`: whether there are messages that nobody has acknowledged.
+    pub(super) fn silent_at(&self, keeps: bool) -> Option<Time> {
         let link = self.link.as_ref()?;
-        let owes = !link.has_begun || link.next.is_some() && link.received < last;
+        let owes = !link.has_begun || link.next.is_some() && keeps;
         owes.then_some(link.heard + SILENCE_MAX)
     }
 }
@@ -85,8 +88,12 @@ impl<S> Replica<S> {
         if received > self.log.last() || acknowledged > self.position {
             return false;
         }
-        if received > link.received || self.log.last() == received {
+        let is_new = received > link.received || acknowledged > self.acknowledged;
+        if is_new || self.log.last() == received {
             (link.received, link.heard) = (link.received.max(received), now);
+        }
+        if word.flags().has(Flags::MORE) {
+            link.next = Some((link.received + 1).max(self.log.first()));
         }
         let acknowledged = match holds {
             Holds::Everything => acknowledged,
@@ -150,8 +157,8 @@ impl<S> Replica<S> {
         let first_sent = self.log.received(upto);
         if self.needs_successor() && acknowledged >= self.acknowledged {
             self.acknowledged = acknowledged.min(self.position);
-            let right = first_sent.map(|sent| sent + LEASE);
-            self.right_until = self.right_until.max(right);
+            self.proven = self.proven.max(first_sent);
+            self.right_until = self.right_until.max(first_sent.map(|sent| sent + LEASE));
         }
         self.acknowledge_own();
     }
@@ -162,13 +169,17 @@ impl<S> Replica<S> {
     /// - Result: whether there is more to do at once.
     pub fn forward<O: Outbox>(&mut self, now: Time, outbox: &mut O) -> bool {
         self.begin_owed_filling();
+        self.prove();
         let fills = self.fill();
         let (isa, epoch) = (self.shard.isa, self.shard.epoch.get());
         let link = self.successor.as_mut().and_then(|successor| successor.link.as_mut());
         let Some(link) = link else { return false };
         let Some(next) = &mut link.next else { return false };
-        if link.received + 1 == *next {
-            link.heard = now;
+        if self.log.is_empty() {
+            return fills;
+        }
+        if link.received + 1 == *next && self.log.get(*next).is_some() {
+            link.heard = now; // It had nothing to say.
         }
         while let Some(entry) = self.log.get(*next) {
             let Some(mut slot) = outbox.acquire(entry.message_bytes()) else { return false };
@@ -182,7 +193,7 @@ impl<S> Replica<S> {
 
     /// Whether the successor has been silent for too long: its link must be ended then.
     pub fn is_successor_silent(&self, now: Time) -> bool {
-        let silent = self.successor.as_ref().and_then(|it| it.silent_at(self.log.last()));
+        let silent = self.successor.as_ref().and_then(|it| it.silent_at(!self.log.is_empty()));
         silent.is_some_and(|silent| now >= silent)
     }
 
@@ -190,11 +201,17 @@ impl<S> Replica<S> {
     pub fn word<O: Outbox>(&mut self, now: Time, outbox: &mut O) {
         let said = self.following.said;
         let is_new = said != Some((self.following.received, self.acknowledged));
-        if !self.following.is_linked || !(is_new || self.following.owes_word) {
+        // The chain goes on though the tail is slow: the predecessor is to know.
+        let repeats = self.word_due().is_some_and(|due| now >= due);
+        let has_word = is_new || repeats || self.following.owes_word;
+        if !self.following.is_linked || !has_word {
             return;
         }
         let Some(mut slot) = outbox.acquire(crate::answer::REPLY_BYTES) else { return };
+        let misses = std::mem::take(&mut self.following.misses);
+        let flags = if misses { Flags::MORE } else { Flags::NONE };
         let word = Header {
+            flags: flags.get(),
             epoch: self.shard.epoch.get(),
             sequence: self.following.received,
             clock: self.acknowledged,
@@ -204,8 +221,15 @@ impl<S> Replica<S> {
         wire::seal(O::bytes_mut(&mut slot), word, Seal::HeaderOnly, |bytes| crc32c(isa, 0, bytes));
         outbox.post(slot);
         self.following.said = Some((self.following.received, self.acknowledged));
-        self.following.owes_word = false;
+        (self.following.owes_word, self.following.said_at) = (false, Some(now));
         self.promised_until = Some(now + PROMISE);
+    }
+
+    /// When the predecessor is told again what it has been told.
+    pub(super) fn word_due(&self) -> Option<Time> {
+        let waits = self.following.is_linked && self.position > self.acknowledged;
+        let said_at = self.following.said_at.filter(|_| waits)?;
+        Some(said_at + SILENCE_MAX / WORDS_A_SILENCE)
     }
 
     /// A link from a predecessor has begun. Whether it is of this epoch, and wanted.

@@ -76,6 +76,10 @@ impl Log {
         self.first + self.entries.len() as u64 - 1
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

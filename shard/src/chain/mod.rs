@@ -87,6 +87,16 @@ pub enum Taken {
     Broken,
 }
 
+/// An answer that waits.
+#[derive(Debug)]
+struct Held<S> {
+    /// The tail must have applied so many operations.
+    position: u64,
+    /// And something that was sent no earlier, where the right to answer was over.
+    proof: Option<Time>,
+    slot: S,
+}
+
 /// One server's part in the chain of one shard. `S`: a place for an answer, see [`Outbox::Slot`].
 #[derive(Debug)]
 pub struct Replica<S> {
@@ -102,8 +112,14 @@ pub struct Replica<S> {
     log: Log,
     successor: Option<Successor>,
     filling: Option<Filling>,
-    /// Answers that wait for the tail: for which operation, and where they stand.
-    held: VecDeque<(u64, S)>,
+    /// Answers that wait for the tail, in their order.
+    held: VecDeque<Held<S>>,
+    /// What the tail acknowledged last was first sent then.
+    proven: Option<Time>,
+    /// Whether an operation is wanted before the right to answer ends.
+    wants_renewal: bool,
+    /// The epoch that another server was heard to be at.
+    fenced_by: Epoch,
     /// Until when a head may answer at once.
     right_until: Option<Time>,
     /// Until when this server has promised not to answer as a head.
@@ -126,6 +142,9 @@ impl<S> Replica<S> {
             successor: None,
             filling: None,
             held: VecDeque::new(),
+            proven: None,
+            wants_renewal: false,
+            fenced_by: Epoch::default(),
             right_until: None,
             promised_until: None,
             following: follow::Following::default(),
@@ -186,7 +205,7 @@ impl<S> Replica<S> {
             Role::Follower => self.following.begin_replica(self.position),
             _ => self.following = follow::Following::default(),
         }
-        self.right_until = None;
+        (self.right_until, self.wants_renewal) = (None, false);
         self.successor = station
             .and_then(|station| station.downstream)
             .filter(|_| self.role != Role::Out)
@@ -224,6 +243,7 @@ impl<S> Replica<S> {
     pub fn fence(&mut self, epoch: Epoch) {
         if epoch > self.shard.epoch && self.role != Role::Alone {
             self.held.clear();
+            self.fenced_by = epoch;
             self.role = match self.role {
                 Role::Head => Role::Follower,
                 role => role,
@@ -274,10 +294,7 @@ impl<S> Replica<S> {
     fn send_away<O: Outbox>(&self, header: &Header, outbox: &mut O) -> Outcome {
         let Some(slot) = outbox.acquire(REPLY_BYTES) else { return Outcome::NoSlot };
         let shard = self.shard.epoch;
-        let refusal = match header.epoch() == shard {
-            true => Refusal::NotHead { shard },
-            false => Refusal::EpochMismatch { shard },
-        };
+        let refusal = Refusal::EpochMismatch { shard: self.fenced_by.max(shard) };
         self.shard.stamp().reply(outbox, slot, header, Status::Refused(refusal));
         Outcome::Answered
     }
@@ -288,19 +305,15 @@ impl<S> Replica<S> {
         let has_right = !needs
             || self.right_until.is_some_and(|until| now < until)
             || mutation == Mutation::PromisesBroken;
-        if needs && !has_right && !self.log.ends_unsent() {
-            self.append_nothing();
-        }
         let is_acknowledged = self.acknowledged >= self.position;
         let is_free = self.held.is_empty() && !self.is_promised(now);
         if is_acknowledged && has_right && is_free || mutation == Mutation::AnswersNotHeld {
+            // Before the right ends, so that nobody waits for it.
+            self.wants_renewal = needs && self.right_until.is_none_or(|it| now + LEASE / 2 >= it);
             outbox.post(slot);
-            let early = self.right_until.is_none_or(|until| now + LEASE / 2 >= until);
-            if needs && early && !self.log.ends_unsent() {
-                self.append_nothing(); // Before the right ends, so that nobody waits for it.
-            }
         } else {
-            self.held.push_back((self.position, slot));
+            let proof = (!has_right).then_some(now);
+            self.held.push_back(Held { position: self.position, proof, slot });
         }
     }
 
@@ -309,19 +322,45 @@ impl<S> Replica<S> {
         if self.held.is_empty() || self.is_promised(now) {
             return;
         }
-        while let Some((position, _)) = self.held.front()
+        while let Some(Held { position, proof, .. }) = self.held.front()
             && *position <= self.acknowledged
+            && !self.lacks_proof(*proof)
         {
-            let (_, slot) = self.held.pop_front().expect("there is one in front");
-            post(slot);
+            let held = self.held.pop_front().expect("there is one in front");
+            post(held.slot);
+        }
+    }
+
+    /// Drops answers that nobody waits for any more.
+    pub fn drop_held(&mut self, is_for: impl Fn(&S) -> bool) {
+        self.held.retain(|held| !is_for(&held.slot));
+    }
+
+    /// Whether the chain has acknowledged nothing that was sent since.
+    fn lacks_proof(&self, proof: Option<Time>) -> bool {
+        self.needs_successor() && proof > self.proven
+    }
+
+    /// Adds an operation that changes nothing, if answers wait for an acknowledgement, or will, and
+    /// nothing else will bring one.
+    fn prove(&mut self) {
+        let waits = self.held.back().is_some_and(|held| self.lacks_proof(held.proof));
+        let is_due = waits || self.wants_renewal;
+        let nothing_comes = self.acknowledged >= self.position && !self.log.ends_unsent();
+        if is_due && nothing_comes && self.needs_successor() {
+            self.wants_renewal = false;
+            let nothing = Header::new(Kind::Nothing);
+            self.position += self.log.append(nothing, [&[], &[]], Part::Operation);
+            self.acknowledge_own();
         }
     }
 
     /// When there is something to do that no message brings.
     pub fn deadline(&self) -> Option<Time> {
         let promise = self.promised_until.filter(|_| !self.held.is_empty());
-        let silence = self.successor.as_ref().and_then(|it| it.silent_at(self.log.last()));
-        promise.into_iter().chain(silence).min()
+        let silence = self.successor.as_ref().and_then(|it| it.silent_at(!self.log.is_empty()));
+        let word = self.word_due();
+        [promise, silence, word].into_iter().flatten().min()
     }
 
     /// What it is in its chain.
@@ -374,12 +413,6 @@ impl<S> Replica<S> {
         if !self.logs() {
             self.log.restart(self.position + 1);
         }
-    }
-
-    fn append_nothing(&mut self) {
-        let nothing = Header::new(Kind::Nothing);
-        self.position += self.log.append(nothing, [&[], &[]], Part::Operation);
-        self.acknowledge_own();
     }
 
     fn is_promised(&self, now: Time) -> bool {

@@ -99,9 +99,10 @@ impl Shard {
 
     /// Takes in a page of rows.
     pub(super) fn take_page(&mut self, header: &Header, page: RowsView<'_>) -> Option<()> {
+        let clock = self.job.as_ref().map_or(0, |job| job.now().clock);
         let table = self.tables.get(header.table()).ok()?;
         let fits = usize::from(header.width) == table.page_width();
-        fits.then(|| table.take_page(page).ok())?
+        fits.then(|| table.take_page(page, clock).ok())?
     }
 
     /// Takes in lines of counts.

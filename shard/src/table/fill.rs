@@ -206,14 +206,21 @@ impl Table {
 
     /// Takes in a page of rows with their stamps: what is there is overwritten.
     ///
+    /// - `clock`: rows that are too old by it make room.
     /// - Errors: [`Full`]. Some rows may have been taken in.
-    pub(crate) fn take_page(&mut self, page: RowsView<'_>) -> Result<(), Full> {
+    pub(crate) fn take_page(&mut self, page: RowsView<'_>, clock: u32) -> Result<(), Full> {
         let width = self.page_width();
         let full = Full { rows: self.index.keys() as u64 };
         for (key, row) in page.keys.iter().zip(page.rows.chunks_exact(width)) {
             let (key, mut at) = (std::slice::from_ref(key), [MISSING]);
             self.find(key, &mut at);
             if at[0] == MISSING {
+                if self.index.keys() >= self.rows_max
+                    && let Some(aging) = &mut self.aging
+                {
+                    // Rows that the other table has swept already.
+                    aging.sweep_all(&mut self.index, &mut self.rows, clock);
+                }
                 if self.index.keys() >= self.rows_max {
                     return Err(full);
                 }

@@ -1,4 +1,5 @@
-//! Runs many seeds and prints those that fail: `hunt FIRST COUNT`.
+//! Runs many seeds and prints those that fail: `hunt FIRST COUNT`, or `hunt FIRST COUNT chains` for
+//! plans with servers in chains.
 //!
 //! Exits 1 if one failed. Each line names a seed for `GRADWIRE_SIM_SEED`.
 #![allow(clippy::print_stdout)]
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 
 use kernels::Isa;
 use shard::Mutation;
-use sim::{Setup, run};
+use sim::{Plan, Setup, run_plan};
 
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
@@ -15,10 +16,12 @@ fn main() -> ExitCode {
         println!("expected the first seed and how many: hunt FIRST COUNT");
         return ExitCode::from(2);
     };
+    let chained = std::env::args().nth(3).is_some_and(|word| word == "chains");
     let mut failed = 0;
     for seed in first..first + count {
         let setup = Setup { seed, isa: Isa::detect(), mutation: Mutation::None };
-        if let Err(failure) = run(&setup) {
+        let plan = if chained { Plan::chained_from_seed(seed) } else { Plan::from_seed(seed) };
+        if let Err(failure) = run_plan(&setup, &plan) {
             failed += 1;
             println!("seed {seed}: {failure}");
         }

@@ -23,14 +23,20 @@ use worker::{Session, SessionSpec};
 
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::servers::Servers;
 
 const EPOCH: Epoch = Epoch::new(1);
 /// Sets the stream of a cluster's stops apart from the workers', which are numbered from 0.
 const STOPS_STREAM: u64 = u64::MAX - 1;
+/// The same for what befalls servers in chains.
+const SERVERS_STREAM: u64 = u64::MAX - 3;
 const INCARNATION: Incarnation = Incarnation::new(1);
 
 /// What the rows of one shard may take, in bytes.
 const TABLE_BYTES_MAX: u64 = 1 << 20;
+
+/// How long a call that found no server waits before it is made again.
+const NEWS_WAIT: Duration = Duration::from_millis(1);
 
 /// How far the world moves where nothing is to come, in nanoseconds.
 const IDLE_STEP_NS: u64 = 1_000_000;
@@ -55,6 +61,9 @@ pub(crate) struct Cluster {
 
 /// The cores, and which of them are stopped.
 struct Cores {
+    /// Servers in chains, if there are such.
+    servers: Option<Servers>,
+    /// Shards that are alone.
     cores: Vec<Core>,
     /// By core: it has no turn before.
     stopped_until: Vec<Time>,
@@ -67,6 +76,9 @@ impl Cores {
     /// Every core turns until it has nothing left to do, but those that are stopped, like a process
     /// by a signal.
     fn turn(&mut self, now: Time) {
+        if let Some(servers) = &mut self.servers {
+            return servers.turn(now);
+        }
         if self.random.below(1000) < self.stops_per_mille {
             let core = self.random.below(self.cores.len() as u64) as usize;
             let stop_ns = self.random.below(self.stop_ns_max);
@@ -94,12 +106,20 @@ impl Cluster {
             credit: plan.credit,
             mutation,
         };
-        let core = |_| {
+        let servers = plan.chains.map(|chains| {
+            let (shape, random) = (chains, Random::new(seed, SERVERS_STREAM));
+            let size = (shape, plan.shards, plan.workers);
+            Servers::new(&world, plan.limits, spec.clone(), size, random)
+        });
+        let core = |shard: usize| {
             let endpoint = Box::new(world.endpoint(plan.limits));
-            Core::with_on_closed(endpoint, Shard::new(spec.clone()), OnClosed::AwaitReconnect)
+            let shard = (ShardId::new(shard as u16), Shard::new(spec.clone()));
+            Core::with_on_closed(endpoint, OnClosed::AwaitReconnect, [shard])
         };
+        let alone = if servers.is_some() { 0 } else { plan.shards };
         let cores = Cores {
-            cores: (0..plan.shards).map(core).collect(),
+            servers,
+            cores: (0..alone).map(core).collect(),
             stopped_until: vec![Time::default(); plan.shards],
             stops_per_mille: plan.stops_per_mille,
             stop_ns_max: 2 * plan.timeouts.give_up.as_nanos() as u64,
@@ -120,7 +140,7 @@ impl Cluster {
         };
         let peers = (0..plan.shards)
             .map(|shard| {
-                let ours = self.link(shard, worker);
+                let (ours, _) = self.link(shard, worker);
                 transport.adopt(ours).expect("an end of its own world")
             })
             .collect();
@@ -140,9 +160,36 @@ impl Cluster {
     pub(crate) fn relink(&self, session: &mut Session, worker: u32, server: &str) {
         let shard = (0..session.shards()).position(|shard| server_name(shard) == server);
         let shard = shard.expect("an error names one of the session's servers");
-        let ours = self.link(shard, worker);
+        self.relink_shard(session, worker, shard);
+    }
+
+    /// Gives a session links to the shards that it has heard to be elsewhere.
+    pub(crate) fn follow(&self, session: &mut Session, worker: u32, epochs: &mut Vec<Epoch>) {
+        let known = match &self.cores.borrow().servers {
+            Some(servers) => {
+                let chains = &servers.known[worker as usize].chains;
+                chains.iter().map(|chain| chain.epoch).collect::<Vec<_>>()
+            }
+            None => return,
+        };
+        epochs.resize(known.len(), EPOCH);
+        for (shard, &epoch) in known.iter().enumerate() {
+            if epoch > epochs[shard] {
+                epochs[shard] = epoch;
+                self.relink_shard(session, worker, shard);
+            }
+        }
+    }
+
+    fn relink_shard(&self, session: &mut Session, worker: u32, shard: usize) {
+        let (ours, epoch) = self.link(shard, worker);
         let peer = session.transport_mut().adopt(ours).expect("an end of its own world");
-        session.reconnect(ShardId::new(shard as u16), peer, EPOCH);
+        session.reconnect(ShardId::new(shard as u16), peer, epoch);
+    }
+
+    /// What servers in chains say; none where there are none.
+    pub(crate) fn with_servers<T>(&self, ask: impl FnOnce(&mut Servers) -> T) -> Option<T> {
+        self.cores.borrow_mut().servers.as_mut().map(ask)
     }
 
     /// Every core has one turn.
@@ -153,6 +200,15 @@ impl Cluster {
     /// Goes on to the next moment at which something happens.
     pub(crate) fn step(&self) {
         step(&self.world);
+    }
+
+    /// Lets some time go by in which servers in chains may hear news; none where there are none.
+    pub(crate) fn wait_for_news(&self) {
+        let until = self.now() + NEWS_WAIT;
+        while self.now() < until && self.cores.borrow().servers.is_some() {
+            self.step();
+            self.turn();
+        }
     }
 
     /// Lets one worker wait in a call: the cores turn and the world moves while it parks.
@@ -176,16 +232,21 @@ impl Cluster {
     }
 
     /// A new connection of a worker to a shard, of which the shard has its end already.
-    fn link(&self, shard: usize, worker: u32) -> Link {
+    fn link(&self, shard: usize, worker: u32) -> (Link, Epoch) {
+        if let Some(servers) = &mut self.cores.borrow_mut().servers {
+            return servers.link(worker, ShardId::new(shard as u16));
+        }
         let (ours, theirs) = self.world.link();
         let who = Who {
+            shard: ShardId::new(shard as u16),
+            epoch: EPOCH,
             worker: WorkerId::new(worker),
             incarnation: INCARNATION,
             message_bytes_max: self.limits.message_bytes_max,
         };
         let adopted = self.cores.borrow_mut().cores[shard].adopt(Link::Simulated(theirs), who);
         adopted.expect("an end of its own world");
-        Link::Simulated(ours)
+        (Link::Simulated(ours), EPOCH)
     }
 }
 

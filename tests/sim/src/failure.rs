@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use shard::chain::Notice;
+use wire::{ServerId, ShardId};
 use worker::WorkerError;
 
 /// Why a run failed.
@@ -67,6 +69,24 @@ pub enum Failure {
         /// What each worker was about.
         members: Vec<String>,
     },
+    /// In the end two replicas of a shard do not hold the same, or one is not there.
+    Differs {
+        /// The shard.
+        shard: ShardId,
+        /// One server.
+        one: ServerId,
+        /// The other.
+        other: ServerId,
+    },
+    /// A server could not do what its predecessor did, or its successor could not be served.
+    Unfit {
+        /// Which server said so.
+        server: ServerId,
+        /// Of which shard.
+        shard: ShardId,
+        /// What it said.
+        notice: Notice,
+    },
     /// A session failed in a way that no fault of the network explains.
     Session {
         /// Whose.
@@ -99,6 +119,12 @@ impl fmt::Display for Failure {
             }
             Failure::Stuck { seconds, members } => {
                 write!(f, "no end after {seconds:.1} s: {}", members.join(", "))
+            }
+            Failure::Differs { shard, one, other } => {
+                write!(f, "{shard} is not the same on {one} and {other}")
+            }
+            Failure::Unfit { server, shard, notice } => {
+                write!(f, "{server} says of {shard}: {notice:?}")
             }
             Failure::Session { worker, error } => write!(f, "worker {worker}: {error}"),
         }

@@ -23,7 +23,9 @@ mod member;
 mod plan;
 mod random;
 mod run;
+mod servers;
 
 pub use failure::Failure;
-pub use plan::Plan;
+pub use plan::{ChainPlan, Plan};
 pub use run::{Report, Setup, run, run_plan};
+pub use servers::Counts as ServerCounts;

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use shard::rule::{Sum, table_spec};
 use worker::{
-    Counts, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Then, Time, WorkerError,
+    Counts, Epoch, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Then, Time,
+    WorkerError,
 };
 
 use crate::cluster::Cluster;
@@ -32,13 +33,18 @@ const THINKING_REQUESTS_MAX: u64 = 8;
 /// How often a session that listens is polled at least, in polls a time-out of a request.
 const POLLS_A_REQUEST: u32 = 16;
 
-/// How often a call, or a look at the links, is tried again at once.
+/// How often a look at the links is tried again at once.
 const TRIES_MAX: usize = 1000;
+
+/// How often a call is made again.
+const CALLS_MAX: usize = 100_000;
 
 /// A worker in the middle of its job.
 pub(crate) struct Member {
     worker: u32,
     session: Session,
+    /// By shard: the epoch that it was last linked at.
+    epochs: Vec<Epoch>,
     random: Random,
     phase: Phase,
     /// The pull for the clock after this one, if it is asked already.
@@ -110,6 +116,7 @@ impl Member {
         let mut member = Member {
             worker,
             session: cluster.session(worker, plan),
+            epochs: Vec::new(),
             random: Random::new(seed, u64::from(worker)),
             phase: Phase::Asking(When::AtOnce),
             next: None,
@@ -249,6 +256,7 @@ impl Member {
 
     /// Takes in what has come, over new links where the old ones broke.
     fn listen(&mut self, cluster: &Cluster) -> Result<(), Failure> {
+        cluster.follow(&mut self.session, self.worker, &mut self.epochs);
         for _ in 0..TRIES_MAX {
             match self.session.poll() {
                 Ok(()) => return Ok(()),
@@ -264,13 +272,17 @@ impl Member {
         cluster: &Cluster,
         mut call: impl FnMut(&mut Session, Time) -> Result<(), WorkerError>,
     ) -> Result<(), Failure> {
-        for _ in 0..TRIES_MAX {
+        for _ in 0..CALLS_MAX {
+            cluster.follow(&mut self.session, self.worker, &mut self.epochs);
             let session = &mut self.session;
             let deadline = session.now() + CALL_MAX;
             match cluster.let_wait(|| call(session, deadline)) {
                 Ok(()) => return Ok(()),
                 Err(WorkerError::TimedOut { .. }) => {}
-                Err(error) => self.mend(cluster, error)?,
+                Err(error) => {
+                    self.mend(cluster, error)?;
+                    cluster.wait_for_news();
+                }
             }
         }
         Err(self.stuck(cluster))

@@ -15,6 +15,8 @@ use crate::random::Random;
 
 /// Sets a plan's stream apart from those of the workers, which are numbered from 0.
 const PLAN_STREAM: u64 = u64::MAX;
+/// The same for what chains add to a plan.
+const CHAINS_STREAM: u64 = u64::MAX - 2;
 
 /// More clocks than any plan has.
 const CLOCKS_BEYOND: u32 = 1000;
@@ -56,6 +58,21 @@ pub struct Plan {
     /// When rows begin and end. Whichever it is, every push but those before a key's admission
     /// must come out exactly, and no row is old enough to go.
     pub life: RowLife,
+    /// Servers in chains, and what befalls them; none where each shard is alone on its host.
+    pub chains: Option<ChainPlan>,
+}
+
+/// Servers in chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChainPlan {
+    /// Servers, each on a host of its own.
+    pub servers: usize,
+    /// Servers that hold a shard.
+    pub replicas: usize,
+    /// How many things befall servers, at most.
+    pub events: u64,
+    /// How often, in per mille of the world's steps.
+    pub events_per_mille: u64,
 }
 
 impl Plan {
@@ -92,7 +109,21 @@ impl Plan {
             faults: Faults::from_seed(seed),
             codec: codec(&mut random),
             life: life(&mut random),
+            chains: None,
         }
+    }
+
+    /// The plan of this seed, with its shards in chains of servers that come and go.
+    pub fn chained_from_seed(seed: u64) -> Plan {
+        let mut random = Random::new(seed, CHAINS_STREAM);
+        let servers = 1 + random.below(4) as usize;
+        let chains = ChainPlan {
+            servers,
+            replicas: 1 + random.below(servers.min(3) as u64) as usize,
+            events: random.choose(&[0, 4, 12]),
+            events_per_mille: random.choose(&[2, 10]),
+        };
+        Plan { chains: Some(chains), stops_per_mille: 0, ..Plan::from_seed(seed) }
     }
 
     /// How many pushes of a key are dropped at most, since it was not admitted yet.

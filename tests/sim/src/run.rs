@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::member::Member;
 use crate::plan::Plan;
+use crate::servers::{Counts as ServerCounts, Servers};
 
 /// World time that a job may take, in nanoseconds.
 const RUN_MAX_NS: u64 = 3_600_000_000_000;
@@ -21,6 +22,9 @@ const TURNS_MAX: u64 = 2_000_000;
 
 /// World time after which no copy of a message is under way any more, in nanoseconds.
 const SETTLE_NS: u64 = 100_000_000;
+
+/// World time after which replicas hold the same, in nanoseconds: some losses of the last message.
+const CATCH_UP_NS_MAX: u64 = 10_000_000_000;
 
 /// What a run follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Report {
     pub pulls: u64,
     /// Links that broke and were made anew.
     pub reconnects: u64,
+    /// What befell servers in chains.
+    pub servers: ServerCounts,
 }
 
 /// Runs the job of [`Plan::from_seed`].
@@ -73,14 +79,33 @@ pub fn run_plan(setup: &Setup, plan: &Plan) -> Result<Report, Failure> {
     let mut members = members.collect::<Result<Vec<_>, _>>()?;
     let all_over = |members: &[Member]| members.iter().all(Member::is_over);
     take_turns(&cluster, plan, &mut members, &mut ledger, all_over)?;
+    calm(&cluster, plan, &mut members, &mut ledger)?;
     let settled_ns = cluster.now().nanos() + SETTLE_NS;
     let settled = |_: &[Member]| cluster.now().nanos() >= settled_ns;
     take_turns(&cluster, plan, &mut members, &mut ledger, settled)?;
+    let equal = || cluster.with_servers(Servers::check_replicas).unwrap_or(Ok(()));
+    let caught_up_ns = cluster.now().nanos() + CATCH_UP_NS_MAX;
+    let over = |_: &[Member]| equal().is_ok() || cluster.now().nanos() > caught_up_ns;
+    take_turns(&cluster, plan, &mut members, &mut ledger, over)?;
+    equal()?;
     check_sums(&cluster, &mut members[0], &ledger)?;
     for member in &mut members {
         member.leave(&cluster)?;
     }
     Ok(report(&cluster, plan, &members))
+}
+
+/// Nothing befalls servers any more, and every chain becomes whole.
+fn calm(
+    cluster: &Cluster,
+    plan: &Plan,
+    members: &mut [Member],
+    ledger: &mut Ledger,
+) -> Result<(), Failure> {
+    let now = cluster.now();
+    cluster.with_servers(|servers| servers.calm(now));
+    let whole = |_: &[Member]| cluster.with_servers(|servers| servers.is_whole()).unwrap_or(true);
+    take_turns(cluster, plan, members, ledger, whole)
 }
 
 /// Cores, workers and the network have their turns until `done`.
@@ -95,6 +120,9 @@ fn take_turns(
         cluster.turn();
         for member in members.iter_mut() {
             member.act(cluster, plan, ledger)?;
+        }
+        if let Some(failure) = cluster.with_servers(Servers::failed).flatten() {
+            return Err(failure);
         }
         if done(members) {
             return Ok(());
@@ -135,6 +163,7 @@ fn report(cluster: &Cluster, plan: &Plan, members: &[Member]) -> Report {
         pushes: 0,
         pulls: 0,
         reconnects: 0,
+        servers: cluster.with_servers(|servers| servers.counts).unwrap_or_default(),
     };
     for member in members {
         let counts = member.counts();
