@@ -269,7 +269,8 @@ impl Verbs {
             tracing::warn!(peer = number, device, %reason, "a lane broke: messages go over TCP");
         }
         self.with(number, |peer| {
-            if let Some(pair) = peer.chosen.take() {
+            let failed = peer.chosen.take().filter(|_| reason != Reason::Stranger);
+            if let Some(pair) = failed {
                 peer.failures.note(pair, now); // The next lane takes another way, if there is one.
             }
         });
