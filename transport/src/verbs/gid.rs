@@ -91,12 +91,7 @@ pub(crate) fn choose(devices: &[DeviceInfo], wish: &Wish) -> Result<Choice, Verb
         let found = active.iter().find_map(|at| {
             at.port.gids.iter().find(|gid| gid.index == gid_index).map(|gid| at.choice(gid))
         });
-        return found.flatten().ok_or_else(|| VerbsError::UnknownGid {
-            device: active[0].device.name.clone(),
-            port: active[0].port.port,
-            gid_index,
-            entries: active[0].port.gid_entries,
-        });
+        return found.flatten().ok_or_else(|| unknown_gid(&active[0], gid_index));
     }
     let local = wish.local.to_canonical();
     let is_of_link = |at: &&At<'_>| at.has_gid_of(local);
@@ -208,16 +203,16 @@ fn active_ports<'a>(devices: &'a [DeviceInfo], wish: &Wish) -> Result<Vec<At<'a>
 /// Errors: as [`choose`].
 pub(crate) fn check(devices: &[DeviceInfo], wish: &Wish) -> Result<(), VerbsError> {
     let active = active_ports(devices, wish)?;
-    let lacks = |gid_index: u32| active.iter().find(|at| at.lacks(gid_index));
-    match wish.gid_index.and_then(|gid_index| Some((gid_index, lacks(gid_index)?))) {
+    let lacks = |&gid_index: &u32| active.iter().all(|at| at.lacks(gid_index));
+    match wish.gid_index.filter(lacks) {
         None => Ok(()),
-        Some((gid_index, At { device, port })) => Err(VerbsError::UnknownGid {
-            device: device.name.clone(),
-            port: port.port,
-            gid_index,
-            entries: port.gid_entries,
-        }),
+        Some(gid_index) => Err(unknown_gid(&active[0], gid_index)),
     }
+}
+
+fn unknown_gid(at: &At<'_>, gid_index: u32) -> VerbsError {
+    let (device, port) = (at.device.name.clone(), at.port.port);
+    VerbsError::UnknownGid { device, port, gid_index, entries: at.port.gid_entries }
 }
 
 /// Ports and their states, for a person.

@@ -10,8 +10,8 @@
 //! it is ready; tries the way by a write of one byte, so that no message is ever entrusted to a way
 //! that has not worked; then says over TCP that it switches, and sends by the lane. Either side may
 //! say that it is broken, at any time; the other then says so too. Each says it once, with how many
-//! messages it took. After both words, each sends what the other did not take over TCP, and the next
-//! generation begins.
+//! messages it took. After both words, each sends what the other did not take over TCP, and the
+//! next generation begins.
 //!
 //! Invariant: every message arrives once and in order. A side takes nothing from a generation after
 //! its own word that it is broken; it sends what was not taken only after the peer's; and the peer

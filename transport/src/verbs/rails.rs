@@ -75,7 +75,7 @@ struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     Sure,
-    /// If a router passes them on.
+    /// If a router passes them on, or both are on one wire.
     Perhaps,
 }
 
@@ -152,11 +152,13 @@ fn reach(own: &LaneRail, their: &LaneRail, by: By<'_>) -> Option<Reach> {
     let is_of_link = of_link == Some((one.address(), other.address()));
     let are_alike = one.address().is_ipv4() == other.address().is_ipv4()
         && one.is_link_local() == other.is_link_local();
-    if one == other || is_of_link || are_alike && share_subnet(own, their) {
+    // Link-local addresses look alike on every wire.
+    let share_subnet = !one.is_link_local() && share_subnet(own, their);
+    if one == other || is_of_link || are_alike && share_subnet {
         return Some(Reach::Sure);
     }
-    let may_be_routed = are_alike && own.fabric == LaneFabric::RoceV2 && !one.is_link_local();
-    (may_be_routed && by.guess == Guess::Allowed).then_some(Reach::Perhaps)
+    let may_reach = are_alike && (one.is_link_local() || own.fabric == LaneFabric::RoceV2);
+    (may_reach && by.guess == Guess::Allowed).then_some(Reach::Perhaps)
 }
 
 /// Whether each address lies in the other's subnet, both of one family.
@@ -280,6 +282,16 @@ mod tests {
         let (one, other) = (infiniband("fe80::1"), infiniband("fe80::2"));
         assert_eq!(chosen(&[near("10.0.0.1"), one.clone()], &[other]), Some((1, 0)));
         assert_eq!(chosen(&[one], &[infiniband("fec0::2")]), None, "another subnet");
+    }
+
+    #[test]
+    fn a_port_without_an_address_is_taken_only_if_a_person_named_it_or_for_itself() {
+        let (one, other) = ([rail("fe80::1", 64, DISTANCE_NEAR)], [rail("fe80::2", 64, 10)]);
+        assert_eq!(chosen(&one, &other), None, "it may be another wire");
+        assert_eq!(chosen(&one, &one), Some((0, 0)));
+        let failures = Failures::default();
+        let guess = By { guess: Guess::Allowed, ..by(&failures) };
+        assert_eq!(choose(&one, &words(&other), guess), Some((0, 0)));
     }
 
     #[test]

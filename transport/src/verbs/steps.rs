@@ -20,7 +20,7 @@ use super::peer::{Hungry, Life, Pair, Peer, Tag, TagOf, WORDS_MAX};
 use super::queue_pair::{QpSpec, QueuePair, Remote};
 use super::reroute::{Progress, Reroute};
 use super::settings::Breakage;
-use super::station::{SENDS_MAX, mtu_of, path};
+use super::station::{Ready, SENDS_MAX, mtu_of, path};
 use super::transport::{Posted, Tcp, Verbs};
 use crate::api::SendRefusal;
 use crate::control;
@@ -87,7 +87,7 @@ impl Verbs {
             }
             return self.with(number, |peer| peer.lane.failed(Reason::NoRail, now));
         };
-        let offer = self.make_pair(number, generation, &chosen, now);
+        let offer = self.make_offer(number, generation, &chosen, now);
         self.with(number, |peer| peer.chosen = chosen.pair);
         match offer {
             Ok(offer) => {
@@ -102,30 +102,46 @@ impl Verbs {
         }
     }
 
-    /// Makes a queue pair with its receives posted, and a ring if there is none.
-    fn make_pair(
+    /// Makes a queue pair on the rail that was chosen, as it is now.
+    fn make_offer(
         &mut self,
         number: u32,
         generation: u32,
         chosen: &Chosen,
         now: Time,
     ) -> Result<LaneOffer, VerbsError> {
+        let at = self.station_at(&chosen.rail)?;
+        let station = self.stations[at].as_ref().expect("it was just found");
+        let ready = station.ready(&chosen.rail.choice, &self.settings)?;
+        let offer = self.make_pair(number, generation, chosen, (at, &ready));
+        if let (Err(_), Some(station)) = (&offer, &mut self.stations[at]) {
+            station.is_full(now);
+        }
+        offer
+    }
+
+    /// Makes a queue pair with its receives posted, and a ring if there is none.
+    fn make_pair(
+        &mut self,
+        number: u32,
+        generation: u32,
+        chosen: &Chosen,
+        (at, ready): (usize, &Ready),
+    ) -> Result<LaneOffer, VerbsError> {
         let (limits, settings) = (self.limits, self.settings);
         let choice = &chosen.rail.choice;
-        let at = self.station_at(&chosen.rail)?;
         let rail = self.count_of(&chosen.rail);
-        let station = self.stations[at].as_mut().expect("it was just found");
-        let ready = station.ready(choice, &settings)?;
+        let station = self.stations[at].as_mut().expect("it is there");
         let peer = self.peers[number as usize].as_mut().expect("it is stepped");
         let ring = match (&peer.ring, peer.station) {
             (Some(ring), Some(known)) if known == at && station.suits(ring) => Rc::clone(ring),
-            _ => station.ring(&limits).inspect_err(|_| station.is_full(now))?,
+            _ => station.ring(&limits)?,
         };
-        station.reserve().inspect_err(|_| station.is_full(now))?;
+        station.reserve()?;
         let spec =
             QpSpec { sends_max: SENDS_MAX, recvs_max: RECVS_MAX, inline_bytes: INLINE_BYTES };
         let psn = RandomState::new().build_hasher().finish() as u32 & PSN_MASK;
-        let path = path(choice, &ready, &settings, psn);
+        let path = path(choice, ready, &settings, psn);
         let recvs = match settings.breakage {
             Breakage::FewReceives => 2,
             _ => RECVS_MAX as usize,
@@ -269,7 +285,8 @@ impl Verbs {
             tracing::warn!(peer = number, device, %reason, "a lane broke: messages go over TCP");
         }
         self.with(number, |peer| {
-            if let Some(pair) = peer.chosen.take() {
+            let failed = peer.chosen.take().filter(|_| reason != Reason::Stranger);
+            if let Some(pair) = failed {
                 peer.failures.note(pair, now); // The next lane takes another way, if there is one.
             }
         });
