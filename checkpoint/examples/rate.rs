@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use checkpoint::{Cluster, ClusterId, Facts, Options, PartEnd, Store};
+use gradwire_checkpoint::{Cluster, ClusterId, Facts, Options, PartEnd, Store};
 use rustix::fs::{Advice, fadvise};
 use wire::{Epoch, ShardId};
 

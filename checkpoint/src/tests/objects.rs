@@ -196,7 +196,7 @@ fn save_with_fault(call: u64, moment: Moment, tries: u32) -> bool {
 fn a_call_that_fails_before_or_after_it_is_done_costs_at_most_the_new_checkpoint() {
     for moment in [Moment::Before, Moment::After] {
         let calls = (1..CALLS_MAX).take_while(|&call| save_with_fault(call, moment, 1)).count();
-        assert!(calls > 30, "{calls} calls");
+        assert!(calls >= 30, "{calls} calls");
     }
 }
 
@@ -204,7 +204,7 @@ fn a_call_that_fails_before_or_after_it_is_done_costs_at_most_the_new_checkpoint
 fn a_call_that_fails_once_is_made_again_and_costs_nothing() {
     for moment in [Moment::Before, Moment::After] {
         let calls = (1..CALLS_MAX).take_while(|&call| save_with_fault(call, moment, 3)).count();
-        assert!(calls > 30, "{calls} calls");
+        assert!(calls >= 30, "{calls} calls");
     }
 }
 
