@@ -1,6 +1,6 @@
 //! Why a command ends, and with which exit code.
 //!
-//! Owns the codes: 1 failed, 2 usage, 4 unfit.
+//! Owns the codes: 1 failed, 2 usage, 3 broken, 4 unfit.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -10,6 +10,9 @@ pub(crate) const EXIT_USAGE: u8 = 2;
 
 /// The command was right and could not be carried out.
 const EXIT_FAILED: u8 = 1;
+
+/// What was looked at is damaged.
+const EXIT_BROKEN: u8 = 3;
 
 /// This machine cannot be used.
 const EXIT_UNFIT: u8 = 4;
@@ -21,6 +24,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The command was right and could not be carried out.
     Failed(String),
+    /// What was looked at is damaged; where has been said.
+    Broken(String),
     /// This machine cannot be used, as far as the command can tell.
     Unfit(String),
 }
@@ -36,11 +41,17 @@ impl Failure {
         Failure::Failed(why.to_string())
     }
 
+    /// Damage.
+    pub(crate) fn broken(why: impl fmt::Display) -> Failure {
+        Failure::Broken(why.to_string())
+    }
+
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Usage(_) => ExitCode::from(EXIT_USAGE),
             Failure::Failed(_) => ExitCode::from(EXIT_FAILED),
+            Failure::Broken(_) => ExitCode::from(EXIT_BROKEN),
             Failure::Unfit(_) => ExitCode::from(EXIT_UNFIT),
         }
     }
@@ -48,7 +59,11 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::Usage(why) | Failure::Failed(why) | Failure::Unfit(why)) = self;
-        f.write_str(why)
+        match self {
+            Failure::Usage(why)
+            | Failure::Failed(why)
+            | Failure::Broken(why)
+            | Failure::Unfit(why) => f.write_str(why),
+        }
     }
 }
