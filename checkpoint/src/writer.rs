@@ -70,8 +70,9 @@ impl Writer {
     /// Makes it a checkpoint: writes the manifest, if all parts are there and it is the newest.
     ///
     /// - Returns the manifest; from now on the checkpoint is whole, whatever happens.
-    /// - Errors: parts are missing, another writer was faster, or the store failed. After
-    ///   [`StoreError::TimedOut`] it may yet appear, whole.
+    /// - Errors: parts are missing, another writer was faster, or the store failed. After a
+    ///   [`WriteError::Store`] it may be there all the same, whole: the next one gets another
+    ///   number.
     pub fn publish(self, parts: Vec<PartEntry>, facts: Facts) -> Result<Manifest, WriteError> {
         let manifest = self.manifest(parts, facts)?;
         let backend = &self.store.backend;

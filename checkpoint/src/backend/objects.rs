@@ -21,8 +21,8 @@ use crate::error::StoreError;
 use crate::layout::{CLAIM, CheckpointNumber, Object, folder, number_of};
 
 /// Length of a part of an upload, in bytes. Stores take 5 MiB at least, some only equal ones, and
-/// 10 000 at most: a shard's part may have 78 GiB.
-const UPLOAD_BYTES: usize = 8 << 20;
+/// 10 000 at most: a shard's part may have 156 GiB.
+const UPLOAD_BYTES: usize = 16 << 20;
 
 /// Parts of one upload under way.
 const UPLOADS_MAX: usize = 2;
