@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bare_link;
+mod checkpoints;
 mod death;
 mod doctor;
 mod failover;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
+use crate::checkpoint::CheckpointCommand;
 use crate::cluster::{CoordinateArgs, MemberArgs, OrderCommand, StatusArgs};
 use crate::doctor::Need;
 use crate::flags::{
@@ -51,6 +52,9 @@ pub(crate) enum Command {
     /// Look into a saved model.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Look into a store of checkpoints.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Measure, as shares of what this machine can do.
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -41,6 +41,11 @@ impl Failure {
         Failure::Failed(why.to_string())
     }
 
+    /// A verdict against what was looked at.
+    pub(crate) fn verdict(why: impl fmt::Display) -> Failure {
+        Failure::Verdict(why.to_string())
+    }
+
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {

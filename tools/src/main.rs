@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod bench_alone;
+mod checkpoint;
 mod cli;
 mod cluster;
 mod codec;
@@ -70,6 +71,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(command) => cluster::order::run(&command),
         Command::Model(ModelCommand::Inspect(arguments)) => model::inspect(&arguments),
         Command::Model(ModelCommand::Export(arguments)) => model::export(&arguments),
+        Command::Checkpoint(command) => checkpoint::run(&command),
         Command::Bench(BenchCommand::PushPull(arguments)) => push_pull::run(&arguments),
         Command::Bench(BenchCommand::Table(arguments)) => bench_alone::table(&arguments),
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),

@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &SoakArgs) -> Result<(), Failure> {
     }
     match report.violations {
         0 => Ok(()),
-        violations => Err(Failure::Verdict(format!("{violations} promises were broken"))),
+        violations => Err(Failure::verdict(format!("{violations} promises were broken"))),
     }
 }
 
