@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bare_link;
+mod coordinating;
 mod death;
 mod doctor;
 mod own_rule;

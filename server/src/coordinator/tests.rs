@@ -806,3 +806,25 @@ fn a_head_whose_server_fails_leaves_its_shards_to_all_others() {
         .collect();
     assert_eq!(heirs.len(), 3, "{heirs:?}");
 }
+
+#[test]
+fn what_is_said_of_another_epoch_of_a_chain_changes_nothing() {
+    let mut world = World::started(3, 3, 4);
+    let before = world.placement();
+    let reason = "late".to_owned();
+    let reports =
+        [ChainReport::Filled, ChainReport::Refused { reason }, ChainReport::SuccessorLost];
+    for (epoch, slot) in
+        [0, 2, u64::MAX].into_iter().flat_map(|one| [0, 1, 2, 3].map(|at| (one, at)))
+    {
+        let shards = (0..3).map(ShardId::new);
+        let seen = shards.flat_map(|shard| {
+            let chain = Epoch::new(epoch);
+            reports.clone().map(|report| Observation { shard, chain, report })
+        });
+        let seen = seen.collect();
+        world.beat(slot, seen);
+    }
+    world.run_ms(2000);
+    assert_eq!(world.placement(), before);
+}
