@@ -301,7 +301,8 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             if now >= beat_at {
                 self.beat(&mut writer, &mut leave)?;
                 // One that is late is not made up for: beats in a bunch say nothing.
-                beat_at = (beat_at + self.beat_every).max(now);
+                let due_at = beat_at + self.beat_every;
+                beat_at = if due_at > now { due_at } else { now + self.beat_every };
             }
         }
         Ok(Over::Ended)

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bare_link;
 mod checkpoints;
+mod coordinating;
 mod death;
 mod doctor;
 mod failover;

@@ -219,7 +219,7 @@ pub enum Denial {
         /// The applicant's.
         theirs: String,
     },
-    /// A name is empty or too long.
+    /// A name is empty, too long, or has control characters, which JSON makes six times as long.
     Name {
         /// Of what.
         what: String,
@@ -400,7 +400,8 @@ impl Apply {
         let names =
             [("name", &candidate.name), ("place", &candidate.place), ("host", &candidate.host)];
         for (what, name) in names {
-            if name.is_empty() || name.len() > CONTROL_NAME_BYTES_MAX {
+            let is_fit = !name.is_empty() && name.len() <= CONTROL_NAME_BYTES_MAX;
+            if !is_fit || name.contains(char::is_control) {
                 let (what, bytes) = (what.to_owned(), name.len());
                 return Err(Denial::Name { what, bytes, bytes_max: CONTROL_NAME_BYTES_MAX });
             }
@@ -419,7 +420,11 @@ impl fmt::Display for Denial {
                 write!(f, "this is the coordinator of cluster {ours:?}; {theirs:?} was asked for")
             }
             Denial::Name { what, bytes, bytes_max } => {
-                write!(f, "the {what} has {bytes} bytes; it may have 1 to {bytes_max}")
+                write!(
+                    f,
+                    "the {what} has {bytes} bytes; it may have 1 to {bytes_max}, and no control \
+                     characters"
+                )
             }
             Denial::Behind { ours, theirs } => write!(
                 f,
@@ -446,6 +451,8 @@ impl std::error::Error for Denial {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_frame::{CONTROL_BYTES_MAX, control_frame};
+    use crate::placement::{REPLICAS_MAX, SERVERS_MAX};
 
     fn candidate(name: &str) -> Applicant {
         Applicant::Server(Candidate {
@@ -470,8 +477,60 @@ mod tests {
     }
 
     #[test]
+    fn the_greatest_placement_and_status_fit_into_a_frame() {
+        let name = "\"".repeat(CONTROL_NAME_BYTES_MAX);
+        let server = |index| ServerId::new(u32::MAX - index);
+        let epoch = Epoch::new(u64::MAX);
+        let member = |index| Member {
+            server: server(index),
+            name: name.clone(),
+            place: name.clone(),
+            host: name.clone(),
+            memory_mib: u64::MAX,
+        };
+        let servers: Vec<Member> = (0..SERVERS_MAX as u32).map(member).collect();
+        let replicas = (0..REPLICAS_MAX as u32).map(server).collect();
+        let chain = Chain { epoch, replicas, joining: Some(server(9)) };
+        let chains = vec![chain.clone(); CLUSTER_SHARDS_MAX];
+        let cause = name.repeat(10);
+        let status = ClusterStatus {
+            servers: servers
+                .iter()
+                .map(|member| ServerStatus {
+                    member: member.clone(),
+                    cores: u16::MAX,
+                    state: ServerState::Expected,
+                    beat_ago_ms: u64::MAX,
+                    beat_gap_ms: 1.0 / 3.0,
+                    suspected_after_ms: 1.0 / 3.0,
+                    epoch,
+                    heads: usize::MAX,
+                    replicas: usize::MAX,
+                    filling: usize::MAX,
+                })
+                .collect(),
+            troubled: (0..CLUSTER_SHARDS_MAX as u16)
+                .map(|shard| ChainStatus {
+                    shard: ShardId::new(shard),
+                    chain: chain.clone(),
+                    state: ChainState::Filling { rows: Some((u64::MAX, u64::MAX)) },
+                })
+                .collect(),
+            history: vec![EpochCause { epoch, cause: cause.clone(), ago_ms: Some(u64::MAX) }; 32],
+            ..ClusterStatus::default()
+        };
+        let placement = Placement { epoch, cause, servers, chains };
+        let messages = [ToMember::Placement(placement), ToMember::Status(Box::new(status))];
+        for message in messages {
+            let framed = control_frame(&message, CONTROL_BYTES_MAX);
+            assert!(framed.is_ok(), "{:?}", framed.err());
+        }
+    }
+
+    #[test]
     fn a_name_without_letters_or_without_end_is_denied() {
-        for name in [String::new(), "n".repeat(CONTROL_NAME_BYTES_MAX + 1)] {
+        let names = [String::new(), "n".repeat(CONTROL_NAME_BYTES_MAX + 1), "a\nb".to_owned()];
+        for name in names {
             let apply = Apply::new("ctr", Epoch::new(0), candidate(&name));
             assert!(matches!(apply.check("ctr"), Err(Denial::Name { .. })), "{}", name.len());
         }

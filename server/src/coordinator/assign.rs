@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wire::{Chain, Epoch, ServerId, ShardId};
 
+use super::first::Draft;
+
 /// Fills that a server may take part in at once, as the one filled or the one who fills.
 pub const FILLS_MAX_PER_SERVER: usize = 2;
 
@@ -80,6 +82,8 @@ pub(super) type Leavers = BTreeMap<ShardId, ServerId>;
 pub(super) struct Crew {
     seats: BTreeMap<ServerId, Seat>,
     replicas: usize,
+    /// Replicas that a shard can have as things are.
+    wanted: usize,
     spread: Spread,
 }
 
@@ -99,81 +103,24 @@ struct Round<'a> {
 
 impl Crew {
     pub(super) fn new(seats: Vec<Seat>, replicas: usize, spread: Spread) -> Crew {
+        let stays = |seat: &&Seat| matches!(seat.standing, Standing::Fit | Standing::Expected);
+        let stay = seats.iter().filter(stays);
+        let places = match spread {
+            Spread::DistinctServers => stay.count(),
+            Spread::DistinctHosts => {
+                stay.map(|seat| seat.host.as_str()).collect::<BTreeSet<_>>().len()
+            }
+        };
+        let wanted = replicas.min(places).max(1);
         let seats = seats.into_iter().map(|seat| (seat.server, seat)).collect();
-        Crew { seats, replicas, spread }
+        Crew { seats, replicas, wanted, spread }
     }
 
     /// The first placement's chains: all replicas are empty, and none has to be filled.
     pub(super) fn first(&self, shards: u16) -> Vec<Chain> {
-        let mut loads: BTreeMap<ServerId, usize> = BTreeMap::new();
-        let mut heads: BTreeMap<ServerId, usize> = BTreeMap::new();
-        // How often two servers are together, and how often the second follows the first: what a
-        // server's end leaves to others shall fall to all of them.
-        let mut pairs: BTreeMap<(ServerId, ServerId), usize> = BTreeMap::new();
-        let mut follows: BTreeMap<(ServerId, ServerId), usize> = BTreeMap::new();
-        let mut chains = Vec::with_capacity(usize::from(shards));
-        for _ in 0..shards {
-            let mut replicas = self.least_loaded(&loads, &pairs);
-            for &server in &replicas {
-                *loads.entry(server).or_default() += 1;
-                for &other in replicas.iter().filter(|other| **other != server) {
-                    *pairs.entry((server, other)).or_default() += 1;
-                }
-            }
-            self.put_in_order(&mut replicas, &heads, &follows);
-            if let Some(&head) = replicas.first() {
-                *heads.entry(head).or_default() += 1;
-            }
-            if let [head, next, ..] = replicas[..] {
-                *follows.entry((head, next)).or_default() += 1;
-            }
-            chains.push(Chain { epoch: Epoch::new(0), replicas, joining: None });
-        }
-        chains
-    }
-
-    /// The servers of one shard of the first placement: the least loaded, and among equals those
-    /// who are together least often.
-    fn least_loaded(
-        &self,
-        loads: &BTreeMap<ServerId, usize>,
-        pairs: &BTreeMap<(ServerId, ServerId), usize>,
-    ) -> Vec<ServerId> {
-        let mut replicas: Vec<ServerId> = Vec::new();
-        while replicas.len() < self.replicas {
-            let free = self
-                .seats
-                .values()
-                .filter(|seat| seat.standing == Standing::Fit && self.may_join(&replicas, seat));
-            let together = |seat: &Seat| -> usize {
-                replicas.iter().filter_map(|&one| pairs.get(&(one, seat.server))).sum()
-            };
-            let order =
-                |a: &&Seat, b: &&Seat| by_load(a, b, loads).then(together(a).cmp(&together(b)));
-            let Some(least) = free.min_by(order) else { break };
-            replicas.push(least.server);
-        }
-        replicas
-    }
-
-    /// Puts one at the head who is the head of few, and one behind it who rarely is.
-    fn put_in_order(
-        &self,
-        replicas: &mut [ServerId],
-        heads: &BTreeMap<ServerId, usize>,
-        follows: &BTreeMap<(ServerId, ServerId), usize>,
-    ) {
-        let behind = |head: ServerId, next: ServerId| follows.get(&(head, next)).copied();
-        let pairs = replicas.iter().flat_map(|&head| {
-            replicas.iter().filter(move |next| **next != head).map(move |&next| (head, next))
-        });
-        let best = pairs.min_by(|a, b| {
-            let order = by_load(&self.seats[&a.0], &self.seats[&b.0], heads);
-            order.then(behind(a.0, a.1).cmp(&behind(b.0, b.1)))
-        });
-        if let Some((head, next)) = best {
-            replicas.sort_by_key(|&one| (one != head, one != next));
-        }
+        let fit = self.seats.values().filter(|seat| seat.standing == Standing::Fit);
+        let may_meet = |a: &Seat, b: &Seat| self.may_join(&[a.server], b);
+        Draft::new(fit.collect(), self.replicas, may_meet).chains(shards)
     }
 
     /// The chains that shall follow. Epochs are left as they are; who differs has changed.
@@ -210,21 +157,6 @@ impl Crew {
             let shares_host = self.seats.get(other).is_some_and(|other| other.host == seat.host);
             *other != seat.server && !(shares_host && self.spread == Spread::DistinctHosts)
         })
-    }
-
-    /// Replicas that a shard can have as things are.
-    fn wanted(&self) -> usize {
-        let stay = self
-            .seats
-            .values()
-            .filter(|seat| matches!(seat.standing, Standing::Fit | Standing::Expected));
-        let places = match self.spread {
-            Spread::DistinctServers => stay.count(),
-            Spread::DistinctHosts => {
-                stay.map(|seat| seat.host.as_str()).collect::<BTreeSet<_>>().len()
-            }
-        };
-        self.replicas.min(places).max(1)
     }
 
     /// Those of a chain who shall stay in it; of two that may not be together, the first.
@@ -288,7 +220,7 @@ impl Crew {
             chain.replicas.retain(|server| Some(*server) != leaver);
         }
         let staying = self.staying(chain);
-        if staying.len() >= self.wanted() {
+        if staying.len() >= self.wanted {
             chain.replicas.retain(|server| staying.contains(server));
         }
         while chain.replicas.len() > self.replicas {
@@ -339,7 +271,7 @@ impl<'a> Round<'a> {
 
     /// Begins to fill chains that are short, those with the fewest replicas first.
     fn repair(&mut self) -> Pending {
-        let wanted = self.crew.wanted();
+        let wanted = self.crew.wanted;
         let mut short: Vec<(usize, usize)> = Vec::new();
         let mut pending = Pending::Nothing;
         for (index, chain) in self.chains.iter().enumerate() {
@@ -356,7 +288,7 @@ impl<'a> Round<'a> {
         for (_, index) in short {
             let staying = self.crew.staying(&self.chains[index]);
             let fit = self.crew.seats.values().filter(|seat| self.may_fill(index, seat, &staying));
-            if let Some(least) = fit.min_by(|a, b| by_load(a, b, &self.loads)) {
+            if let Some(least) = fit.min_by(|a, b| self.by_load(a, b)) {
                 let joining = least.server;
                 self.begin(index, joining);
             }
@@ -440,7 +372,7 @@ impl<'a> Round<'a> {
         }
         // Each move takes one of a server's few fills, which bounds the rounds.
         while let Some(next) = {
-            seats.sort_by(|a, b| by_load(a, b, &self.loads));
+            seats.sort_by(|a, b| self.by_load(a, b));
             self.best_move(&seats, &held)
         } {
             self.begin_move(next);
@@ -468,6 +400,11 @@ impl<'a> Round<'a> {
         None
     }
 
+    fn by_load(&self, a: &Seat, b: &Seat) -> Ordering {
+        let load = |seat: &Seat| self.loads.get(&seat.server).copied().unwrap_or(0);
+        by_load((a, load(a)), (b, load(b)))
+    }
+
     /// Whether one replica more makes `to` less loaded than `from` is.
     fn is_better(&self, from: &Seat, to: &Seat) -> bool {
         let of = |seat: &Seat| self.loads.get(&seat.server).copied().unwrap_or(0) as u128;
@@ -486,10 +423,9 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Orders servers by what one more would make of their load.
-fn by_load(a: &Seat, b: &Seat, loads: &BTreeMap<ServerId, usize>) -> Ordering {
-    let with_one = |seat: &Seat| loads.get(&seat.server).copied().unwrap_or(0) as u128 + 1;
-    let (a_share, b_share) =
-        (with_one(a) * u128::from(b.weight.max(1)), with_one(b) * u128::from(a.weight.max(1)));
-    a_share.cmp(&b_share)
+/// Orders servers, each with what it holds, by what one more would make of their load.
+pub(super) fn by_load(a: (&Seat, usize), b: (&Seat, usize)) -> Ordering {
+    let share =
+        |one: (&Seat, usize), other: &Seat| (one.1 as u128 + 1) * u128::from(other.weight.max(1));
+    share(a, b.0).cmp(&share(b, a.0))
 }

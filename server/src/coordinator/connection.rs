@@ -191,3 +191,52 @@ impl Connection {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let other = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let stream = listener.accept().expect("accepts").0;
+        (Connection::new(stream, Time::default()).expect("a connection"), other)
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_given_up_and_holds_bounded_memory() {
+        let (mut connection, other) = pair();
+        let frame: Arc<[u8]> = vec![0; 1 << 20].into();
+        let now = Time::default();
+        let mut sent = 0;
+        let ended = loop {
+            match connection.send(Arc::clone(&frame), now) {
+                Ok(()) => sent += 1,
+                Err(ended) => break ended,
+            }
+            assert!(connection.waiting_bytes <= WAITING_BYTES_MAX);
+            assert!(sent < 1000, "no bound");
+        };
+        assert_eq!(ended, Ended::Slow);
+        drop(other);
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_or_says_nothing_for_long_is_given_up() {
+        let (mut connection, other) = pair();
+        let now = Time::default();
+        while !connection.is_waiting() {
+            connection.send(vec![0; 1 << 20].into(), now).expect("waits");
+        }
+        assert_eq!(connection.look(now + STUCK_MAX), Ok(()));
+        let late = now + STUCK_MAX + Duration::from_nanos(1);
+        assert_eq!(connection.look(late), Err(Ended::Slow));
+        let (quiet, _other) = pair();
+        assert_eq!(quiet.look(now + SILENT_MAX), Ok(()));
+        let late = now + SILENT_MAX + Duration::from_nanos(1);
+        assert_eq!(quiet.look(late), Err(Ended::Silent));
+        drop(other);
+    }
+}

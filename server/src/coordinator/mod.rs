@@ -15,6 +15,7 @@ mod cause;
 mod census;
 mod connection;
 mod detector;
+mod first;
 mod gateway;
 mod gossip;
 mod helpers;

@@ -1,8 +1,8 @@
 //! The log of placements in etcd, which outlives the coordinator's machine.
 //!
 //! Owns the keys below `/gradwire/CLUSTER/` and the transaction that appends: it compares the
-//! newest epoch and writes in one step, so that of two coordinators one goes on. Speaking to etcd is
-//! left to `gateway`.
+//! newest epoch and writes in one step, so that of two coordinators one goes on. Speaking to etcd
+//! is left to `gateway`.
 //!
 //! Invariant: an entry names its writer, so that one whose answer was lost is known again.
 

@@ -14,7 +14,7 @@ use wire::{
     Observation, Placement, ServerId, ServerState, ShardId, Time, ToCoordinator, ToMember,
 };
 
-use super::assign::Spread;
+use super::assign::{Crew, FILLS_MAX_PER_SERVER, Seat, Spread, Standing};
 use super::census::Probe;
 use super::machine::{Action, ConnectionId, Event, Machine};
 use super::spec::ClusterSpec;
@@ -313,6 +313,14 @@ impl World {
         for one in newcomers {
             assert!(one.server.get() > before.numbers_given, "a number is never given twice");
         }
+        for one in &new.servers {
+            let fills = new.chains.iter().filter(|chain| chain.joining == Some(one.server));
+            assert!(
+                fills.count() <= FILLS_MAX_PER_SERVER,
+                "{} is filled with too much",
+                one.server
+            );
+        }
         for (shard, chain) in new.shards() {
             if old.chains.is_empty() {
                 self.holders.insert(shard, chain.replicas.iter().copied().collect());
@@ -546,6 +554,10 @@ proptest! {
         let first: Vec<_> = loads(&world).into_values().collect();
         prop_assert!(first.iter().max().unwrap() - first.iter().min().unwrap() <= 1, "{first:?}");
         let before = world.placement();
+        let mut heads: BTreeMap<ServerId, usize> = BTreeMap::new();
+        before.chains.iter().for_each(|one| *heads.entry(one.replicas[0]).or_default() += 1);
+        let heads: Vec<_> = heads.into_values().collect();
+        prop_assert!(heads.iter().max().unwrap() - heads.iter().min().unwrap() <= 2, "{heads:?}");
         world.fills_go_on = true;
         world.start(servers);
         world.run_ms(20_000);
@@ -742,4 +754,77 @@ fn who_misses_more_neighbours_is_the_one_that_is_cut_off() {
         let after = &world.placement().chains[one.shard.index()].replicas;
         assert!(!after.contains(&cut_off), "{after:?}");
     }
+}
+
+#[test]
+fn a_server_with_more_memory_holds_more() {
+    let seat = |number: u32, weight| Seat {
+        server: ServerId::new(number),
+        host: format!("h{number}"),
+        weight,
+        standing: Standing::Fit,
+    };
+    let seats = vec![seat(1, 1000), seat(2, 1000), seat(3, 2000), seat(4, 4000)];
+    let crew = Crew::new(seats, 1, Spread::DistinctHosts);
+    let chains = crew.first(80);
+    let held = |number| {
+        let server = ServerId::new(number);
+        chains.iter().filter(|chain| chain.replicas.contains(&server)).count()
+    };
+    assert_eq!([1, 2, 3, 4].map(held), [10, 10, 20, 40]);
+}
+
+#[test]
+fn a_suspicion_has_the_place_asked_once_at_a_time() {
+    let mut world = World::started(2, 2, 2);
+    let (server, epoch) = (world.number(0), Epoch::new(1));
+    let watcher = ConnectionId(1000);
+    let apply = Apply::new("ctr", epoch, Applicant::Watcher);
+    let now = world.now;
+    let said = |message| Event::Said { connection: watcher, message };
+    world.machine.handle(said(ToCoordinator::Apply(apply)), now);
+    let suspect = || said(ToCoordinator::Suspect { server, epoch });
+    let place = "0".to_owned();
+    assert_eq!(world.machine.handle(suspect(), now), [Action::Probe { server, place }]);
+    assert_eq!(world.machine.handle(suspect(), now), []);
+}
+
+#[test]
+fn a_head_whose_server_fails_leaves_its_shards_to_all_others() {
+    let mut world = World::started(12, 2, 4);
+    let before = world.placement();
+    let gone = world.number(0);
+    let headed: Vec<_> = before.chains.iter().map(|chain| chain.replicas[0] == gone).collect();
+    world.kill(0);
+    world.run_ms(50);
+    let after = world.placement();
+    let heirs: BTreeSet<ServerId> = after
+        .chains
+        .iter()
+        .zip(headed)
+        .filter_map(|(chain, was_headed)| was_headed.then_some(chain.replicas[0]))
+        .collect();
+    assert_eq!(heirs.len(), 3, "{heirs:?}");
+}
+
+#[test]
+fn what_is_said_of_another_epoch_of_a_chain_changes_nothing() {
+    let mut world = World::started(3, 3, 4);
+    let before = world.placement();
+    let reason = "late".to_owned();
+    let reports =
+        [ChainReport::Filled, ChainReport::Refused { reason }, ChainReport::SuccessorLost];
+    for (epoch, slot) in
+        [0, 2, u64::MAX].into_iter().flat_map(|one| [0, 1, 2, 3].map(|at| (one, at)))
+    {
+        let shards = (0..3).map(ShardId::new);
+        let seen = shards.flat_map(|shard| {
+            let chain = Epoch::new(epoch);
+            reports.clone().map(|report| Observation { shard, chain, report })
+        });
+        let seen = seen.collect();
+        world.beat(slot, seen);
+    }
+    world.run_ms(2000);
+    assert_eq!(world.placement(), before);
 }
