@@ -23,6 +23,9 @@ const PAGES_A_TURN: usize = 4;
 /// Bytes that the successor has not said to have, before it is sent more pages.
 const UNACKNOWLEDGED_BYTES_MAX: usize = 4 << 20;
 
+/// The same, in messages of the longest kind.
+const UNACKNOWLEDGED_MESSAGES_MAX: usize = 16;
+
 /// Where filling the successor stands.
 #[derive(Debug)]
 pub(super) struct Filling {
@@ -84,8 +87,10 @@ impl<S> Replica<S> {
             self.notices.push(Notice::SuccessorSilent);
             return false;
         }
+        let messages_bytes = UNACKNOWLEDGED_MESSAGES_MAX * self.log.message_bytes_max();
+        let unacknowledged_bytes_max = UNACKNOWLEDGED_BYTES_MAX.min(messages_bytes);
         for _ in 0..PAGES_A_TURN {
-            if self.log.bytes() >= UNACKNOWLEDGED_BYTES_MAX || self.log.is_full() {
+            if self.log.bytes() >= unacknowledged_bytes_max || self.log.is_full() {
                 return false;
             }
             if !self.add_page() {

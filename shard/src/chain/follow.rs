@@ -78,7 +78,9 @@ impl Following {
 impl<S> Replica<S> {
     /// Applies a predecessor's message.
     pub fn follow(&mut self, bytes: &[u8]) -> Taken {
-        if !matches!(self.role, Role::Follower | Role::Joining) || !self.following.is_linked {
+        let stale_is_taken = self.mutation == Mutation::StaleEpochsTaken;
+        let follows = matches!(self.role, Role::Follower | Role::Joining) || stale_is_taken;
+        if !follows || !self.following.is_linked {
             return Taken::Broken;
         }
         let isa = self.shard.isa;
@@ -86,7 +88,7 @@ impl<S> Replica<S> {
             return Taken::Broken;
         };
         let is_stale = header.epoch() != self.shard.epoch;
-        if is_stale && self.mutation != Mutation::StaleEpochsTaken {
+        if is_stale && !stale_is_taken {
             return Taken::Broken;
         }
         if self.begins_filling(&header) {

@@ -236,7 +236,7 @@ impl<S> Replica<S> {
     pub fn predecessor_linked(&mut self, epoch: Epoch) -> bool {
         let follows = matches!(self.role, super::Role::Follower | super::Role::Joining);
         let stale = self.mutation == crate::Mutation::StaleEpochsTaken;
-        if !follows || epoch != self.shard.epoch && !stale {
+        if !stale && (!follows || epoch != self.shard.epoch) {
             return false;
         }
         self.following.begin_link();

@@ -88,11 +88,6 @@ impl Log {
         self.message_bytes_max
     }
 
-    /// Whether its last entry was not sent yet.
-    pub(super) fn ends_unsent(&self) -> bool {
-        self.entries.back().is_some_and(|entry| entry.first_sent.is_none())
-    }
-
     pub(super) fn is_full(&self) -> bool {
         self.bytes >= LOG_BYTES_MAX || self.entries.len() >= LOG_ENTRIES_MAX
     }

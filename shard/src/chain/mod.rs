@@ -203,6 +203,9 @@ impl<S> Replica<S> {
         self.end_filling();
         match self.role {
             Role::Follower => self.following.begin_replica(self.position),
+            Role::Head if self.mutation == Mutation::StaleEpochsTaken => {
+                self.following.begin_replica(self.position);
+            }
             _ => self.following = follow::Following::default(),
         }
         (self.right_until, self.wants_renewal) = (None, false);
@@ -346,8 +349,7 @@ impl<S> Replica<S> {
     fn prove(&mut self) {
         let waits = self.held.back().is_some_and(|held| self.lacks_proof(held.proof));
         let is_due = waits || self.wants_renewal;
-        let nothing_comes = self.acknowledged >= self.position && !self.log.ends_unsent();
-        if is_due && nothing_comes && self.needs_successor() {
+        if is_due && self.log.is_empty() && self.needs_successor() {
             self.wants_renewal = false;
             let nothing = Header::new(Kind::Nothing);
             self.position += self.log.append(nothing, [&[], &[]], Part::Operation);

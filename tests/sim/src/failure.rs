@@ -62,6 +62,17 @@ pub enum Failure {
         /// What this one saw.
         found: f32,
     },
+    /// A pull saw less than another worker's had seen before it was asked.
+    Overtaken {
+        /// Who pulled.
+        worker: u32,
+        /// The counter.
+        key: u64,
+        /// What the other pull saw.
+        seen: f32,
+        /// What this one saw.
+        found: f32,
+    },
     /// The job does not end.
     Stuck {
         /// World time in seconds.
@@ -116,6 +127,9 @@ impl fmt::Display for Failure {
             ),
             Failure::WentBack { worker, key, before, found } => {
                 write!(f, "worker {worker} saw {found} of key {key}, after {before}")
+            }
+            Failure::Overtaken { worker, key, seen, found } => {
+                write!(f, "worker {worker} saw {found} of key {key}, after another had seen {seen}")
             }
             Failure::Stuck { seconds, members } => {
                 write!(f, "no end after {seconds:.1} s: {}", members.join(", "))

@@ -19,6 +19,8 @@ pub(crate) struct Ledger {
     by_clock: Vec<Vec<u64>>,
     /// How often each key was pushed so far.
     totals: Vec<u64>,
+    /// By key: the most that any worker's pull has seen.
+    seen: Vec<f32>,
 }
 
 impl Ledger {
@@ -27,7 +29,15 @@ impl Ledger {
         let Plan { counters, workers, staleness, .. } = *plan;
         let totals = vec![0; counters as usize + workers as usize];
         let dropped = plan.dropped_max();
-        Ledger { counters, workers, staleness, dropped, by_clock: Vec::new(), totals }
+        Ledger {
+            counters,
+            workers,
+            staleness,
+            dropped,
+            by_clock: Vec::new(),
+            seen: vec![0.0; totals.len()],
+            totals,
+        }
     }
 
     /// All keys there are, ascending.
@@ -43,6 +53,17 @@ impl Ledger {
     /// The key that this worker pushes once a clock.
     pub(crate) fn clock_key(&self, worker: u32) -> u64 {
         self.counters + u64::from(worker)
+    }
+
+    /// The most that any pull so far has seen of a key: one that begins now must see as much.
+    pub(crate) fn seen(&self, key: u64) -> f32 {
+        self.seen[key as usize]
+    }
+
+    /// Notes what a pull has seen.
+    pub(crate) fn see(&mut self, key: u64, found: f32) {
+        let seen = &mut self.seen[key as usize];
+        *seen = seen.max(found);
     }
 
     /// Notes a push.

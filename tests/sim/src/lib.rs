@@ -8,12 +8,16 @@
 //! again.
 //!
 //! The job counts. Each push adds one to each of its keys, so that the truth is a sum of what was
-//! pushed, and three promises can be checked at any moment:
+//! pushed, and these promises can be checked at any moment:
 //!
 //! 1. In the end, each key holds exactly the pushes that named it: none is lost or doubled.
 //! 2. A pull at clock `c` under staleness `s` sees at least what all workers pushed in the clocks
 //!    before `c - s`.
-//! 3. A key never holds more than was pushed so far, nor less than the same worker read before.
+//! 3. A key never holds more than was pushed so far, nor less than any worker had read before it was
+//!    asked for.
+//!
+//! Where servers hold shards in chains, they crash, freeze, lose each other and are replaced on top
+//! of that, and in the end all replicas of a shard hold the same.
 #![forbid(unsafe_code)]
 
 mod cluster;

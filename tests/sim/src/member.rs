@@ -102,6 +102,8 @@ struct Asked {
     clock: u64,
     /// By index of its key: what this worker itself knows to be there already.
     own: Vec<u64>,
+    /// By index of its key: the most that any worker had seen when it was asked.
+    seen: Vec<f32>,
 }
 
 impl Member {
@@ -333,7 +335,8 @@ impl Member {
         let all_answered = self.session.pushes_outstanding() == 0;
         let own = |&key: &u64| if all_answered { self.pushed[key as usize] } else { 0 };
         let own = keys.iter().map(own).collect();
-        Ok(Asked { ticket, split, keys, clock: self.session.clock().get() + ahead, own })
+        let seen = keys.iter().map(|&key| ledger.seen(key)).collect();
+        Ok(Asked { ticket, split, keys, clock: self.session.clock().get() + ahead, own, seen })
     }
 
     /// Pushes once, and ends the clock with the last push or after it.
@@ -392,11 +395,12 @@ impl Member {
     }
 
     /// Checks what a pull that is over has seen.
-    fn check(&mut self, asked: Asked, ledger: &Ledger) -> Result<(), Failure> {
-        let Asked { ticket, split, keys, clock, own } = asked;
+    fn check(&mut self, asked: Asked, ledger: &mut Ledger) -> Result<(), Failure> {
+        let Asked { ticket, split, keys, clock, own, seen } = asked;
         let (worker, now) = (self.worker, self.session.now());
         let values = self.session.wait_pull(ticket, now).map_err(|error| self.failed(error))?;
-        for ((&key, &own), &found) in keys.iter().zip(&own).zip(values.as_slice()) {
+        let known = own.iter().zip(&seen);
+        for ((&key, (&own, &seen)), &found) in keys.iter().zip(known).zip(values.as_slice()) {
             let (floor, pushed) =
                 (ledger.floor(key, clock).max(ledger.applied(own)), ledger.total(key));
             let before = std::mem::replace(&mut self.seen[key as usize], found);
@@ -406,6 +410,10 @@ impl Member {
             if found < floor as f32 {
                 return Err(Failure::Stale { worker, clock, key, floor, found });
             }
+            if found < seen {
+                return Err(Failure::Overtaken { worker, key, seen, found });
+            }
+            ledger.see(key, found);
             if found < before {
                 return Err(Failure::WentBack { worker, key, before, found });
             }

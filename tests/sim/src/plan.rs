@@ -123,7 +123,8 @@ impl Plan {
             events: random.choose(&[0, 4, 12]),
             events_per_mille: random.choose(&[2, 10]),
         };
-        Plan { chains: Some(chains), stops_per_mille: 0, ..Plan::from_seed(seed) }
+        let counters = random.choose(&[40, 200, 2000]); // Many are new while a server is filled.
+        Plan { chains: Some(chains), counters, stops_per_mille: 0, ..Plan::from_seed(seed) }
     }
 
     /// How many pushes of a key are dropped at most, since it was not admitted yet.

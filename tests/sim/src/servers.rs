@@ -26,7 +26,7 @@ use crate::random::Random;
 const ALL: Share = Share { core: 0, cores: 1 };
 const MILLISECOND_NS: u64 = 1_000_000;
 
-/// How long news of a placement takes at most, in nanoseconds.
+/// How long news of a placement takes mostly, in nanoseconds.
 const NEWS_NS_MAX: u64 = 20 * MILLISECOND_NS;
 /// How long a link takes to be made again at most, in nanoseconds.
 const RELINK_NS_MAX: u64 = 10 * MILLISECOND_NS;
@@ -34,6 +34,9 @@ const RELINK_NS_MAX: u64 = 10 * MILLISECOND_NS;
 const SUSPICION_NS_MAX: u64 = 200 * MILLISECOND_NS;
 /// How long a server is frozen, shut off or away at most, in nanoseconds.
 const AWAY_NS_MAX: u64 = 600 * MILLISECOND_NS;
+
+/// How long the last words of a server that dies are lost at most, in nanoseconds.
+const LAST_WORDS_NS_MAX: u64 = 30 * MILLISECOND_NS;
 
 /// All servers, and what happens to them.
 pub(crate) struct Servers {
@@ -53,6 +56,11 @@ pub(crate) struct Servers {
     pub(crate) known: Vec<Placement>,
     pub(crate) counts: Counts,
     failed: Option<Failure>,
+    /// Who hears nothing of the coordinator until then.
+    deaf_server: Option<(ServerId, Time)>,
+    deaf_worker: Option<(usize, Time)>,
+    /// Pairs of servers that cannot make links until then.
+    shut: Vec<(ServerId, ServerId, Time)>,
 }
 
 /// What has happened to servers.
@@ -91,6 +99,7 @@ enum Happening {
     Tell(ServerId, Placement),
     TellWorker(usize, Placement),
     Relink(ServerId, ShardId, Epoch),
+    Crash(ServerId),
     Suspect(ServerId),
     Return,
     Repair,
@@ -121,6 +130,9 @@ impl Servers {
             known: Vec::new(),
             counts: Counts::default(),
             failed: None,
+            deaf_server: None,
+            deaf_worker: None,
+            shut: Vec::new(),
         };
         let ids: Vec<ServerId> = (0..plan.servers).map(|_| servers.add_server()).collect();
         let replicas = plan.replicas.min(plan.servers);
@@ -192,6 +204,8 @@ impl Servers {
     /// Nothing befalls the servers from now on, and what did is over.
     pub(crate) fn calm(&mut self, now: Time) {
         self.events_left = 0;
+        self.shut.clear();
+        (self.deaf_server, self.deaf_worker) = (None, None);
         self.world.heal();
         self.servers.values_mut().for_each(|server| server.stopped_until = now);
     }
@@ -268,8 +282,8 @@ impl Servers {
         if alive.is_empty() {
             return;
         }
-        let (one, other) = (self.random.choose(&alive), self.random.choose(&alive));
-        match self.random.below(4) {
+        let one = self.random.choose(&alive);
+        match self.random.below(5) {
             0 | 1 if self.can_lose(one) => self.crash(now, one),
             0..=2 => {
                 self.counts.freezes += 1;
@@ -279,21 +293,39 @@ impl Servers {
                 }
                 self.maybe_suspect(now, one);
             }
-            _ if one != other => {
-                self.counts.splits += 1;
-                let endpoint = |id| self.servers.get(&id).map(|server| server.endpoint);
-                let (Some(from), Some(to)) = (endpoint(one), endpoint(other)) else { return };
-                let until = self.within(now, AWAY_NS_MAX);
-                self.world.block(from, to);
-                self.at(until, Happening::Reunite(from, to));
-                if self.random.below(2) == 0 {
-                    self.world.block(to, from);
-                    self.at(until, Happening::Reunite(to, from));
+            3 if self.can_lose(one) => {
+                // What it sends is lost for a moment, and then it dies.
+                let from = self.servers.get(&one).map(|server| server.endpoint);
+                let others = self.servers.iter().filter(|&(&id, _)| id != one);
+                let others: Vec<EndpointId> = others.map(|(_, other)| other.endpoint).collect();
+                let until = self.within(now, LAST_WORDS_NS_MAX);
+                for to in others {
+                    from.into_iter().for_each(|from| self.world.block(from, to));
                 }
-                self.maybe_suspect(now, one);
+                self.at(until, Happening::Crash(one));
             }
-            _ => {}
+            _ => self.split_head(now),
         }
+    }
+
+    /// A head and its successor lose each other, and the head, with a worker, the coordinator.
+    fn split_head(&mut self, now: Time) {
+        let shard = self.random.below(self.placement.chains.len() as u64) as usize;
+        let &[one, other, ..] = self.placement.chains[shard].replicas.as_slice() else { return };
+        let endpoint = |id| self.servers.get(&id).map(|server| server.endpoint);
+        let (Some(from), Some(to)) = (endpoint(one), endpoint(other)) else { return };
+        self.counts.splits += 1;
+        let until = self.within(now, AWAY_NS_MAX);
+        self.shut.extend([(one, other, until), (other, one, until)]);
+        for (from, to) in [(from, to), (to, from)] {
+            self.world.block(from, to);
+            self.at(until, Happening::Reunite(from, to));
+        }
+        let deaf_until = self.within(until, AWAY_NS_MAX);
+        let worker = self.random.below(self.known.len() as u64) as usize;
+        self.deaf_server = Some((one, deaf_until));
+        self.deaf_worker = Some((worker, deaf_until));
+        self.maybe_suspect(now, one);
     }
 
     fn maybe_suspect(&mut self, now: Time, id: ServerId) {
@@ -330,7 +362,9 @@ impl Servers {
     fn happen(&mut self, now: Time, happening: Happening) {
         match happening {
             Happening::Tell(id, placement) => {
-                let until = self.servers.get(&id).map(|server| server.stopped_until);
+                let stopped = self.servers.get(&id).map(|server| server.stopped_until);
+                let deaf = self.deaf_server.filter(|&(deaf, _)| deaf == id).map(|(_, until)| until);
+                let until = stopped.max(deaf);
                 match until {
                     // Who wakes up does some things before it hears what it has missed.
                     Some(until) if until > now => {
@@ -341,11 +375,16 @@ impl Servers {
                 }
             }
             Happening::TellWorker(worker, placement) => {
-                if placement.epoch > self.known[worker].epoch {
+                let deaf = self.deaf_worker.filter(|&(deaf, until)| deaf == worker && until > now);
+                if let Some((_, until)) = deaf {
+                    self.at(until, Happening::TellWorker(worker, placement));
+                } else if placement.epoch > self.known[worker].epoch {
                     self.known[worker] = placement;
                 }
             }
             Happening::Relink(id, shard, epoch) => self.link_successor(now, id, shard, epoch),
+            Happening::Crash(id) if self.can_lose(id) && self.lives(id) => self.crash(now, id),
+            Happening::Crash(_) => {}
             Happening::Suspect(id) => self.put_out(now, id),
             Happening::Return => {
                 let id = self.add_server();
@@ -394,7 +433,9 @@ impl Servers {
         let there = self.servers.get(&next).filter(|it| it.life == Life::Alive);
         let theirs = there.map(|server| (server.placed.chain(shard), server.stopped_until));
         let known = theirs.and_then(|(chain, _)| chain).map(|chain| chain.epoch);
-        let is_away = stopped_until > now || theirs.is_none_or(|(_, until)| until > now);
+        self.shut.retain(|&(.., until)| until > now);
+        let is_shut = self.shut.iter().any(|&(one, other, _)| (one, other) == (id, next));
+        let is_away = is_shut || stopped_until > now || theirs.is_none_or(|(_, until)| until > now);
         let stale_is_taken = self.spec.mutation == shard::Mutation::StaleEpochsTaken;
         if !is_away && known.is_some_and(|known| known > epoch) && !stale_is_taken {
             if let Some(server) = self.servers.get_mut(&id) {
@@ -498,6 +539,12 @@ impl Servers {
         self.commit(now, cause);
     }
 
+    /// When news arrives: mostly soon, at times late.
+    fn news_time(&mut self, now: Time) -> Time {
+        let ns_max = self.random.choose(&[NEWS_NS_MAX, NEWS_NS_MAX, NEWS_NS_MAX, AWAY_NS_MAX]);
+        self.within(now, ns_max)
+    }
+
     /// The placement is another one: everybody hears of it in some time.
     fn commit(&mut self, now: Time, cause: &str) {
         self.placement.epoch = Epoch::new(self.placement.epoch.get() + 1);
@@ -505,11 +552,11 @@ impl Servers {
         self.placement.check().expect("a placement of its own making");
         let ids: Vec<ServerId> = self.servers.keys().copied().collect();
         for id in ids {
-            let when = self.within(now, NEWS_NS_MAX);
+            let when = self.news_time(now);
             self.at(when, Happening::Tell(id, self.placement.clone()));
         }
         for worker in 0..self.known.len() {
-            let when = self.within(now, NEWS_NS_MAX);
+            let when = self.news_time(now);
             self.at(when, Happening::TellWorker(worker, self.placement.clone()));
         }
     }
