@@ -38,7 +38,7 @@ impl Verbs {
         now: Time,
     ) -> Option<(Vec<Rail>, LaneRails)> {
         let ends = self.peers[number as usize].as_ref()?.ends;
-        let infos = self.infos();
+        let infos = self.infos(now);
         let wish = wish(ends.local, &self.settings);
         let ports = choices(&infos, &wish);
         self.note_down(&ports, now);
@@ -84,8 +84,8 @@ impl Verbs {
     }
 
     /// What the devices of this host show: those that are open as they are now.
-    fn infos(&mut self) -> Vec<DeviceInfo> {
-        let shown = self.shown.look().map(<[DeviceInfo]>::to_vec).unwrap_or_else(|error| {
+    fn infos(&mut self, now: Time) -> Vec<DeviceInfo> {
+        let shown = self.shown.look(now).map(<[DeviceInfo]>::to_vec).unwrap_or_else(|error| {
             tracing::debug!(%error, "no RDMA for now");
             Vec::new()
         });

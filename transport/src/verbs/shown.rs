@@ -1,14 +1,17 @@
 //! What this host shows of its RDMA devices: ports, how far they are, which subnets they are in.
 //!
 //! Owns looking, and when not to look again: opening a device takes milliseconds, so those that
-//! nobody uses are asked only after the kernel's list of devices and port states has changed.
-//! Devices in use are asked by whoever has them open.
+//! nobody uses are asked only after the kernel's list of devices and port states has changed, and
+//! now and then for new addresses. Devices in use are asked by whoever has them open.
 //!
 //! Invariant: nothing is kept open here, so that a driver may go.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use wire::Time;
 
 use super::device::{DeviceInfo, devices};
 use super::error::VerbsError;
@@ -19,11 +22,15 @@ const DEVICES: &str = "/sys/class/infiniband";
 /// Where it shows memory nodes.
 const NODES: &str = "/sys/devices/system/node";
 
+/// After so long what devices show is looked at again, though the list is the same: ports may have
+/// other addresses.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
+
 /// What the devices of this host show.
 #[derive(Debug)]
 pub(super) struct Shown {
-    /// The kernel's list when they were asked.
-    list: Option<String>,
+    /// The kernel's list when they were asked, and when that was.
+    list: Option<(String, Time)>,
     devices: Vec<DeviceInfo>,
     /// The memory node of the core that looks, if the kernel tells.
     node: Option<u32>,
@@ -35,15 +42,16 @@ impl Shown {
         Shown { list: None, devices: Vec::new(), node: memory::own_node() }
     }
 
-    /// All devices, as they were when the kernel's list was last another one.
+    /// All devices, as they were a little while ago.
     ///
     /// Errors: as [`devices`].
-    pub(super) fn look(&mut self) -> Result<&[DeviceInfo], VerbsError> {
+    pub(super) fn look(&mut self, now: Time) -> Result<&[DeviceInfo], VerbsError> {
         let list = kernels_list();
-        if self.list.as_ref() != Some(&list) {
+        let is_known = |(known, at): &(String, Time)| *known == list && now < *at + KNOWN_FOR;
+        if !self.list.as_ref().is_some_and(is_known) {
             self.list = None;
             self.devices = devices()?;
-            self.list = Some(list);
+            self.list = Some((list, now));
         }
         Ok(&self.devices)
     }

@@ -132,7 +132,8 @@ impl Verbs {
     /// Errors: there is no device with an active port that fits the settings, or no TCP.
     pub fn open(settings: VerbsSettings, limits: Limits) -> Result<Verbs, OpenError> {
         let mut shown = Shown::new();
-        let devices = shown.look().map_err(OpenError::Verbs)?;
+        let start = Time::from_nanos(0); // Of the clock beneath, which begins when that is opened.
+        let devices = shown.look(start).map_err(OpenError::Verbs)?;
         check(devices, &wish(Ends::LOOP_BACK.local, &settings)).map_err(OpenError::Verbs)?;
         let os = |call| {
             move |error: rustix::io::Errno| OpenError::Os {
