@@ -1,7 +1,8 @@
 //! Writing one part: messages in, blocks out.
 //!
-//! Owns the buffers of a part and the thread that checks and writes them: while one block is on its
-//! way to the store, the next is filled. What the messages are is left to the caller.
+//! Owns the buffers of a part, their sums, and the thread that writes them: while one block is on
+//! its way to the store, the next is filled. Sums are made on the filling side, so that the thread
+//! of a fast disk has nothing else to do. What the messages are is left to the caller.
 //!
 //! Invariant: a part that failed once takes nothing more and is never finished. It is begun again
 //! by a new plan, under a new name.
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use wire::ShardId;
 
 use crate::backend::{Backend, Sink};
-use crate::block::{BLOCK_BYTES_MAX, Block};
+use crate::block::Block;
 use crate::error::{StoreError, WriteError};
 use crate::layout::{CheckpointNumber, Object, part_file};
 use crate::manifest::{ClusterId, PartEntry};
@@ -48,17 +49,21 @@ pub struct PartEnd {
 }
 
 /// Writes a part. One that is dropped is abandoned.
-#[derive(Debug)]
 pub struct PartWriter {
     plan: PartPlan,
     object: String,
     limit: Duration,
     block: Block,
+    /// Sum of the part's header.
+    head: Sum,
+    /// Over all blocks that were handed over.
+    root: Root,
+    written: Written,
     /// Blocks to be written; none once the part has failed.
     full: Option<Sender<Step>>,
     /// Blocks that were written, to be filled again.
     empty: Receiver<Block>,
-    outcome: Receiver<Result<Written, StoreError>>,
+    outcome: Receiver<Result<(), StoreError>>,
 }
 
 impl PartWriter {
@@ -76,12 +81,13 @@ impl PartWriter {
         let (spare, empty) = bounded(BLOCKS_MAX);
         let (done, outcome) = bounded(1);
         let head = PartHead { number: plan.number, cluster: plan.cluster, shard: plan.shard };
+        let head = head.to_bytes();
         for _ in 1..BLOCKS_MAX {
             spare.send(Block::default()).expect("its receiver is in this function");
         }
         let thread = thread::Builder::new().name(format!("checkpoint-{}", plan.shard.get()));
         // A result that comes too late has no reader.
-        let work = move || drop(done.send(write_part(sink, head, &steps, &spare)));
+        let work = move || drop(done.send(write_part(sink, &head, &steps, &spare)));
         thread.spawn(work).map_err(|error| StoreError::Failed {
             object: object.clone(),
             doing: "start a thread",
@@ -90,7 +96,10 @@ impl PartWriter {
         })?;
         let mut block = Block::default();
         block.clear();
-        Ok(PartWriter { plan, object, limit, block, full: Some(full), empty, outcome })
+        let head = PartHead::sum(&head);
+        let written = Written { bytes: HEAD_BYTES as u64, blocks: 0, messages: 0 };
+        let (root, full) = (Root::new(head), Some(full));
+        Ok(PartWriter { plan, object, limit, block, head, root, written, full, empty, outcome })
     }
 
     /// Appends a whole message. Waits while the store is behind by all buffers.
@@ -122,14 +131,15 @@ impl PartWriter {
             return Err(self.failure());
         }
         let outcome = self.outcome.recv_timeout(self.limit);
-        let written = outcome.unwrap_or_else(|error| Err(self.silence(error)))?;
+        outcome.unwrap_or_else(|error| Err(self.silence(error)))?;
+        let written = self.written;
         Ok(PartEntry {
             shard: self.plan.shard,
             object: part_file(self.plan.shard, self.plan.attempt),
             bytes: written.bytes,
             blocks: written.blocks,
             messages: written.messages,
-            root: written.root,
+            root: self.root.sum(),
             rows: end.rows,
             position: end.position,
         })
@@ -138,6 +148,10 @@ impl PartWriter {
     /// Gives the filled block to the thread and takes an empty one.
     fn hand_over(&mut self) -> Result<(), WriteError> {
         let Some(full) = &self.full else { return Err(self.ended()) };
+        self.root.add(self.block.seal(self.head, self.written.blocks));
+        self.written.bytes += self.block.as_bytes().len() as u64;
+        self.written.blocks += 1;
+        self.written.messages += u64::from(self.block.message_count());
         // The channel has room for all blocks there are: this does not wait.
         let sent = full.send_timeout(Step::Write(std::mem::take(&mut self.block)), self.limit);
         let empty = sent.ok().and_then(|()| self.empty.recv_timeout(self.limit).ok());
@@ -158,7 +172,7 @@ impl PartWriter {
     fn failure(&self) -> WriteError {
         match self.outcome.try_recv() {
             Ok(Err(error)) => WriteError::Store(error),
-            Ok(Ok(_)) => panic!("a part ended before it was finished"),
+            Ok(Ok(())) => panic!("a part ended before it was finished"),
             Err(_) => WriteError::Store(self.silence(RecvTimeoutError::Timeout)),
         }
     }
@@ -173,35 +187,31 @@ impl PartWriter {
     }
 }
 
-#[derive(Debug)]
 enum Step {
     Write(Block),
     Finish,
 }
 
-/// What the thread has written.
-#[derive(Debug)]
+/// What was handed over.
+#[derive(Clone, Copy)]
 struct Written {
     bytes: u64,
     blocks: u64,
     messages: u64,
-    root: Sum,
 }
 
 /// The thread: writes blocks in order until it is told to finish, or the writer is gone.
 fn write_part(
     mut sink: Box<dyn Sink>,
-    head: PartHead,
+    head: &[u8],
     steps: &Receiver<Step>,
     spare: &Sender<Block>,
-) -> Result<Written, StoreError> {
+) -> Result<(), StoreError> {
     match write_blocks(&mut *sink, head, steps, spare) {
-        Ok(Some(written)) => sink.finish().map(|()| written),
-        Ok(None) => {
+        Ok(End::Finish) => sink.finish(),
+        Ok(End::Gone) => {
             sink.abandon();
-            let object = String::new();
-            let why = "its writer is gone".to_owned();
-            Err(StoreError::Failed { object, doing: "write", offset: None, why })
+            Ok(())
         }
         Err(error) => {
             sink.abandon();
@@ -210,32 +220,29 @@ fn write_part(
     }
 }
 
-/// Returns nothing if the writer is gone.
+/// How blocks end.
+enum End {
+    Finish,
+    /// The writer is gone: nobody hears how it ended.
+    Gone,
+}
+
 fn write_blocks(
     sink: &mut dyn Sink,
-    head: PartHead,
+    head: &[u8],
     steps: &Receiver<Step>,
     spare: &Sender<Block>,
-) -> Result<Option<Written>, StoreError> {
-    let bytes = head.to_bytes();
-    sink.write(&bytes)?;
-    let head = PartHead::sum(&bytes);
-    let mut root = Root::new(head);
-    let mut written = Written { bytes: HEAD_BYTES as u64, blocks: 0, messages: 0, root: head };
+) -> Result<End, StoreError> {
+    sink.write(head)?;
     loop {
         match steps.recv() {
-            Ok(Step::Write(mut block)) => {
-                debug_assert!(block.payload_bytes() <= BLOCK_BYTES_MAX);
-                root.add(block.seal(head, written.blocks));
+            Ok(Step::Write(block)) => {
                 sink.write(block.as_bytes())?;
-                written.bytes += block.as_bytes().len() as u64;
-                written.blocks += 1;
-                written.messages += u64::from(block.message_count());
                 // The writer may have waited too long and gone.
                 let _ = spare.try_send(block);
             }
-            Ok(Step::Finish) => return Ok(Some(Written { root: root.sum(), ..written })),
-            Err(_) => return Ok(None),
+            Ok(Step::Finish) => return Ok(End::Finish),
+            Err(_) => return Ok(End::Gone),
         }
     }
 }

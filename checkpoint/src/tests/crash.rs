@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::sim_disk::{Fault, Left, SimDisk};
 use super::{assert_as_written, newest, options, write_checkpoint};
 use crate::backend::Local;
-use crate::{Manifest, RetainError, Store, WriteError};
+use crate::{Manifest, RetainError, State, Store, WriteError};
 
 /// Ways in which what was not synced is left, for each power cut.
 const SEEDS: u64 = 12;
@@ -52,6 +52,9 @@ fn assert_old_or_new(disk: &SimDisk, said: &Said, context: &str) {
     let store = store(disk);
     let found = newest(&store);
     assert_eq!(found.passed_over, [], "{context}");
+    for listed in store.list().expect("a disk without faults") {
+        assert!(!matches!(listed.state, State::Broken(_)), "{context}: {listed:?}");
+    }
     let checkpoint = found.checkpoint.expect("the second was published");
     assert_as_written(&checkpoint);
     let number = checkpoint.manifest().number.get();
