@@ -1,3 +1,5 @@
+//! Chains of two servers in one thread: what is held, promised, fenced and filled.
+
 use std::collections::VecDeque;
 
 use kernels::Isa;
@@ -170,7 +172,7 @@ impl Pair {
 }
 
 fn push(sequence: u64, clock: u64, table: u16, keys: &[u64], flags: Flags) -> Letter {
-    let width = if table % 2 == 0 { 2 } else { 3 };
+    let width = if table.is_multiple_of(2) { 2 } else { 3 };
     let deltas: Vec<f32> =
         (0..keys.len() * width).map(|at| (sequence + at as u64) as f32).collect();
     let flags = flags.get();
@@ -211,17 +213,17 @@ fn fill_amid_changes(
         if kind == 0 {
             pair.ask(&keyed(Header { table, ..Header::new(Kind::Remove) }, &keys, &[]));
         } else if kind == 1 {
-            let width = if table % 2 == 0 { 2 } else { 11 };
+            let width = if table.is_multiple_of(2) { 2 } else { 11 };
             let rows = vec![seed as f32; keys.len() * width];
             pair.ask(&keyed(Header { table, ..Header::new(Kind::Load) }, &keys, &rows));
         } else {
             sequence += 1;
-            let flags = if seed % 5 == 0 { Flags::TICK } else { Flags::NONE };
+            let flags = if seed.is_multiple_of(5) { Flags::TICK } else { Flags::NONE };
             pair.ask(&push(sequence, clock, table, &keys, flags));
-            clock += u64::from(seed % 5 == 0);
+            clock += u64::from(seed.is_multiple_of(5));
         }
         pair.head.shard_mut().tend();
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             pair.tail.shard_mut().tend();
         }
         pair.turn();

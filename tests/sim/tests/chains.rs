@@ -1,6 +1,7 @@
 //! Chains: what a cluster promises whose servers crash, freeze, lose each other, and are replaced.
 //!
-//! A failing run prints its seed; `cargo run -p gradwire-sim --example hunt -- SEED 1 chains` runs it.
+//! A failing run prints its seed; `cargo run -p gradwire-sim --example hunt -- SEED 1 chains` runs
+//! it.
 
 use kernels::Isa;
 use shard::Mutation;
