@@ -551,7 +551,8 @@ mod tests {
                 let mut keys = Vec::new();
                 for key in (0..(before * layout.lanes() * load_percent / 100) as u64).map(mix) {
                     let key = key ^ seed >> 1;
-                    if insert(&mut lines, layout, old, key, &payload_of(layout, key), &mut ()).is_some() {
+                    let payload = payload_of(layout, key);
+                    if insert(&mut lines, layout, old, key, &payload, &mut ()).is_some() {
                         keys.push(key);
                     }
                 }

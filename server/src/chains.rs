@@ -58,8 +58,9 @@ impl Hosted {
 }
 
 impl Core {
-    /// Gives this core's shards their places, as a placement has them: new shards begin empty, those
-    /// that are another server's now are dropped, and links of epochs that are over are closed.
+    /// Gives this core's shards their places, as a placement has them: new shards begin empty,
+    /// those that are another server's now are dropped, and links of epochs that are over are
+    /// closed.
     ///
     /// - `ours`: this server.
     /// - `spec`: what new shards are made of; the order of keys is each one's own.

@@ -1,7 +1,7 @@
 //! The engine: one message in, at most one answer out.
 //!
-//! Owns the order of the checks, and who may speak. What a message changes is left to `change`, what
-//! it reads to `read`; tables, members and sequences to their own files.
+//! Owns the order of the checks, and who may speak. What a message changes is left to `change`,
+//! what it reads to `read`; tables, members and sequences to their own files.
 //!
 //! Invariant: the slot for an answer is taken before anything changes, so `NoSlot` and `Waiting`
 //! leave rows and clocks as they were and the same bytes can be handled again. Only what is known

@@ -4,15 +4,17 @@
 //! answers that wait for that, who may answer when, and who is fenced. Links, and who is in which
 //! chain, are left to `server`; what an operation does to [`crate::Shard`].
 //!
-//! A head writes each answer at once and sends it once the tail has applied every operation that the
-//! answer shows. Where nothing is under way, it answers at once if the tail has lately acknowledged
-//! something, and else waits for an operation that changes nothing. Each acknowledgement gives the
-//! head [`LEASE`] from when it sent what is acknowledged, and whoever passes one on promises not to
-//! answer as a head for a quarter longer: so a head that slept through its replacement shows nobody
-//! values that are over, and clocks need to agree on nothing but, roughly, how long a second is.
+//! A head writes each answer at once and sends it once the tail has applied every operation that
+//! the answer shows. Where nothing is under way, it answers at once if the tail has lately
+//! acknowledged something, and else waits for an operation that changes nothing. Each
+//! acknowledgement gives the head [`LEASE`] from when it sent what is acknowledged, and whoever
+//! passes one on promises not to answer as a head for a quarter longer: so a head that slept
+//! through its replacement shows nobody values that are over, and clocks need to agree on nothing
+//! but, roughly, how long a second is.
 //!
-//! Invariant: what was answered, every server that is a replica holds, but for one that was just put
-//! out of the chain. What is acknowledged upstream, this server and all behind it have applied.
+//! Invariant: what was answered, every server that is a replica holds, but for one that was just
+//! put out of the chain. What is acknowledged upstream, this server and all behind it have
+//! applied.
 
 mod fill;
 mod follow;
@@ -170,8 +172,8 @@ impl<S> Replica<S> {
     }
 
     /// Takes another place in the chain, in a later epoch; in the same one nothing changes. All
-    /// links are of the epoch before then, and over. `None`: it has no place any more. A shard that is
-    /// alone stays so.
+    /// links are of the epoch before then, and over. `None`: it has no place any more. A shard
+    /// that is alone stays so.
     ///
     /// - Result: whether anything changed.
     pub fn place(&mut self, epoch: Epoch, station: Option<Station>) -> bool {

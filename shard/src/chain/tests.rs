@@ -1,3 +1,5 @@
+//! Chains of two servers in one thread: what is held, promised, fenced and filled.
+
 use std::collections::VecDeque;
 
 use kernels::Isa;
@@ -78,7 +80,8 @@ fn station(place: usize, holds: Holds, downstream: Option<Holds>) -> Station {
 }
 
 fn message(header: Header, body: &[u8]) -> Letter {
-    let header = Header { epoch: EPOCH.get(), incarnation: INCARNATION.get(), ..header };
+    let epoch = if header.epoch == 0 { EPOCH.get() } else { header.epoch };
+    let header = Header { epoch, incarnation: INCARNATION.get(), ..header };
     let bytes = HEADER_BYTES + body.len();
     let mut words = vec![0; bytes.div_ceil(8)];
     let out = &mut words.as_mut_bytes()[..bytes];
@@ -169,7 +172,7 @@ impl Pair {
 }
 
 fn push(sequence: u64, clock: u64, table: u16, keys: &[u64], flags: Flags) -> Letter {
-    let width = if table % 2 == 0 { 2 } else { 3 };
+    let width = if table.is_multiple_of(2) { 2 } else { 3 };
     let deltas: Vec<f32> =
         (0..keys.len() * width).map(|at| (sequence + at as u64) as f32).collect();
     let flags = flags.get();
@@ -210,17 +213,17 @@ fn fill_amid_changes(
         if kind == 0 {
             pair.ask(&keyed(Header { table, ..Header::new(Kind::Remove) }, &keys, &[]));
         } else if kind == 1 {
-            let width = if table % 2 == 0 { 2 } else { 11 };
+            let width = if table.is_multiple_of(2) { 2 } else { 11 };
             let rows = vec![seed as f32; keys.len() * width];
             pair.ask(&keyed(Header { table, ..Header::new(Kind::Load) }, &keys, &rows));
         } else {
             sequence += 1;
-            let flags = if seed % 5 == 0 { Flags::TICK } else { Flags::NONE };
+            let flags = if seed.is_multiple_of(5) { Flags::TICK } else { Flags::NONE };
             pair.ask(&push(sequence, clock, table, &keys, flags));
-            clock += u64::from(seed % 5 == 0);
+            clock += u64::from(seed.is_multiple_of(5));
         }
         pair.head.shard_mut().tend();
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             pair.tail.shard_mut().tend();
         }
         pair.turn();
@@ -245,5 +248,89 @@ proptest! {
         let (head, tail) = fill_amid_changes(&steps, before, message_bytes_max, Mutation::None);
         prop_assert!(head.rows.iter().any(|rows| rows.len() > 100));
         prop_assert_eq!(head, tail);
+    }
+}
+
+/// A chain of two whose job has a table with a row in it.
+fn pair_with_a_row(mutation: Mutation) -> Pair {
+    let mut pair = Pair::new(Holds::Everything, 1 << 20, mutation);
+    pair.link();
+    pair.settle();
+    pair.join(&[(RowLife::default(), false)]);
+    pair.done(&push(1, 0, 0, &[5], Flags::NONE));
+    pair
+}
+
+#[test]
+fn what_moves_while_a_server_is_filled_is_missed_if_it_is_not_noted() {
+    let steps: Vec<_> = (0..300).map(|n| (kernels::hash::mix(n) | 2, 100, 0)).collect();
+    let (head, tail) = fill_amid_changes(&steps, 20, 512, Mutation::None);
+    assert_eq!(head, tail);
+    let (head, tail) = fill_amid_changes(&steps, 20, 512, Mutation::MovedRowsMissed);
+    assert_ne!(head, tail, "the walk alone finds all: this proves nothing");
+}
+
+#[test]
+fn a_push_is_answered_once_the_tail_has_it_and_no_earlier() {
+    let mut pair = pair_with_a_row(Mutation::None);
+    pair.ask(&push(2, 0, 0, &[5], Flags::NONE));
+    assert!(pair.answers.letters.is_empty());
+    pair.settle();
+    assert_eq!(pair.answers.letters.len(), 1);
+    let (head, tail) = (pair.head.shard_mut().image(), pair.tail.shard_mut().image());
+    assert_eq!(head, tail);
+}
+
+#[test]
+fn a_head_that_its_chain_has_not_heard_of_for_long_waits_with_a_pull() {
+    for mutation in [Mutation::None, Mutation::PromisesBroken] {
+        let mut pair = pair_with_a_row(mutation);
+        pair.ask(&pull(&[5]));
+        assert_eq!(pair.answers.letters.len(), 1, "it was heard of just now");
+        pair.settle();
+        pair.answers.letters.clear();
+        pair.now = pair.now + LEASE;
+        pair.ask(&pull(&[5]));
+        let at_once = pair.answers.letters.len();
+        assert_eq!(at_once, usize::from(mutation == Mutation::PromisesBroken));
+        pair.settle();
+        assert_eq!(pair.answers.letters.len(), 1, "an operation without effect went through");
+    }
+}
+
+#[test]
+fn a_new_head_answers_nobody_before_its_promise_is_over() {
+    let mut pair = pair_with_a_row(Mutation::None);
+    assert!(pair.tail.place(Epoch::new(4), Some(station(0, Holds::Everything, None))));
+    let again = push(1, 0, 0, &[5], Flags::NONE);
+    let again = message(Header { epoch: 4, ..again.header() }, &again.bytes()[HEADER_BYTES..]);
+    let mut answers = way();
+    assert_eq!(pair.tail.handle(pair.now, again.bytes(), &mut answers), Outcome::Answered);
+    pair.tail.release(pair.now + LEASE, |slot| answers.letters.push_back(slot));
+    assert!(answers.letters.is_empty(), "the head before may answer yet");
+    assert!(pair.tail.deadline().is_some());
+    pair.tail.release(pair.now + PROMISE, |slot| answers.letters.push_back(slot));
+    assert_eq!(answers.letters[0].header().status(), Ok(Status::Duplicate));
+}
+
+#[test]
+fn a_successor_at_a_later_epoch_takes_nothing_of_the_one_before() {
+    for mutation in [Mutation::None, Mutation::StaleEpochsTaken] {
+        let mut pair = pair_with_a_row(mutation);
+        pair.tail.place(Epoch::new(4), Some(station(0, Holds::Everything, None)));
+        let linked = pair.tail.predecessor_linked(EPOCH);
+        assert_eq!(linked, mutation == Mutation::StaleEpochsTaken);
+        pair.ask(&push(2, 0, 0, &[5], Flags::NONE));
+        pair.head.forward(pair.now, &mut pair.down);
+        let operation = pair.down.letters.pop_front().expect("the push goes on");
+        let taken = pair.tail.follow(operation.bytes());
+        assert_eq!(taken == Taken::Done, mutation == Mutation::StaleEpochsTaken);
+        pair.head.release(pair.now, |slot| pair.answers.letters.push_back(slot));
+        assert!(pair.answers.letters.is_empty(), "no acknowledgement came");
+        pair.head.fence(Epoch::new(4));
+        pair.ask(&push(2, 0, 0, &[5], Flags::NONE));
+        let refusal = Refusal::EpochMismatch { shard: Epoch::new(4) };
+        let status = pair.answers.letters[0].header().status();
+        assert_eq!(status, Ok(Status::Refused(refusal)));
     }
 }

@@ -4,14 +4,14 @@
 //! is left to `chain`.
 //!
 //! A copy is sent pages of whole rows as they are, and between them, in their order, the changes
-//! that the table takes meanwhile. It changes the rows that it has and makes none. So it is exact if
-//! each row reaches it in some page after which every change of that row is sent: those that were
-//! there when the walk came by, and those that came to a line behind the walk, moved, added, or begun
-//! afresh, which the index notes by key. Counts of absent keys are lines that never move: those that
-//! have counted since they were sent are sent again.
+//! that the table takes meanwhile. It changes the rows that it has and makes none. So it is exact
+//! if each row reaches it in some page after which every change of that row is sent: those that
+//! were there when the walk came by, and those that came to a line behind the walk, moved, added,
+//! or begun afresh, which the index notes by key. Counts of absent keys are lines that never move:
+//! those that have counted since they were sent are sent again.
 //!
-//! Invariant: once a walk is over and nothing is noted or unsent, the copy has the table's rows, but
-//! for those that are too old to be read.
+//! Invariant: once a walk is over and nothing is noted or unsent, the copy has the table's rows,
+//! but for those that are too old to be read.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +67,8 @@ impl Table {
         self.aging.as_ref().map_or(&[], |aging| aging.gone())
     }
 
-    /// Numbers that a copy needs beside the rows: uses, rows admitted, deltas dropped, rows expired.
+    /// Numbers that a copy needs beside the rows: uses, rows admitted, deltas dropped, rows
+    /// expired.
     pub(crate) fn numbers(&self) -> [u64; 4] {
         let (uses, expired) = self.aging.as_ref().map_or((0, 0), |it| (it.uses(), it.expired()));
         [u64::from(uses), self.counts.rows_admitted, self.counts.deltas_dropped, expired]

@@ -23,6 +23,7 @@ use memory::{Arena, First};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Upkeep;
+use super::watch::{NO_LINE, Watch};
 
 /// Lines of a fresh index.
 const LINES_FIRST: usize = 64;
@@ -111,28 +112,8 @@ pub(crate) struct Index {
     /// Where each stray's payload begins.
     strays: BTreeMap<u64, u32>,
     changes: u64,
-    watch: Watch,
+    pub(super) watch: Watch,
 }
-
-/// Which keys have come to lines that a walk over all lines has left behind.
-#[derive(Debug, Default)]
-struct Watch {
-    /// The line at which the walk goes on; 0 without one, and the highest number behind its end.
-    front: usize,
-    keys: Vec<u64>,
-}
-
-impl Moves for Watch {
-    #[inline(always)]
-    fn moved(&mut self, key: u64, from: usize, to: usize) {
-        if to < self.front && from >= self.front {
-            self.keys.push(key);
-        }
-    }
-}
-
-/// Where an entry comes from that lay in no line.
-const NO_LINE: usize = usize::MAX;
 
 /// A growth under way.
 #[derive(Clone, Copy, Debug)]
@@ -499,25 +480,6 @@ impl Index {
             let place = (line * LINE_WORDS + word) as u32; // `LINES_MAX` fits.
             (key, self.beside(place))
         })
-    }
-
-    /// A walk over all lines has come to this one: keys that move from there on to lines before it
-    /// are noted, and keys that are added there. 0 ends that, and forgets what was noted.
-    pub(crate) fn walked_to(&mut self, line: usize) {
-        self.watch.front = line;
-        if line == 0 {
-            self.watch.keys.clear();
-        }
-    }
-
-    /// Notes a key, if a walk is under way.
-    pub(crate) fn note(&mut self, key: u64) {
-        self.watch.moved(key, NO_LINE, 0);
-    }
-
-    /// The keys that were noted, to be taken.
-    pub(crate) fn noted(&mut self) -> &mut Vec<u64> {
-        &mut self.watch.keys
     }
 
     /// How many keys there are.

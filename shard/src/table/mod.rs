@@ -14,9 +14,11 @@ mod aging;
 mod fill;
 mod index;
 mod newcomers;
+mod places;
 mod room;
 mod rows;
 mod scratch;
+mod watch;
 
 use std::sync::Arc;
 
@@ -33,6 +35,7 @@ use self::fill::Part;
 pub(crate) use self::fill::{Fill, Filled};
 use self::index::Index;
 use self::newcomers::Newcomers;
+pub(crate) use self::places::{Places, ScanGoesOn};
 use self::rows::RowArena;
 use self::scratch::{GATHERED_FLOATS, Scratch};
 use crate::rule::{Pulled, Rows, Rule, Widths};
@@ -73,24 +76,6 @@ pub enum Upkeep {
     MayWait,
     /// It comes before further long requests, which would make it more than can be done in parts.
     Owed,
-}
-
-/// Where a pull found the rows of its keys.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Places<'a> {
-    /// One a key, or `MISSING`.
-    pub(crate) at: &'a [u32],
-    /// [`Table::changes`] then: as long as it is the same now, rows lie where they lay.
-    pub(crate) changes: u64,
-}
-
-/// Whether a scan will ask for more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ScanGoesOn {
-    /// There are rows left to read.
-    Later,
-    /// It has read all.
-    No,
 }
 
 /// One table of one shard.

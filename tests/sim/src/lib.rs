@@ -13,8 +13,8 @@
 //! 1. In the end, each key holds exactly the pushes that named it: none is lost or doubled.
 //! 2. A pull at clock `c` under staleness `s` sees at least what all workers pushed in the clocks
 //!    before `c - s`.
-//! 3. A key never holds more than was pushed so far, nor less than any worker had read before it was
-//!    asked for.
+//! 3. A key never holds more than was pushed so far, nor less than any worker had read before it
+//!    was asked for.
 //!
 //! Where servers hold shards in chains, they crash, freeze, lose each other and are replaced on top
 //! of that, and in the end all replicas of a shard hold the same.

@@ -4,8 +4,8 @@
 //! Owns which server lives, what each was told, and the links between them. What the network does
 //! to messages is the world's; what a server does, `server::Core`'s.
 //!
-//! Invariant: of every chain in the coordinator's placement one replica lives. A server that was put
-//! out of a chain is never one of its replicas again, but under another number.
+//! Invariant: of every chain in the coordinator's placement one replica lives. A server that was
+//! put out of a chain is never one of its replicas again, but under another number.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -176,8 +176,8 @@ impl Servers {
         }
     }
 
-    /// A link of a worker to a shard's head, as the worker knows it, with the chain's epoch. If that
-    /// server is gone or says no, the link is over already.
+    /// A link of a worker to a shard's head, as the worker knows it, with the chain's epoch. If
+    /// that server is gone or says no, the link is over already.
     pub(crate) fn link(&mut self, worker: u32, shard: ShardId) -> (Link, Epoch) {
         let (ours, theirs) = self.world.link();
         let known = &self.known[worker as usize];
