@@ -5,10 +5,10 @@
 # skip is counted by whoever reads the output, and is not a pass.
 #
 # Exit code: 0 if all passed or no guest can be had, 1 if a test failed, 2 if the list or a build is
-# wrong, 124 past the time limit, which is 8 minutes together.
+# wrong, 124 past the time limit, which is 10 minutes together.
 set -euo pipefail
 
-readonly TIME_LIMIT_SECONDS=360 TWO_HOSTS_SECONDS=120
+readonly TIME_LIMIT_SECONDS=480 TWO_HOSTS_SECONDS=120
 readonly EXIT_UNAVAILABLE=69
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 readonly here

@@ -4,9 +4,12 @@
 //! `rxe0` and `rxe2` at the one end and `rxe1` and `rxe3` at the other; elsewhere each test is
 //! skipped by name. Times are printed and never a condition.
 
+use std::time::Duration;
+
 use conformance::lanes::{
     End, change, exchange, exchange_until, join, link, on, open, tell, until_lanes, with_wires,
 };
+use transport::verbs::VerbsSettings;
 
 /// Both wires: rxe0 to rxe1, rxe2 to rxe3.
 const WIRES: [&str; 4] = ["rxe0", "rxe1", "rxe2", "rxe3"];
@@ -15,9 +18,14 @@ const MESSAGES: u64 = 60;
 /// Links between the two cores.
 const LINKS: usize = 4;
 
-/// Two cores with so many links, over both wires, and all lanes up.
-fn cores() -> [End; 2] {
-    let mut ends = join(open(on("rxe0,rxe2")), open(on("rxe1,rxe3")));
+/// A soft device on a busy processor is slow, and no lane is to change its rail because of that.
+const PATIENT: Duration = Duration::from_secs(20);
+
+/// Two cores with so many links, over both wires, and all lanes up. A request may take so long.
+fn cores(operation_max: Duration) -> [End; 2] {
+    let sides = ["rxe0,rxe2", "rxe1,rxe3"];
+    let [one, other] = sides.map(|rails| open(VerbsSettings { operation_max, ..on(rails) }));
+    let mut ends = join(one, other);
     (1..LINKS).for_each(|_| link(&mut ends));
     until_lanes(&mut ends);
     ends
@@ -35,7 +43,7 @@ fn all_over(ends: &[End; 2], devices: [&str; 2]) -> bool {
 }
 
 /// Keeps messages coming until all lanes are over these devices, and checks that they carry.
-fn goes_over(ends: &mut [End; 2], devices: [&str; 2]) -> std::time::Duration {
+fn goes_over(ends: &mut [End; 2], devices: [&str; 2]) -> Duration {
     let goal = format!("lanes over {} and {} alone", devices[0], devices[1]);
     let took = exchange_until(ends, &goal, |ends| all_over(ends, devices));
     let sent = |end: &End, device: &str| {
@@ -53,7 +61,7 @@ fn goes_over(ends: &mut [End; 2], devices: [&str; 2]) -> std::time::Duration {
 fn lanes_are_spread_over_both_rails_and_both_carry_messages() {
     let name = "lanes_are_spread_over_both_rails_and_both_carry_messages";
     with_wires(name, &WIRES, || {
-        let mut ends = cores();
+        let mut ends = cores(PATIENT);
         exchange(&mut ends, MESSAGES);
         for (end, devices) in ends.iter().zip([["rxe0", "rxe2"], ["rxe1", "rxe3"]]) {
             let rails = end.rails();
@@ -70,7 +78,7 @@ fn lanes_are_spread_over_both_rails_and_both_carry_messages() {
 fn when_a_rail_goes_down_all_goes_over_the_other_and_back_when_that_goes_down() {
     let name = "when_a_rail_goes_down_all_goes_over_the_other_and_back_when_that_goes_down";
     with_wires(name, &WIRES, || {
-        let mut ends = cores();
+        let mut ends = cores(PATIENT);
         exchange(&mut ends, MESSAGES);
         change("ip link set rdma0 down");
         let left = goes_over(&mut ends, ["rxe2", "rxe3"]);
@@ -88,7 +96,7 @@ fn when_a_rail_goes_down_all_goes_over_the_other_and_back_when_that_goes_down() 
 fn a_lane_that_is_set_up_anew_takes_the_rail_that_is_there_again() {
     let name = "a_lane_that_is_set_up_anew_takes_the_rail_that_is_there_again";
     with_wires(name, &WIRES, || {
-        let mut ends = cores();
+        let mut ends = cores(PATIENT);
         change("ip link set rdma0 down");
         goes_over(&mut ends, ["rxe2", "rxe3"]);
         change("ip link set rdma0 up");
@@ -107,7 +115,7 @@ fn a_lane_that_is_set_up_anew_takes_the_rail_that_is_there_again() {
 fn a_rail_that_loses_everything_is_left_though_its_ports_are_up() {
     let name = "a_rail_that_loses_everything_is_left_though_its_ports_are_up";
     with_wires(name, &WIRES, || {
-        let mut ends = cores();
+        let mut ends = cores(VerbsSettings::default().operation_max);
         exchange(&mut ends, MESSAGES);
         change("tc qdisc add dev rdma0 root netem loss 100%");
         let left = goes_over(&mut ends, ["rxe2", "rxe3"]);
