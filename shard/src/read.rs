@@ -3,6 +3,7 @@
 //! Owns the answers that carry more than a status. What changes a shard is left to `change`.
 
 use kernels::codec::ValueCodec;
+use kernels::hash::mix;
 use wire::{
     Carried, Coded, Encoding, HEADER_BYTES, Header, KeyForm, Keyed, Keys, Kind, Refusal,
     ScanCursor, Seal, WorkerId,
@@ -72,9 +73,11 @@ impl Shard {
     /// holds. Rows that are added meanwhile may be missing.
     pub(crate) fn scan<O: Outbox>(&mut self, header: &Header, outbox: &mut O) -> Result<(), Stop> {
         let now = self.member_job(header)?.now().clock;
-        let stamp = self.stamp();
+        let (stamp, epoch) = (self.stamp(), self.epoch);
         let table = self.tables.get(header.table())?;
-        let (width, lines, changes) = (table.widths().row, table.lines(), table.changes());
+        let (width, lines) = (table.widths().row, table.lines());
+        // Another server of the chain has its rows in another order: its cursors mean nothing here.
+        let changes = table.changes().wrapping_add(mix(epoch.get()));
         let start = read_cursor(ScanCursor::new(header.clock), lines, changes)?;
         let (mut end, mut rows) = (start, 0);
         while end < lines {

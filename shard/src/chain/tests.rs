@@ -334,3 +334,31 @@ fn a_successor_at_a_later_epoch_takes_nothing_of_the_one_before() {
         assert_eq!(status, Ok(Status::Refused(refusal)));
     }
 }
+
+#[test]
+fn a_cursor_of_another_epochs_head_is_stale_though_as_many_rows_have_moved() {
+    let mut pair = Pair::new(Holds::Everything, 1 << 20, Mutation::None);
+    pair.link();
+    pair.join(&[(RowLife::default(), false)]);
+    let keys: Vec<u64> = (0..600).collect();
+    pair.done(&push(1, 0, 0, &keys, Flags::NONE));
+    pair.answers.bytes_max = 4096;
+    let scan = |cursor, epoch| {
+        let header = Header { sequence: 1 << 63, clock: cursor, ..Header::new(Kind::Scan) };
+        message(Header { epoch, ..header }, &[])
+    };
+    pair.ask(&scan(wire::ScanCursor::START.get(), EPOCH.get()));
+    pair.settle();
+    let page = pair.answers.letters.pop_back().expect("an answer").header();
+    assert_eq!((page.kind(), page.keys > 0), (Kind::Rows, true));
+    let next = Epoch::new(EPOCH.get() + 1);
+    pair.tail.place(next, Some(station(0, Holds::Everything, None)));
+    let after_promises = pair.now + 2 * PROMISE;
+    let mut answers = way();
+    let asked = scan(page.clock, next.get());
+    let outcome = pair.tail.handle(after_promises, asked.bytes(), &mut answers);
+    assert_eq!(outcome, Outcome::Answered);
+    pair.tail.release(after_promises, |slot| answers.letters.push_back(slot));
+    let answer = answers.letters.pop_back().expect("an answer").header();
+    assert_eq!(answer.status(), Ok(Status::Refused(wire::Refusal::CursorStale)));
+}

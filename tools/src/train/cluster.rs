@@ -57,7 +57,7 @@ pub(crate) enum Cluster {
         pairs_from: Option<usize>,
     },
     /// At these places.
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 /// Servers reached by their places: children of this process, or anybody's.
@@ -103,14 +103,14 @@ impl Cluster {
                 let transport = plan.transport;
                 let contact = Contact { places, coordinated: None, transport, rdma };
                 contact.places()?;
-                Ok(Cluster::Remote(Remote { contact, _sockets: None, _processes: None }))
+                Ok(Cluster::remote(Remote { contact, _sockets: None, _processes: None }))
             }
             (ServersWanted::Coordinated(coordinated), _) => {
                 let contact = coordinated_contact(plan, coordinated.clone());
-                Ok(Cluster::Remote(Remote { contact, _sockets: None, _processes: None }))
+                Ok(Cluster::remote(Remote { contact, _sockets: None, _processes: None }))
             }
             (&ServersWanted::Replicated { servers, replicas }, _) => {
-                start_replicated(plan, servers, replicas).map(Cluster::Remote)
+                start_replicated(plan, servers, replicas).map(Cluster::remote)
             }
             (&ServersWanted::Started(servers), StartedAs::Threads) => {
                 let way = way(plan, Way::Shm)?;
@@ -129,7 +129,7 @@ impl Cluster {
                 Ok(Cluster::Local { servers, pairs_from })
             }
             (&ServersWanted::Started(servers), StartedAs::Processes) => {
-                start_children(plan, servers, children).map(Cluster::Remote)
+                start_children(plan, servers, children).map(Cluster::remote)
             }
         }
     }
@@ -162,6 +162,10 @@ fn cores() -> usize {
 }
 
 impl Cluster {
+    fn remote(remote: Remote) -> Cluster {
+        Cluster::Remote(Box::new(remote))
+    }
+
     /// Keeps the calling thread, which is this worker's, beside its shard.
     pub(crate) fn place(&self, worker: WorkerId) {
         if let Cluster::Local { pairs_from: Some(first), .. } = self {
