@@ -360,5 +360,5 @@ fn a_cursor_of_another_epochs_head_is_stale_though_as_many_rows_have_moved() {
     assert_eq!(outcome, Outcome::Answered);
     pair.tail.release(after_promises, |slot| answers.letters.push_back(slot));
     let answer = answers.letters.pop_back().expect("an answer").header();
-    assert_eq!(answer.status(), Ok(Status::Refused(wire::Refusal::CursorStale)));
+    assert_eq!(answer.status(), Ok(Status::Refused(Refusal::CursorStale)));
 }
