@@ -17,7 +17,7 @@ pub struct VerbsSettings {
     pub rails: RailNames,
     /// Only this port of each device, from 1, where its name says none.
     pub port: Option<u8>,
-    /// This entry of each port's GID table; else the best, see [`super::gid`].
+    /// This entry of each port's GID table; else the best.
     pub gid_index: Option<u8>,
     /// Traffic class of packets that carry a GID: on Ethernet, six bits of DSCP and two of ECN.
     pub traffic_class: u8,
