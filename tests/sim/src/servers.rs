@@ -346,6 +346,14 @@ impl Servers {
         self.at(when, Happening::Suspect(id));
     }
 
+    /// A server that was to die must not any more: what it says is heard again.
+    fn spare(&mut self, id: ServerId) {
+        let Some(from) = self.servers.get(&id).map(|server| server.endpoint) else { return };
+        for to in self.servers.values().map(|server| server.endpoint) {
+            self.world.unblock(from, to);
+        }
+    }
+
     fn lives(&self, id: ServerId) -> bool {
         self.servers.get(&id).is_some_and(|server| server.life == Life::Alive)
     }
@@ -384,7 +392,7 @@ impl Servers {
             }
             Happening::Relink(id, shard, epoch) => self.link_successor(now, id, shard, epoch),
             Happening::Crash(id) if self.can_lose(id) && self.lives(id) => self.crash(now, id),
-            Happening::Crash(_) => {}
+            Happening::Crash(id) => self.spare(id),
             Happening::Suspect(id) => self.put_out(now, id),
             Happening::Return => {
                 let id = self.add_server();

@@ -10,7 +10,7 @@ use transport::simulated::Faults;
 use worker::Staleness;
 
 /// Seeds of the long test.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 600;
 
 /// Within how many seeds a defect must be found.
 const MUTATION_SEEDS: u64 = 200;
@@ -69,15 +69,6 @@ fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whatever_server_di
     for (what, count) in counts {
         assert!(count > 0, "no {what} in any run: the runs prove less than they say");
     }
-}
-
-/// An open defect: two servers that are each other's successors, in different chains, make their
-/// links again and again, and what the one says never reaches the other. Nothing is lost, and the
-/// job does not end.
-#[test]
-#[ignore = "an open defect: the job does not end"]
-fn seed_504_ends() {
-    must_pass(504);
 }
 
 #[test]
