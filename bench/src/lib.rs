@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod bystander;
+mod cluster_load;
 mod codec;
 mod codec_stream;
 mod error;
@@ -29,6 +30,7 @@ mod turns;
 mod verify;
 
 pub use bystander::Precedence;
+pub use cluster_load::{ClusterLoad, ClusterLoadSpec};
 pub use codec::{CodecRow, CodecSpec, Trained, render_codecs, run_codecs};
 pub use codec_stream::{CodecBatch, CodecStream};
 pub use error::{BenchError, Doing, SpecError};

@@ -12,6 +12,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use rustix::param::clock_ticks_per_second;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
@@ -140,6 +141,18 @@ impl Child {
         if let Some(number) = number {
             let _ = kill_process(number, signal);
         }
+    }
+
+    /// Processor time that all of its threads have taken, their kernel's part included; none once
+    /// it has ended. In steps of the kernel's clock tick, mostly 10 ms.
+    pub fn processor_time(&self) -> Option<Duration> {
+        const USER_FIELD: usize = 11;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).ok()?;
+        // The name before may have spaces and brackets of its own.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let mut times = fields.split(' ').skip(USER_FIELD).map(str::parse::<u64>);
+        let ticks = times.next()?.ok()? + times.next()?.ok()?;
+        Some(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
     }
 
     /// Writes a line to its standard input. A child that has ended does not hear it.

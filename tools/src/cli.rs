@@ -11,11 +11,13 @@ use serde::Deserialize;
 use crate::checkpoint::CheckpointCommand;
 use crate::cluster::{CoordinateArgs, MemberArgs, OrderCommand, StatusArgs};
 use crate::doctor::Need;
+use crate::elastic::ElasticArgs;
 use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
     TransportFlag, WorkFlag,
 };
 use crate::rdma::RdmaArgs;
+use crate::replication::ReplicationArgs;
 use crate::soak::SoakArgs;
 
 /// A parameter server for sparse machine learning.
@@ -88,6 +90,10 @@ pub(crate) enum BenchCommand {
     Codec(CodecArgs),
     /// A bare link, by RDMA verbs or by a transport: bandwidth, message rate, latency.
     Transport(LinkArgs),
+    /// What a second replica of each shard costs its servers, in clusters of processes.
+    Replication(ReplicationArgs),
+    /// What servers that join and leave do to a load, in a cluster of processes.
+    Elastic(ElasticArgs),
 }
 
 #[derive(Clone, Debug, Args)]

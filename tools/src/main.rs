@@ -10,8 +10,10 @@ mod bench_alone;
 mod checkpoint;
 mod cli;
 mod cluster;
+mod cluster_bench;
 mod codec;
 mod doctor;
+mod elastic;
 mod failure;
 mod flags;
 mod link;
@@ -21,6 +23,7 @@ mod predict;
 mod processes;
 mod push_pull;
 mod rdma;
+mod replication;
 mod report;
 mod serve;
 mod signals;
@@ -77,6 +80,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
+        Command::Bench(BenchCommand::Replication(arguments)) => replication::run(&arguments),
+        Command::Bench(BenchCommand::Elastic(arguments)) => elastic::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Worker => train::child::run(),

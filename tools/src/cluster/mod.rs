@@ -160,10 +160,10 @@ struct Caller {
 }
 
 impl Caller {
-    fn connect(at: &CoordinatorArgs) -> Result<Caller, Failure> {
-        let link = ControlLink::connect(&at.coordinator, ANSWER_MAX).map_err(Failure::failed)?;
+    fn connect(coordinator: &str, cluster: &str) -> Result<Caller, Failure> {
+        let link = ControlLink::connect(coordinator, ANSWER_MAX).map_err(Failure::failed)?;
         let mut caller = Caller { link };
-        let apply = Apply::new(&at.cluster, Epoch::new(0), Applicant::Person);
+        let apply = Apply::new(cluster, Epoch::new(0), Applicant::Person);
         match caller.say(&ToCoordinator::Apply(apply))? {
             ToMember::Welcome(_) => Ok(caller),
             other => Err(unexpected(&other)),

@@ -3,7 +3,7 @@
 //! Owns the asking. An order that is accepted is carried out in the coordinator's own time, which
 //! `gradwire status` shows.
 
-use wire::{ToCoordinator, ToMember};
+use wire::{Ask, ToCoordinator, ToMember};
 
 use super::{Caller, OrderCommand, unexpected};
 use crate::failure::Failure;
@@ -12,11 +12,15 @@ use crate::output::complain;
 /// Runs the command.
 pub(crate) fn run(command: &OrderCommand) -> Result<(), Failure> {
     let (at, ask) = command.parts();
-    match Caller::connect(at)?.say(&ToCoordinator::Ask(ask))? {
-        ToMember::Done => {
-            complain("gradwire: begun; `gradwire status` shows how far it is");
-            Ok(())
-        }
+    tell(&at.coordinator, &at.cluster, ask)?;
+    complain("gradwire: begun; `gradwire status` shows how far it is");
+    Ok(())
+}
+
+/// Gives a coordinator an order.
+pub(crate) fn tell(coordinator: &str, cluster: &str, order: Ask) -> Result<(), Failure> {
+    match Caller::connect(coordinator, cluster)?.say(&ToCoordinator::Ask(order))? {
+        ToMember::Done => Ok(()),
         other => Err(unexpected(&other)),
     }
 }

@@ -29,7 +29,7 @@ const SHARDS_SHOWN_MAX: usize = 32;
 /// Runs the command.
 pub(crate) fn run(arguments: &StatusArgs) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
-    let mut caller = Caller::connect(&arguments.at)?;
+    let mut caller = Caller::connect(&arguments.at.coordinator, &arguments.at.cluster)?;
     loop {
         let status = match caller.say(&ToCoordinator::Ask(Ask::Status))? {
             ToMember::Status(status) => *status,

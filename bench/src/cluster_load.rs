@@ -1,0 +1,212 @@
+//! Pushes to a cluster: batches of many keys, at full or at a given speed, checked to the last count.
+//!
+//! Owns what was pushed. What happens to the servers meanwhile, and what is measured of them, is
+//! left to the caller.
+//!
+//! Invariant: each push adds one to each value of its keys, so once everything is acknowledged a
+//! row holds exactly what was pushed to it.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use learn::INCARNATION;
+use shard::rule::{Sum, table_spec};
+use wire::Time;
+use worker::{
+    ClusterSpec, JobId, Join, Session, Staleness, TableId, Then, WorkerError, WorkerId,
+    connect_cluster,
+};
+
+use crate::error::SpecError;
+use crate::keys::KeySet;
+use crate::soak::{SoakError, SoakTally};
+use crate::spec::PushPullSpec;
+
+const TABLE: TableId = TableId::new(0);
+
+/// How long anything may take before the load has failed.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A load with a speed that was held up for longer does not make up for it.
+const BEHIND_MAX: Duration = Duration::from_millis(100);
+
+/// What a load is made of.
+#[derive(Clone)]
+pub struct ClusterLoadSpec {
+    /// How the servers are reached; who does, is filled in.
+    pub cluster: ClusterSpec,
+    /// The job, which has this one worker.
+    pub job: JobId,
+    /// Keys that the table holds.
+    pub resident_keys: usize,
+    /// Sorted keys of a push.
+    pub keys_per_request: usize,
+    /// Values a key.
+    pub dim: u16,
+    /// Pushes that are under way.
+    pub in_flight: usize,
+    /// Draws the keys.
+    pub seed: u64,
+}
+
+/// A worker's session, and what it has pushed.
+pub struct ClusterLoad {
+    spec: ClusterLoadSpec,
+    session: Session,
+    keys: KeySet,
+    ones: Rc<Vec<f32>>,
+    /// By batch.
+    pushes: Vec<u64>,
+    requests: usize,
+}
+
+impl ClusterLoadSpec {
+    /// Whether it can be drawn.
+    ///
+    /// # Errors
+    ///
+    /// Names what is out of its range.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.drawn().check()
+    }
+
+    fn drawn(&self) -> PushPullSpec {
+        PushPullSpec {
+            keys_per_request: self.keys_per_request,
+            resident_keys: self.resident_keys,
+            dim: usize::from(self.dim),
+            in_flight: self.in_flight,
+            seed: self.seed,
+            ..PushPullSpec::default()
+        }
+    }
+}
+
+impl ClusterLoad {
+    /// Joins, defines the table and pushes each key once.
+    ///
+    /// # Errors
+    ///
+    /// There is no session with the cluster, or it cannot go on.
+    pub fn begin(spec: ClusterLoadSpec) -> Result<ClusterLoad, SoakError> {
+        let mut cluster = spec.cluster.clone();
+        cluster.dial.worker = WorkerId::new(0);
+        cluster.dial.incarnation = INCARNATION;
+        let mut session = connect_cluster(&cluster)?;
+        let join = Join { job: spec.job, workers: 1, staleness: Staleness::ASP };
+        let until = deadline(&session);
+        session.join(join, until)?;
+        session.define(TABLE, &table_spec("counters", u32::from(spec.dim), &Sum), until)?;
+        let keys = KeySet::draw(&spec.drawn());
+        let ones = Rc::new(vec![1.0; spec.keys_per_request * usize::from(spec.dim)]);
+        let pushes = vec![0; keys.batches.len()];
+        let mut load = ClusterLoad { spec, session, keys, ones, pushes, requests: 0 };
+        for number in 0..load.keys.load.len() {
+            let batch = std::mem::take(&mut load.keys.load[number]);
+            let pushed = load.push(&batch);
+            load.keys.load[number] = batch;
+            pushed?;
+        }
+        load.session.wait_pushes(0, deadline(&load.session))?;
+        Ok(load)
+    }
+
+    /// Pushes one batch after another while `goes_on` says so, and waits for all answers.
+    ///
+    /// - `keys_per_s`: the speed; none: as fast as answers come.
+    /// - `acknowledged`: counts keys; those of the pushes that may be under way are counted already.
+    ///
+    /// # Errors
+    ///
+    /// The session cannot go on.
+    pub fn push_while(
+        &mut self,
+        keys_per_s: Option<f64>,
+        acknowledged: &AtomicU64,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<(), SoakError> {
+        let pause = keys_per_s.map(|rate| self.spec.keys_per_request as f64 / rate);
+        let pause = pause.map(Duration::from_secs_f64);
+        let mut due = Instant::now();
+        while goes_on() {
+            if let Some(pause) = pause {
+                self.wait_for(due)?;
+                due = (due + pause).max(Instant::now().checked_sub(BEHIND_MAX).unwrap_or(due));
+            }
+            let number = self.requests % self.keys.batches.len();
+            let batch = std::mem::take(&mut self.keys.batches[number]);
+            let pushed = self.push(&batch);
+            self.keys.batches[number] = batch;
+            pushed?;
+            self.pushes[number] += 1;
+            self.requests += 1;
+            acknowledged.fetch_add(self.spec.keys_per_request as u64, Ordering::Relaxed);
+        }
+        Ok(self.session.wait_pushes(0, deadline(&self.session))?)
+    }
+
+    /// Compares every row with what was pushed to it, and leaves the job.
+    ///
+    /// # Errors
+    ///
+    /// The session cannot go on.
+    pub fn check(mut self) -> Result<SoakTally, SoakError> {
+        let mut expected: HashMap<u64, u64> = HashMap::with_capacity(self.spec.resident_keys);
+        self.keys.load.iter().flatten().for_each(|&key| *expected.entry(key).or_default() += 1);
+        for (batch, pushes) in self.keys.batches.iter().zip(&self.pushes) {
+            batch.iter().for_each(|&key| *expected.entry(key).or_default() += pushes);
+        }
+        let mut tally = SoakTally { pushes: self.requests as u64, ..SoakTally::default() };
+        for keys in &self.keys.load {
+            let split = self.session.split(keys)?;
+            let ticket = self.session.pull(TABLE, &split, self.spec.dim)?;
+            let until = deadline(&self.session);
+            let values = self.session.wait_pull(ticket, until)?;
+            for (row, key) in keys.iter().enumerate() {
+                for &found in values.row(row) {
+                    let (found, pushed) = (found as u64, expected[key]);
+                    tally.lost += pushed.saturating_sub(found);
+                    tally.doubled += found.saturating_sub(pushed);
+                }
+            }
+            self.session.recycle(values);
+        }
+        let counts = self.session.counts();
+        (tally.reconnects, tally.duplicates) = (counts.reconnects, counts.duplicates);
+        self.session.leave(deadline(&self.session))?;
+        Ok(tally)
+    }
+
+    /// Posts a push and waits until there is room for another one.
+    fn push(&mut self, keys: &[u64]) -> Result<(), WorkerError> {
+        let split = self.session.split(keys)?;
+        let values = keys.len() * usize::from(self.spec.dim);
+        let ones = match values == self.ones.len() {
+            true => Rc::clone(&self.ones),
+            false => Rc::new(vec![1.0; values]),
+        };
+        self.session.push(TABLE, &split, ones, self.spec.dim, Then::Tick)?;
+        let outstanding_max = (self.spec.in_flight - 1) * self.session.shards();
+        self.session.wait_pushes(outstanding_max, deadline(&self.session))
+    }
+
+    /// Takes in answers until it is time for the next push.
+    fn wait_for(&mut self, due: Instant) -> Result<(), WorkerError> {
+        loop {
+            self.session.poll()?;
+            self.session.flush();
+            let Some(left) = due.checked_duration_since(Instant::now()) else { return Ok(()) };
+            self.session.park(after(&self.session, left));
+        }
+    }
+}
+
+fn deadline(session: &Session) -> Time {
+    after(session, WAIT_MAX)
+}
+
+fn after(session: &Session, wait: Duration) -> Time {
+    session.now() + wait
+}

@@ -1,0 +1,146 @@
+//! What measurements of clusters share: flags, a cluster of processes, a load on it.
+//!
+//! Owns how they are put together. What is done to the cluster meanwhile is left to each.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bench::{ClusterLoad, ClusterLoadSpec, SoakTally};
+use clap::Args;
+use transport::Limits;
+use transport::tcp::TcpBackend;
+use worker::{ClusterSpec, Dial, JobId, Placements, Timeouts, Watch, WorkerId};
+
+use crate::failure::Failure;
+use crate::flags::{Count, TransportFlag};
+use crate::processes::{ClusterProcesses, ClusterProcessesSpec};
+use crate::rdma::RdmaArgs;
+
+/// How long a shard may be without a server that answers before a measurement has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long connecting to one server may take.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// The load and its measuring.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClusterBenchArgs {
+    /// Keys that the table holds, such as 1M.
+    #[arg(long, value_name = "N", default_value = "1M")]
+    pub(crate) resident: Count,
+    /// Sorted keys a push.
+    #[arg(long, value_name = "N", default_value = "10k")]
+    pub(crate) keys: Count,
+    /// Values a key.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) dim: u16,
+    /// Shards of the job.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) shards: u16,
+    /// Pushes in flight.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) in_flight: u16,
+    /// Seed of the keys.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Seconds of each phase.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    pub(crate) seconds: f64,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a cluster that is measured is made of.
+pub(crate) struct RigSpec<'a> {
+    /// What it is called.
+    pub(crate) name: &'a str,
+    pub(crate) replicas: u8,
+    pub(crate) servers: u16,
+    pub(crate) arguments: &'a ClusterBenchArgs,
+}
+
+/// A cluster of processes, and the newest word of where its shards are.
+pub(crate) struct Rig {
+    pub(crate) cluster: ClusterProcesses,
+    pub(crate) placements: Arc<dyn Placements>,
+    arguments: ClusterBenchArgs,
+}
+
+impl Rig {
+    /// Starts it and waits until each shard has all of its replicas.
+    pub(crate) fn start(spec: &RigSpec<'_>) -> Result<Rig, Failure> {
+        let process = std::process::id();
+        let data = format!("gradwire-{}-{}-{process}", spec.name, spec.replicas);
+        let cluster = ClusterProcesses::start(ClusterProcessesSpec {
+            cluster: spec.name.to_owned(),
+            data: std::env::temp_dir().join(data),
+            shards: spec.arguments.shards,
+            replicas: spec.replicas,
+            servers: spec.servers,
+            transport: TransportFlag::Auto,
+            rdma: RdmaArgs::default(),
+            table_mib: None,
+        })?;
+        let watch = Watch::start(std::slice::from_ref(&cluster.address), spec.name);
+        let placements: Arc<dyn Placements> = Arc::new(watch.map_err(Failure::failed)?);
+        cluster.wait_whole(&placements, 0)?;
+        Ok(Rig { cluster, placements, arguments: spec.arguments.clone() })
+    }
+
+    /// A session that has pushed each key once.
+    pub(crate) fn load(&self) -> Result<ClusterLoad, Failure> {
+        let arguments = &self.arguments;
+        let spec = ClusterLoadSpec {
+            cluster: ClusterSpec {
+                placements: Arc::clone(&self.placements),
+                dial: Dial {
+                    worker: WorkerId::OBSERVER,
+                    incarnation: learn::INCARNATION,
+                    backend: TcpBackend::Uring,
+                    limits: Limits::default(),
+                    timeouts: Timeouts::default(),
+                    connect_max: CONNECT_MAX,
+                },
+                patience: PATIENCE,
+            },
+            job: JobId::new(RandomState::new().build_hasher().finish()),
+            resident_keys: arguments.resident.0,
+            keys_per_request: arguments.keys.0,
+            dim: arguments.dim,
+            in_flight: usize::from(arguments.in_flight),
+            seed: arguments.seed,
+        };
+        spec.check().map_err(Failure::usage)?;
+        ClusterLoad::begin(spec).map_err(Failure::failed)
+    }
+
+    /// How long a phase is.
+    pub(crate) fn phase(&self) -> Duration {
+        Duration::from_secs_f64(self.arguments.seconds)
+    }
+
+    /// Processor time that all servers together have taken so far.
+    pub(crate) fn servers_time(&mut self) -> Result<Duration, Failure> {
+        let cluster = &mut self.cluster;
+        let mut sum = Duration::ZERO;
+        for &server in &cluster.servers {
+            let child = cluster.children.child(server);
+            let gone = || Failure::failed(format!("{} has ended", child.name()));
+            sum += child.processor_time().ok_or_else(gone)?;
+        }
+        Ok(sum)
+    }
+}
+
+/// Compares every row with what was pushed.
+pub(crate) fn check(load: ClusterLoad) -> Result<SoakTally, Failure> {
+    load.check().map_err(Failure::failed)
+}
+
+/// Names and values, to be printed.
+pub(crate) fn pairs_of<const N: usize>(pairs: [(&str, String); N]) -> Vec<(String, String)> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

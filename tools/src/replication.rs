@@ -1,0 +1,125 @@
+//! `gradwire bench replication`: what a second copy of each shard costs its servers.
+//!
+//! Owns two clusters of processes, one with and one without replicas, under the same load in turns.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use bench::{ClusterLoad, Spread};
+use clap::Args;
+use serde::Serialize;
+
+use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check, pairs_of};
+use crate::failure::Failure;
+use crate::output::{complain, count, json, table};
+use crate::push_pull::{COMMIT, command};
+
+/// Replicas of the cluster that has some.
+const REPLICAS: u8 = 2;
+
+/// The flags of `gradwire bench replication`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReplicationArgs {
+    #[command(flatten)]
+    rig: ClusterBenchArgs,
+    /// Repeats, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+}
+
+/// What a copy costs.
+#[derive(Clone, Debug, Serialize)]
+struct ReplicationReport {
+    commit: &'static str,
+    command: String,
+    /// Processor time of all servers for each pushed key.
+    server_ns_per_key_alone: Spread,
+    server_ns_per_key_replicated: Spread,
+    /// Of the two, within each repeat.
+    server_cost_ratio: Spread,
+    push_keys_per_s_alone: Spread,
+    push_keys_per_s_replicated: Spread,
+    pushes: u64,
+    lost: u64,
+    doubled: u64,
+}
+
+/// What one phase took.
+#[derive(Clone, Copy)]
+struct Phase {
+    server_ns_per_key: f64,
+    keys_per_s: f64,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
+    let rig = |replicas: u8| {
+        let servers = u16::from(replicas);
+        Rig::start(&RigSpec { name: "replication", replicas, servers, arguments: &arguments.rig })
+    };
+    let (mut alone, mut replicated) = (rig(1)?, rig(REPLICAS)?);
+    complain("gradwire: creating rows, alone and replicated");
+    let (mut load_alone, mut load_replicated) = (alone.load()?, replicated.load()?);
+    let phase = alone.phase();
+    measure(&mut alone, &mut load_alone, phase / 4)?;
+    measure(&mut replicated, &mut load_replicated, phase / 4)?;
+    let mut phases = Vec::new();
+    for repeat in 1..=arguments.repeats {
+        complain(&format!("gradwire: repeat {repeat} of {}", arguments.repeats));
+        let one = measure(&mut alone, &mut load_alone, phase)?;
+        phases.push([one, measure(&mut replicated, &mut load_replicated, phase)?]);
+    }
+    let tallies = [check(load_alone)?, check(load_replicated)?];
+    let spread = |of: &dyn Fn(&[Phase; 2]) -> f64| {
+        Spread::of(&phases.iter().map(of).collect::<Vec<f64>>())
+    };
+    let report = ReplicationReport {
+        commit: COMMIT,
+        command: command(),
+        server_ns_per_key_alone: spread(&|[alone, _]| alone.server_ns_per_key),
+        server_ns_per_key_replicated: spread(&|[_, chained]| chained.server_ns_per_key),
+        server_cost_ratio: spread(&|[one, two]| two.server_ns_per_key / one.server_ns_per_key),
+        push_keys_per_s_alone: spread(&|[alone, _]| alone.keys_per_s),
+        push_keys_per_s_replicated: spread(&|[_, chained]| chained.keys_per_s),
+        pushes: tallies.iter().map(|tally| tally.pushes).sum(),
+        lost: tallies.iter().map(|tally| tally.lost).sum(),
+        doubled: tallies.iter().map(|tally| tally.doubled).sum(),
+    };
+    if arguments.rig.json { json(&report)? } else { table(&report.pairs())? }
+    match report.lost + report.doubled {
+        0 => Ok(()),
+        wrong => Err(Failure::verdict(format!("{wrong} additions are lost or doubled"))),
+    }
+}
+
+/// Pushes for so long, and sees what the servers took for it.
+fn measure(rig: &mut Rig, load: &mut ClusterLoad, phase: Duration) -> Result<Phase, Failure> {
+    let (before, began, keys) = (rig.servers_time()?, Instant::now(), AtomicU64::new(0));
+    load.push_while(None, &keys, || began.elapsed() < phase).map_err(Failure::failed)?;
+    let (took, keys) = (began.elapsed(), keys.into_inner() as f64);
+    let busy = rig.servers_time()?.saturating_sub(before);
+    let server_ns_per_key = busy.as_nanos() as f64 / keys;
+    Ok(Phase { server_ns_per_key, keys_per_s: keys / took.as_secs_f64() })
+}
+
+impl ReplicationReport {
+    fn pairs(&self) -> Vec<(String, String)> {
+        let tenths = |spread: Spread| {
+            format!("{:.1} ({:.1} to {:.1})", spread.median, spread.min, spread.max)
+        };
+        let ratio = self.server_cost_ratio;
+        let ratio = format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max);
+        let whole = |spread: Spread| count(spread.median as u64);
+        pairs_of([
+            ("server ns/key alone", tenths(self.server_ns_per_key_alone)),
+            ("server ns/key replicated", tenths(self.server_ns_per_key_replicated)),
+            ("replicated over alone", ratio),
+            ("keys/s alone", whole(self.push_keys_per_s_alone)),
+            ("keys/s replicated", whole(self.push_keys_per_s_replicated)),
+            ("pushes checked", count(self.pushes)),
+            ("lost", count(self.lost)),
+            ("doubled", count(self.doubled)),
+        ])
+    }
+}
