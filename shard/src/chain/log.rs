@@ -20,8 +20,8 @@ pub(super) const LOG_ENTRIES_MAX: usize = 1 << 14;
 
 /// Buffers that are kept for further entries.
 const SPARE_MAX: usize = 64;
-/// A longer buffer is not kept, in bytes.
-const SPARE_BYTES_MAX: usize = 64 << 10;
+/// What they may take together, in bytes: a fresh buffer costs a page fault for each 4 KiB of it.
+const SPARE_BYTES_MAX: usize = 8 << 20;
 
 /// A message to a successor.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ pub(super) struct Log {
     first: u64,
     bytes: usize,
     spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
     /// A message that is cut into pieces.
     long: Vec<u8>,
     message_bytes_max: usize,
@@ -63,7 +64,8 @@ impl Log {
     /// - `message_bytes_max`: the longest message that any server of the chain takes.
     pub(super) fn new(isa: Isa, message_bytes_max: usize) -> Log {
         let (entries, spare, long) = Default::default();
-        Log { entries, first: 1, bytes: 0, spare, long, message_bytes_max, isa }
+        let (first, bytes, spare_bytes) = (1, 0, 0);
+        Log { entries, first, bytes, spare, spare_bytes, long, message_bytes_max, isa }
     }
 
     /// The number of the first entry, or of the next one.
@@ -160,7 +162,9 @@ impl Log {
             if entry.is_operation {
                 first_sent = entry.first_sent.or(first_sent);
             }
-            if self.spare.len() < SPARE_MAX && entry.body.capacity() <= SPARE_BYTES_MAX {
+            let spare_bytes = self.spare_bytes + entry.body.capacity();
+            if self.spare.len() < SPARE_MAX && spare_bytes <= SPARE_BYTES_MAX {
+                self.spare_bytes = spare_bytes;
                 self.spare.push(entry.body);
             }
         }
@@ -169,6 +173,7 @@ impl Log {
 
     fn add(&mut self, header: Header, parts: [&[u8]; 2], part: Part) {
         let mut body = self.spare.pop().unwrap_or_default();
+        self.spare_bytes -= body.capacity();
         body.clear();
         body.extend_from_slice(parts[0]);
         body.extend_from_slice(parts[1]);
