@@ -38,6 +38,9 @@ pub(crate) struct ClusterBenchArgs {
     /// Shards of the job.
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) shards: u16,
+    /// How bytes move; `auto` is TCP between these processes, as between hosts without RDMA.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) transport: TransportFlag,
     /// Pushes in flight.
     #[arg(long, value_name = "N", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -80,7 +83,7 @@ impl Rig {
             shards: spec.arguments.shards,
             replicas: spec.replicas,
             servers: spec.servers,
-            transport: TransportFlag::Auto,
+            transport: spec.arguments.transport,
             rdma: RdmaArgs::default(),
             table_mib: None,
         })?;

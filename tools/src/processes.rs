@@ -129,8 +129,12 @@ impl ClusterProcesses {
         self.started += 1;
         let name = format!("server-{}", self.started);
         let transport = self.spec.transport.to_string();
+        let listen = match self.spec.transport {
+            TransportFlag::Shm => format!("unix:{}", self.spec.data.join(&name).display()),
+            _ => "127.0.0.1:0".to_owned(),
+        };
         let arguments = [
-            ("--listen", "127.0.0.1:0"),
+            ("--listen", &*listen),
             ("--cores", "1"),
             ("--transport", &transport),
             ("--coordinator", &self.address),
