@@ -1,6 +1,6 @@
 //! `gradwire bench replication`: what a second copy of each shard costs its servers.
 //!
-//! Owns two clusters of processes, one with and one without replicas, under the same load in turns.
+//! Owns two clusters of as many processes, with and without replicas, under the same load in turns.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -54,8 +54,9 @@ struct Phase {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
+    // As many servers both times: they disturb each other alike.
+    let servers = u16::from(REPLICAS);
     let rig = |replicas: u8| {
-        let servers = u16::from(replicas);
         Rig::start(&RigSpec { name: "replication", replicas, servers, arguments: &arguments.rig })
     };
     let (mut alone, mut replicated) = (rig(1)?, rig(REPLICAS)?);
