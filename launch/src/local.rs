@@ -13,7 +13,6 @@ use transport::{AdoptError, Link, Transport};
 use wire::{Incarnation, Routing, RoutingError, ShardId, WorkerId};
 use worker::{
     ConnectError, ConnectSpec, Dial, Place, Servers, Session, SessionSpec, Timeouts, connect,
-    ring_bytes,
 };
 
 /// How long connecting to a server of this process may take.
@@ -87,7 +86,8 @@ impl Local {
         let (mut peers, mut names) = (Vec::new(), Vec::new());
         for (number, server) in self.servers.iter().enumerate() {
             for shard in 0..server.shards() {
-                let (ours, theirs) = shm::pair(ring_bytes(&limits)).map_err(LocalError::Shm)?;
+                let (ours, theirs) =
+                    shm::pair(shm::ring_bytes(&limits)).map_err(LocalError::Shm)?;
                 let who = Who {
                     shard: ShardId::new(shard),
                     worker,

@@ -263,9 +263,7 @@ fn connect(place: &str, shard: ShardId, epoch: Epoch, limits: &Limits) -> Result
         stream.set_read_timeout(Some(CONNECT_MAX)).map_err(Unlinked::Io)?;
         stream.set_write_timeout(Some(CONNECT_MAX)).map_err(Unlinked::Io)?;
         introduce(&mut stream, hello, limits)?;
-        let wanted = limits.send_bytes_max.max(4 * limits.message_bytes_max).next_power_of_two();
-        let ring_bytes = wanted.clamp(shm::RING_BYTES_MIN, shm::RING_BYTES_MAX);
-        let end = shm::offer(stream, ring_bytes);
+        let end = shm::offer(stream, shm::ring_bytes(limits));
         let end = end.map_err(|error| Unlinked::Io(io::Error::other(error.to_string())))?;
         return Ok(Link::Shm(end));
     }

@@ -1,18 +1,10 @@
 //! Servers are killed, stopped and replaced under a job, which goes on and loses nothing.
 
-use std::io::Read;
-use std::process::{Child, Stdio};
-
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::death::children;
-use crate::{Files, gradwire, run, run_well, stderr, wait_for, wait_for_worker};
-
-fn signal(process: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(process).expect("a process number"));
-    kill_process(pid.expect("not zero"), signal).expect("it is there");
-}
+use crate::processes::{Running, children, signal};
+use crate::{Files, gradwire, run, run_well, stderr, wait_for_worker};
 
 fn soak(arguments: &[&str]) -> Value {
     let mut all = vec!["soak", "--json"];
@@ -50,16 +42,6 @@ fn a_coordinator_that_is_killed_is_missed_by_nobody() {
     check(&soak(&[&["--for", "12s", "--every", "2s"], &faults[..]].concat()));
 }
 
-/// A run whose model is saved; dropped, it is killed.
-struct Job(Child);
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 const DATA: &str = "gen:criteo?rows=200000&seed=3";
 
 fn training<'a>(save: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -74,16 +56,12 @@ fn under_bsp_a_model_that_was_learnt_while_servers_died_has_the_bytes_of_an_undi
     let (calm, hurt) = (files.path("calm"), files.path("hurt"));
     run_well(&training(&calm, &["--servers-local", "3"]));
     let replicated = ["--servers-local", "3", "--replicas", "2"];
-    let mut command = gradwire(&training(&hurt, &replicated));
-    let started = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut job = Job(started.expect("it starts"));
-    wait_for_worker(job.0.id());
-    let servers = children(job.0.id(), "serve");
+    let mut job = Running::start(&mut gradwire(&training(&hurt, &replicated)));
+    wait_for_worker(job.id());
+    let servers = children(job.id(), "serve");
     assert_eq!(servers.len(), 3, "three servers");
     signal(servers[1], Signal::KILL);
-    let status = wait_for("end of the job", || job.0.try_wait().expect("it is ours"));
-    let mut said = String::new();
-    job.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    let (status, said) = job.end();
     assert!(status.success(), "{said}");
     let export = |dir: &str| run_well(&["model", "export", dir]);
     assert!(export(&calm) == export(&hurt), "the models differ");
@@ -95,17 +73,13 @@ fn a_job_without_replicas_left_ends_with_the_name_of_the_shard() {
     let save = files.path("model");
     let endless = "gen:criteo?rows=1000000000&seed=1";
     let arguments = ["train", "--train", endless, "--save", &save, "--replicas", "2"];
-    let mut command = gradwire(&arguments);
-    let started = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
-    let mut job = Job(started.expect("it starts"));
-    wait_for_worker(job.0.id());
-    for server in children(job.0.id(), "serve") {
+    let mut job = Running::start(&mut gradwire(&arguments));
+    wait_for_worker(job.id());
+    for server in children(job.id(), "serve") {
         signal(server, Signal::KILL);
     }
-    let status = wait_for("end of the job", || job.0.try_wait().expect("it is ours"));
+    let (status, said) = job.end();
     assert_eq!(status.code(), Some(1));
-    let mut said = String::new();
-    job.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
     assert!(said.contains("is lost") || said.contains("no server left"), "{said}");
 }
 

@@ -6,12 +6,15 @@
 mod bad_input;
 mod bare_link;
 mod checkpoints;
+mod cluster_bench;
 mod coordinating;
 mod death;
 mod doctor;
 mod failover;
+mod namespaces;
 mod own_rule;
 mod partition;
+mod processes;
 mod rdma;
 mod rdma_counts;
 mod row_life;
@@ -114,7 +117,7 @@ pub(crate) fn wait_for_worker(run: u32) {
         let names = tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("comm")));
         let works = |name: &str| name.starts_with("worker-0");
         let thread = names.flatten().any(|name| works(&name));
-        (thread || !death::children(run, "worker").is_empty()).then_some(())
+        (thread || !processes::children(run, "worker").is_empty()).then_some(())
     });
     // It has yet to join, and to learn from a first batch.
     std::thread::sleep(Duration::from_millis(700));

@@ -3,12 +3,14 @@
 //! Owns the namespaces of one test, and the cuts. The load, and the comparison of what it counted,
 //! is `gradwire soak` against a running cluster.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::namespaces::{inside, succeeds};
+use crate::processes::Running;
 use crate::{gradwire, skipped, wait_for};
 
 /// The coordinator's and the workers' address.
@@ -61,7 +63,7 @@ impl Hosts {
             ["coordinate", "--insecure", "--listen", COORDINATOR, "--data", data, "--cluster"],
             ["cut", "--shards", "4", "--replicas", "2", "--servers-min", "3"],
         ];
-        let mut running = vec![Running::start(&self.hub, &coordinate.concat())];
+        let mut running = vec![self.run(&self.hub, &coordinate.concat())];
         for (number, namespace) in self.servers.iter().enumerate() {
             let (listen, name) = (format!("{}:7201", address(number)), format!("s{number}"));
             let serve = [
@@ -69,9 +71,13 @@ impl Hosts {
                 &["--coordinator", COORDINATOR, "--cluster", "cut", "--name", &name],
                 &["--host", &name],
             ];
-            running.push(Running::start(namespace, &serve.concat()));
+            running.push(self.run(namespace, &serve.concat()));
         }
         running
+    }
+
+    fn run(&self, namespace: &str, arguments: &[&str]) -> Running {
+        Running::start(&mut inside(namespace, &gradwire(arguments)))
     }
 
     /// What the coordinator says of the cluster.
@@ -101,44 +107,8 @@ impl Drop for Hosts {
     }
 }
 
-/// A process, ended with it.
-struct Running(Child);
-
-impl Running {
-    fn start(namespace: &str, arguments: &[&str]) -> Running {
-        let mut command = inside(namespace, &gradwire(arguments));
-        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running(command.spawn().expect("`ip` runs"))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Makes a command one that runs in a namespace.
-fn inside(namespace: &str, program: &Command) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", namespace]).arg(program.get_program());
-    command.args(program.get_args()).stdin(Stdio::null());
-    if let Some(dir) = program.get_current_dir() {
-        command.current_dir(dir);
-    }
-    command
-}
-
 fn address(server: usize) -> String {
     format!("10.77.32.{}", server + 2)
-}
-
-fn succeeds(line: &str) -> bool {
-    let mut words = line.split_whitespace();
-    let program = words.next().expect("a step has a program");
-    let output = Command::new(program).args(words).stdin(Stdio::null()).output();
-    output.is_ok_and(|output| output.status.success())
 }
 
 /// Lets a load run while a wire is cut and mended, and compares.

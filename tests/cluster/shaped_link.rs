@@ -3,8 +3,10 @@
 //! Owns the namespaces of one test. What the link costs is measured elsewhere: here only results
 //! count.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use crate::namespaces::{inside, succeeds};
+use crate::processes::Running;
 use crate::{gradwire, skipped, wait_for};
 
 /// The server's address on the link.
@@ -41,21 +43,10 @@ impl ShapedLink {
         steps.iter().all(|step| succeeds(step)).then_some(link)
     }
 
-    /// Makes a command one that runs in a namespace.
-    fn inside(namespace: &str, program: &Command) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).arg(program.get_program());
-        command.args(program.get_args()).stdin(Stdio::null());
-        if let Some(dir) = program.get_current_dir() {
-            command.current_dir(dir);
-        }
-        command
-    }
-
     /// Trains over the link. Returns its figures.
     fn train(&self, codec: &str) -> serde_json::Value {
         let train = gradwire(&["train", "--json", "--servers", SERVER, "--codec", codec]);
-        let output = ShapedLink::inside(&self.worker, &train).output().expect("`ip` runs");
+        let output = inside(&self.worker, &train).output().expect("`ip` runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{codec}: {said}");
         serde_json::from_slice(&output.stdout).expect("one line of JSON")
@@ -70,23 +61,6 @@ impl Drop for ShapedLink {
     }
 }
 
-/// A server, ended with it.
-struct Served(Child);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn succeeds(line: &str) -> bool {
-    let mut words = line.split_whitespace();
-    let program = words.next().expect("a step has a program");
-    let output = Command::new(program).args(words).stdin(Stdio::null()).output();
-    output.is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn over_a_shaped_link_codecs_come_to_the_same_results() {
     let name = "over_a_shaped_link_codecs_come_to_the_same_results";
@@ -97,9 +71,7 @@ fn over_a_shaped_link_codecs_come_to_the_same_results() {
         return skipped(name, "`ip` and `tc` cannot build a shaped link here");
     };
     let serve = gradwire(&["serve", "--listen", SERVER, "--cores", "1", "--insecure"]);
-    let mut serve = ShapedLink::inside(&link.server, &serve);
-    let serve = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let _served = Served(serve.expect("`ip` runs"));
+    let _served = Running::start(&mut inside(&link.server, &serve));
     let port = SERVER.rsplit_once(':').expect("a port").1;
     wait_for("server that listens", || {
         let listens = format!("ip netns exec {} ss -Hltn sport = :{port}", link.server);

@@ -131,7 +131,11 @@ pub(crate) fn run(arguments: &ElasticArgs) -> Result<(), Failure> {
         doubled: tally.doubled,
         keys_by_tenth: observed.keys_by_tenth,
     };
-    if arguments.rig.json { json(&report)? } else { table(&report.pairs())? }
+    if arguments.rig.json {
+        json(&report)?
+    } else {
+        table(&report.pairs())?
+    }
     match report.lost + report.doubled {
         0 => Ok(()),
         wrong => Err(Failure::verdict(format!("{wrong} additions are lost or doubled"))),
@@ -231,7 +235,8 @@ fn change_twice(
     for &server in &leaving {
         order::tell(&rig.cluster.address, ELASTIC, Ask::Drain { server })?;
     }
-    let last = settled(rig, over, |placement| leaving.iter().all(|&one| held(placement, one) == 0))?;
+    let last =
+        settled(rig, over, |placement| leaving.iter().all(|&one| held(placement, one) == 0))?;
     let shrunk = span(arguments.servers, from, moved(&after, &last));
     std::thread::sleep(phase);
     Ok([grown, shrunk])

@@ -72,9 +72,8 @@ pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
         phases.push([one, measure(&mut replicated, &mut load_replicated, phase)?]);
     }
     let tallies = [check(load_alone)?, check(load_replicated)?];
-    let spread = |of: &dyn Fn(&[Phase; 2]) -> f64| {
-        Spread::of(&phases.iter().map(of).collect::<Vec<f64>>())
-    };
+    let spread =
+        |of: &dyn Fn(&[Phase; 2]) -> f64| Spread::of(&phases.iter().map(of).collect::<Vec<f64>>());
     let report = ReplicationReport {
         commit: COMMIT,
         command: command(),
@@ -87,7 +86,11 @@ pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
         lost: tallies.iter().map(|tally| tally.lost).sum(),
         doubled: tallies.iter().map(|tally| tally.doubled).sum(),
     };
-    if arguments.rig.json { json(&report)? } else { table(&report.pairs())? }
+    if arguments.rig.json {
+        json(&report)?
+    } else {
+        table(&report.pairs())?
+    }
     match report.lost + report.doubled {
         0 => Ok(()),
         wrong => Err(Failure::verdict(format!("{wrong} additions are lost or doubled"))),

@@ -247,16 +247,10 @@ pub(crate) fn greet(
             let mut stream = unix_stream(path, place, dial.connect_max)?;
             introduce(isa, &mut stream, place, hello, dial)?;
             let offered = |error: ShmError| handshake(io::Error::other(error.to_string()));
-            let end = shm::offer(stream, ring_bytes(&dial.limits)).map_err(offered)?;
+            let end = shm::offer(stream, shm::ring_bytes(&dial.limits)).map_err(offered)?;
             Ok(Link::Shm(end))
         }
     }
-}
-
-/// The ring that holds what may be under way.
-pub fn ring_bytes(limits: &Limits) -> usize {
-    let wanted = limits.send_bytes_max.max(4 * limits.message_bytes_max).next_power_of_two();
-    wanted.clamp(shm::RING_BYTES_MIN, shm::RING_BYTES_MAX)
 }
 
 /// Says hello and reads the welcome.

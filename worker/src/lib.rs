@@ -47,9 +47,7 @@ mod watch;
 pub use call::ScanPage;
 pub use cluster::{ClusterError, ClusterSpec, Placements, connect_cluster};
 pub use codec::{CodecChoice, CodecError, KeyCodec, Selection, TableCodec, ValueCodec};
-pub use connect::{
-    ConnectError, ConnectSpec, Dial, Place, PlaceError, Servers, connect, ring_bytes,
-};
+pub use connect::{ConnectError, ConnectSpec, Dial, Place, PlaceError, Servers, connect};
 pub use counts::Counts;
 pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;

@@ -18,7 +18,6 @@ use transport::shm::{self, Shm};
 use transport::tcp::{self, TcpBackend};
 use transport::verbs::VerbsSettings;
 use transport::{Event, Fault, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, Transport};
-use worker::ring_bytes;
 
 use super::RoofError;
 use crate::machine::Places;
@@ -178,7 +177,7 @@ impl Drop for Wire {
 /// Two ends of one connection.
 fn pair(backend: Option<TcpBackend>, limits: &Limits) -> Result<(Link, Link), RoofError> {
     if backend.is_none() {
-        let (one, other) = shm::pair(ring_bytes(limits)).map_err(RoofError::Shm)?;
+        let (one, other) = shm::pair(shm::ring_bytes(limits)).map_err(RoofError::Shm)?;
         return Ok((Link::Shm(one), Link::Shm(other)));
     }
     let (one, other) = tcp_pair()?;

@@ -12,9 +12,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use transport::simulated::{Faults, World};
 use transport::{Limits, Link, PeerId, Transport, shm, tcp};
 
-/// The smallest ring that a shared pair gets, in bytes.
-const RING_BYTES_MIN: usize = 1 << 20;
-
 /// One back end.
 pub trait Rig {
     /// A new endpoint.
@@ -80,7 +77,7 @@ impl Rig for ShmRig {
     }
 
     fn link(&self, limits: Limits) -> (Link, Link) {
-        let (left, right) = shm::pair(ring_bytes(limits)).expect("a pair of rings is mapped");
+        let (left, right) = shm::pair(shm::ring_bytes(&limits)).expect("a pair of rings is mapped");
         (Link::Shm(left), Link::Shm(right))
     }
 }
@@ -96,7 +93,7 @@ impl Across for ShmRig {
         let open = move |limits| {
             let (stream, _) = listener.accept().expect("the other process knocks");
             std::fs::remove_file(path).expect("the socket is there");
-            Link::Shm(shm::offer(stream, ring_bytes(limits)).expect("the rings are offered"))
+            Link::Shm(shm::offer(stream, shm::ring_bytes(&limits)).expect("the rings are offered"))
         };
         Door { address, open: Box::new(open) }
     }
@@ -105,10 +102,6 @@ impl Across for ShmRig {
         let stream = UnixStream::connect(address).expect("the other process listens");
         Link::Shm(shm::accept(stream).expect("the rings are accepted"))
     }
-}
-
-fn ring_bytes(limits: Limits) -> usize {
-    (limits.message_bytes_max * 4).max(RING_BYTES_MIN).next_power_of_two()
 }
 
 /// TCP over loop-back.

@@ -23,11 +23,18 @@ pub(crate) use ring::{RecvRecord, SendRecord};
 pub use shared::{RING_BYTES_MAX, RING_BYTES_MIN};
 pub use transport::{PEERS_MAX, Shm};
 
+use crate::api::Limits;
 use bell::{Doors, new_bell};
 use shared::{Shared, Side};
 
 /// The size of a ring where nothing speaks for another, in bytes.
 pub const RING_BYTES_DEFAULT: usize = 4 << 20;
+
+/// A ring that holds what may be under way by these limits.
+pub fn ring_bytes(limits: &Limits) -> usize {
+    let wanted = limits.send_bytes_max.max(4 * limits.message_bytes_max).next_power_of_two();
+    wanted.clamp(RING_BYTES_MIN, RING_BYTES_MAX)
+}
 
 /// One end of a pair of rings, to be adopted by the transport of one thread. Dropping it closes
 /// the pair.
