@@ -78,7 +78,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Soak(arguments) => soak::run(&arguments),
+        Command::Soak(arguments) => soak::run(arguments),
         Command::Worker => train::child::run(),
     }
 }
