@@ -1,7 +1,7 @@
 //! Admission: each push of a worker is applied exactly once.
 //!
-//! Owns which sequences of one incarnation have been applied, and the ticks that wait for earlier
-//! pushes. What a push does is left to `table`.
+//! Owns which sequences of one worker have been applied, in all of its lives, and the ticks that wait
+//! for earlier pushes. What a push does is left to `table`.
 //!
 //! Invariant: every sequence up to `applied_upto` has been applied; beyond it, those whose bit in
 //! `window` is set.
@@ -27,13 +27,15 @@ pub(crate) enum Verdict {
     TooNew { newest: Sequence },
 }
 
-/// The pushes of one incarnation of one worker.
+/// The pushes of one worker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Admission {
     applied_upto: u64,
     window: [u64; WINDOW_WORDS],
     /// Ticks whose earlier pushes are missing: their sequence, and the clock they finish.
     ticks: Vec<(u64, Clock)>,
+    /// The tick that counted last; 0 before the first.
+    tick_sequence: u64,
 }
 
 impl Admission {
@@ -72,9 +74,16 @@ impl Admission {
         self.finished()
     }
 
+    /// The sequence of the push whose tick counted last; 0 before the first. What a later life of
+    /// the worker pushes first has the next one.
+    pub(crate) fn tick_sequence(&self) -> u64 {
+        self.tick_sequence
+    }
+
     /// Writes it as words; [`Admission::read`] reads them.
     pub(crate) fn write(&self, words: &mut Vec<u64>) {
         words.push(self.applied_upto);
+        words.push(self.tick_sequence);
         words.extend_from_slice(&self.window);
         words.push(self.ticks.len() as u64);
         words.extend(self.ticks.iter().flat_map(|&(number, clock)| [number, clock.get()]));
@@ -82,7 +91,7 @@ impl Admission {
 
     /// Reads what [`Admission::write`] wrote; `None` if it is something else.
     pub(crate) fn read(words: &mut Words<'_>) -> Option<Admission> {
-        let applied_upto = words.next()?;
+        let (applied_upto, tick_sequence) = (words.next()?, words.next()?);
         let window = words.take(WINDOW_WORDS)?.try_into().ok()?;
         let count = words.next().filter(|&count| count <= WINDOW_SEQUENCES)?;
         let mut ticks = Vec::new();
@@ -90,17 +99,18 @@ impl Admission {
             ticks.push((words.next()?, Clock::new(words.next()?)));
         }
         // Sequences count on from here and must not overflow.
-        let is_possible = applied_upto <= u64::MAX / 2;
-        is_possible.then_some(Admission { applied_upto, window, ticks })
+        let is_possible = applied_upto <= u64::MAX / 2 && tick_sequence <= applied_upto;
+        is_possible.then_some(Admission { applied_upto, window, ticks, tick_sequence })
     }
 
     /// The newest clock whose pushes have all been applied; forgets it and those before.
     fn finished(&mut self) -> Option<Clock> {
         let upto = self.applied_upto;
         let done = |&&(number, _): &&(u64, Clock)| number <= upto;
-        let newest = self.ticks.iter().filter(done).map(|&(_, clock)| clock).max();
+        let &(number, clock) = self.ticks.iter().filter(done).max_by_key(|&&(_, clock)| clock)?;
+        self.tick_sequence = self.tick_sequence.max(number);
         self.ticks.retain(|&(number, _)| number > upto);
-        newest
+        Some(clock)
     }
 }
 

@@ -10,9 +10,10 @@
 use kernels::Isa;
 use kernels::crc32c::crc32c;
 use wire::{
-    Clock, Epoch, HEADER_BYTES, Header, Incarnation, JobId, Malformed, Message, Refusal, Status,
-    WorkerId,
+    Clock, Epoch, HEADER_BYTES, Header, Incarnation, JOINED_BODY_BYTES, JobId, Join, Kind,
+    Malformed, Message, Refusal, Status, WorkerId,
 };
+use zerocopy::IntoBytes;
 
 use crate::answer::{Outbox, REPLY_BYTES, Stamp};
 use crate::change::{Nowhere, Sink, is_change};
@@ -152,6 +153,7 @@ impl Shard {
             Message::CodedPull(coded) => self.pull(&header, Pulled::Coded(coded), outbox),
             Message::Scan => self.scan(&header, outbox),
             Message::Measure => self.measure(&header, outbox),
+            Message::Join(join) => self.answer_join(&header, join, body, outbox, sink),
             message if is_change(&message) => {
                 self.replied(&header, outbox, |shard| shard.change(&header, message, body, sink))
             }
@@ -218,6 +220,25 @@ impl Shard {
         let slot = outbox.acquire(REPLY_BYTES).ok_or(Stop::NoSlot)?;
         let status = work(self).unwrap_or_else(Status::Refused);
         self.stamp().reply(outbox, slot, header, status);
+        Ok(())
+    }
+
+    /// Does a join, which is answered by where the worker stands.
+    fn answer_join<O: Outbox>(
+        &mut self,
+        header: &Header,
+        join: Join,
+        body: &[u8],
+        outbox: &mut O,
+        sink: &mut impl Sink,
+    ) -> Result<(), Stop> {
+        let mut slot = outbox.acquire(HEADER_BYTES + JOINED_BODY_BYTES).ok_or(Stop::NoSlot)?;
+        self.change(header, Message::Join(join), body, sink)?;
+        let job = self.job.as_ref().expect("it has just been joined");
+        let joined = job.standing(header.worker());
+        O::bytes_mut(&mut slot)[HEADER_BYTES..].copy_from_slice(joined.as_bytes());
+        let stamp = self.stamp();
+        stamp.send(outbox, slot, stamp.header(header, Kind::Joined));
         Ok(())
     }
 

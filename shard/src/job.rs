@@ -3,12 +3,15 @@
 //! Owns who may speak, and how far the slowest worker is. Which pushes were applied is left to
 //! `admission`.
 //!
+//! A worker's place outlives its life: a later one finds the clock and the pushes of those before,
+//! and does again what of its next step is missing, under the same numbers.
+//!
 //! Invariant: `slowest` is the least clock of the workers that have not left; one that has not
 //! joined yet counts as clock 0.
 
 use kernels::hash::mix;
 use wire::{
-    Clock, Header, Incarnation, JOIN_BODY_BYTES, JobId, Join, Refusal, Staleness, WorkerId,
+    Clock, Header, Incarnation, JOIN_BODY_BYTES, JobId, Join, Joined, Refusal, Staleness, WorkerId,
 };
 use zerocopy::IntoBytes;
 
@@ -104,7 +107,8 @@ impl Job {
                 }
                 Life::Joined(known) | Life::Left(known) if known == incarnation => {}
                 _ => {
-                    *member = Member { life: Life::Joined(incarnation), ..Member::default() };
+                    member.life = Life::Joined(incarnation);
+                    member.known = KnownKeys::default();
                     self.find_slowest();
                     changes = Changes::Something;
                 }
@@ -112,6 +116,15 @@ impl Job {
         }
         self.has_newcomer = true;
         Ok(changes)
+    }
+
+    /// Where a worker stands here, by all of its lives; an observer stands nowhere.
+    pub(crate) fn standing(&self, worker: WorkerId) -> Joined {
+        let member = self.members.get(worker.get() as usize);
+        member.map_or(Joined::default(), |member| Joined {
+            clock: member.clock.get(),
+            tick_sequence: member.admission.tick_sequence(),
+        })
     }
 
     /// Whether a join was taken since the last time this was asked.
@@ -288,9 +301,10 @@ impl Job {
 
 #[cfg(test)]
 mod tests {
-    use wire::Staleness;
+    use wire::{Sequence, Staleness};
 
     use super::*;
+    use crate::admission::Verdict;
 
     const FIRST: Incarnation = Incarnation::new(1);
 
@@ -336,6 +350,46 @@ mod tests {
         assert_eq!(job.join(worker, FIRST, join), Err(fenced));
         assert!(!job.lose(worker, FIRST), "the former life's connection ends late");
         assert!(job.member(worker, second).is_ok());
+    }
+
+    /// Pushes with this sequence, and ticks to `clock` if there is one.
+    fn push(job: &mut Job, life: Incarnation, sequence: u64, clock: Option<u64>) {
+        let member = job.member(WorkerId::new(0), life).expect("it takes part");
+        let finished = member.admission.applied(Sequence::new(sequence), clock.map(Clock::new));
+        finished.into_iter().for_each(|clock| drop(job.tick(WorkerId::new(0), clock)));
+    }
+
+    #[test]
+    fn a_later_life_finds_the_clock_and_the_pushes_of_those_before() {
+        let mut job = job(1, Staleness::BSP);
+        let (worker, second) = (WorkerId::new(0), Incarnation::new(2));
+        push(&mut job, FIRST, 1, None);
+        push(&mut job, FIRST, 2, Some(1));
+        // Of the second step its last push alone has come.
+        push(&mut job, FIRST, 4, Some(2));
+        let join = Join { job: JobId::new(9), workers: 1, staleness: Staleness::BSP };
+        job.join(worker, second, join).expect("a later life");
+        assert_eq!(job.standing(worker), Joined { clock: 1, tick_sequence: 2 });
+        let member = job.member(worker, second).expect("it takes part");
+        assert_eq!(member.admission.verdict(Sequence::new(3)), Verdict::Fresh);
+        assert_eq!(member.admission.verdict(Sequence::new(4)), Verdict::Duplicate);
+        push(&mut job, second, 3, None);
+        assert_eq!(job.standing(worker), Joined { clock: 2, tick_sequence: 4 });
+        let mut words = Vec::new();
+        job.write(&mut words);
+        let copy = Job::read(&mut Words::new(&words)).expect("as it was written");
+        assert_eq!(copy.standing(worker), job.standing(worker));
+    }
+
+    #[test]
+    fn who_has_left_and_comes_back_goes_on_where_it_was() {
+        let mut job = job(2, Staleness::BSP);
+        let (worker, second) = (WorkerId::new(0), Incarnation::new(2));
+        push(&mut job, FIRST, 1, Some(1));
+        job.leave(worker, FIRST).expect("it takes part");
+        let join = Join { job: JobId::new(9), workers: 2, staleness: Staleness::BSP };
+        job.join(worker, second, join).expect("a later life");
+        assert_eq!(job.standing(worker), Joined { clock: 1, tick_sequence: 1 });
     }
 
     #[test]

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bench::{ClusterLoad, ClusterLoadSpec, SoakTally};
 use clap::Args;
+use kernels::Isa;
 use transport::Limits;
 use transport::tcp::TcpBackend;
-use worker::{ClusterSpec, Dial, JobId, Placements, Timeouts, Watch, WorkerId};
+use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
 
 use crate::failure::Failure;
 use crate::flags::{Count, TransportFlag};
-use crate::processes::{ClusterProcesses, ClusterProcessesSpec};
+use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren};
 use crate::rdma::RdmaArgs;
 
 /// How long a shard may be without a server that answers before a measurement has failed.
@@ -68,7 +69,7 @@ pub(crate) struct RigSpec<'a> {
 /// A cluster of processes, and the newest word of where its shards are.
 pub(crate) struct Rig {
     pub(crate) cluster: ClusterProcesses,
-    pub(crate) placements: Arc<dyn Placements>,
+    pub(crate) placements: Arc<Watch>,
     arguments: ClusterBenchArgs,
 }
 
@@ -83,12 +84,15 @@ impl Rig {
             shards: spec.arguments.shards,
             replicas: spec.replicas,
             servers: spec.servers,
-            transport: spec.arguments.transport,
-            rdma: RdmaArgs::default(),
-            table_mib: None,
+            children: ServerChildren {
+                transport: spec.arguments.transport,
+                rdma: RdmaArgs::default(),
+                isa: Isa::detect(),
+                table_mib: None,
+            },
         })?;
         let watch = Watch::start(std::slice::from_ref(&cluster.address), spec.name);
-        let placements: Arc<dyn Placements> = Arc::new(watch.map_err(Failure::failed)?);
+        let placements = Arc::new(watch.map_err(Failure::failed)?);
         cluster.wait_whole(&placements, 0)?;
         Ok(Rig { cluster, placements, arguments: spec.arguments.clone() })
     }

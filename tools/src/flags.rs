@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use learn::data::BadRows;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -149,6 +150,25 @@ impl FromStr for ByteCount {
     }
 }
 
+/// A duration: a number with `ms`, `s`, `m` or `h` behind it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct DurationFlag(pub(crate) Duration);
+
+impl FromStr for DurationFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DurationFlag, String> {
+        const SECONDS_MAX: f64 = 1e9;
+        let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+        let with_unit = |&(unit, by)| text.strip_suffix(unit).map(|digits| (digits, by));
+        let read = units.iter().find_map(with_unit).and_then(|(digits, by)| {
+            let seconds = digits.parse::<f64>().ok()? * by;
+            (seconds > 0.0 && seconds <= SECONDS_MAX).then(|| Duration::from_secs_f64(seconds))
+        });
+        read.map(DurationFlag).ok_or_else(|| format!("expected a time such as 60s, found '{text}'"))
+    }
+}
+
 /// What verbs do with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum WorkFlag {
@@ -270,5 +290,17 @@ mod tests {
             Err("expected bsp, ssp:N or asp, found 'ssp'".into())
         );
         assert!("skip:-1".parse::<BadRowsFlag>().is_err());
+    }
+
+    #[test]
+    fn a_duration_reads_its_unit_and_nothing_else() {
+        let read = |text: &str| text.parse::<DurationFlag>().map(|flag| flag.0.as_millis());
+        assert_eq!(read("60s"), Ok(60_000));
+        assert_eq!(read("1.5m"), Ok(90_000));
+        assert_eq!(read("250ms"), Ok(250));
+        assert_eq!(read("24h"), Ok(86_400_000));
+        for text in ["", "60", "s", "-1s", "0s", "1d", "NaNs", "infs"] {
+            assert_eq!(read(text), Err(format!("expected a time such as 60s, found '{text}'")));
+        }
     }
 }

@@ -83,7 +83,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Replication(arguments)) => replication::run(&arguments),
         Command::Bench(BenchCommand::Elastic(arguments)) => elastic::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Soak(arguments) => soak::run(&arguments),
+        Command::Soak(arguments) => soak::run(arguments),
         Command::Worker => train::child::run(),
     }
 }

@@ -1,20 +1,20 @@
-//! A cluster of child processes: a coordinator, and servers that it names by placements.
+//! Servers as child processes, alone or as a cluster with a coordinator that places shards on them.
 //!
-//! Owns starting them and waiting until each shard has all of its replicas. What befalls them is
+//! Owns what they are told, and waiting until they listen and each shard has all of its replicas. What befalls them is
 //! left to whoever started them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kernels::Isa;
 use launch::{ChildEvent, Children};
+use serde::{Deserialize, Serialize};
 use wire::Placement;
-use worker::Placements;
+use worker::Watch;
 
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
 use crate::rdma::RdmaArgs;
-use crate::train::cluster::Ready;
 
 /// How long a process may take to say that it is ready.
 const READY_MAX: Duration = Duration::from_secs(20);
@@ -24,6 +24,77 @@ const WHOLE_MAX: Duration = Duration::from_secs(60);
 
 /// How often somebody looks at the newest placement.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// What a child that serves says when it is ready.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    /// Where it listens, as a place.
+    pub(crate) listen: String,
+}
+
+/// What all servers of a run are told.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerChildren {
+    /// How their bytes move.
+    pub(crate) transport: TransportFlag,
+    pub(crate) rdma: RdmaArgs,
+    pub(crate) isa: Isa,
+    /// What one table may take on one shard.
+    pub(crate) table_mib: Option<u64>,
+}
+
+impl ServerChildren {
+    /// Starts a server of one core. [`wait_ready`] waits for it.
+    ///
+    /// - `more`: further arguments.
+    pub(crate) fn spawn(
+        &self,
+        children: &mut Children,
+        name: &str,
+        listen: &str,
+        more: &[&str],
+    ) -> Result<usize, Failure> {
+        let mut words = vec!["serve", "--child", "--cores", "1", "--listen", listen];
+        let (transport, isa) = (self.transport.to_string(), self.isa.level().to_string());
+        words.extend(["--transport", &transport, "--isa", &isa]);
+        words.extend(more);
+        let mut arguments: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        arguments.extend(self.rdma.flags());
+        if let Some(mib) = self.table_mib {
+            arguments.extend(["--table-mib".to_owned(), mib.to_string()]);
+        }
+        children.spawn(name, &arguments, "").map_err(Failure::failed)
+    }
+}
+
+/// Waits until these children say where they listen: their places, in their order. What others say
+/// meanwhile is lost.
+pub(crate) fn wait_ready(
+    children: &mut Children,
+    numbers: &[usize],
+) -> Result<Vec<String>, Failure> {
+    let until = Instant::now() + READY_MAX;
+    let mut places = vec![None; numbers.len()];
+    while let Some(waited_for) = places.iter().position(Option::is_none) {
+        let left = until.saturating_duration_since(Instant::now());
+        let Some((from, event)) = children.next(left) else {
+            let (name, waited) = (children.child(numbers[waited_for]).name(), READY_MAX.as_secs());
+            return Err(Failure::failed(format!("{name} is not ready after {waited} s")));
+        };
+        match (numbers.iter().position(|&number| number == from), event) {
+            (Some(place), ChildEvent::Line(line)) => {
+                let ready: Ready = serde_json::from_str(&line).map_err(Failure::failed)?;
+                places[place] = Some(ready.listen);
+            }
+            (Some(_), ChildEvent::Ended) => {
+                let name = children.child(from).name();
+                return Err(Failure::failed(format!("{name} did not start")));
+            }
+            (None, _) => {} // Somebody who was killed has ended.
+        }
+    }
+    Ok(places.into_iter().flatten().collect())
+}
 
 /// What a cluster of child processes is made of.
 #[derive(Clone, Debug)]
@@ -35,10 +106,7 @@ pub(crate) struct ClusterProcessesSpec {
     pub(crate) shards: u16,
     pub(crate) replicas: u8,
     pub(crate) servers: u16,
-    /// How the servers' bytes move.
-    pub(crate) transport: TransportFlag,
-    pub(crate) rdma: RdmaArgs,
-    pub(crate) table_mib: Option<u64>,
+    pub(crate) children: ServerChildren,
 }
 
 /// The processes; killed when this is dropped.
@@ -79,11 +147,7 @@ impl ClusterProcesses {
     }
 
     /// Waits for a placement after this epoch in which nobody is missing.
-    pub(crate) fn wait_whole(
-        &self,
-        placements: &Arc<dyn Placements>,
-        after: u64,
-    ) -> Result<(), Failure> {
+    pub(crate) fn wait_whole(&self, placements: &Watch, after: u64) -> Result<(), Failure> {
         let until = Instant::now() + WHOLE_MAX;
         while Instant::now() < until {
             let newest = placements.newest();
@@ -119,8 +183,9 @@ impl ClusterProcesses {
         let arguments = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let words = ["coordinate".to_owned(), "--child".to_owned()];
         let arguments: Vec<String> = words.into_iter().chain(arguments).collect();
-        let (number, ready) = self.start_child("coordinator", &arguments)?;
-        (self.coordinator, self.address) = (number, ready);
+        let number = self.children.spawn("coordinator", &arguments, "").map_err(Failure::failed)?;
+        let place = wait_ready(&mut self.children, &[number])?.swap_remove(0);
+        (self.coordinator, self.address) = (number, place);
         Ok(())
     }
 
@@ -128,54 +193,19 @@ impl ClusterProcesses {
     pub(crate) fn start_server(&mut self) -> Result<(), Failure> {
         self.started += 1;
         let name = format!("server-{}", self.started);
-        let transport = self.spec.transport.to_string();
-        let listen = match self.spec.transport {
+        let member = ["--coordinator", &self.address, "--cluster", &self.spec.cluster];
+        // As if each had a host of its own, for replicas lie on distinct ones.
+        let named = ["--name", &name, "--host", &name];
+        let more = [member, named].concat();
+        let servers = &self.spec.children;
+        let listen = match servers.transport {
             TransportFlag::Shm => format!("unix:{}", self.spec.data.join(&name).display()),
             _ => "127.0.0.1:0".to_owned(),
         };
-        let arguments = [
-            ("--listen", &*listen),
-            ("--cores", "1"),
-            ("--transport", &transport),
-            ("--coordinator", &self.address),
-            ("--cluster", &self.spec.cluster),
-            ("--name", &name),
-            // As if each had a host of its own, for replicas lie on distinct ones.
-            ("--host", &name),
-        ];
-        let arguments =
-            arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
-        let words = ["serve".to_owned(), "--child".to_owned()];
-        let mut arguments: Vec<String> = words.into_iter().chain(arguments).collect();
-        arguments.extend(self.spec.rdma.flags());
-        if let Some(mib) = self.spec.table_mib {
-            arguments.extend(["--table-mib".to_owned(), mib.to_string()]);
-        }
-        let (number, _) = self.start_child(&name, &arguments)?;
+        let number = servers.spawn(&mut self.children, &name, &listen, &more)?;
+        wait_ready(&mut self.children, &[number])?;
         self.servers.push(number);
         Ok(())
-    }
-
-    /// Starts this program with these arguments and wait until it says where it listens.
-    fn start_child(
-        &mut self,
-        name: &str,
-        arguments: &[String],
-    ) -> Result<(usize, String), Failure> {
-        let number = self.children.spawn(name, arguments, "").map_err(Failure::failed)?;
-        let until = Instant::now() + READY_MAX;
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            match self.children.next(left) {
-                Some((from, ChildEvent::Line(line))) if from == number => {
-                    let ready: Ready = serde_json::from_str(&line).map_err(Failure::failed)?;
-                    return Ok((number, ready.listen));
-                }
-                Some((from, ChildEvent::Ended)) if from == number => break,
-                _ => {} // Somebody who was killed has ended.
-            }
-        }
-        let name = self.children.child(number).name();
-        Err(Failure::failed(format!("{name} did not start")))
     }
 }
 

@@ -14,10 +14,11 @@ use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
 use crate::output::{complain, json};
+use crate::processes::Ready;
 use crate::rdma::backend;
 use crate::signals::Stop;
 use crate::train::child::watch_parent;
-use crate::train::cluster::{Ready, server_spec};
+use crate::train::cluster::server_spec;
 use crate::train::plan::isa;
 
 /// How often a server looks whether it should stop.

@@ -18,9 +18,6 @@ use crate::placement::{Chain, Member, Placement};
 /// Longest name of a cluster, a server, a place or a host, in bytes.
 pub const CONTROL_NAME_BYTES_MAX: usize = 255;
 
-/// Most shards of a coordinated cluster: a placement is sent whole.
-pub const CLUSTER_SHARDS_MAX: usize = 8192;
-
 /// What the coordinator is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToCoordinator {
@@ -453,6 +450,7 @@ mod tests {
     use super::*;
     use crate::control_frame::{CONTROL_BYTES_MAX, control_frame};
     use crate::placement::{REPLICAS_MAX, SERVERS_MAX};
+    use crate::routing::SHARDS_MAX;
 
     fn candidate(name: &str) -> Applicant {
         Applicant::Server(Candidate {
@@ -491,7 +489,7 @@ mod tests {
         let servers: Vec<Member> = (0..SERVERS_MAX as u32).map(member).collect();
         let replicas = (0..REPLICAS_MAX as u32).map(server).collect();
         let chain = Chain { epoch, replicas, joining: Some(server(9)) };
-        let chains = vec![chain.clone(); CLUSTER_SHARDS_MAX];
+        let chains = vec![chain.clone(); SHARDS_MAX];
         let cause = name.repeat(10);
         let status = ClusterStatus {
             servers: servers
@@ -509,7 +507,7 @@ mod tests {
                     filling: usize::MAX,
                 })
                 .collect(),
-            troubled: (0..CLUSTER_SHARDS_MAX as u16)
+            troubled: (0..SHARDS_MAX as u16)
                 .map(|shard| ChainStatus {
                     shard: ShardId::new(shard),
                     chain: chain.clone(),

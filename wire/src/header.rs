@@ -13,7 +13,7 @@ use crate::status::Status;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 
 /// The version of the wire that this build speaks.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 // layout-begin
 /// The header as it stands on the wire. Little-endian, no padding, 64 bytes.
@@ -79,7 +79,7 @@ pub enum Kind {
     Values = 6,
     /// Adds deltas, ticks, or both. Body: keys, then deltas.
     Push = 7,
-    /// Answers everything but a pull and a scan; also every refusal. No body.
+    /// Answers all that has no answer of its own; also every refusal. No body.
     Reply = 8,
     /// The worker has finished: nobody waits for its clock any more. No body.
     Leave = 9,
@@ -111,6 +111,8 @@ pub enum Kind {
     Filled = 22,
     /// A piece of a message that is longer than the way between two servers takes. Body: bytes.
     Part = 23,
+    /// Answers a join. Body: [`crate::Joined`].
+    Joined = 24,
 }
 
 impl Kind {
@@ -140,6 +142,7 @@ impl Kind {
             21 => Kind::Counts,
             22 => Kind::Filled,
             23 => Kind::Part,
+            24 => Kind::Joined,
             _ => return None,
         })
     }

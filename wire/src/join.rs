@@ -1,6 +1,7 @@
-//! The body of a join: the job, how many workers it has, and its clock bound.
+//! The bodies of a join and of its answer: the job, how many workers it has, its clock bound; where
+//! the worker stands on this shard.
 //!
-//! Owns the layout and [`Staleness`]. All workers of a job say the same; a shard refuses one that
+//! Owns the layouts and [`Staleness`]. All workers of a job say the same; a shard refuses one that
 //! does not.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -27,6 +28,23 @@ impl Staleness {
         self.0
     }
 }
+
+/// Size of a [`Joined`] in bytes.
+pub const JOINED_BODY_BYTES: usize = 16;
+
+/// Where a worker stands on a shard that it has joined: what its lives before have done there.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Joined {
+    /// Its clock: how many steps of it are finished here.
+    pub clock: u64,
+    /// The sequence of the push that finished the last of them; 0 before the first.
+    pub tick_sequence: u64,
+}
+
+const _: () = assert!(size_of::<Joined>() == JOINED_BODY_BYTES);
 
 /// Size of a join's body in bytes.
 pub const JOIN_BODY_BYTES: usize = 24;

@@ -25,9 +25,9 @@ mod status;
 mod time;
 
 pub use control::{
-    Applicant, Apply, Ask, Beat, CLUSTER_SHARDS_MAX, CONTROL_NAME_BYTES_MAX, Candidate,
-    ChainReport, ChainState, ChainStatus, ClusterStatus, Denial, EpochCause, Life, Observation,
-    ServerState, ServerStatus, ToCoordinator, ToMember, Welcome,
+    Applicant, Apply, Ask, Beat, CONTROL_NAME_BYTES_MAX, Candidate, ChainReport, ChainState,
+    ChainStatus, ClusterStatus, Denial, EpochCause, Life, Observation, ServerState, ServerStatus,
+    ToCoordinator, ToMember, Welcome,
 };
 pub use control_frame::{
     CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, ControlBuffer, ControlError, control_frame,
@@ -45,7 +45,7 @@ pub use header::{Flags, Header, Kind, MAGIC, VERSION};
 pub use ids::{
     Clock, Epoch, Incarnation, JobId, Key, Sequence, ServerId, ShardId, TableId, WorkerId,
 };
-pub use join::{JOIN_BODY_BYTES, Join, Staleness};
+pub use join::{JOIN_BODY_BYTES, JOINED_BODY_BYTES, Join, Joined, Staleness};
 pub use lane::{
     LANE_BODY_BYTES, LANE_RAILS_MAX, LANE_RING_BYTES_MAX, LaneFabric, LaneMessage, LaneOffer,
     LaneRail, LaneRails,
@@ -57,7 +57,7 @@ pub use message::{COUNT_LINE_WIDTH, Keyed, Keys, Message, Seal, open, read_heade
 pub use placement::{
     Chain, Holds, Member, Placement, PlacementError, REPLICAS_MAX, SERVERS_MAX, Station,
 };
-pub use routing::{PARTITIONS, Routing, RoutingError, VIRTUAL_NODES, ring_number};
+pub use routing::{PARTITIONS, Routing, RoutingError, SHARDS_MAX, VIRTUAL_NODES, ring_number};
 pub use rows::{RowsView, SIZE_BODY_BYTES, ScanCursor, TableSize};
 pub use status::{Refusal, Status};
 pub use time::Time;

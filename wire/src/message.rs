@@ -12,7 +12,7 @@ use crate::encoding::{self, Coded, Encoding, KeyForm};
 use crate::frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 use crate::header::{Flags, Header, Kind};
 use crate::ids::Key;
-use crate::join::Join;
+use crate::join::{Join, Joined};
 use crate::lane::LaneMessage;
 use crate::rows::{RowsView, TableSize};
 
@@ -105,6 +105,8 @@ pub enum Message<'a> {
     Filled(&'a [u64]),
     /// See [`Kind::Part`].
     Part(&'a [u8]),
+    /// See [`Kind::Joined`].
+    Joined(Joined),
 }
 
 /// A line of counts in a [`Kind::Counts`] message, as a number of f32: 64 bytes.
@@ -208,6 +210,7 @@ pub fn open(
         Kind::Counts => return Err(shape(&header)),
         Kind::Filled => Message::Filled(words(&header, body)?),
         Kind::Part => Message::Part(body),
+        Kind::Joined => Message::Joined(Joined::read_from_bytes(body).map_err(|_| shape(&header))?),
     };
     Ok((header, message))
 }

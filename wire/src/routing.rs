@@ -18,8 +18,8 @@ pub const PARTITIONS: usize = 4096;
 /// shards has about a tenth more keys than the mean.
 pub const VIRTUAL_NODES: u16 = 128;
 
-/// The largest number of shards: with more, some would own no partition.
-const SHARDS_MAX: usize = PARTITIONS / 8;
+/// Most shards of a job, and so of a cluster: with more, some would own no partition.
+pub const SHARDS_MAX: usize = PARTITIONS / 8;
 
 /// Which shard owns which keys, in one epoch.
 #[derive(Clone, PartialEq, Eq)]

@@ -61,13 +61,21 @@ impl Call {
 }
 
 impl Session {
-    /// Takes part in a job, on every shard.
+    /// Takes part in a job, on every shard, before anything is pushed.
+    ///
+    /// A worker's place outlives its life. Where an earlier life has worked, this session's clock
+    /// is then the least that any shard has finished of it, and it has to push from there on what
+    /// the earlier life pushed at each clock: the same keys to the same tables in the same order.
+    /// A shard that is ahead is sent nothing, and another one adds only what it lacks, whatever the
+    /// deltas.
     ///
     /// - Errors: a shard refuses, [`WorkerError::TimedOut`], or as [`Session::poll`].
     pub fn join(&mut self, join: Join, deadline: Time) -> Result<(), WorkerError> {
         let bytes = join.to_bytes();
         let header = self.header(Kind::Join, TableId::new(0), 0, 0);
-        self.call_all(header, || Body::Bytes(bytes.into()), deadline)
+        self.call_all(header, || Body::Bytes(bytes.into()), deadline)?;
+        self.resume_clock();
+        Ok(())
     }
 
     /// Creates a table on every shard, or checks that it is the same there.

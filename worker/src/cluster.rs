@@ -1,7 +1,7 @@
 //! A session with a cluster whose shards move: it goes by placements.
 //!
-//! Owns the thread that makes a session's new links, and the first ones. Where placements come
-//! from is left to [`Placements`], what a session does with a link to `routes`.
+//! Owns the thread that makes a session's new links, and the first ones. Placements are left to
+//! [`Watch`], what a session does with a link to `routes`.
 //!
 //! Invariant: the thread ends with its session, and never holds it up: what it does may wait, and
 //! what it has made is handed over by a channel with room for a link to each shard.
@@ -20,7 +20,7 @@ use wire::{Epoch, Placement, Routing, RoutingError, ServerId, ShardId};
 use crate::connect::{ConnectError, Dial, Hello, Place, ask, greet, open};
 use crate::routes::{Route, Routes};
 use crate::session::{Session, SessionSpec};
-use crate::watch::Watch;
+use crate::watch::{Watch, WatchError};
 
 /// How often the thread looks for a newer placement while nothing else wakes it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -33,30 +33,11 @@ const RETRY_MAX: Duration = Duration::from_millis(200);
 /// not answer at all, and another is named soon.
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
 
-/// Where placements come from.
-pub trait Placements: Send + Sync {
-    /// The newest one that is known.
-    fn newest(&self) -> Option<Arc<Placement>>;
-
-    /// A link to this server broke, or was refused: it may be gone.
-    fn suspect(&self, server: ServerId);
-}
-
-impl Placements for Watch {
-    fn newest(&self) -> Option<Arc<Placement>> {
-        Watch::newest(self)
-    }
-
-    fn suspect(&self, server: ServerId) {
-        Watch::suspect(self, server);
-    }
-}
-
 /// What a session with a cluster is made of.
 #[derive(Clone)]
 pub struct ClusterSpec {
     /// Where its shards are.
-    pub placements: Arc<dyn Placements>,
+    pub placements: Arc<Watch>,
     /// Who connects, and how. All servers are reached by TCP, or all in the file system.
     pub dial: Dial,
     /// How long there may be no placement, or a shard without a server that answers.
@@ -66,11 +47,8 @@ pub struct ClusterSpec {
 /// Why there is no session with a cluster.
 #[derive(Debug)]
 pub enum ClusterError {
-    /// No placement has come.
-    NoPlacement {
-        /// After so long.
-        waited: Duration,
-    },
+    /// No placement has come, or the coordinator denies this worker.
+    NoPlacement(WatchError),
     /// A shard has no server.
     ShardLost {
         /// Which.
@@ -102,21 +80,19 @@ pub enum ClusterError {
 pub fn connect_cluster(spec: &ClusterSpec) -> Result<Session, ClusterError> {
     let until = Instant::now() + spec.patience;
     loop {
-        let attempt = try_connect(spec);
-        match attempt {
+        match try_connect(spec, until) {
             Ok(session) => return Ok(session),
-            Err(error) if Instant::now() >= until => return Err(error),
-            Err(ClusterError::Thread(error)) => return Err(ClusterError::Thread(error)),
+            Err(error) if Instant::now() >= until || error.is_final() => return Err(error),
             Err(_) => thread::sleep(LOOK_EVERY),
         }
     }
 }
 
 /// Connects by the newest placement.
-fn try_connect(spec: &ClusterSpec) -> Result<Session, ClusterError> {
+fn try_connect(spec: &ClusterSpec, until: Instant) -> Result<Session, ClusterError> {
     let isa = Isa::detect();
-    let none = || ClusterError::NoPlacement { waited: spec.patience };
-    let placement = spec.placements.newest().ok_or_else(none)?;
+    let first = spec.placements.wait_newer(Epoch::default(), until);
+    let placement = first.map_err(ClusterError::NoPlacement)?;
     let heads = (0..placement.chains.len()).map(|shard| head(&placement, shard));
     let heads = heads.collect::<Result<Vec<_>, _>>()?;
     let routing = Routing::new(placement.epoch, heads.len()).map_err(ClusterError::Routing)?;
@@ -204,7 +180,7 @@ struct Guide {
 impl Guide {
     /// Starts the thread; it ends when the guide is dropped.
     fn start(
-        placements: Arc<dyn Placements>,
+        placements: Arc<Watch>,
         dial: Dial,
         epochs: Vec<Epoch>,
         waker: Waker,
@@ -233,7 +209,7 @@ impl Routes for Guide {
 
 /// The thread: looks for heads and connects to them.
 struct Scout {
-    placements: Arc<dyn Placements>,
+    placements: Arc<Watch>,
     dial: Dial,
     isa: Isa,
     /// By number.
@@ -360,15 +336,20 @@ fn connect_one(isa: Isa, dial: &Dial, head: &Head) -> Option<Route> {
     }
 }
 
+impl ClusterError {
+    /// Whether waiting does not help.
+    fn is_final(&self) -> bool {
+        matches!(self, ClusterError::Thread(_) | ClusterError::NoPlacement(WatchError::Denied(_)))
+    }
+}
+
 impl fmt::Display for ClusterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ClusterError::NoPlacement { waited } => write!(
-                f,
-                "no placement of the cluster after {:.1} s: is its coordinator there, and are \
-                 enough servers?",
-                waited.as_secs_f64()
-            ),
+            ClusterError::NoPlacement(denied @ WatchError::Denied(_)) => denied.fmt(f),
+            ClusterError::NoPlacement(none) => {
+                write!(f, "{none}; is the coordinator there, and are enough servers?")
+            }
             ClusterError::ShardLost { shard, epoch, cause } => write!(
                 f,
                 "{shard} has no server left at {epoch} ({cause}): start anew from a checkpoint, \

@@ -143,6 +143,13 @@ pub enum Awaited {
         /// How many the caller allows.
         outstanding_max: usize,
     },
+    /// That no more than `outstanding_max` clocks are unfinished on some shard.
+    Clocks {
+        /// How many are.
+        outstanding: u64,
+        /// How many the caller allows.
+        outstanding_max: u64,
+    },
     /// The answer to a call of this kind.
     Answer(Kind),
 }
@@ -192,6 +199,10 @@ impl fmt::Display for Awaited {
             Awaited::Pushes { outstanding, outstanding_max } => write!(
                 f,
                 "answers to pushes: {outstanding} are outstanding, {outstanding_max} allowed"
+            ),
+            Awaited::Clocks { outstanding, outstanding_max } => write!(
+                f,
+                "clocks to be finished: {outstanding} are outstanding, {outstanding_max} allowed"
             ),
             Awaited::Answer(kind) => write!(f, "the answer to a {kind:?}"),
         }

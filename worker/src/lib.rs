@@ -45,7 +45,7 @@ mod turn;
 mod watch;
 
 pub use call::ScanPage;
-pub use cluster::{ClusterError, ClusterSpec, Placements, connect_cluster};
+pub use cluster::{ClusterError, ClusterSpec, connect_cluster};
 pub use codec::{CodecChoice, CodecError, KeyCodec, Selection, TableCodec, ValueCodec};
 pub use connect::{ConnectError, ConnectSpec, Dial, Place, PlaceError, Servers, connect};
 pub use counts::Counts;

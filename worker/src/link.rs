@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use transport::{Fault, PeerId};
-use wire::{Clock, Epoch, Header, Kind, Sequence, Time};
+use wire::{Clock, Epoch, Header, Joined, Kind, Sequence, Time};
 
 use crate::codec::Dictionary;
 use crate::error::{Asked, WorkerError};
@@ -45,6 +45,8 @@ pub(crate) struct Link {
     /// Bytes of received slots that wait for their reader.
     pub(crate) held_bytes: usize,
     pub(crate) clock_slowest: Clock,
+    /// This worker's clock here when it joined: what its lives before have finished.
+    clock_joined: Clock,
     pub(crate) lost: Option<Lost>,
 }
 
@@ -73,6 +75,7 @@ impl Link {
             damaged_in_a_row: 0,
             held_bytes: 0,
             clock_slowest: Clock::new(0),
+            clock_joined: Clock::new(0),
             lost: None,
         }
     }
@@ -88,6 +91,25 @@ impl Link {
         request.header.epoch = self.epoch.get();
         window.requests.push_back(Some(request));
         window.open += 1;
+    }
+
+    /// Takes up this worker's place on the shard, as its lives before left it: pushes count on from
+    /// the last one that ticked. Of a session that has pushed already nothing changes.
+    pub(crate) fn take_place(&mut self, joined: Joined) {
+        if self.pushes.next().get() == 1 {
+            self.clock_joined = Clock::new(joined.clock);
+            self.pushes = Window::new(joined.tick_sequence + 1);
+        }
+    }
+
+    /// This worker's clock here when it joined.
+    pub(crate) fn clock_joined(&self) -> Clock {
+        self.clock_joined
+    }
+
+    /// The clock of the oldest push that is not answered.
+    pub(crate) fn clock_unanswered(&self) -> Option<Clock> {
+        self.pushes.requests.front().and_then(Option::as_ref).map(|push| push.header.clock())
     }
 
     /// How many requests of one window may be in flight. Each has half of the credit: pulls that
@@ -289,6 +311,16 @@ mod tests {
         }
         let numbers: Vec<u64> = link.requests().map(|request| request.header.sequence).collect();
         assert_eq!(numbers, [1, 2, OTHERS_FIRST, OTHERS_FIRST + 1]);
+    }
+
+    #[test]
+    fn a_place_that_is_taken_up_counts_on_from_its_last_tick_and_never_back() {
+        let mut link = Link::new(PeerId::new(0), "a".into(), Epoch::new(1), Time::default());
+        link.take_place(Joined { clock: 3, tick_sequence: 7 });
+        link.admit(request(Kind::Push));
+        link.take_place(Joined { clock: 9, tick_sequence: 70 });
+        assert_eq!(link.requests().next().map(|one| one.header.sequence), Some(8));
+        assert_eq!(link.clock_joined(), Clock::new(3));
     }
 
     #[test]

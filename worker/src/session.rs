@@ -109,8 +109,6 @@ pub struct Session {
     clock: Clock,
     splitter: Splitter,
     deltas_pool: Vec<Rc<Vec<f32>>>,
-    /// Pieces of one shard's keys in a push.
-    pieces: Vec<Range<usize>>,
 }
 
 impl Session {
@@ -148,7 +146,6 @@ impl Session {
             clock: Clock::new(0),
             splitter: Splitter::new(spec.routing),
             deltas_pool: Vec::new(),
-            pieces: Vec::new(),
         };
         for (shard, &peer) in spec.peers.iter().enumerate() {
             session.note_peer(peer, shard);
@@ -279,19 +276,17 @@ impl Session {
         then: Then,
     ) -> Result<(), WorkerError> {
         self.check()?;
-        let codec = self.codecs.of(table);
-        let keys_max = match codec.pushes_plain_values() {
-            true => self.port.push_keys_max(usize::from(width))?,
-            false => self.port.coded_push_keys_max(usize::from(width))?,
-        };
+        // Whatever the codec: it may be another one in a later life.
+        let keys_max = self.port.coded_push_keys_max(usize::from(width))?;
         let keys = split.keys_count();
         assert_eq!(deltas.len(), keys * usize::from(width), "{keys} keys of width {width}");
-        self.check_pushes(split, keys_max)?;
-        let mut pieces = std::mem::take(&mut self.pieces);
+        self.count_parts(split, keys_max)?;
         for shard in 0..self.links.len() {
+            if self.is_done_by_earlier_life(shard) {
+                continue;
+            }
             let whole = split.range_of(shard);
-            split.cut_by_lists(shard, &mut pieces);
-            for range in pieces.iter().flat_map(|piece| cut(piece.clone(), keys_max)) {
+            for range in cut(whole.clone(), keys_max) {
                 let mut header = self.header(Kind::Push, table, range.len(), width);
                 if then == Then::Tick && range.end == whole.end {
                     header.flags = Flags::TICK.get();
@@ -304,7 +299,6 @@ impl Session {
                 self.admit_tick(shard);
             }
         }
-        self.pieces = pieces;
         if then == Then::Tick {
             self.clock = self.clock.next();
         }
@@ -364,6 +358,12 @@ impl Session {
     /// Messages of pushes that are not answered yet.
     pub fn pushes_outstanding(&self) -> usize {
         self.links.iter().map(|link| link.pushes.open).sum()
+    }
+
+    /// Clocks that this worker has finished and some shard has not confirmed yet.
+    pub fn clocks_outstanding(&self) -> u64 {
+        let oldest = self.links.iter().filter_map(Link::clock_unanswered).min();
+        oldest.map_or(0, |clock| self.clock.get() - clock.get())
     }
 
     /// Goes on over a new link to the same shard, after [`WorkerError::ServerLost`],
@@ -448,29 +448,31 @@ impl Session {
     }
 
     fn admit_tick(&mut self, shard: usize) {
+        if self.is_done_by_earlier_life(shard) {
+            return;
+        }
         let mut header = self.header(Kind::Push, TableId::new(0), 0, 0);
         header.flags = Flags::TICK.get();
         self.admit(shard, header, Body::Nothing, Origin::Push);
     }
 
-    /// Refuses a push of more messages than there is room for.
-    fn check_pushes(&mut self, split: &Split, keys_max: usize) -> Result<(), WorkerError> {
-        let mut pieces = std::mem::take(&mut self.pieces);
-        let parts = |shard| {
-            split.cut_by_lists(shard, &mut pieces);
-            pieces.iter().map(|piece| piece.len().div_ceil(keys_max)).sum::<usize>()
-        };
-        let most = (0..self.links.len()).map(parts).max().unwrap_or(0);
-        self.pieces = pieces;
-        self.check_room(most.max(1))
-    }
-
     /// How many messages a split makes, if there is room for them.
     fn count_parts(&self, split: &Split, keys_max: usize) -> Result<usize, WorkerError> {
-        let parts = |shard| split.range_of(shard).len().div_ceil(keys_max);
+        let parts = |shard| cut(split.range_of(shard), keys_max).len();
         let most = (0..self.links.len()).map(parts).max().unwrap_or(0);
         self.check_room(most.max(1))?;
         Ok((0..self.links.len()).map(parts).sum())
+    }
+
+    /// Whether an earlier life of this worker has finished the clock on this shard.
+    fn is_done_by_earlier_life(&self, shard: usize) -> bool {
+        self.links[shard].clock_joined() > self.clock
+    }
+
+    /// Goes on from the clock that an earlier life has finished on every shard.
+    pub(crate) fn resume_clock(&mut self) {
+        let finished = self.links.iter().map(Link::clock_joined).min();
+        self.clock = self.clock.max(finished.expect("a routing table has a shard"));
     }
 
     fn note_peer(&mut self, peer: PeerId, shard: usize) {
@@ -481,9 +483,35 @@ impl Session {
     }
 }
 
-/// Cuts `range` into as few pieces of at most `keys_max` as it takes, of nearly equal length.
-fn cut(range: Range<usize>, keys_max: usize) -> impl Iterator<Item = Range<usize>> {
-    let pieces = range.len().div_ceil(keys_max);
-    let (start, len) = (range.start, range.len());
-    (0..pieces).map(move |piece| start + len * piece / pieces..start + len * (piece + 1) / pieces)
+/// Cuts one shard's keys into messages of as many keys, a power of two; the last has what is left.
+///
+/// So the cut follows from the number of keys alone: another life of the worker makes it alike. And
+/// the pieces of a push lie within those of its pull, which are no shorter where a delta is no
+/// shorter than a value: the shard then has a list for each of them.
+fn cut(range: Range<usize>, keys_max: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let keys = 1 << keys_max.ilog2();
+    let pieces = range.len().div_ceil(keys);
+    (0..pieces).map(move |piece| {
+        let start = range.start + piece * keys;
+        start..range.end.min(start + keys)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_a_push_lie_within_pieces_of_its_pull() {
+        for (len, push_max, pull_max) in [(0, 5, 9), (1, 1, 1), (1000, 17, 40), (4096, 512, 1023)] {
+            let pull: Vec<_> = cut(7..7 + len, pull_max).collect();
+            let push: Vec<_> = cut(7..7 + len, push_max).collect();
+            let lies = |one: &Range<usize>| {
+                pull.iter().any(|all| all.start <= one.start && one.end <= all.end)
+            };
+            assert!(push.iter().all(lies), "{len} keys");
+            assert_eq!(push.iter().map(ExactSizeIterator::len).sum::<usize>(), len);
+            assert!(push.iter().all(|one| one.len() <= push_max && !one.is_empty()));
+        }
+    }
 }

@@ -87,23 +87,6 @@ impl Split {
     pub(crate) fn at_zero(&self) -> Ref<'_, [bool]> {
         Ref::map(self.at_zero.borrow(), Vec::as_slice)
     }
-
-    /// Cuts a shard's keys where its lists end, so that a push may name a list for each piece;
-    /// leaves them in one piece if the lists do not hold all of them.
-    pub(crate) fn cut_by_lists(&self, shard: usize, pieces: &mut Vec<Range<usize>>) {
-        let whole = self.range_of(shard);
-        let all = self.listed.borrow();
-        pieces.clear();
-        pieces.extend(all.iter().filter(|one| one.shard == shard).map(|one| one.start..one.end));
-        pieces.sort_unstable_by_key(|piece| piece.start);
-        let mut end = whole.start;
-        let follow =
-            pieces.iter().all(|piece| std::mem::replace(&mut end, piece.end) == piece.start);
-        if !follow || end != whole.end {
-            pieces.clear();
-            pieces.push(whole);
-        }
-    }
 }
 
 /// Makes splits for one routing table.

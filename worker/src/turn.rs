@@ -7,8 +7,9 @@
 
 use transport::{Event, Fault, PeerId, RecvSlot, SendRefusal};
 use wire::{
-    Clock, Encoding, HEADER_BYTES, Header, KeyForm, Kind, Malformed, Refusal, Status, Time,
+    Clock, Encoding, HEADER_BYTES, Header, Joined, KeyForm, Kind, Malformed, Refusal, Status, Time,
 };
+use zerocopy::FromBytes;
 
 use crate::codec::Listed;
 use crate::error::{Asked, Awaited, WorkerError};
@@ -122,6 +123,22 @@ impl Session {
             Waited::Late { since } => {
                 let outstanding = self.pushes_outstanding();
                 let awaited = Awaited::Pushes { outstanding, outstanding_max };
+                Err(self.timed_out(Origin::Push, awaited, since))
+            }
+        }
+    }
+
+    /// Waits until at most `outstanding_max` of this worker's clocks are not known to be finished
+    /// on every shard; 0 waits for all pushes.
+    ///
+    /// - Errors: as [`Session::wait_pushes`].
+    pub fn wait_clocks(&mut self, outstanding_max: u64, deadline: Time) -> Result<(), WorkerError> {
+        let done = |session: &Session| session.clocks_outstanding() <= outstanding_max;
+        match self.wait_until(deadline, done)? {
+            Waited::Done => Ok(()),
+            Waited::Late { since } => {
+                let outstanding = self.clocks_outstanding();
+                let awaited = Awaited::Clocks { outstanding, outstanding_max };
                 Err(self.timed_out(Origin::Push, awaited, since))
             }
         }
@@ -369,7 +386,14 @@ impl Session {
                     }
                 }
             }
-            (Origin::Call(number), _) => self.call.arrive(number, slot),
+            (Origin::Call(number), _) => {
+                if asked.kind() == Kind::Join {
+                    let joined = Joined::read_from_bytes(&slot.bytes()[HEADER_BYTES..]);
+                    let joined = joined.expect("`wire::open` checked the length");
+                    self.links[shard].take_place(joined);
+                }
+                self.call.arrive(number, slot)
+            }
             (_, Body::Deltas { deltas, split, .. }) => {
                 drop(split);
                 self.recycle_deltas(deltas);
@@ -476,6 +500,7 @@ fn check_fits(server: &str, asked: &Header, answer: &Header) -> Result<(), Worke
         Kind::Pull => (Kind::Values, Some((asked.keys, asked.width))),
         Kind::Scan => (Kind::Rows, None),
         Kind::Measure => (Kind::Size, None),
+        Kind::Join => (Kind::Joined, None),
         _ => (Kind::Reply, None),
     };
     let encoding = match kind {

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use transport::simulated::Faults;
 use transport::{Fault, Limits, Transport};
 use wire::{
-    Clock, JobId, Join, Key, Kind, Malformed, Refusal, RowLife, ScanCursor, ShardId, Staleness,
-    TableId, TableSpec, WorkerId,
+    Clock, JobId, Join, Joined, Key, Kind, Malformed, Refusal, RowLife, ScanCursor, ShardId,
+    Staleness, TableId, TableSpec, WorkerId,
 };
 
 const TABLE: TableId = TableId::new(3);
@@ -460,4 +460,28 @@ proptest! {
         }
         prop_assert!(rig.shards.iter().all(|shard| shard.borrow().ticks == clocks));
     }
+}
+
+#[test]
+fn a_later_life_sends_only_what_each_shard_lacks_under_the_former_lifes_numbers() {
+    let mut rig = Rig::quiet(2, 1);
+    rig.shards[0].borrow_mut().joined = Joined { clock: 3, tick_sequence: 8 };
+    rig.shards[1].borrow_mut().joined = Joined { clock: 2, tick_sequence: 5 };
+    let deadline = rig.after_s(5);
+    rig.session.join(join(), deadline).expect("welcome");
+    assert_eq!(rig.session.clock(), Clock::new(2));
+    let keys: Vec<u64> = (0..40).collect();
+    let split = rig.session.split(&keys).expect("sorted");
+    for then in [Then::More, Then::Tick, Then::Tick] {
+        rig.session.push(TABLE, &split, Rc::new(vec![1.0; 40]), 1, then).expect("room");
+    }
+    assert_eq!(rig.session.clocks_outstanding(), 2);
+    rig.session.wait_clocks(0, deadline).expect("answers");
+    let numbers = |shard: usize| {
+        let shard = rig.shards[shard].borrow();
+        let mut numbers: Vec<u64> = shard.applied.iter().map(|name| name.2).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!((numbers(0), numbers(1)), (vec![9], vec![6, 7, 8]));
 }

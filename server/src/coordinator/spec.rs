@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use wire::{CLUSTER_SHARDS_MAX, REPLICAS_MAX, SERVERS_MAX};
+use wire::{REPLICAS_MAX, SERVERS_MAX, SHARDS_MAX};
 
 use super::assign::Spread;
 use super::store::Entry;
@@ -55,7 +55,7 @@ impl ClusterSpec {
     /// The first number that cannot be.
     pub fn check(&self, newest: Option<&Entry>) -> Result<(), SpecError> {
         let ranges = [
-            ("shards", usize::from(self.shards), CLUSTER_SHARDS_MAX),
+            ("shards", usize::from(self.shards), SHARDS_MAX),
             ("replicas", usize::from(self.replicas), REPLICAS_MAX),
             ("servers at least", self.servers_min, SERVERS_MAX),
         ];

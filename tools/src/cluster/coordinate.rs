@@ -11,9 +11,9 @@ use server::coordinator::{ClusterSpec, Coordinator, EtcdStore, RedbStore, Spread
 use super::CoordinateArgs;
 use crate::failure::Failure;
 use crate::output::{complain, json};
+use crate::processes::Ready;
 use crate::signals::Stop;
 use crate::train::child::watch_parent;
-use crate::train::cluster::Ready;
 
 /// How often it looks whether it should stop.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -1,14 +1,12 @@
 //! The flags of `gradwire soak`.
 //!
-//! Owns their help and how a duration is written.
-
-use std::str::FromStr;
-use std::time::Duration;
+//! Owns their help.
 
 use clap::Args;
 
 use super::FaultFlag;
 use crate::cluster::CLUSTER;
+use crate::flags::DurationFlag;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SoakArgs {
@@ -54,38 +52,9 @@ pub(crate) struct SoakArgs {
     pub(crate) json: bool,
 }
 
-/// A duration: a number with `ms`, `s`, `m` or `h` behind it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct DurationFlag(pub(crate) Duration);
-
-impl FromStr for DurationFlag {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<DurationFlag, String> {
-        const SECONDS_MAX: f64 = 1e9;
-        let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-        let with_unit = |&(unit, by)| text.strip_suffix(unit).map(|digits| (digits, by));
-        let read = units.iter().find_map(with_unit).and_then(|(digits, by)| {
-            let seconds = digits.parse::<f64>().ok()? * by;
-            (seconds > 0.0 && seconds <= SECONDS_MAX).then(|| Duration::from_secs_f64(seconds))
-        });
-        read.map(DurationFlag).ok_or_else(|| format!("expected a time such as 60s, found '{text}'"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_duration_reads_its_unit_and_nothing_else() {
-        let read = |text: &str| text.parse::<DurationFlag>().map(|flag| flag.0.as_millis());
-        assert_eq!(read("60s"), Ok(60_000));
-        assert_eq!(read("1.5m"), Ok(90_000));
-        assert_eq!(read("250ms"), Ok(250));
-        assert_eq!(read("24h"), Ok(86_400_000));
-        for text in ["", "60", "s", "-1s", "0s", "1d", "NaNs", "infs"] {
-            assert_eq!(read(text), Err(format!("expected a time such as 60s, found '{text}'")));
-        }
+impl SoakArgs {
+    /// How many servers are started.
+    pub(crate) fn servers(&self) -> u16 {
+        self.servers.unwrap_or(u16::from(self.replicas) + 1)
     }
 }

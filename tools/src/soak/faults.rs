@@ -6,16 +6,15 @@
 //! Invariant: nobody is harmed before every shard has all of its replicas again: with k of them,
 //! k - 1 failures at a time are promised to be survived, and no more.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bench::{Random, SoakLoad};
 use launch::Signal;
 use serde::Serialize;
-use worker::Placements;
+use worker::Watch;
 
-use super::SoakPlan;
+use super::SoakArgs;
 use crate::failure::Failure;
 use crate::processes::ClusterProcesses;
 
@@ -47,7 +46,7 @@ pub(crate) struct Caused {
 
 /// Who causes faults in a cluster.
 pub(crate) struct Saboteur<'a> {
-    pub(crate) plan: &'a SoakPlan,
+    pub(crate) plan: &'a SoakArgs,
     pub(crate) cluster: ClusterProcesses,
 }
 
@@ -56,15 +55,15 @@ impl Saboteur<'_> {
     pub(crate) fn disturb(
         &mut self,
         load: &SoakLoad,
-        placements: &Arc<dyn Placements>,
+        placements: &Watch,
         mut told: impl FnMut(&Caused),
     ) -> Result<Vec<Caused>, Failure> {
         let mut caused = Vec::new();
         let mut random = Random::new(self.plan.seed);
-        let until = load.started + self.plan.duration;
+        let until = load.started + self.plan.duration.0;
         while Instant::now() < until && !load.over.load(Ordering::Relaxed) {
             // Between half and one and a half of the time, so that no phase is spared.
-            let pause = self.plan.every.mul_f64(0.5 + random.unit());
+            let pause = self.plan.every.0.mul_f64(0.5 + random.unit());
             let wake = Instant::now() + pause;
             if wake >= until {
                 std::thread::sleep(until.saturating_duration_since(Instant::now()));
@@ -84,7 +83,7 @@ impl Saboteur<'_> {
         fault: FaultFlag,
         random: &mut Random,
         load: &SoakLoad,
-        placements: &Arc<dyn Placements>,
+        placements: &Watch,
     ) -> Result<Caused, Failure> {
         let began = Instant::now();
         let at = load.started.elapsed();

@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bench::{SoakError, SoakLoad, SoakTally, soak_probe, soak_work};
+use kernels::Isa;
 use serde::Serialize;
 use transport::Limits;
 use transport::tcp::TcpBackend;
-use worker::{ClusterSpec, Dial, JobId, Placements, Timeouts, Watch, WorkerId};
+use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
 
 pub(crate) use self::args::SoakArgs;
 pub(crate) use self::faults::FaultFlag;
@@ -24,7 +25,7 @@ use self::faults::{Caused, Saboteur};
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
 use crate::output::{complain, count, json, table};
-use crate::processes::{ClusterProcesses, ClusterProcessesSpec};
+use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren};
 use crate::push_pull::{COMMIT, command};
 use crate::rdma::RdmaArgs;
 use crate::signals::Stop;
@@ -40,18 +41,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// How often the run looks whether somebody wants it to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// What a soak does.
-#[derive(Clone, Debug)]
-pub(crate) struct SoakPlan {
-    pub(crate) duration: Duration,
-    pub(crate) every: Duration,
-    pub(crate) faults: Vec<FaultFlag>,
-    pub(crate) seed: u64,
-    pub(crate) replicas: u8,
-    pub(crate) servers: u16,
-    pub(crate) shards: u16,
-}
 
 /// What a soak found.
 #[derive(Clone, Debug, Serialize)]
@@ -87,12 +76,12 @@ pub(crate) struct SoakReport {
 }
 
 /// Runs the command.
-pub(crate) fn run(arguments: &SoakArgs) -> Result<(), Failure> {
-    let plan = plan(arguments)?;
+pub(crate) fn run(arguments: SoakArgs) -> Result<(), Failure> {
+    let plan = checked(arguments)?;
     let stop = Stop::on_signals()?;
     let data = std::env::temp_dir().join(format!("gradwire-soak-{}", std::process::id()));
-    let report = soak(arguments, &plan, &data, &stop)?;
-    if arguments.json {
+    let report = soak(&plan, &data, &stop)?;
+    if plan.json {
         json(&report)?;
     } else {
         table(&report.pairs())?;
@@ -103,50 +92,36 @@ pub(crate) fn run(arguments: &SoakArgs) -> Result<(), Failure> {
     }
 }
 
-fn plan(arguments: &SoakArgs) -> Result<SoakPlan, Failure> {
-    let faults = match arguments.coordinator[..] {
-        [] => arguments.faults.clone(),
-        _ => Vec::new(),
-    };
-    let servers = arguments.servers.unwrap_or(u16::from(arguments.replicas) + 1);
-    if servers < u16::from(arguments.replicas) {
-        let replicas = arguments.replicas;
+/// What was asked for, if it can be done: a cluster that runs already is not harmed.
+fn checked(mut arguments: SoakArgs) -> Result<SoakArgs, Failure> {
+    if !arguments.coordinator.is_empty() {
+        arguments.faults.clear();
+    }
+    let (servers, replicas) = (arguments.servers(), arguments.replicas);
+    if servers < u16::from(replicas) {
         let why = format!("--servers: {servers} servers cannot hold {replicas} replicas apart");
         return Err(Failure::usage(why));
     }
-    let kills = faults.iter().any(|fault| *fault != FaultFlag::Coordinator);
-    if kills && arguments.replicas < 2 {
+    let kills = arguments.faults.iter().any(|fault| *fault != FaultFlag::Coordinator);
+    if kills && replicas < 2 {
         return Err(Failure::usage("--replicas: with 1 a dead server takes its shards along"));
     }
     if arguments.workers == 0 || arguments.keys == 0 {
         return Err(Failure::usage("--workers and --keys: expected 1 or more"));
     }
-    Ok(SoakPlan {
-        duration: arguments.duration.0,
-        every: arguments.every.0,
-        faults,
-        seed: arguments.seed,
-        replicas: arguments.replicas,
-        servers,
-        shards: arguments.shards,
-    })
+    Ok(arguments)
 }
 
 /// Starts everything, disturbs it, and compares.
-fn soak(
-    arguments: &SoakArgs,
-    plan: &SoakPlan,
-    data: &Path,
-    stop: &Stop,
-) -> Result<SoakReport, Failure> {
-    let (mut saboteur, placements) = match &arguments.coordinator[..] {
+fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure> {
+    let (mut saboteur, placements) = match &plan.coordinator[..] {
         [] => {
             let cluster = start(plan, data)?;
             let placements = watch(std::slice::from_ref(&cluster.address), CLUSTER)?;
             cluster.wait_whole(&placements, 0)?;
             (Some(Saboteur { plan, cluster }), placements)
         }
-        addresses => (None, watch(addresses, &arguments.cluster)?),
+        addresses => (None, watch(addresses, &plan.cluster)?),
     };
     let load = SoakLoad {
         cluster: ClusterSpec {
@@ -162,8 +137,8 @@ fn soak(
             patience: PATIENCE,
         },
         job: JobId::new(RandomState::new().build_hasher().finish()),
-        workers: arguments.workers + 1,
-        keys: arguments.keys,
+        workers: plan.workers + 1,
+        keys: plan.keys,
         seed: plan.seed,
         started: Instant::now(),
         over: AtomicBool::new(false),
@@ -171,9 +146,9 @@ fn soak(
     };
     let (caused, tallies) = std::thread::scope(|scope| {
         let load = &load;
-        let workers: Vec<_> = (0..arguments.workers)
+        let workers: Vec<_> = (0..plan.workers)
             .map(|worker| scope.spawn(move || ended(load, soak_work(load, worker))))
-            .chain([scope.spawn(move || ended(load, soak_probe(load, arguments.workers)))])
+            .chain([scope.spawn(move || ended(load, soak_probe(load, plan.workers)))])
             .collect();
         scope.spawn(move || {
             while !load.over.load(Ordering::Relaxed) {
@@ -186,7 +161,7 @@ fn soak(
         let told = |one: &Caused| complain(&line(one));
         let caused = match &mut saboteur {
             Some(saboteur) => saboteur.disturb(load, &placements, told),
-            None => Ok(wait_out(load, plan.duration)),
+            None => Ok(wait_out(load, plan.duration.0)),
         };
         load.over.store(true, Ordering::Relaxed);
         let tallies: Vec<_> = workers
@@ -201,20 +176,23 @@ fn soak(
 }
 
 /// Starts a cluster of processes.
-fn start(plan: &SoakPlan, data: &Path) -> Result<ClusterProcesses, Failure> {
+fn start(plan: &SoakArgs, data: &Path) -> Result<ClusterProcesses, Failure> {
     ClusterProcesses::start(ClusterProcessesSpec {
         cluster: CLUSTER.to_owned(),
         data: data.to_owned(),
         shards: plan.shards,
         replicas: plan.replicas,
-        servers: plan.servers,
-        transport: TransportFlag::Auto,
-        rdma: RdmaArgs::default(),
-        table_mib: None,
+        servers: plan.servers(),
+        children: ServerChildren {
+            transport: TransportFlag::Auto,
+            rdma: RdmaArgs::default(),
+            isa: Isa::detect(),
+            table_mib: None,
+        },
     })
 }
 
-fn watch(addresses: &[String], cluster: &str) -> Result<Arc<dyn Placements>, Failure> {
+fn watch(addresses: &[String], cluster: &str) -> Result<Arc<Watch>, Failure> {
     let watch = Watch::start(addresses, cluster).map_err(Failure::failed)?;
     Ok(Arc::new(watch))
 }
@@ -241,7 +219,7 @@ fn line(one: &Caused) -> String {
 }
 
 fn report(
-    plan: &SoakPlan,
+    plan: &SoakArgs,
     load: &SoakLoad,
     caused: &[Caused],
     tallies: &[SoakTally],

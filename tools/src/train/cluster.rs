@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use kernels::Isa;
-use launch::{ChildEvent, Children, Local, LocalSpec};
+use launch::{Children, Local, LocalSpec};
 use serde::{Deserialize, Serialize};
 use server::{Hosting, OnClosed, Pinning, ServerSpec, Way, pin, processor_here};
 use shard::rule::Rules;
@@ -22,7 +22,7 @@ use super::plan::{Coordinated, Plan, ServersWanted, StartedAs};
 use crate::cluster::CLUSTER;
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
-use crate::processes::{ClusterProcesses, ClusterProcessesSpec};
+use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren, wait_ready};
 use crate::rdma::{RdmaArgs, backend};
 
 /// The only generation of the routing table so far: shards do not move yet.
@@ -33,9 +33,6 @@ const TABLE_BYTES_MAX: u64 = 1 << 40;
 
 /// How long connecting to one server may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-
-/// How long a server may take to say where it listens.
-const READY_MAX: Duration = Duration::from_secs(10);
 
 /// How long a shard may be without a server that answers: copies take over within a second, and
 /// where nothing is left to take over, waiting does not help.
@@ -77,13 +74,6 @@ pub(crate) struct Contact {
     pub(crate) coordinated: Option<Coordinated>,
     pub(crate) transport: TransportFlag,
     pub(crate) rdma: RdmaArgs,
-}
-
-/// What a server that is a child says when it is ready.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Ready {
-    /// Where it listens, as a place.
-    pub(crate) listen: String,
 }
 
 struct SocketDir(PathBuf);
@@ -254,42 +244,19 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
             }
             None => "127.0.0.1:0".to_owned(),
         };
-        let mut arguments = vec!["serve".to_owned(), "--child".to_owned()];
-        arguments.extend(["--cores".to_owned(), "1".to_owned(), "--listen".to_owned(), listen]);
-        arguments.extend(["--isa".to_owned(), plan.isa.level().to_string()]);
-        if let Some(mib) = plan.table_mib {
-            arguments.extend(["--table-mib".to_owned(), mib.to_string()]);
-        }
-        if !by_shm {
-            arguments.extend(["--transport".to_owned(), plan.transport.to_string()]);
-            arguments.extend(plan.rdma.flags());
-        }
         let name = format!("server {server}");
-        numbers.push(children.spawn(&name, &arguments, "").map_err(Failure::failed)?);
+        numbers.push(server_children(plan).spawn(children, &name, &listen, &[])?);
     }
-    let mut places = vec![None; numbers.len()];
-    while places.iter().any(Option::is_none) {
-        let Some((number, event)) = children.next(READY_MAX) else {
-            let waited = READY_MAX.as_secs();
-            return Err(Failure::failed(format!("the servers are not ready after {waited} s")));
-        };
-        let place = numbers.iter().position(|&server| server == number);
-        match (place, event) {
-            (Some(place), ChildEvent::Line(line)) => {
-                let ready: Ready = serde_json::from_str(&line).map_err(Failure::failed)?;
-                places[place] = Some(ready.listen);
-            }
-            (_, ChildEvent::Ended) => {
-                let name = children.child(number).name();
-                return Err(Failure::failed(format!("{name} did not start")));
-            }
-            (None, ChildEvent::Line(_)) => {}
-        }
-    }
-    let places = places.into_iter().flatten().collect();
+    let places = wait_ready(children, &numbers)?;
     let (transport, rdma) = (plan.transport, plan.rdma.clone());
     let contact = Contact { places, coordinated: None, transport, rdma };
     Ok(Remote { contact, _sockets: sockets, _processes: None })
+}
+
+/// What the servers that this run starts are told.
+fn server_children(plan: &Plan) -> ServerChildren {
+    let (rdma, isa, table_mib) = (plan.rdma.clone(), plan.isa, plan.table_mib);
+    ServerChildren { transport: plan.transport, rdma, isa, table_mib }
 }
 
 /// How a worker reaches a cluster by its coordinator.
@@ -310,9 +277,7 @@ fn start_replicated(plan: &Plan, servers: u16, replicas: u8) -> Result<Remote, F
         shards: servers * SHARDS_A_SERVER,
         replicas,
         servers,
-        transport: plan.transport,
-        rdma: plan.rdma.clone(),
-        table_mib: plan.table_mib,
+        children: server_children(plan),
     })?;
     let addresses = vec![processes.address.clone()];
     let contact = coordinated_contact(plan, Coordinated { addresses, cluster: CLUSTER.to_owned() });

@@ -14,8 +14,8 @@ use transport::simulated::{Faults, Parking, Simulated, World};
 use transport::{AdoptError, Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal};
 use transport::{SendSlot, Transport, Waker};
 use wire::{
-    Epoch, Flags, HEADER_BYTES, Header, Incarnation, Kind, Message, Refusal, Routing, ScanCursor,
-    Seal, Status, TableSize, Time, WorkerId,
+    Epoch, Flags, HEADER_BYTES, Header, Incarnation, Joined, Kind, Message, Refusal, Routing,
+    ScanCursor, Seal, Status, TableSize, Time, WorkerId,
 };
 use zerocopy::IntoBytes;
 
@@ -34,6 +34,8 @@ pub(crate) struct FakeShard {
     pub(crate) ticks: u64,
     /// What its answers say of credit.
     pub(crate) credit: u16,
+    /// Where the worker stood when it joined.
+    pub(crate) joined: Joined,
     /// Whether pulls wait for the session's own ticks.
     pub(crate) waits_for_ticks: bool,
     /// Whether it has no turns, like a process that is stopped.
@@ -59,6 +61,7 @@ impl FakeShard {
             answers_width: None,
             ticks: 0,
             credit: 0,
+            joined: Joined::default(),
             waits_for_ticks: false,
             stopped: false,
             kinds: Vec::new(),
@@ -128,6 +131,10 @@ impl FakeShard {
                 self.reply(peer, header, Status::Done);
             }
             Message::Scan => self.scan(peer, header),
+            Message::Join(_) => {
+                let joined = self.joined;
+                self.send(peer, Header { kind: Kind::Joined as u8, ..header }, joined.as_bytes());
+            }
             Message::Measure => {
                 let size =
                     TableSize { rows: self.rows.len() as u64, bytes: 7, ..TableSize::default() };

@@ -126,6 +126,7 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             vec![sealed(header(kind, 0), &[]), sealed(middle, &[])]
         }
         Kind::Size => vec![sealed(header(kind, 0), &[0; wire::SIZE_BODY_BYTES])],
+        Kind::Joined => vec![sealed(header(kind, 0), &[1; wire::JOINED_BODY_BYTES])],
         Kind::Lane => lane_words().iter().map(|word| sealed(header(kind, 0), word)).collect(),
         Kind::Hello | Kind::Welcome | Kind::Reply | Kind::Leave | Kind::Measure => {
             vec![sealed(header(kind, 0), &[])]
