@@ -24,6 +24,7 @@ pub mod roofs;
 mod soak;
 mod spec;
 mod stats;
+mod stragglers;
 mod table;
 mod table_load;
 mod turns;
@@ -52,6 +53,9 @@ pub use spec::{
     RESIDENT_KEYS_MAX,
 };
 pub use stats::Spread;
+pub use stragglers::{
+    Mode, StragglerRow, StragglerSpec, Trouble, render_stragglers, run_stragglers,
+};
 pub use table::{TableBenchSpec, TableRates, TableReport, TableShares, run_table};
 pub use table_load::TableLoad;
 pub use turns::Turns;

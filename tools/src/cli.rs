@@ -19,6 +19,7 @@ use crate::flags::{
 use crate::rdma::RdmaArgs;
 use crate::replication::ReplicationArgs;
 use crate::soak::SoakArgs;
+use crate::stragglers::StragglerArgs;
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -92,6 +93,8 @@ pub(crate) enum BenchCommand {
     Transport(LinkArgs),
     /// What a second replica of each shard costs its servers, in clusters of processes.
     Replication(ReplicationArgs),
+    /// What slow workers cost, by how far workers may be apart, and what a spare one saves.
+    Stragglers(StragglerArgs),
     /// What servers that join and leave do to a load, in a cluster of processes.
     Elastic(ElasticArgs),
 }

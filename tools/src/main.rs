@@ -28,6 +28,7 @@ mod report;
 mod serve;
 mod signals;
 mod soak;
+mod stragglers;
 mod train;
 
 use std::io::IsTerminal;
@@ -81,6 +82,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
         Command::Bench(BenchCommand::Replication(arguments)) => replication::run(&arguments),
+        Command::Bench(BenchCommand::Stragglers(arguments)) => stragglers::run(&arguments),
         Command::Bench(BenchCommand::Elastic(arguments)) => elastic::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Soak(arguments) => soak::run(arguments),
