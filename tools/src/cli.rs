@@ -3,6 +3,7 @@
 //! Owns every flag and its help. What a command does with them is left to its file.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
@@ -16,6 +17,7 @@ use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
     TransportFlag, WorkFlag,
 };
+use crate::push_pull::COMMIT;
 use crate::rdma::RdmaArgs;
 use crate::replication::ReplicationArgs;
 use crate::soak::SoakArgs;
@@ -23,7 +25,7 @@ use crate::stragglers::StragglerArgs;
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
-#[command(name = "gradwire", version, about, max_term_width = 100)]
+#[command(name = "gradwire", version = version(), about, max_term_width = 100)]
 pub(crate) struct Cli {
     /// The most that is logged to stderr.
     #[arg(long, global = true, value_enum, default_value = "warn")]
@@ -31,6 +33,14 @@ pub(crate) struct Cli {
 
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// What was built; builds of one wire version understand each other.
+fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        format!("{} (commit {COMMIT}, wire {})", env!("CARGO_PKG_VERSION"), wire::VERSION)
+    });
+    &TEXT
 }
 
 #[derive(Debug, Subcommand)]
