@@ -15,6 +15,7 @@ use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
     TransportFlag, WorkFlag,
 };
+use crate::job_success::JobSuccessArgs;
 use crate::rdma::RdmaArgs;
 use crate::soak::SoakArgs;
 
@@ -88,6 +89,8 @@ pub(crate) enum BenchCommand {
     Codec(CodecArgs),
     /// A bare link, by RDMA verbs or by a transport: bandwidth, message rate, latency.
     Transport(LinkArgs),
+    /// Jobs whose workers are killed: how many end well, with later lives and without.
+    JobSuccess(JobSuccessArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -239,6 +242,10 @@ pub(crate) struct TrainArgs {
     /// Start servers and workers as processes and not as threads.
     #[arg(long, help_heading = "Cluster", num_args = 0, default_missing_value = "true")]
     pub(crate) processes: Option<bool>,
+    /// How often each worker process of a cluster is started again if it dies: it goes on where it
+    /// was [default: 16].
+    #[arg(long, help_heading = "Cluster", value_name = "N")]
+    pub(crate) restarts: Option<u32>,
     /// How bytes move [default: auto].
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,

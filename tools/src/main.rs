@@ -14,6 +14,7 @@ mod codec;
 mod doctor;
 mod failure;
 mod flags;
+mod job_success;
 mod link;
 mod model;
 mod output;
@@ -77,6 +78,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
+        Command::Bench(BenchCommand::JobSuccess(arguments)) => job_success::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Worker => train::child::run(),
