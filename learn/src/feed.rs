@@ -74,26 +74,30 @@ pub struct FeedProgress {
 impl Epochs {
     /// Opens the source for the first of `epochs` passes.
     pub fn open(spec: SourceSpec, epochs: u32) -> Result<Epochs, DataError> {
-        Epochs::with_claim(spec, epochs, None)
+        Epochs::with_claim(spec, epochs, None, 0)
     }
 
     /// The same, for one of several readers that share the batches of each epoch.
+    ///
+    /// - `first`: the epoch to begin with, from 0.
     pub fn open_shared(
         spec: SourceSpec,
         epochs: u32,
         claim: ClaimInEpoch,
+        first: u32,
     ) -> Result<Epochs, DataError> {
-        Epochs::with_claim(spec, epochs, Some(claim))
+        Epochs::with_claim(spec, epochs, Some(claim), first)
     }
 
     fn with_claim(
         spec: SourceSpec,
         epochs: u32,
         claim: Option<ClaimInEpoch>,
+        epoch: u32,
     ) -> Result<Epochs, DataError> {
-        let source = Arc::new(open_epoch(&spec, claim.as_ref(), 0)?);
+        let source = Arc::new(open_epoch(&spec, claim.as_ref(), epoch)?);
         let (kept, given, rows_given) = (None, 0, 0);
-        let state = State { source, epoch: 0, rows_before: 0, kept, given, rows_given };
+        let state = State { source, epoch, rows_before: 0, kept, given, rows_given };
         // Which batches a reader claims differs from epoch to epoch.
         let keeping = match (&claim, epochs) {
             (None, 2..) => Keeping::SoFar(Vec::new(), 0),
@@ -165,7 +169,7 @@ impl Epochs {
         state.given += 1;
         state.rows_given += batch.rows() as u64;
         drop(state);
-        Next::Kept { kept, number }
+        Next::Kept { kept, number, epoch }
     }
 
     fn source(&self) -> (Arc<Source>, u32) {
@@ -199,15 +203,17 @@ impl Feed for Epochs {
     fn next(&self) -> Result<Option<Csr>, DataError> {
         loop {
             let ended = match self.find_next() {
-                Next::Kept { kept, number } => {
+                Next::Kept { kept, number, epoch } => {
                     let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
                     let mut batch = spare.unwrap_or_default();
                     batch.copy_from(&kept[number]);
+                    batch.epoch = epoch;
                     return Ok(Some(batch));
                 }
                 Next::End { epoch } => epoch,
                 Next::Read { source, epoch } => {
-                    if let Some(batch) = self.read(&source)? {
+                    if let Some(mut batch) = self.read(&source)? {
+                        batch.epoch = epoch;
                         return Ok(Some(batch));
                     }
                     epoch
@@ -235,7 +241,7 @@ impl Feed for Epochs {
 /// Where the next batch comes from.
 enum Next {
     Read { source: Arc<Source>, epoch: u32 },
-    Kept { kept: Arc<Vec<Csr>>, number: usize },
+    Kept { kept: Arc<Vec<Csr>>, number: usize, epoch: u32 },
     End { epoch: u32 },
 }
 

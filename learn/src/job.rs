@@ -18,6 +18,7 @@ use worker::{
 
 use crate::data::Csr;
 use crate::feed::Feed;
+use crate::journal::Journal;
 use crate::learner::{Learner, Table};
 use crate::metrics::Metrics;
 use crate::run::{Continue, RunError, learn};
@@ -25,7 +26,7 @@ use crate::run::{Continue, RunError, learn};
 /// How long joining, defining and leaving may take.
 pub const CALL_MAX: Duration = Duration::from_secs(10);
 
-/// The life of every worker of a job that ends when a worker dies.
+/// The first life of every worker, and the only one where a job ends with a worker.
 pub const INCARNATION: Incarnation = Incarnation::new(1);
 
 /// What all workers of a job agree on.
@@ -155,17 +156,20 @@ impl Job {
 
     /// What one worker does from its first to its last batch: begins, learns, leaves.
     ///
+    /// - `journal`: where steps are kept for a later life of this worker, and found by it: see
+    ///   [`learn`].
     /// - Errors: [`RunError`]; the shards then miss this worker once its session is dropped.
     pub fn work<L: Learner<Batch = Csr>>(
         &self,
         session: &mut Session,
         learner: &mut L,
         feed: &dyn Feed,
+        journal: Option<&mut Journal>,
         watch: &mut dyn FnMut(&Metrics) -> Continue,
     ) -> Result<Worked, RunError> {
         self.begin(session)?;
         let mut metrics = Metrics::default();
-        learn(session, learner, feed, &mut metrics, watch)?;
+        learn(session, learner, feed, journal, &mut metrics, watch)?;
         let deadline = session.now() + CALL_MAX;
         session.leave(deadline)?;
         Ok(Worked {
@@ -192,7 +196,7 @@ impl Job {
             let mut session = servers
                 .session(worker, INCARNATION)
                 .map_err(|error| JobError::NoSession { worker, reason: error.to_string() })?;
-            self.work(&mut session, &mut learner(worker), feed, &mut watch(worker))
+            self.work(&mut session, &mut learner(worker), feed, None, &mut watch(worker))
                 .map_err(|error| JobError::Run { worker, error })
         };
         let ended: Vec<Result<Worked, JobError>> = thread::scope(|scope| {

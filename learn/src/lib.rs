@@ -9,6 +9,7 @@
 pub mod data;
 mod feed;
 mod job;
+mod journal;
 mod learner;
 mod logistic;
 pub mod metrics;
@@ -17,6 +18,7 @@ mod run;
 
 pub use feed::{ClaimInEpoch, Epochs, Feed, FeedProgress};
 pub use job::{CALL_MAX, INCARNATION, Job, JobError, Watch, Worked};
+pub use journal::{JOURNAL_STEPS, Journal, JournalError, Mark, Position};
 pub use learner::{Ask, Io, Learner, Table};
 pub use logistic::{LogisticRegression, Optimizer, margins};
 pub use run::{Continue, PIPELINE_BATCHES, PUSHES_MAX, RunError, VALUES_MAX, learn, read};

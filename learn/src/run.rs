@@ -14,6 +14,7 @@ use worker::{Refusal, Session, Then, WorkerError};
 
 use crate::data::{Csr, DataError};
 use crate::feed::Feed;
+use crate::journal::{JOURNAL_STEPS, Journal, JournalError, Position, ReplayError};
 use crate::learner::{Ask, Asked, Io, Learner, Opened, Table, width};
 use crate::metrics::Metrics;
 
@@ -36,6 +37,8 @@ pub enum RunError {
     Data(DataError),
     /// The servers, or the way to them.
     Worker(WorkerError),
+    /// What is kept for a later life of this worker.
+    Journal(JournalError),
 }
 
 impl RunError {
@@ -58,11 +61,27 @@ impl From<WorkerError> for RunError {
     }
 }
 
+impl From<JournalError> for RunError {
+    fn from(error: JournalError) -> RunError {
+        RunError::Journal(error)
+    }
+}
+
+impl From<ReplayError> for RunError {
+    fn from(error: ReplayError) -> RunError {
+        match error {
+            ReplayError::Journal(error) => RunError::Journal(error),
+            ReplayError::Worker(error) => RunError::Worker(error),
+        }
+    }
+}
+
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RunError::Data(error) => error.fmt(f),
             RunError::Worker(error) => error.fmt(f),
+            RunError::Journal(error) => error.fmt(f),
         }
     }
 }
@@ -77,6 +96,8 @@ struct Ahead {
 
 /// Learns from all batches of `feed`, then waits until every push is acknowledged.
 ///
+/// - `journal`: where each step is kept before it is pushed. Steps that lives before have left there
+///   and some shard lacks are pushed first, and what was counted until then is counted.
 /// - `metrics`: predictions made before each batch was learned from.
 /// - `after_step`: called after each batch with what has been counted; [`Continue::No`] ends the
 ///   run after this batch, as if the data ended there.
@@ -85,9 +106,13 @@ pub fn learn<L: Learner<Batch = Csr>>(
     session: &mut Session,
     learner: &mut L,
     feed: &dyn Feed,
+    mut journal: Option<&mut Journal>,
     metrics: &mut Metrics,
     after_step: &mut dyn FnMut(&Metrics) -> Continue,
 ) -> Result<(), RunError> {
+    if let Some(journal) = &mut journal {
+        metrics.merge(&journal.replay(session)?);
+    }
     let mut pipeline = VecDeque::with_capacity(PIPELINE_BATCHES);
     let mut spare = Vec::new();
     let mut opened = Vec::new();
@@ -110,8 +135,14 @@ pub fn learn<L: Learner<Batch = Csr>>(
         }
         spare.push(asked);
         learner.step(&batch, &mut Io { opened: &mut opened });
-        push(session, &mut opened)?;
-        learner.score(&batch, metrics);
+        if let Some(journal) = &mut journal {
+            learner.score(&batch, metrics);
+            keep(journal, session, &batch, metrics, &opened)?;
+            push(session, &mut opened)?;
+        } else {
+            push(session, &mut opened)?;
+            learner.score(&batch, metrics); // While the shards work.
+        }
         feed.recycle(batch);
         if after_step(metrics) == Continue::No {
             more = false;
@@ -142,6 +173,20 @@ fn open(session: &mut Session, asked: Asked) -> Result<Opened, WorkerError> {
     let mut deltas = session.deltas_buffer(split.keys_count() * table.widths().delta);
     std::rc::Rc::get_mut(&mut deltas).expect("a fresh buffer is nobody else's").fill(0.0);
     Ok(Opened { table, split, values, deltas })
+}
+
+/// Keeps a step for a later life, in place of one that every shard has finished.
+fn keep(
+    journal: &mut Journal,
+    session: &mut Session,
+    batch: &Csr,
+    metrics: &Metrics,
+    opened: &[Opened],
+) -> Result<(), RunError> {
+    let deadline = session.now() + PUSHES_MAX;
+    session.wait_clocks(JOURNAL_STEPS - 1, deadline)?;
+    let position = Position { epoch: batch.epoch, batch: batch.batch };
+    Ok(journal.write(session.clock().get(), position, metrics, opened)?)
 }
 
 /// Pushes the deltas of a step; the last push ticks.

@@ -11,6 +11,7 @@ mod coordinating;
 mod death;
 mod doctor;
 mod failover;
+mod lives;
 mod namespaces;
 mod own_rule;
 mod partition;

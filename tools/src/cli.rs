@@ -17,6 +17,7 @@ use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
     TransportFlag, WorkFlag,
 };
+use crate::job_success::JobSuccessArgs;
 use crate::push_pull::COMMIT;
 use crate::rdma::RdmaArgs;
 use crate::replication::ReplicationArgs;
@@ -107,6 +108,8 @@ pub(crate) enum BenchCommand {
     Stragglers(StragglerArgs),
     /// What servers that join and leave do to a load, in a cluster of processes.
     Elastic(ElasticArgs),
+    /// Jobs whose workers are killed: how many end well, with later lives and without.
+    JobSuccess(JobSuccessArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -258,6 +261,10 @@ pub(crate) struct TrainArgs {
     /// Start servers and workers as processes and not as threads.
     #[arg(long, help_heading = "Cluster", num_args = 0, default_missing_value = "true")]
     pub(crate) processes: Option<bool>,
+    /// How often each worker process of a cluster is started again if it dies: it goes on where it
+    /// was [default: 16].
+    #[arg(long, help_heading = "Cluster", value_name = "N")]
+    pub(crate) restarts: Option<u32>,
     /// How bytes move [default: auto].
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,

@@ -16,6 +16,7 @@ mod doctor;
 mod elastic;
 mod failure;
 mod flags;
+mod job_success;
 mod link;
 mod model;
 mod output;
@@ -84,6 +85,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Replication(arguments)) => replication::run(&arguments),
         Command::Bench(BenchCommand::Stragglers(arguments)) => stragglers::run(&arguments),
         Command::Bench(BenchCommand::Elastic(arguments)) => elastic::run(&arguments),
+        Command::Bench(BenchCommand::JobSuccess(arguments)) => job_success::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Worker => train::child::run(),

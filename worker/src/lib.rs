@@ -33,6 +33,7 @@ mod connect;
 mod counts;
 mod error;
 mod link;
+mod lives;
 mod merge;
 mod port;
 mod pull;

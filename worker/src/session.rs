@@ -106,7 +106,7 @@ pub struct Session {
     pub(crate) following: Option<Following>,
     worker: WorkerId,
     incarnation: Incarnation,
-    clock: Clock,
+    pub(crate) clock: Clock,
     splitter: Splitter,
     deltas_pool: Vec<Rc<Vec<f32>>>,
 }
@@ -360,12 +360,6 @@ impl Session {
         self.links.iter().map(|link| link.pushes.open).sum()
     }
 
-    /// Clocks that this worker has finished and some shard has not confirmed yet.
-    pub fn clocks_outstanding(&self) -> u64 {
-        let oldest = self.links.iter().filter_map(Link::clock_unanswered).min();
-        oldest.map_or(0, |clock| self.clock.get() - clock.get())
-    }
-
     /// Goes on over a new link to the same shard, after [`WorkerError::ServerLost`],
     /// [`WorkerError::Moved`] or [`WorkerError::Silent`]: everything unanswered is sent again under
     /// its old numbers, so that each push counts once. The old link is closed.
@@ -462,17 +456,6 @@ impl Session {
         let most = (0..self.links.len()).map(parts).max().unwrap_or(0);
         self.check_room(most.max(1))?;
         Ok((0..self.links.len()).map(parts).sum())
-    }
-
-    /// Whether an earlier life of this worker has finished the clock on this shard.
-    fn is_done_by_earlier_life(&self, shard: usize) -> bool {
-        self.links[shard].clock_joined() > self.clock
-    }
-
-    /// Goes on from the clock that an earlier life has finished on every shard.
-    pub(crate) fn resume_clock(&mut self) {
-        let finished = self.links.iter().map(Link::clock_joined).min();
-        self.clock = self.clock.max(finished.expect("a routing table has a shard"));
     }
 
     fn note_peer(&mut self, peer: PeerId, shard: usize) {

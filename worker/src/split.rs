@@ -44,6 +44,20 @@ impl Split {
         &self.keys[self.range_of(shard.index())]
     }
 
+    /// Writes the keys in the order in which they were split.
+    ///
+    /// - Panics: if `keys` has another length.
+    pub fn copy_keys(&self, keys: &mut [u64]) {
+        assert_eq!(keys.len(), self.keys.len(), "one place a key");
+        match self.positions.is_empty() {
+            true => keys.copy_from_slice(&self.keys),
+            false => {
+                let places = self.positions.iter().zip(&self.keys);
+                places.for_each(|(&place, &key)| keys[place as usize] = key);
+            }
+        }
+    }
+
     /// Where a shard's keys stand among the grouped ones.
     pub(crate) fn range_of(&self, shard: usize) -> Range<usize> {
         self.starts[shard] as usize..self.starts[shard + 1] as usize
@@ -217,6 +231,9 @@ mod tests {
                 }
             }
             prop_assert_eq!(seen, keys.len());
+            let mut copied = vec![0; keys.len()];
+            split.copy_keys(&mut copied);
+            prop_assert_eq!(&copied, &keys);
             prop_assert_eq!(split.keys_count(), keys.len());
         }
     }

@@ -128,22 +128,6 @@ impl Session {
         }
     }
 
-    /// Waits until at most `outstanding_max` of this worker's clocks are not known to be finished
-    /// on every shard; 0 waits for all pushes.
-    ///
-    /// - Errors: as [`Session::wait_pushes`].
-    pub fn wait_clocks(&mut self, outstanding_max: u64, deadline: Time) -> Result<(), WorkerError> {
-        let done = |session: &Session| session.clocks_outstanding() <= outstanding_max;
-        match self.wait_until(deadline, done)? {
-            Waited::Done => Ok(()),
-            Waited::Late { since } => {
-                let outstanding = self.clocks_outstanding();
-                let awaited = Awaited::Clocks { outstanding, outstanding_max };
-                Err(self.timed_out(Origin::Push, awaited, since))
-            }
-        }
-    }
-
     /// Parks until something may have come, or `deadline`; shorter where a request is due sooner.
     pub fn park(&mut self, deadline: Time) {
         self.note_gap(self.now());

@@ -25,6 +25,8 @@ pub struct Csr {
     pub columns: Vec<u32>,
     /// `[non-zeros]` values, finite; empty when all are 1.0.
     pub values: Vec<f32>,
+    /// Which pass over the source this batch is of, from 0.
+    pub epoch: u32,
     /// Number of this batch in the source, counted over all portions.
     pub batch: u64,
     /// Number of the first row in the source that this batch was cut from.
@@ -64,7 +66,7 @@ impl Csr {
         self.keys.clone_from(&other.keys);
         self.columns.clone_from(&other.columns);
         self.values.clone_from(&other.values);
-        (self.batch, self.first_row) = (other.batch, other.first_row);
+        (self.epoch, self.batch, self.first_row) = (other.epoch, other.batch, other.first_row);
         self.source_rows = other.source_rows;
     }
 

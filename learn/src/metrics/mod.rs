@@ -32,7 +32,25 @@ pub struct Metrics {
     scores: ScoreHistogram,
 }
 
+/// Words of [`Metrics::to_words`].
+pub(crate) const METRICS_WORDS: usize = 5;
+
 impl Metrics {
+    /// The sums as words; [`Metrics::from_words`] reads them. The histogram of scores stays behind.
+    pub(crate) fn to_words(&self) -> [u64; METRICS_WORDS] {
+        let sums = [self.weight, self.weight_positive, self.loss, self.predicted];
+        let [weight, positive, loss, predicted] = sums.map(f64::to_bits);
+        [self.rows, weight, positive, loss, predicted]
+    }
+
+    /// The sums that [`Metrics::to_words`] wrote; the AUC is of what is added from here on.
+    pub(crate) fn from_words(words: &[u64; METRICS_WORDS]) -> Metrics {
+        let [rows, sums @ ..] = *words;
+        let [weight, weight_positive, loss, predicted] = sums.map(f64::from_bits);
+        let scores = ScoreHistogram::default();
+        Metrics { rows, weight, weight_positive, loss, predicted, scores }
+    }
+
     /// Adds one prediction.
     ///
     /// - `margin`: log-odds. `label`: 0.0 or 1.0; NaN, for a row without label, adds nothing.

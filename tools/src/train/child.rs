@@ -3,14 +3,18 @@
 //! Owns reading the plan, telling the parent how it goes, and ending when the parent is gone.
 
 use std::io::{self, BufRead};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
 use std::time::Duration;
 
 use learn::data::DataError;
-use learn::{Epochs, INCARNATION, LogisticRegression};
+use learn::metrics::Metrics;
+use learn::{Epochs, Journal, LogisticRegression, Mark, Position};
+use worker::{Incarnation, JobId};
 
-use super::workers::{Dealt, Done, Report, WorkerPlan, watch};
+use super::workers::{Done, Report, WorkerPlan, watch};
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Stop;
@@ -36,12 +40,16 @@ pub(crate) fn run() -> Result<(), Failure> {
     }
 }
 
-fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Failure> {
-    let mut claims = Claims { dealt, epoch: 0, asked: 0 };
+fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), Failure> {
+    let open = |dir: &PathBuf| Journal::open(dir, JobId::new(plan.job), plan.who());
+    let mut journal = plan.journal.as_ref().map(open).transpose().map_err(Failure::failed)?;
+    let mark = journal.as_ref().map_or_else(Mark::default, Journal::mark);
+    let first = mark.position().map_or(0, |done| done.epoch);
+    let mut claims = Claims { dealt, mark, epoch: first, asked: 0 };
     let claim = Arc::new(Mutex::new(move |epoch| claims.next(epoch)));
-    let feed = Epochs::open_shared(plan.source.clone(), plan.epochs, claim);
+    let feed = Epochs::open_shared(plan.source.clone(), plan.epochs, claim, first);
     let feed = feed.map_err(Failure::failed)?;
-    let mut session = plan.contact.session(plan.who(), INCARNATION)?;
+    let mut session = plan.contact.session(plan.who(), Incarnation::new(plan.life))?;
     let (job, weights) = plan.job();
     let mut learner = LogisticRegression::new(weights, &plan.optimizer);
     let mut watch = watch(&feed, stop, |report| {
@@ -49,7 +57,11 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Fail
             stop.ask(); // Nobody listens any more.
         }
     });
-    let worked = job.work(&mut session, &mut learner, &feed, &mut watch);
+    let mut paced = |metrics: &Metrics| {
+        sleep(Duration::from_millis(plan.pace_ms));
+        watch(metrics)
+    };
+    let worked = job.work(&mut session, &mut learner, &feed, journal.as_mut(), &mut paced);
     drop(watch);
     output::json(&Report::Done(Box::new(Done::new(worked.map_err(Failure::failed)?, &feed))))
 }
@@ -62,7 +74,8 @@ const DEALT_MAX: usize = 4 * CLAIMS_AHEAD as usize;
 
 /// The batches that the parent deals to this process.
 struct Claims {
-    dealt: Receiver<Dealt>,
+    dealt: Receiver<Position>,
+    mark: Mark,
     epoch: u32,
     /// Unanswered questions of this epoch.
     asked: u32,
@@ -76,7 +89,8 @@ impl Claims {
         }
         let no_claim = |reason: String| DataError::NoClaim { reason };
         while self.asked < CLAIMS_AHEAD {
-            output::json(&Report::Claim { epoch }).map_err(|why| no_claim(why.to_string()))?;
+            let claim = Report::Claim { epoch, done: self.mark.position() };
+            output::json(&claim).map_err(|why| no_claim(why.to_string()))?;
             self.asked += 1;
         }
         loop {
@@ -93,7 +107,7 @@ impl Claims {
 
 /// Listens to the parent: what it deals is handed to `dealt`, any other line asks this process to
 /// stop, and so does the end of standard input: then the parent is gone.
-pub(crate) fn watch_parent(stop: Stop, dealt: Option<SyncSender<Dealt>>) -> Result<(), Failure> {
+pub(crate) fn watch_parent(stop: Stop, dealt: Option<SyncSender<Position>>) -> Result<(), Failure> {
     let watch = move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             match (serde_json::from_str(&line), &dealt) {
@@ -102,7 +116,7 @@ pub(crate) fn watch_parent(stop: Stop, dealt: Option<SyncSender<Dealt>>) -> Resu
             }
         }
         stop.ask();
-        std::thread::sleep(FAREWELL_MAX);
+        sleep(FAREWELL_MAX);
         std::process::exit(1);
     };
     let thread = std::thread::Builder::new().name("parent".to_owned()).spawn(watch);

@@ -2,7 +2,7 @@
 //!
 //! Owns starting them and getting sessions with them. What workers do is left to `workers`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub(crate) enum Cluster {
 pub(crate) struct Remote {
     pub(crate) contact: Contact,
     /// Where children's sockets lie; removed with it.
-    _sockets: Option<SocketDir>,
+    _sockets: Option<PrivateDir>,
     /// The cluster that was started for this run; several threads have sessions with it.
     _processes: Option<Mutex<ClusterProcesses>>,
 }
@@ -76,9 +76,26 @@ pub(crate) struct Contact {
     pub(crate) rdma: RdmaArgs,
 }
 
-struct SocketDir(PathBuf);
+/// A directory that nobody else may open; removed with this.
+pub(crate) struct PrivateDir(PathBuf);
 
-impl Drop for SocketDir {
+impl PrivateDir {
+    /// One of this process, for files of this kind.
+    pub(crate) fn new(kind: &str) -> Result<PrivateDir, Failure> {
+        use std::os::unix::fs::DirBuilderExt;
+        let name = format!("gradwire-{kind}-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
+        Ok(PrivateDir(dir))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for PrivateDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -235,12 +252,12 @@ pub(crate) fn way(plan: &Plan, auto_way: Way) -> Result<Way, Failure> {
 /// Starts `gradwire serve` so many times and waits until each says where it listens.
 fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<Remote, Failure> {
     let by_shm = matches!(plan.transport, TransportFlag::Auto | TransportFlag::Shm);
-    let sockets = if by_shm { Some(socket_dir()?) } else { None };
+    let sockets = if by_shm { Some(PrivateDir::new("sockets")?) } else { None };
     let mut numbers = Vec::new();
     for server in 0..servers {
         let listen = match &sockets {
-            Some(SocketDir(dir)) => {
-                format!("unix:{}", dir.join(format!("{server}.sock")).display())
+            Some(dir) => {
+                format!("unix:{}", dir.path().join(format!("{server}.sock")).display())
             }
             None => "127.0.0.1:0".to_owned(),
         };
@@ -282,14 +299,4 @@ fn start_replicated(plan: &Plan, servers: u16, replicas: u8) -> Result<Remote, F
     let addresses = vec![processes.address.clone()];
     let contact = coordinated_contact(plan, Coordinated { addresses, cluster: CLUSTER.to_owned() });
     Ok(Remote { contact, _sockets: None, _processes: Some(Mutex::new(processes)) })
-}
-
-/// A directory of our own for sockets, which nobody else may open.
-fn socket_dir() -> Result<SocketDir, Failure> {
-    use std::os::unix::fs::DirBuilderExt;
-    let name = format!("gradwire-{}", std::process::id());
-    let dir = std::env::temp_dir().join(name);
-    let made = std::fs::DirBuilder::new().mode(0o700).create(&dir);
-    made.map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
-    Ok(SocketDir(dir))
 }

@@ -5,7 +5,9 @@
 mod board;
 pub(crate) mod child;
 pub(crate) mod cluster;
+mod dealer;
 pub(crate) mod keep;
+mod lives;
 pub(crate) mod plan;
 mod result;
 pub(crate) mod workers;
@@ -24,10 +26,11 @@ use crate::signals::Stop;
 use board::Board;
 use cluster::Cluster;
 use keep::DataManifest;
+use lives::run_processes;
 pub(crate) use plan::Plan;
 use plan::StartedAs;
 use result::{TrainResult, tell};
-use workers::{Done, regression, run_processes, run_threads};
+use workers::{Done, regression, run_threads};
 
 /// Runs the command.
 pub(crate) fn run(arguments: TrainArgs) -> Result<(), Failure> {

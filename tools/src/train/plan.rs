@@ -4,6 +4,7 @@
 //! other files of this folder.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Command};
 use kernels::{Isa, Level};
@@ -25,6 +26,9 @@ const HOLDOUT_DEFAULT: f64 = 0.1;
 /// Most workers and servers that one run starts.
 const STARTED_MAX: u32 = 256;
 
+/// How often a worker process is started again: what dies this often has a cause that stays.
+const RESTARTS_DEFAULT: u32 = 16;
+
 /// The bundled data, relative to the repository.
 const BUNDLED: &str = "data/flights-nyc-2013.parquet";
 
@@ -39,6 +43,10 @@ pub(crate) struct Plan {
     pub(crate) servers: ServersWanted,
     pub(crate) workers: u32,
     pub(crate) started_as: StartedAs,
+    /// How often each worker process of a cluster is started again.
+    pub(crate) restarts: u32,
+    /// What befalls the workers by arrangement.
+    pub(crate) drill: Option<Drill>,
     pub(crate) transport: TransportFlag,
     pub(crate) rdma: RdmaArgs,
     pub(crate) codec: CodecFlag,
@@ -50,6 +58,22 @@ pub(crate) struct Plan {
     pub(crate) resume: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) report: Option<PathBuf>,
+}
+
+/// Workers that keep a pace and die by arrangement, so that runs can be compared.
+#[derive(Clone, Debug)]
+pub(crate) struct Drill {
+    /// How long a worker sleeps after each step.
+    pub(crate) pace: Duration,
+    pub(crate) deaths: Vec<Death>,
+}
+
+/// A worker process is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Death {
+    pub(crate) worker: u32,
+    /// Since the first worker was started.
+    pub(crate) at: Duration,
 }
 
 /// Which servers hold the model.
@@ -96,6 +120,11 @@ impl Plan {
             Some(true) => StartedAs::Processes,
             _ => StartedAs::Threads,
         };
+        let in_cluster =
+            matches!(servers, ServersWanted::Coordinated(_) | ServersWanted::Replicated { .. });
+        if args.restarts.is_some() && !(in_cluster && started_as == StartedAs::Processes) {
+            return Err(Failure::usage("--restarts is for --processes in a cluster"));
+        }
         let transport = args.transport.unwrap_or(TransportFlag::Auto);
         let by_tcp = |place: &String| !place.starts_with("unix:");
         let running = match &servers {
@@ -126,6 +155,8 @@ impl Plan {
             servers,
             workers,
             started_as,
+            restarts: args.restarts.unwrap_or(RESTARTS_DEFAULT),
+            drill: None,
             transport,
             rdma: args.rdma,
             codec: args.codec.unwrap_or(CodecFlag(CodecChoice::AUTO)),
@@ -356,6 +387,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         workers: line.workers.or(file.workers),
         table_mib: line.table_mib.or(file.table_mib),
         processes: line.processes.or(file.processes),
+        restarts: line.restarts.or(file.restarts),
         transport: line.transport.or(file.transport),
         rdma: line.rdma.or(file.rdma),
         codec: line.codec.or(file.codec),

@@ -60,6 +60,8 @@ pub(crate) struct TrainResult {
     pub(crate) servers: usize,
     pub(crate) workers: u32,
     pub(crate) started_as: &'static str,
+    /// Times that a worker process was started again after it had died.
+    pub(crate) worker_restarts: u64,
     pub(crate) isa: String,
 }
 
@@ -110,6 +112,7 @@ impl TrainResult {
                 StartedAs::Threads => "threads",
                 StartedAs::Processes => "processes",
             },
+            worker_restarts: trained.iter().map(|done| u64::from(done.restarts)).sum(),
             isa: plan.isa.level().to_string(),
         }
     }

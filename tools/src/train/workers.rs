@@ -1,19 +1,21 @@
 //! The workers of a run, as threads or as processes, and what they report.
 //!
-//! Owns starting them, gathering their reports, and finding out who ended the run. What a worker
-//! does is `learn::Job::work`, the same in both cases.
+//! Owns what a worker is told, running threads, gathering reports, and finding out who ended the
+//! run. Processes are left to `lives`; what a worker does is `learn::Job::work` in both cases.
 //!
 //! Invariant: a run has succeeded when every worker has said so; else its error names the first
 //! cause, and a process that was killed is the cause before those who missed it.
 
-use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use launch::{ChildEvent, Children};
 use learn::data::{ColumnSpec, SourceSpec};
 use learn::metrics::{BatchLoss, Metrics};
-use learn::{Continue, Epochs, Job, LogisticRegression, Optimizer, Table, Watch, Worked};
+use learn::{
+    Continue, Epochs, INCARNATION, Job, LogisticRegression, Optimizer, Position, Table, Watch,
+    Worked,
+};
 use serde::{Deserialize, Serialize};
 use worker::{Counts, JobId, RowLife, Staleness, WorkerId};
 
@@ -31,7 +33,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(25);
 const REPORTS_MAX: usize = 1024;
 
 /// After a first failure, how long others may still tell a better cause.
-const CAUSE_WAIT: Duration = Duration::from_millis(500);
+pub(super) const CAUSE_WAIT: Duration = Duration::from_millis(500);
 
 /// What one worker needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +50,12 @@ pub(crate) struct WorkerPlan {
     pub(crate) codec: CodecFlag,
     pub(crate) admission: AdmissionFlag,
     pub(crate) expiry: ExpiryFlag,
+    /// Which of its lives this is, from 1.
+    pub(crate) life: u32,
+    /// Where it keeps its steps for a later one.
+    pub(crate) journal: Option<PathBuf>,
+    /// How long it sleeps after each step.
+    pub(crate) pace_ms: u64,
 }
 
 /// What a worker says.
@@ -61,10 +69,12 @@ pub(crate) enum Report {
         /// Part of its data that is read.
         fraction: f64,
     },
-    /// It asks which batch of this epoch is its next; [`Dealt`] answers.
+    /// It asks which batch of this epoch is its next; a [`Position`] answers.
     Claim {
         /// Counted from 0.
         epoch: u32,
+        /// The batch of the newest step in its journal.
+        done: Option<Position>,
     },
     /// It has finished.
     Done(Box<Done>),
@@ -73,13 +83,6 @@ pub(crate) enum Report {
         /// Why.
         why: String,
     },
-}
-
-/// The batch that is a worker's next.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Dealt {
-    pub(crate) epoch: u32,
-    pub(crate) batch: u64,
 }
 
 /// What a worker has done.
@@ -92,6 +95,9 @@ pub(crate) struct Done {
     /// Unreadable rows of the batches that only this worker read.
     pub(crate) bad_rows: u64,
     pub(crate) columns: Option<ColumnSpec>,
+    /// How often it was started again. All but `metrics` is of its last life alone.
+    #[serde(default)]
+    pub(crate) restarts: u32,
 }
 
 /// What a worker's pushes and pulls came to.
@@ -136,7 +142,8 @@ impl Traffic {
 }
 
 impl WorkerPlan {
-    fn new(plan: &Plan, job: JobId, worker: u32, contact: &Contact) -> WorkerPlan {
+    /// What a worker is told at the beginning of its first life.
+    pub(crate) fn new(plan: &Plan, job: JobId, worker: u32, contact: &Contact) -> WorkerPlan {
         WorkerPlan {
             job: job.get(),
             worker,
@@ -149,6 +156,9 @@ impl WorkerPlan {
             codec: plan.codec,
             admission: AdmissionFlag(plan.life.admission),
             expiry: ExpiryFlag(plan.life.expiry),
+            life: INCARNATION.get(),
+            journal: None,
+            pace_ms: plan.drill.as_ref().map_or(0, |drill| drill.pace.as_millis() as u64),
         }
     }
 
@@ -188,6 +198,7 @@ impl Done {
             traffic: Traffic::new(&worked.counts),
             bad_rows: feed.progress().bad_rows,
             columns: feed.columns(),
+            restarts: 0,
         }
     }
 }
@@ -253,69 +264,8 @@ pub(crate) fn run_threads(
     })
 }
 
-/// Runs the workers as processes.
-pub(crate) fn run_processes(
-    plan: &Plan,
-    job: JobId,
-    contact: &Contact,
-    children: &mut Children,
-    stop: &Stop,
-    board: &mut Board,
-) -> Result<Vec<Done>, Failure> {
-    let mut numbers = Vec::new();
-    for worker in 0..plan.workers {
-        let plan = WorkerPlan::new(plan, job, worker, contact);
-        let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
-        let name = format!("worker {worker}");
-        let number = children.spawn(&name, &["worker".to_owned()], &line);
-        numbers.push(number.map_err(Failure::failed)?);
-    }
-    // Who has said a last word: its end is no news.
-    let mut finished = vec![false; numbers.len()];
-    let mut told = false;
-    // The next batch of each epoch. Readers that claim from one counter stay together, however
-    // fast each of them is.
-    let mut batches = HashMap::new();
-    gather(plan, board, stop, |wait| {
-        if stop.asked() && !told {
-            told = true;
-            numbers.iter().for_each(|&number| children.child(number).tell("stop\n"));
-        }
-        let Some((number, event)) = children.next(wait) else { return Heard::Nothing };
-        let worker = numbers.iter().position(|&known| known == number);
-        match (worker, event) {
-            (Some(worker), ChildEvent::Line(line)) => match serde_json::from_str(&line) {
-                Ok(Report::Claim { epoch }) => {
-                    let next = batches.entry(epoch).or_insert(0_u64);
-                    let dealt = serde_json::to_string(&Dealt { epoch, batch: *next });
-                    children.child(number).tell(&(dealt.expect("two numbers") + "\n"));
-                    *next += 1;
-                    Heard::Nothing
-                }
-                Ok(report) => {
-                    finished[worker] |= matches!(report, Report::Done(_) | Report::Failed { .. });
-                    Heard::Report(worker, report)
-                }
-                Err(error) => Heard::Death(format!("worker {worker} speaks no JSON: {error}")),
-            },
-            (Some(worker), ChildEvent::Ended) if finished[worker] => Heard::Nothing,
-            (_, ChildEvent::Ended) => Heard::Death(obituary(children, number)),
-            (None, ChildEvent::Line(_)) => Heard::Nothing,
-        }
-    })
-}
-
-/// How a child ended, with its name.
-fn obituary(children: &mut Children, number: usize) -> String {
-    let child = children.child(number);
-    match child.ended(CAUSE_WAIT) {
-        Some(status) => format!("{} died: {status}", child.name()),
-        None => format!("{} closed its output", child.name()),
-    }
-}
-
 /// What [`gather`] hears.
-enum Heard {
+pub(super) enum Heard {
     Report(usize, Report),
     /// Somebody ended without a word; the text names who.
     Death(String),
@@ -323,7 +273,7 @@ enum Heard {
 }
 
 /// Listens until every worker is done, or somebody cannot go on.
-fn gather(
+pub(super) fn gather(
     plan: &Plan,
     board: &mut Board,
     stop: &Stop,
