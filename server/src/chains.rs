@@ -10,7 +10,8 @@ use shard::{Shard, ShardSpec};
 use transport::{AdoptError, Link, PeerId, RecvSlot, SendSlot};
 use wire::{Epoch, Incarnation, JobId, Placement, ServerId, ShardId, WorkerId};
 
-use crate::turn::{Core, Party, Reply, Who};
+use crate::reply::Reply;
+use crate::turn::{Core, Party, Who};
 
 /// Sets the seeds of shards apart: 2^64 by the golden ratio, odd.
 const SHARD_SEEDS: u64 = 0x9E37_79B9_7F4A_7C15;

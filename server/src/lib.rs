@@ -14,13 +14,20 @@ mod core_thread;
 mod door;
 mod handshake;
 mod membership;
+mod porter;
+mod quiet;
+mod reply;
 mod report;
 mod turn;
+mod view;
 
-pub use agent::{Agent, AgentEvent, AgentSpec, Reporter};
+pub use agent::{Agent, AgentEvent, AgentSpec, AgentView, Reporter};
 pub use chains::{News, Share};
 pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError, listen};
 pub use membership::Membership;
 pub use report::Report;
 pub use turn::{Core, OnClosed, Who};
+pub use view::{
+    CoreView, DoorView, Ending, Peers, TURN_BOUNDS_NS, Traffic, TurnedAwayCounts, Turns,
+};

@@ -15,13 +15,15 @@
 use std::collections::VecDeque;
 
 use shard::chain::Replica;
-use shard::{Outbox, Outcome, Shard, Upkeep};
+use shard::{Outcome, Shard, Upkeep};
 use transport::{
     AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Standing, Transport, Waker,
 };
 use wire::{Epoch, HEADER_BYTES, Header, Incarnation, JobId, Kind, Seal, ShardId, Time, WorkerId};
 
 use crate::chains::{Hosted, News};
+use crate::reply::Reply;
+use crate::view::{CoreView, Ending, Peers, Traffic};
 
 /// Keys up to which a request is short: some 10 us of work.
 const SHORT_KEYS_MAX: usize = 512;
@@ -68,7 +70,7 @@ pub struct Core {
     pub(crate) hosted: Vec<Hosted>,
     on_closed: OnClosed,
     /// By peer; none where the connection is over.
-    pub(crate) peers: Vec<Option<Guest>>,
+    pub(crate) peers: Vec<Option<Box<Guest>>>,
     /// Peers with messages in their inbox, in the order of their turns.
     turns: VecDeque<PeerId>,
     /// Pulls ahead of the slowest worker, in the order they came.
@@ -77,6 +79,8 @@ pub struct Core {
     /// The transport's clock after the last poll; not read where no shard has a chain.
     pub(crate) now: Time,
     pub(crate) news: Vec<News>,
+    traffic: Traffic,
+    present: Peers,
 }
 
 /// A peer.
@@ -144,6 +148,8 @@ impl Core {
             events: Vec::new(),
             now: Time::default(),
             news: Vec::new(),
+            traffic: Traffic::default(),
+            present: Peers::default(),
         }
     }
 
@@ -180,7 +186,9 @@ impl Core {
             self.peers.resize_with(peer.index() + 1, || None);
         }
         let (inbox, way_back) = (VecDeque::new(), WayBack::Open);
-        self.peers[peer.index()] = Some(Guest { peer, party, at, who, inbox, way_back });
+        let guest = Guest { peer, party, at, who, inbox, way_back };
+        *guest.kind(&mut self.present) += 1;
+        self.peers[peer.index()] = Some(Box::new(guest));
         Ok(peer)
     }
 
@@ -195,6 +203,7 @@ impl Core {
                 Event::Received { slot, .. } => self.receive(slot),
                 Event::Closed { peer, fault } => {
                     tracing::debug!(peer = peer.index(), %fault, "connection over");
+                    self.traffic.endings[Ending::of(&fault) as usize] += 1;
                     self.forget(peer);
                 }
             }
@@ -258,6 +267,20 @@ impl Core {
         hosted.map(|hosted| &mut hosted.replica)
     }
 
+    /// Writes down how it is, and what has been done since the last time.
+    pub(crate) fn show(&mut self, view: &mut CoreView) {
+        view.shards.clear();
+        for hosted in &mut self.hosted {
+            view.tally.add(&hosted.replica.shard_mut().take_tally());
+            view.shards.push((hosted.number, hosted.replica.view()));
+        }
+        view.traffic = Traffic { sent_bytes: self.transport.bytes_sent(), ..self.traffic };
+        view.peers = self.present;
+        let queued = |peer: &PeerId| Some(self.peers[peer.index()].as_ref()?.inbox.len());
+        view.requests_queued = self.turns.iter().filter_map(queued).sum();
+        view.pulls_waiting = self.waiting.len();
+    }
+
     fn upkeep(&self) -> Upkeep {
         let upkeep = self.hosted.iter().map(|hosted| hosted.replica.upkeep());
         upkeep.max().unwrap_or(Upkeep::None)
@@ -274,6 +297,7 @@ impl Core {
     /// A message has come; its peer gets a turn.
     fn receive(&mut self, slot: RecvSlot) {
         let peer = slot.peer();
+        self.traffic.received_bytes += slot.bytes().len() as u64;
         let Some(Some(guest)) = self.peers.get_mut(peer.index()) else {
             return self.transport.release(slot);
         };
@@ -369,6 +393,7 @@ impl Core {
                 let peer = slot.peer();
                 tracing::warn!(peer = peer.index(), %malformed, "a message is dropped");
                 self.transport.release(slot);
+                self.traffic.malformed += 1;
                 // Over a network that checks nothing itself, a changed message is sent again.
                 if self.transport.integrity() == Integrity::Memory {
                     self.transport.close(peer);
@@ -385,7 +410,7 @@ impl Core {
             let is_other = |guest: &&Guest| {
                 guest.at == at && guest.party == Party::Worker && guest.peer != peer
             };
-            for other in self.peers.iter().flatten().filter(is_other) {
+            for other in self.peers.iter().flatten().map(Box::as_ref).filter(is_other) {
                 self.transport.set_standing(other.peer, Standing::Stranger);
             }
         }
@@ -426,6 +451,7 @@ impl Core {
     /// A connection is over: its messages go, and its worker is missed or waited for.
     fn forget(&mut self, peer: PeerId) {
         let Some(guest) = self.peers.get_mut(peer.index()).and_then(Option::take) else { return };
+        *guest.kind(&mut self.present) -= 1;
         match guest.party {
             Party::Worker if self.on_closed == OnClosed::LoseWorker => {
                 let shard = self.hosted[guest.at].replica.shard_mut();
@@ -445,6 +471,18 @@ impl Core {
     }
 }
 
+impl Guest {
+    /// Where those like it are counted.
+    fn kind<'a>(&self, present: &'a mut Peers) -> &'a mut usize {
+        match self.party {
+            Party::Worker if self.who.worker == WorkerId::OBSERVER => &mut present.observers,
+            Party::Worker => &mut present.workers,
+            Party::Predecessor => &mut present.predecessors,
+            Party::Successor => &mut present.successors,
+        }
+    }
+}
+
 /// What a request costs, and whether it is short. What cannot be read costs little.
 fn cost(slot: &RecvSlot) -> (usize, Length) {
     let header = slot.bytes().first_chunk().map(Header::peek);
@@ -454,39 +492,5 @@ fn cost(slot: &RecvSlot) -> (usize, Length) {
         (Kind::Scan, _) => (LONG_KEYS_PER_TURN, Length::Long),
         (_, keys) if keys <= SHORT_KEYS_MAX => (REQUEST_KEYS + keys, Length::Short),
         (_, keys) => (REQUEST_KEYS + keys, Length::Long),
-    }
-}
-
-/// The way back to one peer.
-pub(crate) struct Reply<'a> {
-    pub(crate) transport: &'a mut dyn Transport,
-    pub(crate) peer: PeerId,
-    pub(crate) bytes_max: usize,
-}
-
-impl Outbox for Reply<'_> {
-    type Slot = SendSlot;
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max.min(self.transport.limits().message_bytes_max).max(HEADER_BYTES)
-    }
-
-    fn seal(&self) -> Seal {
-        match self.transport.integrity() {
-            Integrity::NeedsChecksum => Seal::Body,
-            Integrity::Memory => Seal::HeaderOnly,
-        }
-    }
-
-    fn acquire(&mut self, bytes: usize) -> Option<SendSlot> {
-        self.transport.acquire(self.peer, bytes).ok()
-    }
-
-    fn bytes_mut(slot: &mut SendSlot) -> &mut [u8] {
-        slot.bytes_mut()
-    }
-
-    fn post(&mut self, slot: SendSlot) {
-        self.transport.post(slot);
     }
 }

@@ -10,6 +10,7 @@ mod coordinating;
 mod death;
 mod doctor;
 mod failover;
+mod metrics;
 mod own_rule;
 mod partition;
 mod rdma;

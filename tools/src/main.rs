@@ -15,6 +15,7 @@ mod doctor;
 mod failure;
 mod flags;
 mod link;
+mod metrics;
 mod model;
 mod output;
 mod predict;

@@ -8,8 +8,10 @@ use std::time::Duration;
 use server::Exposure;
 use server::coordinator::{ClusterSpec, Coordinator, EtcdStore, RedbStore, Spread, Store};
 
-use super::CoordinateArgs;
+use super::{CoordinateArgs, CoordinatorArgs};
 use crate::failure::Failure;
+use crate::metrics::Endpoint;
+use crate::metrics::coordinator::CoordinatorFigures;
 use crate::output::{complain, json};
 use crate::signals::Stop;
 use crate::train::child::watch_parent;
@@ -41,15 +43,21 @@ pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
     let coordinator =
         Coordinator::start(spec, store, &arguments.listen, exposure).map_err(Failure::failed)?;
     let listen = coordinator.address().to_string();
+    let (coordinator_at, cluster) = (listen.clone(), arguments.cluster.clone());
+    let at = CoordinatorArgs { coordinator: coordinator_at, cluster };
+    let metrics = Endpoint::start(arguments.metrics.as_deref(), CoordinatorFigures { at })?;
+    let metrics = metrics.as_ref().map(|endpoint| endpoint.address().to_string());
     if arguments.child {
         watch_parent(stop.clone(), None)?;
     }
     if arguments.json || arguments.child {
-        json(&Ready { listen })?;
+        json(&Ready { listen, metrics })?;
     } else {
+        let shown =
+            metrics.map_or_else(String::new, |at| format!("; figures at http://{at}/metrics"));
         complain(&format!(
-            "gradwire: coordinates cluster {:?}, {shards} shards on {replicas} servers each, on \
-             {listen}; Ctrl-C ends",
+            "gradwire: coordinates cluster {:?}, {shards} shards on {replicas} servers each, \
+             on {listen}{shown}; Ctrl-C ends",
             arguments.cluster
         ));
     }

@@ -84,6 +84,9 @@ pub(crate) struct Contact {
 pub(crate) struct Ready {
     /// Where it listens, as a place.
     pub(crate) listen: String,
+    /// Where its figures are, if they are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<String>,
 }
 
 struct SocketDir(PathBuf);
