@@ -22,8 +22,9 @@ use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId
 
 use crate::chain_links::{ChainLinks, LinkNews};
 use crate::chains::{News, Share};
+use crate::guest::Who;
 use crate::report::{REPORTS_MAX, Report};
-use crate::turn::{Core, OnClosed, Who};
+use crate::turn::{Core, OnClosed};
 use crate::view::{CoreView, Stand, seen};
 
 /// How long a core sleeps at most before it looks around.
@@ -410,8 +411,8 @@ impl Running {
                 began = now;
             } else {
                 self.stand.show(now, |view| core.show(view));
-                self.core.park(now + PARK_MAX);
-                began = self.core.now();
+                core.park(now + PARK_MAX);
+                began = core.now();
             }
         }
     }

@@ -14,7 +14,7 @@ use wire::{
     read_header, seal,
 };
 
-use crate::turn::Who;
+use crate::guest::Who;
 
 /// The shard number of a hello that only asks how many shards there are.
 pub(crate) const ASK: u16 = u16::MAX;

@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use transport::{Link, shm};
-use wire::{HEADER_BYTES, Header, Refusal};
+use wire::{HEADER_BYTES, Header, Refusal, Time};
 
 use crate::core_thread::Server;
+use crate::guest::Who;
 use crate::handshake::{Guest, House, TurnedAway, read_hello};
 use crate::quiet::Quiet;
-use crate::turn::Who;
 use crate::view::DoorView;
 
 /// How long a guest may take to introduce itself.
@@ -81,6 +81,7 @@ pub(crate) struct Porter {
     view: DoorView,
     shown: Arc<Mutex<DoorView>>,
     quiet: Quiet,
+    began: Instant,
 }
 
 impl Porter {
@@ -108,6 +109,7 @@ impl Porter {
             view: DoorView::default(),
             shown,
             quiet: Quiet::default(),
+            began: Instant::now(),
         })
     }
 
@@ -134,6 +136,10 @@ impl Porter {
         }
     }
 
+    fn now(&self) -> Time {
+        Time::default() + self.began.elapsed()
+    }
+
     fn accept(&mut self) {
         for _ in 0..ACCEPTS_MAX {
             let accepted = match self.listener.accept() {
@@ -144,7 +150,7 @@ impl Porter {
             };
             if let Err(error) = accepted {
                 self.view.turned_away.no_resources += 1;
-                if self.quiet.speaks(Instant::now()) {
+                if self.quiet.speaks(self.now()) {
                     let unsaid = self.quiet.take_unsaid();
                     tracing::error!(
                         %error, unsaid,
@@ -273,7 +279,7 @@ impl Porter {
         ) = why
         {
             tracing::debug!(%refusal, "a guest is sent on");
-        } else if self.quiet.speaks(Instant::now()) {
+        } else if self.quiet.speaks(self.now()) {
             let unsaid = self.quiet.take_unsaid();
             tracing::warn!(error = %why, unsaid, "a guest is turned away");
         }

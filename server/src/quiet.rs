@@ -2,7 +2,9 @@
 //!
 //! Owns how many lines about the same thing are written a second, and how many were not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use wire::Time;
 
 /// Lines about one thing that are written in each [`PERIOD`].
 const LINES_MAX: u32 = 8;
@@ -13,15 +15,15 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Lines about one thing.
 #[derive(Debug, Default)]
 pub(crate) struct Quiet {
-    period_began: Option<Instant>,
+    period_began: Option<Time>,
     lines: u32,
     unsaid: u64,
 }
 
 impl Quiet {
     /// Whether one more line may be written at `now`; one that may not is counted.
-    pub(crate) fn speaks(&mut self, now: Instant) -> bool {
-        if self.period_began.is_none_or(|began| now.duration_since(began) >= PERIOD) {
+    pub(crate) fn speaks(&mut self, now: Time) -> bool {
+        if self.period_began.is_none_or(|began| now - began >= PERIOD) {
             (self.period_began, self.lines) = (Some(now), 0);
         }
         let speaks = self.lines < LINES_MAX;
@@ -45,7 +47,7 @@ mod tests {
 
     #[test]
     fn lines_beyond_the_bound_are_counted_and_told_in_the_next_period() {
-        let (mut quiet, began) = (Quiet::default(), Instant::now());
+        let (mut quiet, began) = (Quiet::default(), Time::default());
         let said = (0..100).filter(|_| quiet.speaks(began)).count();
         assert_eq!(said, LINES_MAX as usize);
         assert!(quiet.speaks(began + PERIOD));

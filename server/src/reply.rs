@@ -11,6 +11,8 @@ pub(crate) struct Reply<'a> {
     pub(crate) transport: &'a mut dyn Transport,
     pub(crate) peer: PeerId,
     pub(crate) bytes_max: usize,
+    /// The length of an answer that found no room; 0 if all did.
+    pub(crate) lacking_bytes: usize,
 }
 
 impl Outbox for Reply<'_> {
@@ -28,7 +30,11 @@ impl Outbox for Reply<'_> {
     }
 
     fn acquire(&mut self, bytes: usize) -> Option<SendSlot> {
-        self.transport.acquire(self.peer, bytes).ok()
+        let slot = self.transport.acquire(self.peer, bytes).ok();
+        if slot.is_none() {
+            self.lacking_bytes = bytes;
+        }
+        slot
     }
 
     fn bytes_mut(slot: &mut SendSlot) -> &mut [u8] {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::CheckpointCommand;
 use crate::cluster::{CoordinateArgs, MemberArgs, OrderCommand, StatusArgs};
+use crate::crowd::CrowdArgs;
 use crate::doctor::Need;
 use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
@@ -88,6 +89,8 @@ pub(crate) enum BenchCommand {
     Codec(CodecArgs),
     /// A bare link, by RDMA verbs or by a transport: bandwidth, message rate, latency.
     Transport(LinkArgs),
+    /// What a server loses to connections that do nothing and such as do harm.
+    Crowd(CrowdArgs),
 }
 
 #[derive(Clone, Debug, Args)]

@@ -11,8 +11,10 @@ mod checkpoint;
 mod cli;
 mod cluster;
 mod codec;
+mod crowd;
 mod doctor;
 mod failure;
+mod files;
 mod flags;
 mod link;
 mod metrics;
@@ -78,6 +80,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
+        Command::Bench(BenchCommand::Crowd(arguments)) => crowd::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Worker => train::child::run(),

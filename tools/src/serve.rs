@@ -12,6 +12,7 @@ use wire::{Candidate, Denial};
 
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
+use crate::files::raise_files_max;
 use crate::flags::TransportFlag;
 use crate::metrics::Endpoint;
 use crate::metrics::server::ServerFigures;
@@ -34,6 +35,7 @@ const UNIX_PREFIX: &str = "unix:";
 /// Runs the command.
 pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
+    raise_files_max();
     let path = arguments.listen.strip_prefix(UNIX_PREFIX).map(Path::new);
     let way = match (path, arguments.transport) {
         (Some(_), TransportFlag::Auto | TransportFlag::Shm) => Way::Shm,

@@ -10,6 +10,7 @@ use server::coordinator::{ClusterSpec, Coordinator, EtcdStore, RedbStore, Spread
 
 use super::{CoordinateArgs, CoordinatorArgs};
 use crate::failure::Failure;
+use crate::files::raise_files_max;
 use crate::metrics::Endpoint;
 use crate::metrics::coordinator::CoordinatorFigures;
 use crate::output::{complain, json};
@@ -23,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Runs the command.
 pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
+    raise_files_max();
     let name = arguments.cluster.clone();
     let spread = match arguments.same_host_ok {
         true => Spread::DistinctServers,
