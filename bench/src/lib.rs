@@ -11,6 +11,7 @@ mod bystander;
 mod cluster_load;
 mod codec;
 mod codec_stream;
+mod crowd;
 mod error;
 mod format;
 mod kernel;
@@ -34,6 +35,7 @@ pub use bystander::Precedence;
 pub use cluster_load::{ClusterLoad, ClusterLoadSpec};
 pub use codec::{CodecRow, CodecSpec, Trained, render_codecs, run_codecs};
 pub use codec_stream::{CodecBatch, CodecStream};
+pub use crowd::{Crowd, CrowdError, CrowdLoad, CrowdTally, HARMFUL, Manner, crowd_work};
 pub use error::{BenchError, Doing, SpecError};
 pub use kernel::{
     Arrays, Case, Code, Form, KERNEL_NAMES, KernelRow, KernelSpec, kernel_cases, render_kernels,

@@ -110,6 +110,11 @@ impl Default for Children {
 }
 
 impl Child {
+    /// Its process's number.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Its name with its process number.
     pub fn name(&self) -> String {
         format!("{} (process {})", self.name, self.process.id())

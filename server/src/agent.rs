@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -78,6 +78,19 @@ pub struct Agent {
     thread: Option<JoinHandle<()>>,
 }
 
+/// An agent at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentView {
+    /// Whether the coordinator is there.
+    pub is_linked: bool,
+    /// The newest placement that it has told.
+    pub epoch: Epoch,
+    /// From the last beat that was answered to its answer; none before.
+    pub round_trip: Option<Duration>,
+    /// How often it was found, the first time included.
+    pub links_made: u64,
+}
+
 /// The way for cores to the agent. Never waits for the network.
 #[derive(Clone, Debug)]
 pub struct Reporter {
@@ -89,6 +102,10 @@ struct Shared {
     stopping: AtomicBool,
     leaving: AtomicBool,
     is_linked: AtomicBool,
+    epoch: AtomicU64,
+    /// Of the last beat that was answered; 0 before.
+    round_trip_ns: AtomicU64,
+    links_made: AtomicU64,
     notes: Mutex<Notes>,
 }
 
@@ -166,6 +183,18 @@ impl Agent {
     /// Whether the coordinator is there, as far as the agent knows.
     pub fn is_linked(&self) -> bool {
         self.shared.is_linked.load(Ordering::Relaxed)
+    }
+
+    /// How it is.
+    pub fn view(&self) -> AgentView {
+        let number = |one: &AtomicU64| one.load(Ordering::Relaxed);
+        let round_trip_ns = number(&self.shared.round_trip_ns);
+        AgentView {
+            is_linked: self.is_linked(),
+            epoch: Epoch::new(number(&self.shared.epoch)),
+            round_trip: (round_trip_ns > 0).then(|| Duration::from_nanos(round_trip_ns)),
+            links_made: number(&self.shared.links_made),
+        }
     }
 
     /// Asks to give all shards to others; [`AgentEvent::Released`] follows when that is done.
@@ -313,7 +342,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             let mut notes = self.shared.notes();
             (notes.unsaid(), std::mem::take(&mut notes.suspects))
         };
-        let sent_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let sent_ns = self.now_ns();
         writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen }))?;
         for server in suspects {
             writer.send(&ToCoordinator::Suspect { server, epoch: self.epoch })?;
@@ -326,11 +355,16 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
         Ok(())
     }
 
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Takes a message; says whether the link is over.
     fn take(&mut self, message: ToMember) -> Option<Over> {
         match message {
             ToMember::Welcome(welcome) => {
                 self.shared.is_linked.store(true, Ordering::Relaxed);
+                self.shared.links_made.fetch_add(1, Ordering::Relaxed);
                 let every = Duration::from_millis(u64::from(welcome.beat_every_ms));
                 self.beat_every = every.clamp(Duration::from_millis(1), SILENT_MAX / 4);
                 self.spec.server.life = welcome.life;
@@ -353,7 +387,11 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
                 (self.on_event)(AgentEvent::Released);
                 return Some(Over::Ended);
             }
-            ToMember::BeatSeen { .. } | ToMember::Done | ToMember::Status(_) => {}
+            ToMember::BeatSeen { sent_ns } => {
+                let round_trip_ns = self.now_ns().saturating_sub(sent_ns);
+                self.shared.round_trip_ns.store(round_trip_ns, Ordering::Relaxed);
+            }
+            ToMember::Done | ToMember::Status(_) => {}
         }
         None
     }
@@ -367,6 +405,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             return; // Said again on a new link.
         }
         self.epoch = placement.epoch;
+        self.shared.epoch.store(placement.epoch.get(), Ordering::Relaxed);
         self.shared.notes().prune(&placement);
         (self.on_event)(AgentEvent::Placement(Arc::new(placement)));
     }

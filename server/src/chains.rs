@@ -10,7 +10,9 @@ use shard::{Shard, ShardSpec};
 use transport::{AdoptError, Link, PeerId, RecvSlot, SendSlot};
 use wire::{Epoch, Incarnation, JobId, Placement, ServerId, ShardId, WorkerId};
 
-use crate::turn::{Core, Party, Reply, Who};
+use crate::guest::{Party, Who};
+use crate::reply::Reply;
+use crate::turn::Core;
 
 /// Sets the seeds of shards apart: 2^64 by the golden ratio, odd.
 const SHARD_SEEDS: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -188,11 +190,11 @@ impl Core {
             let Hosted { replica, predecessor, successor, .. } = &mut self.hosted[at];
             let transport = &mut *self.transport;
             if let Some(peer) = *successor {
-                let mut way = Reply { transport, peer, bytes_max };
+                let mut way = Reply { transport, peer, bytes_max, lacking_bytes: 0 };
                 more |= replica.forward(now, &mut way);
             }
             if let Some(peer) = *predecessor {
-                let mut way = Reply { transport, peer, bytes_max };
+                let mut way = Reply { transport, peer, bytes_max, lacking_bytes: 0 };
                 replica.word(now, &mut way);
             }
             replica.release(now, |slot| transport.post(slot));

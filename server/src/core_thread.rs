@@ -22,8 +22,10 @@ use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId
 
 use crate::chain_links::{ChainLinks, LinkNews};
 use crate::chains::{News, Share};
+use crate::guest::Who;
 use crate::report::{REPORTS_MAX, Report};
-use crate::turn::{Core, OnClosed, Who};
+use crate::turn::{Core, OnClosed};
+use crate::view::{CoreView, Stand, seen};
 
 /// How long a core sleeps at most before it looks around.
 const PARK_MAX: Duration = Duration::from_millis(100);
@@ -141,6 +143,7 @@ pub(crate) struct Placed {
 pub(crate) struct CoreHandle {
     commands: SyncSender<Command>,
     waker: Waker,
+    shown: Arc<Mutex<CoreView>>,
 }
 
 #[derive(Debug)]
@@ -281,13 +284,17 @@ impl Server {
         self.placed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How each core is, some tens of milliseconds ago at most, and what it has done.
+    pub fn cores(&self) -> Vec<CoreView> {
+        self.cores.iter().map(|core| seen(&core.shown)).collect()
+    }
+
     /// The longest message, in bytes.
     pub fn message_bytes_max(&self) -> usize {
         self.message_bytes_max
     }
 
     /// Gives a connection to a shard. One that the shard cannot take is closed.
-    ///
     pub fn attach(&self, link: Link, who: Who) {
         // A core that is gone, or has no time, drops the link, and its other end sees it closed.
         self.cores[who.shard.index() % self.cores.len()].tell(Command::Adopt(link, who));
@@ -318,6 +325,8 @@ fn start_core(
     let (commands, inbox) = sync_channel(COMMANDS_MAX);
     let (ready, started) = sync_channel(1);
     let spec = spec.clone();
+    let shown = Arc::<Mutex<CoreView>>::default();
+    let stand = Stand::new(Arc::clone(&shown));
     let thread = std::thread::Builder::new()
         .name(format!("shard-{number}"))
         .spawn(move || {
@@ -332,7 +341,7 @@ fn start_core(
                     let core = Core::with_on_closed(transport, spec.on_closed, own);
                     let _ = ready.send(Ok(core.waker()));
                     let share = Share { core: number.into(), cores: spec.cores.into() };
-                    Running { core, share, spec: made_of, told, placed: None }.run(&inbox);
+                    Running { core, share, spec: made_of, told, placed: None, stand }.run(&inbox);
                 }
                 Err(reason) => {
                     let _ = ready.send(Err(reason));
@@ -344,7 +353,7 @@ fn start_core(
         .recv_timeout(START_MAX)
         .map_err(|_| failed(format!("not ready after {} s", START_MAX.as_secs())))?
         .map_err(failed)?;
-    Ok((CoreHandle { commands, waker }, thread))
+    Ok((CoreHandle { commands, waker, shown }, thread))
 }
 
 fn open(spec: &ServerSpec) -> Result<Box<dyn Transport>, String> {
@@ -377,11 +386,13 @@ struct Running {
     spec: ShardSpec,
     told: Told,
     placed: Option<Arc<Placed>>,
+    stand: Stand,
 }
 
 impl Running {
     /// Turns the core until it is told to stop.
     fn run(mut self, inbox: &Receiver<Command>) {
+        let mut began = self.core.now();
         loop {
             while let Ok(command) = inbox.try_recv() {
                 if matches!(command, Command::Stop) {
@@ -393,8 +404,15 @@ impl Running {
             for news in std::mem::take(self.core.news()) {
                 self.tell(news);
             }
-            if !busy {
-                self.core.park(self.core.now() + PARK_MAX);
+            let now = self.core.now();
+            let core = &mut self.core;
+            if busy {
+                self.stand.turned(began, now, |view| core.show(view));
+                began = now;
+            } else {
+                self.stand.show(now, |view| core.show(view));
+                core.park(now + PARK_MAX);
+                began = core.now();
             }
         }
     }

@@ -1,34 +1,20 @@
 //! The door: listeners for TCP and for shared memory, and the thread that opens it.
 //!
-//! Owns accepting, the rule that nobody listens in the open unasked, and the bound on handshakes
-//! under way. A connection that is through belongs to its core.
+//! Owns listening and the rule that nobody listens in the open unasked. Who comes in by it is left
+//! to `porter`.
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use transport::{Link, shm};
-use wire::{Header, Refusal};
 
 use crate::core_thread::Server;
-use crate::handshake::{Guest, TurnedAway, receive};
-
-/// How long a guest may take to introduce itself.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-
-/// Guests at the door at once; more are turned away.
-const HANDSHAKES_MAX: usize = 64;
-
-/// How often the door looks whether it should close.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+use crate::porter::{Listener, Porter};
+use crate::view::DoorView;
 
 /// Whether a listener may be reached from other hosts. The wire has no encryption and no
 /// authentication yet.
@@ -69,6 +55,7 @@ pub enum ListenError {
 pub struct Door {
     place: Place,
     closing: Arc<AtomicBool>,
+    shown: Arc<Mutex<DoorView>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -76,16 +63,6 @@ pub struct Door {
 enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
-}
-
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 impl Door {
@@ -119,14 +96,22 @@ impl Door {
         }
     }
 
+    /// What has come to it, some tenths of a second ago at most.
+    pub fn view(&self) -> DoorView {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn open(server: Arc<Server>, listener: Listener, place: Place) -> Result<Door, ListenError> {
         let closing = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&closing);
+        let shown = Arc::<Mutex<DoorView>>::default();
+        let failed = |error| ListenError::Bind { place: "the door's thread".to_owned(), error };
+        let mut porter = Porter::new(server, listener, Arc::clone(&closing), Arc::clone(&shown))
+            .map_err(failed)?;
         let thread = std::thread::Builder::new()
             .name("door".to_owned())
-            .spawn(move || attend(&server, &listener, &seen))
-            .map_err(|error| ListenError::Bind { place: "the door's thread".to_owned(), error })?;
-        Ok(Door { place, closing, thread: Some(thread) })
+            .spawn(move || porter.run())
+            .map_err(failed)?;
+        Ok(Door { place, closing, shown, thread: Some(thread) })
     }
 }
 
@@ -138,83 +123,6 @@ impl Drop for Door {
         }
         if let Place::Unix(path) = &self.place {
             let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Lets guests in until the door closes.
-fn attend(server: &Arc<Server>, listener: &Listener, closing: &AtomicBool) {
-    let under_way = Arc::new(AtomicUsize::new(0));
-    let timeout = Timespec::try_from(LOOK_EVERY).expect("100 ms");
-    while !closing.load(Ordering::Relaxed) {
-        let mut polled = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
-        if !poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0) {
-            continue;
-        }
-        let Ok(stream) = listener.accept() else { continue };
-        if under_way.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES_MAX {
-            under_way.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(HANDSHAKES_MAX, "too many handshakes under way: one is turned away");
-            continue;
-        }
-        let (server, done) = (Arc::clone(server), Arc::clone(&under_way));
-        let greet = move || {
-            match greet(&server, stream) {
-                Ok(()) => {}
-                // Where shards move, some come before their server has heard of it, or after.
-                Err(TurnedAway::Refused(
-                    refusal @ (Refusal::EpochMismatch { .. } | Refusal::NotHead { .. }),
-                )) => tracing::debug!(%refusal, "a guest is sent on"),
-                Err(error) => tracing::warn!(%error, "a guest is turned away"),
-            }
-            done.fetch_sub(1, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new().name("handshake".to_owned()).spawn(greet).is_err() {
-            under_way.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Does the handshake and brings the guest to its core.
-fn greet(server: &Server, stream: Stream) -> Result<(), TurnedAway> {
-    let (shards, bytes_max) = (server.shards(), server.message_bytes_max());
-    let admits = |hello: &Header| server.admits(hello);
-    match stream {
-        Stream::Tcp(mut stream) => {
-            stream.set_nonblocking(false).map_err(TurnedAway::Io)?;
-            stream.set_read_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
-            stream.set_write_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
-            stream.set_nodelay(true).map_err(TurnedAway::Io)?;
-            if let Guest::Wants(who) = receive(&mut stream, shards, bytes_max, admits)? {
-                server.attach(Link::Tcp(stream), who);
-            }
-        }
-        Stream::Unix(mut stream) => {
-            stream.set_nonblocking(false).map_err(TurnedAway::Io)?;
-            stream.set_read_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
-            stream.set_write_timeout(Some(HANDSHAKE_MAX)).map_err(TurnedAway::Io)?;
-            if let Guest::Wants(who) = receive(&mut stream, shards, bytes_max, admits)? {
-                let end = shm::accept(stream)
-                    .map_err(|error| TurnedAway::Io(io::Error::other(error.to_string())))?;
-                server.attach(Link::Shm(end), who);
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener) => listener.as_fd(),
-        }
-    }
-
-    fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Listener::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
-            Listener::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The handshake of a new connection, before a core sees it.
 //!
 //! Owns the server's side: a hello names the shard and the worker, a welcome says how many shards
-//! there are and how long a message may be. The client's side is `worker::connect`.
+//! there are and how long a message may be. Moving the bytes is left to `door`; the client's side
+//! is `worker::connect`.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io;
 
 use kernels::Isa;
 use kernels::crc32c::crc32c;
@@ -13,7 +14,7 @@ use wire::{
     read_header, seal,
 };
 
-use crate::turn::Who;
+use crate::guest::Who;
 
 /// The shard number of a hello that only asks how many shards there are.
 pub(crate) const ASK: u16 = u16::MAX;
@@ -21,7 +22,7 @@ pub(crate) const ASK: u16 = u16::MAX;
 /// What a hello asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guest {
-    /// How many shards there are; it has been told.
+    /// How many shards there are.
     Asked,
     /// This shard.
     Wants(Who),
@@ -36,49 +37,53 @@ pub(crate) enum TurnedAway {
     Refused(Refusal),
 }
 
-/// Reads a hello and answers it. The stream has its deadline set.
+/// What a server says of itself in a welcome.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct House {
+    /// How many shards there are.
+    pub(crate) shards: u16,
+    /// The longest message, in bytes.
+    pub(crate) message_bytes_max: usize,
+}
+
+/// An answer to a hello; none to what is none.
+pub(crate) type Answer = Option<[u8; HEADER_BYTES]>;
+
+/// Reads a hello. What it is answered, and what becomes of the connection.
 ///
 /// - `admits`: whether the sender may speak to the shard that it wants.
-pub(crate) fn receive(
-    stream: &mut (impl Read + Write),
-    shards: u16,
-    message_bytes_max: usize,
+pub(crate) fn read_hello(
+    bytes: &[u8; HEADER_BYTES],
+    house: House,
     admits: impl Fn(&Header) -> Result<(), Refusal>,
-) -> Result<Guest, TurnedAway> {
-    let mut bytes = [0; HEADER_BYTES];
-    stream.read_exact(&mut bytes).map_err(TurnedAway::Io)?;
+) -> (Answer, Result<Guest, TurnedAway>) {
     let isa = Isa::detect();
-    let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
-    let hello = match read_header(&bytes, crc) {
+    let hello = match read_header(bytes, |bytes| crc32c(isa, 0, bytes)) {
         Ok(hello) => hello,
         Err(malformed) => {
-            if matches!(malformed, Malformed::Version { .. }) {
-                let refusal = Refusal::VersionMismatch { version: VERSION };
-                answer(stream, Header::new(Kind::Welcome), Status::Refused(refusal))?;
-            }
-            return Err(TurnedAway::Malformed(malformed));
+            let refusal = Refusal::VersionMismatch { version: VERSION };
+            let is_version = matches!(malformed, Malformed::Version { .. });
+            let refused = || answer(Header::new(Kind::Welcome), Status::Refused(refusal));
+            return (is_version.then(refused), Err(TurnedAway::Malformed(malformed)));
         }
     };
     if hello.kind() != Kind::Hello {
-        return Err(TurnedAway::NotHello);
+        return (None, Err(TurnedAway::NotHello));
     }
     let welcome = Header {
         worker: hello.worker,
         incarnation: hello.incarnation,
         table: hello.table,
-        keys: u32::from(shards),
-        sequence: message_bytes_max as u64,
+        keys: u32::from(house.shards),
+        sequence: house.message_bytes_max as u64,
         ..Header::new(Kind::Welcome)
     };
-    if hello.table != ASK
-        && let Err(refusal) = admits(&hello)
-    {
-        answer(stream, welcome, Status::Refused(refusal))?;
-        return Err(TurnedAway::Refused(refusal));
-    }
-    answer(stream, welcome, Status::Done)?;
     if hello.table == ASK {
-        return Ok(Guest::Asked);
+        return (Some(answer(welcome, Status::Done)), Ok(Guest::Asked));
+    }
+    if let Err(refusal) = admits(&hello) {
+        let said = answer(welcome, Status::Refused(refusal));
+        return (Some(said), Err(TurnedAway::Refused(refusal)));
     }
     let who = Who {
         shard: ShardId::new(hello.table),
@@ -87,15 +92,15 @@ pub(crate) fn receive(
         incarnation: hello.incarnation(),
         message_bytes_max: usize::try_from(hello.sequence).unwrap_or(usize::MAX),
     };
-    Ok(Guest::Wants(who))
+    (Some(answer(welcome, Status::Done)), Ok(Guest::Wants(who)))
 }
 
-fn answer(stream: &mut impl Write, mut header: Header, status: Status) -> Result<(), TurnedAway> {
+fn answer(mut header: Header, status: Status) -> [u8; HEADER_BYTES] {
     status.write(&mut header);
     let isa = Isa::detect();
     let mut bytes = [0; HEADER_BYTES];
     seal(&mut bytes, header, Seal::HeaderOnly, |bytes| crc32c(isa, 0, bytes));
-    stream.write_all(&bytes).and_then(|()| stream.flush()).map_err(TurnedAway::Io)
+    bytes
 }
 
 impl fmt::Display for TurnedAway {

@@ -12,15 +12,24 @@ mod chains;
 pub mod coordinator;
 mod core_thread;
 mod door;
+mod guest;
 mod handshake;
 mod membership;
+mod porter;
+mod quiet;
+mod reply;
 mod report;
 mod turn;
+mod view;
 
-pub use agent::{Agent, AgentEvent, AgentSpec, Reporter};
+pub use agent::{Agent, AgentEvent, AgentSpec, AgentView, Reporter};
 pub use chains::{News, Share};
 pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError, listen};
+pub use guest::Who;
 pub use membership::Membership;
 pub use report::Report;
-pub use turn::{Core, OnClosed, Who};
+pub use turn::{Core, OnClosed};
+pub use view::{
+    CoreView, DoorView, Ending, Peers, TURN_BOUNDS_NS, Traffic, TurnedAwayCounts, Turns,
+};

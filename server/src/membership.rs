@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use wire::{ChainReport, Denial, Observation, ServerId};
 
-use crate::agent::{Agent, AgentEvent, AgentSpec, Reporter};
+use crate::agent::{Agent, AgentEvent, AgentSpec, AgentView, Reporter};
 use crate::core_thread::Server;
 use crate::report::Report;
 
@@ -60,6 +60,11 @@ impl Membership {
     /// Why the coordinator does not take this server, if it does not; it is asked again.
     pub fn denial(&self) -> Option<Denial> {
         self.told.denial.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the link to the coordinator is.
+    pub fn agent(&self) -> AgentView {
+        self.agent.as_ref().map(Agent::view).unwrap_or_default()
     }
 
     /// Asks to hand all shards over; see [`Membership::is_released`].

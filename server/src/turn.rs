@@ -15,40 +15,26 @@
 use std::collections::VecDeque;
 
 use shard::chain::Replica;
-use shard::{Outbox, Outcome, Shard, Upkeep};
+use shard::{Outcome, Shard, Upkeep};
 use transport::{
     AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Standing, Transport, Waker,
 };
-use wire::{Epoch, HEADER_BYTES, Header, Incarnation, JobId, Kind, Seal, ShardId, Time, WorkerId};
+use wire::{HEADER_BYTES, JobId, ShardId, Time, WorkerId};
 
 use crate::chains::{Hosted, News};
-
-/// Keys up to which a request is short: some 10 us of work.
-const SHORT_KEYS_MAX: usize = 512;
+use crate::guest::{Blocked, Guest, Length, Party, WayBack, Who, cost};
+use crate::quiet::Quiet;
+use crate::reply::Reply;
+use crate::view::{CoreView, Ending, Peers, Traffic};
 
 /// Keys of short requests that a turn handles of one peer.
 const SHORT_KEYS_PER_TURN: usize = 4096;
 
 /// Keys of long requests that a turn handles; one such request may pass it.
-const LONG_KEYS_PER_TURN: usize = 8192;
+pub(crate) const LONG_KEYS_PER_TURN: usize = 8192;
 
-/// What a request costs besides its keys, as a number of them.
-const REQUEST_KEYS: usize = 16;
-
-/// Who is at the other end of a connection, by its hello.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Who {
-    /// The shard it wants.
-    pub shard: ShardId,
-    /// The worker, [`WorkerId::OBSERVER`], or [`WorkerId::PREDECESSOR`].
-    pub worker: WorkerId,
-    /// Its incarnation.
-    pub incarnation: Incarnation,
-    /// The chain's epoch, of a predecessor's hello; a worker's says nothing.
-    pub epoch: Epoch,
-    /// The longest message it takes, in bytes.
-    pub message_bytes_max: usize,
-}
+/// Peers without room for an answer that a busy turn asks for it.
+const PROBES_A_TURN: usize = 8;
 
 /// What the end of a worker's connection means for its job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +54,7 @@ pub struct Core {
     pub(crate) hosted: Vec<Hosted>,
     on_closed: OnClosed,
     /// By peer; none where the connection is over.
-    pub(crate) peers: Vec<Option<Guest>>,
+    pub(crate) peers: Vec<Option<Box<Guest>>>,
     /// Peers with messages in their inbox, in the order of their turns.
     turns: VecDeque<PeerId>,
     /// Pulls ahead of the slowest worker, in the order they came.
@@ -77,45 +63,12 @@ pub struct Core {
     /// The transport's clock after the last poll; not read where no shard has a chain.
     pub(crate) now: Time,
     pub(crate) news: Vec<News>,
-}
-
-/// A peer.
-pub(crate) struct Guest {
-    peer: PeerId,
-    party: Party,
-    /// Which of [`Core::hosted`] it is here for.
-    pub(crate) at: usize,
-    who: Who,
-    /// What it has sent and nobody has handled, in order.
-    inbox: VecDeque<RecvSlot>,
-    way_back: WayBack,
-}
-
-/// What a peer is to a shard here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Party {
-    /// It asks.
-    Worker,
-    /// It says what was done.
-    Predecessor,
-    /// It says what it has.
-    Successor,
-}
-
-/// Whether a peer's next message may be tried in this turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WayBack {
-    /// It may.
-    Open,
-    /// There was no room for its answer.
-    Full,
-}
-
-/// Whether a request is handled before long ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Length {
-    Short,
-    Long,
+    traffic: Traffic,
+    present: Peers,
+    /// Where asking for room goes on, in `turns`.
+    probed: usize,
+    /// Of messages that are dropped.
+    quiet: Quiet,
 }
 
 impl Core {
@@ -144,6 +97,10 @@ impl Core {
             events: Vec::new(),
             now: Time::default(),
             news: Vec::new(),
+            traffic: Traffic::default(),
+            present: Peers::default(),
+            probed: 0,
+            quiet: Quiet::default(),
         }
     }
 
@@ -180,7 +137,9 @@ impl Core {
             self.peers.resize_with(peer.index() + 1, || None);
         }
         let (inbox, way_back) = (VecDeque::new(), WayBack::Open);
-        self.peers[peer.index()] = Some(Guest { peer, party, at, who, inbox, way_back });
+        let guest = Guest { peer, party, at, who, inbox, way_back };
+        *guest.kind(&mut self.present) += 1;
+        self.peers[peer.index()] = Some(Box::new(guest));
         Ok(peer)
     }
 
@@ -195,6 +154,7 @@ impl Core {
                 Event::Received { slot, .. } => self.receive(slot),
                 Event::Closed { peer, fault } => {
                     tracing::debug!(peer = peer.index(), %fault, "connection over");
+                    self.traffic.endings[Ending::of(&fault) as usize] += 1;
                     self.forget(peer);
                 }
             }
@@ -214,7 +174,7 @@ impl Core {
         } else {
             busy |= self.serve_long();
         }
-        self.settle_turns();
+        busy |= self.settle_turns(busy);
         for at in 0..self.hosted.len() {
             if self.hosted[at].replica.shard_mut().take_progress() {
                 self.wake_waiting(at);
@@ -258,6 +218,20 @@ impl Core {
         hosted.map(|hosted| &mut hosted.replica)
     }
 
+    /// Writes down how it is, and what has been done since the last time.
+    pub(crate) fn show(&mut self, view: &mut CoreView) {
+        view.shards.clear();
+        for hosted in &mut self.hosted {
+            view.tally.add(&hosted.replica.shard_mut().take_tally());
+            view.shards.push((hosted.number, hosted.replica.view()));
+        }
+        view.traffic = Traffic { sent_bytes: self.transport.bytes_sent(), ..self.traffic };
+        view.peers = self.present;
+        let queued = |peer: &PeerId| Some(self.peers[peer.index()].as_ref()?.inbox.len());
+        view.requests_queued = self.turns.iter().filter_map(queued).sum();
+        view.pulls_waiting = self.waiting.len();
+    }
+
     fn upkeep(&self) -> Upkeep {
         let upkeep = self.hosted.iter().map(|hosted| hosted.replica.upkeep());
         upkeep.max().unwrap_or(Upkeep::None)
@@ -274,6 +248,7 @@ impl Core {
     /// A message has come; its peer gets a turn.
     fn receive(&mut self, slot: RecvSlot) {
         let peer = slot.peer();
+        self.traffic.received_bytes += slot.bytes().len() as u64;
         let Some(Some(guest)) = self.peers.get_mut(peer.index()) else {
             return self.transport.release(slot);
         };
@@ -317,45 +292,81 @@ impl Core {
     fn serve_one(&mut self, peer: PeerId, length: Length) -> Option<usize> {
         let guest = self.peers[peer.index()].as_mut()?;
         let (keys, found) = cost(guest.inbox.front()?);
-        if found != length || guest.way_back == WayBack::Full {
+        if found != length || guest.way_back != WayBack::Open {
             return None;
         }
         let (party, at, who) = (guest.party, guest.at, guest.who);
         let slot = guest.inbox.pop_front()?;
         let done = match party {
             Party::Worker => self.handle(at, who, slot),
-            Party::Predecessor => self.follow(at, slot),
+            Party::Predecessor => {
+                self.follow(at, slot).map_err(|slot| Blocked { slot, lacking_bytes: 0 })
+            }
             Party::Successor => {
                 self.hear(at, slot);
                 Ok(())
             }
         };
-        let Err(slot) = done else { return Some(keys) };
+        let Err(Blocked { slot, lacking_bytes }) = done else { return Some(keys) };
         let guest = self.peers[peer.index()].as_mut()?;
         guest.inbox.push_front(slot);
-        guest.way_back = WayBack::Full;
+        guest.way_back = match lacking_bytes {
+            0 => WayBack::Shut,
+            bytes => WayBack::Full { bytes },
+        };
         None
     }
 
-    /// Ends the turns of peers that have nothing left; the others may be tried again.
-    fn settle_turns(&mut self) {
-        let peers = &mut self.peers;
+    /// Ends the turns of peers that have nothing left; of the others, those may be tried again whose
+    /// answers have room. Whether one has that had none.
+    ///
+    /// A peer that does not read its answers is so asked for room once in a while, and its message
+    /// is not read again and again: in a turn that was `busy`, [`PROBES_A_TURN`] of them are asked.
+    fn settle_turns(&mut self, busy: bool) -> bool {
+        let (peers, mut full) = (&mut self.peers, 0);
         self.turns.retain(|peer| {
             let guest = peers[peer.index()].as_mut();
             let guest = guest.expect("`forget` takes a peer that is gone off the list");
-            guest.way_back = WayBack::Open;
+            match guest.way_back {
+                WayBack::Full { .. } => full += 1,
+                WayBack::Open | WayBack::Shut => guest.way_back = WayBack::Open,
+            }
             !guest.inbox.is_empty()
         });
+        if full == 0 {
+            return false;
+        }
+        let count = if busy { full.min(PROBES_A_TURN) } else { full };
+        let (mut asked, mut opened, turns) = (0, false, self.turns.len());
+        for step in 0..turns {
+            let peer = self.turns[(self.probed + step) % turns];
+            let Some(guest) = self.peers[peer.index()].as_mut() else { continue };
+            let WayBack::Full { bytes } = guest.way_back else { continue };
+            if let Ok(slot) = self.transport.acquire(peer, bytes) {
+                self.transport.cancel(slot);
+                guest.way_back = WayBack::Open;
+                opened = true;
+            }
+            asked += 1;
+            if asked == count {
+                self.probed = (self.probed + step + 1) % turns;
+                break;
+            }
+        }
+        opened
     }
 
     /// Handles one message; gives it back where its answer has no room.
-    fn handle(&mut self, at: usize, who: Who, slot: RecvSlot) -> Result<(), RecvSlot> {
+    fn handle(&mut self, at: usize, who: Who, slot: RecvSlot) -> Result<(), Blocked> {
         let mut reply = Reply {
             transport: &mut *self.transport,
             peer: slot.peer(),
             bytes_max: who.message_bytes_max,
+            lacking_bytes: 0,
         };
-        match self.hosted[at].replica.handle(self.now, slot.bytes(), &mut reply) {
+        let outcome = self.hosted[at].replica.handle(self.now, slot.bytes(), &mut reply);
+        let lacking_bytes = reply.lacking_bytes;
+        match outcome {
             Outcome::Answered => {
                 let peer = slot.peer();
                 self.transport.release(slot);
@@ -364,11 +375,15 @@ impl Core {
                 }
             }
             Outcome::Waiting => self.wait(slot),
-            Outcome::NoSlot => return Err(slot),
+            Outcome::NoSlot => return Err(Blocked { slot, lacking_bytes }),
             Outcome::Malformed(malformed) => {
                 let peer = slot.peer();
-                tracing::warn!(peer = peer.index(), %malformed, "a message is dropped");
+                if self.quiet.speaks(self.transport.now()) {
+                    let unsaid = self.quiet.take_unsaid();
+                    tracing::warn!(peer = peer.index(), %malformed, unsaid, "a message is dropped");
+                }
                 self.transport.release(slot);
+                self.traffic.malformed += 1;
                 // Over a network that checks nothing itself, a changed message is sent again.
                 if self.transport.integrity() == Integrity::Memory {
                     self.transport.close(peer);
@@ -385,7 +400,7 @@ impl Core {
             let is_other = |guest: &&Guest| {
                 guest.at == at && guest.party == Party::Worker && guest.peer != peer
             };
-            for other in self.peers.iter().flatten().filter(is_other) {
+            for other in self.peers.iter().flatten().map(Box::as_ref).filter(is_other) {
                 self.transport.set_standing(other.peer, Standing::Stranger);
             }
         }
@@ -426,6 +441,7 @@ impl Core {
     /// A connection is over: its messages go, and its worker is missed or waited for.
     fn forget(&mut self, peer: PeerId) {
         let Some(guest) = self.peers.get_mut(peer.index()).and_then(Option::take) else { return };
+        *guest.kind(&mut self.present) -= 1;
         match guest.party {
             Party::Worker if self.on_closed == OnClosed::LoseWorker => {
                 let shard = self.hosted[guest.at].replica.shard_mut();
@@ -442,51 +458,5 @@ impl Core {
             self.transport.release(slot);
         }
         self.turns.retain(|&other| other != peer);
-    }
-}
-
-/// What a request costs, and whether it is short. What cannot be read costs little.
-fn cost(slot: &RecvSlot) -> (usize, Length) {
-    let header = slot.bytes().first_chunk().map(Header::peek);
-    let Some(Ok(header)) = header else { return (REQUEST_KEYS, Length::Short) };
-    match (header.kind(), header.keys as usize) {
-        // Its answer has as many rows as fit a message.
-        (Kind::Scan, _) => (LONG_KEYS_PER_TURN, Length::Long),
-        (_, keys) if keys <= SHORT_KEYS_MAX => (REQUEST_KEYS + keys, Length::Short),
-        (_, keys) => (REQUEST_KEYS + keys, Length::Long),
-    }
-}
-
-/// The way back to one peer.
-pub(crate) struct Reply<'a> {
-    pub(crate) transport: &'a mut dyn Transport,
-    pub(crate) peer: PeerId,
-    pub(crate) bytes_max: usize,
-}
-
-impl Outbox for Reply<'_> {
-    type Slot = SendSlot;
-
-    fn bytes_max(&self) -> usize {
-        self.bytes_max.min(self.transport.limits().message_bytes_max).max(HEADER_BYTES)
-    }
-
-    fn seal(&self) -> Seal {
-        match self.transport.integrity() {
-            Integrity::NeedsChecksum => Seal::Body,
-            Integrity::Memory => Seal::HeaderOnly,
-        }
-    }
-
-    fn acquire(&mut self, bytes: usize) -> Option<SendSlot> {
-        self.transport.acquire(self.peer, bytes).ok()
-    }
-
-    fn bytes_mut(slot: &mut SendSlot) -> &mut [u8] {
-        slot.bytes_mut()
-    }
-
-    fn post(&mut self, slot: SendSlot) {
-        self.transport.post(slot);
     }
 }

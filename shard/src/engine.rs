@@ -11,7 +11,7 @@ use kernels::Isa;
 use kernels::crc32c::crc32c;
 use wire::{
     Clock, Epoch, HEADER_BYTES, Header, Incarnation, JOINED_BODY_BYTES, JobId, Join, Kind,
-    Malformed, Message, Refusal, Status, WorkerId,
+    Malformed, Message, Refusal, Status, TableSize, WorkerId,
 };
 use zerocopy::IntoBytes;
 
@@ -23,6 +23,7 @@ use crate::read::Pulled;
 use crate::rule::Rules;
 use crate::table::Upkeep;
 use crate::tables::Tables;
+use crate::tally::Tally;
 
 /// What a shard is made of.
 #[derive(Clone, Debug)]
@@ -115,6 +116,7 @@ pub struct Shard {
     /// Of the rows of a pull.
     pub(crate) places: Vec<u32>,
     pub(crate) progress: bool,
+    pub(crate) tally: Tally,
 }
 
 impl Shard {
@@ -123,8 +125,20 @@ impl Shard {
         let ShardSpec { isa, epoch, rules, table_bytes_max, seed, credit, mutation } = spec;
         let tables = Tables::new(isa, rules, table_bytes_max, seed);
         let (decoder, encoder) = (Decoder::new(isa, mutation), Encoder::new(isa));
-        let (job, places, progress) = (None, Vec::new(), false);
-        Shard { isa, epoch, credit, mutation, job, tables, decoder, encoder, places, progress }
+        let (places, tally) = (Vec::new(), Tally::default());
+        Shard {
+            isa,
+            epoch,
+            credit,
+            mutation,
+            job: None,
+            tables,
+            decoder,
+            encoder,
+            places,
+            progress: false,
+            tally,
+        }
     }
 
     /// Does what a message asks for.
@@ -160,12 +174,17 @@ impl Shard {
             _ => return Outcome::Malformed(Malformed::Field { name: "kind" }),
         };
         match done {
-            Ok(()) => Outcome::Answered,
+            Ok(()) => {
+                self.tally.answered(&header);
+                Outcome::Answered
+            }
             Err(Stop::Waiting) => Outcome::Waiting,
             Err(Stop::NoSlot) => Outcome::NoSlot,
             Err(Stop::Refused(refusal)) => {
                 let Some(slot) = outbox.acquire(REPLY_BYTES) else { return Outcome::NoSlot };
                 self.stamp().reply(outbox, slot, &header, Status::Refused(refusal));
+                self.tally.answered(&header);
+                self.tally.refused(refusal);
                 Outcome::Answered
             }
         }
@@ -191,6 +210,21 @@ impl Shard {
     /// The job that whoever sent the last join was taken into; once.
     pub fn take_joined(&mut self) -> Option<JobId> {
         self.job.as_mut().and_then(|job| job.take_newcomer().then(|| job.id()))
+    }
+
+    /// What was done since this was asked last.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
+    /// The slowest worker's clock and the furthest one's; none without a job.
+    pub fn clocks(&self) -> Option<(Clock, Clock)> {
+        self.job.as_ref().map(|job| (job.slowest(), job.furthest()))
+    }
+
+    /// The sizes of all tables together.
+    pub fn size(&self) -> TableSize {
+        self.tables.all().iter().fold(TableSize::default(), |sum, table| sum.plus(table.size()))
     }
 
     /// Does a part of the upkeep of tables, some tens of microseconds: whoever turns the shard
@@ -219,6 +253,11 @@ impl Shard {
     ) -> Result<(), Stop> {
         let slot = outbox.acquire(REPLY_BYTES).ok_or(Stop::NoSlot)?;
         let status = work(self).unwrap_or_else(Status::Refused);
+        match status {
+            Status::Done => self.tally.moved(header),
+            Status::Duplicate => {}
+            Status::Refused(refusal) => self.tally.refused(refusal),
+        }
         self.stamp().reply(outbox, slot, header, status);
         Ok(())
     }

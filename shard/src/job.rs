@@ -201,6 +201,11 @@ impl Job {
         self.slowest
     }
 
+    /// The furthest worker's clock.
+    pub(crate) fn furthest(&self) -> Clock {
+        self.furthest
+    }
+
     /// The clock by which rows age, and what is drawn from, as a request has them. The clock is the
     /// worker's own, cut to between the slowest worker's and what the job allows. Where no worker
     /// waits for another, it is the mean of all.

@@ -21,6 +21,7 @@ mod read;
 pub mod rule;
 mod table;
 mod tables;
+mod tally;
 mod words;
 
 pub use admission::WINDOW_SEQUENCES;
@@ -29,3 +30,4 @@ pub use engine::{Mutation, Outcome, Shard, ShardSpec};
 pub use job::WORKERS_MAX;
 pub use table::Upkeep;
 pub use tables::TABLES_MAX;
+pub use tally::{KINDS_MAX, Tally};

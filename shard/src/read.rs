@@ -66,6 +66,7 @@ impl Shard {
         let encoding = Encoding::new(KeyForm::Plain, codec.to_u8(), Carried::All).get();
         let width = shape.width() as u16;
         stamp.send(outbox, slot, Header { keys: header.keys, width, encoding, ..answer });
+        self.tally.moved(header);
         Ok(())
     }
 

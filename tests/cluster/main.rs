@@ -12,6 +12,7 @@ mod death;
 mod doctor;
 mod failover;
 mod lives;
+mod metrics;
 mod namespaces;
 mod own_rule;
 mod partition;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::CheckpointCommand;
 use crate::cluster::{CoordinateArgs, MemberArgs, OrderCommand, StatusArgs};
+use crate::crowd::CrowdArgs;
 use crate::doctor::Need;
 use crate::elastic::ElasticArgs;
 use crate::flags::{
@@ -110,6 +111,8 @@ pub(crate) enum BenchCommand {
     Elastic(ElasticArgs),
     /// Jobs whose workers are killed: how many end well, with later lives and without.
     JobSuccess(JobSuccessArgs),
+    /// What a server loses to connections that do nothing and such as do harm.
+    Crowd(CrowdArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -290,6 +293,9 @@ pub(crate) struct TrainArgs {
     /// Print the result as one line of JSON.
     #[arg(long, help_heading = "Results", num_args = 0, default_missing_value = "true")]
     pub(crate) json: Option<bool>,
+    /// Show how far the run is at http://HOST:PORT/metrics, as Prometheus reads it.
+    #[arg(long, help_heading = "Results", value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
     /// Write a page with the results and their curves.
     #[arg(long, help_heading = "Results", value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
@@ -352,6 +358,9 @@ pub(crate) struct ServeArgs {
     pub(crate) coordinator: Vec<String>,
     #[command(flatten)]
     pub(crate) member: MemberArgs,
+    /// Show figures at http://HOST:PORT/metrics, as Prometheus reads them.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
     /// End when standard input ends, and tell the address as JSON.
     #[arg(long, hide = true)]
     pub(crate) child: bool,

@@ -12,12 +12,15 @@ mod cli;
 mod cluster;
 mod cluster_bench;
 mod codec;
+mod crowd;
 mod doctor;
 mod elastic;
 mod failure;
+mod files;
 mod flags;
 mod job_success;
 mod link;
+mod metrics;
 mod model;
 mod output;
 mod predict;
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Stragglers(arguments)) => stragglers::run(&arguments),
         Command::Bench(BenchCommand::Elastic(arguments)) => elastic::run(&arguments),
         Command::Bench(BenchCommand::JobSuccess(arguments)) => job_success::run(&arguments),
+        Command::Bench(BenchCommand::Crowd(arguments)) => crowd::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Worker => train::child::run(),

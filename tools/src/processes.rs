@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub(crate) struct Ready {
     /// Where it listens, as a place.
     pub(crate) listen: String,
+    /// Where its figures are, if they are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<String>,
 }
 
 /// What all servers of a run are told.

@@ -12,7 +12,10 @@ use wire::{Candidate, Denial};
 
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
+use crate::files::raise_files_max;
 use crate::flags::TransportFlag;
+use crate::metrics::Endpoint;
+use crate::metrics::server::ServerFigures;
 use crate::output::{complain, json};
 use crate::processes::Ready;
 use crate::rdma::backend;
@@ -33,6 +36,7 @@ const UNIX_PREFIX: &str = "unix:";
 /// Runs the command.
 pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
+    raise_files_max();
     let path = arguments.listen.strip_prefix(UNIX_PREFIX).map(Path::new);
     let way = match (path, arguments.transport) {
         (Some(_), TransportFlag::Auto | TransportFlag::Shm) => Way::Shm,
@@ -62,23 +66,29 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
         None => Door::tcp(Arc::clone(&server), &arguments.listen, exposure),
     }
     .map_err(Failure::failed)?;
+    let door = Arc::new(door);
     let listen = match door.address() {
         Some(address) => address.to_string(),
         None => arguments.listen.clone(),
     };
     let membership = match arguments.coordinator[..] {
         [] => None,
-        _ => Some(become_member(arguments, server, cores, &listen)?),
+        _ => Some(Arc::new(become_member(arguments, Arc::clone(&server), cores, &listen)?)),
     };
+    let figures = ServerFigures { server, door, membership: membership.clone() };
+    let shown = Endpoint::start(arguments.metrics.as_deref(), figures)?;
+    let metrics = shown.as_ref().map(|endpoint| endpoint.address().to_string());
     if arguments.child {
         watch_parent(stop.clone(), None)?;
-        json(&Ready { listen })?;
+        json(&Ready { listen, metrics })?;
     } else {
-        complain(&format!("gradwire: {cores} shards listen on {listen}; Ctrl-C ends"));
+        let shown =
+            metrics.map_or_else(String::new, |at| format!("; figures at http://{at}/metrics"));
+        complain(&format!("gradwire: {cores} shards listen on {listen}{shown}; Ctrl-C ends"));
     }
     while !stop.asked() {
         std::thread::sleep(LOOK_EVERY);
-        if let Some(denial) = membership.as_ref().and_then(denied_for_good) {
+        if let Some(denial) = membership.as_deref().and_then(denied_for_good) {
             return Err(Failure::failed(denial));
         }
     }

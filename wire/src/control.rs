@@ -292,6 +292,46 @@ pub struct ClusterStatus {
     pub troubled: Vec<ChainStatus>,
     /// The newest epochs, the newest first.
     pub history: Vec<EpochCause>,
+    /// What epochs were for since this coordinator began.
+    #[serde(default)]
+    pub epochs: EpochCounts,
+    /// What the store has done since.
+    #[serde(default)]
+    pub store: StoreCounts,
+}
+
+/// Epochs by what they changed; one that changed several things counts for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochCounts {
+    /// The first placement.
+    pub first: u64,
+    /// A server came.
+    pub joined: u64,
+    /// A server left, as it wanted.
+    pub left: u64,
+    /// A server was found to be gone.
+    pub gone: u64,
+    /// A replica was filled.
+    pub filled: u64,
+    /// Filling one began.
+    pub fill_begun: u64,
+    /// A replica was dropped whose server is still there.
+    pub dropped: u64,
+    /// Nobody holds a shard any more.
+    pub lost: u64,
+}
+
+/// What a store has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreCounts {
+    /// Epochs that it has taken.
+    pub appends: u64,
+    /// How long that took, all together, failures included, in microseconds.
+    pub append_us: u64,
+    /// How long the last one took.
+    pub last_append_us: u64,
+    /// Attempts that failed.
+    pub failures: u64,
 }
 
 /// A server, for people.

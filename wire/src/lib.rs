@@ -26,8 +26,8 @@ mod time;
 
 pub use control::{
     Applicant, Apply, Ask, Beat, CONTROL_NAME_BYTES_MAX, Candidate, ChainReport, ChainState,
-    ChainStatus, ClusterStatus, Denial, EpochCause, Life, Observation, ServerState, ServerStatus,
-    ToCoordinator, ToMember, Welcome,
+    ChainStatus, ClusterStatus, Denial, EpochCause, EpochCounts, Life, Observation, ServerState,
+    ServerStatus, StoreCounts, ToCoordinator, ToMember, Welcome,
 };
 pub use control_frame::{
     CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, ControlBuffer, ControlError, control_frame,

@@ -146,6 +146,47 @@ impl Refusal {
         }
     }
 
+    /// How many numbers there are for refusals, used or not.
+    pub const COUNT: usize = 48;
+
+    /// Its number, from 0; below [`Refusal::COUNT`].
+    pub fn index(self) -> usize {
+        usize::from(self.code_and_number().0 - FIRST_REFUSAL)
+    }
+
+    /// The refusal of this [`Refusal::index`], without its numbers.
+    pub fn from_index(index: usize) -> Option<Refusal> {
+        let code = u8::try_from(index).ok()?.checked_add(FIRST_REFUSAL)?;
+        Refusal::from_code(code, 0)
+    }
+
+    /// Its name in figures, as `table_full`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Refusal::EpochMismatch { .. } => "epoch_mismatch",
+            Refusal::NotJoined => "not_joined",
+            Refusal::Fenced { .. } => "fenced",
+            Refusal::SequenceTooNew { .. } => "sequence_too_new",
+            Refusal::NoSuchTable { .. } => "no_such_table",
+            Refusal::TableMismatch => "table_mismatch",
+            Refusal::NoSuchRule => "no_such_rule",
+            Refusal::BadParameters => "bad_parameters",
+            Refusal::WidthMismatch { .. } => "width_mismatch",
+            Refusal::TableFull { .. } => "table_full",
+            Refusal::Malformed => "malformed",
+            Refusal::WorkerLost { .. } => "worker_lost",
+            Refusal::JobMismatch => "job_mismatch",
+            Refusal::NoSuchShard { .. } => "no_such_shard",
+            Refusal::TooLarge { .. } => "too_large",
+            Refusal::CursorStale => "cursor_stale",
+            Refusal::VersionMismatch { .. } => "version_mismatch",
+            Refusal::ListUnknown { .. } => "list_unknown",
+            Refusal::NumbersUnknown { .. } => "numbers_unknown",
+            Refusal::NoSuchCodec { .. } => "no_such_codec",
+            Refusal::NotHead { .. } => "not_head",
+        }
+    }
+
     /// The refusal with this code and number. A number out of range is cut to the field's width:
     /// it is only ever shown.
     #[allow(clippy::cast_possible_truncation)]
@@ -281,6 +322,9 @@ mod tests {
             Status::Refused(refusal).write(&mut header);
             assert_eq!(header.status, code);
             assert_eq!(header.status(), Ok(Status::Refused(refusal)));
+            assert!(refusal.index() < Refusal::COUNT, "{}", refusal.name());
+            let same = Refusal::from_index(refusal.index()).map(Refusal::name);
+            assert_eq!(same, Some(refusal.name()));
         }
         assert_eq!(known, 21);
     }

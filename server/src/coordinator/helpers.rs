@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use wire::ServerId;
@@ -114,9 +114,12 @@ impl Drop for Recorder {
 fn record(mut store: Box<dyn Store>, entries: &Receiver<Arc<Entry>>, bell: &Bell) {
     while let Ok(entry) = entries.recv() {
         loop {
-            match store.append(&entry) {
+            let began = Instant::now();
+            let appended = store.append(&entry);
+            let took = began.elapsed();
+            match appended {
                 Ok(()) => {
-                    bell.ring(Told::Happened(Event::Recorded));
+                    bell.ring(Told::Happened(Event::Recorded { took }));
                     break;
                 }
                 Err(error @ StoreError::Conflict { .. }) => {
@@ -126,7 +129,7 @@ fn record(mut store: Box<dyn Store>, entries: &Receiver<Arc<Entry>>, bell: &Bell
                 Err(error) => {
                     tracing::warn!(%error, "an epoch is not recorded yet");
                     let why = error.to_string();
-                    bell.ring(Told::Happened(Event::NotRecorded { why }));
+                    bell.ring(Told::Happened(Event::NotRecorded { why, took }));
                 }
             }
             // One entry is under way at a time: nothing comes meanwhile but the end.

@@ -21,6 +21,7 @@ use super::cause::cause;
 use super::census::{Census, Changed, Health, Probe, Told, Why, Wish};
 use super::detector::BEAT_EVERY;
 use super::gossip::Gossip;
+use super::ledger::Ledger;
 use super::orders::is_open;
 use super::spec::ClusterSpec;
 use super::store::Entry;
@@ -53,10 +54,13 @@ pub(super) enum Event {
         answer: Probe,
     },
     /// The store holds the entry that was to be recorded.
-    Recorded,
+    Recorded {
+        took: Duration,
+    },
     /// It does not yet; it is tried again.
     NotRecorded {
         why: String,
+        took: Duration,
     },
     Tick,
 }
@@ -122,6 +126,7 @@ pub(super) struct Machine {
     pub(super) moves: Vec<Move>,
     leavers: Leavers,
     pub(super) history: VecDeque<Past>,
+    pub(super) ledger: Ledger,
     pub(super) began_at: Time,
     last_at: Time,
     reconsider_at: Time,
@@ -153,6 +158,7 @@ impl Machine {
             moves: Vec::new(),
             leavers: Leavers::new(),
             history: past.take(HISTORY_SHOWN_MAX).collect(),
+            ledger: Ledger::default(),
             began_at: now,
             last_at: now,
             reconsider_at: now,
@@ -176,8 +182,12 @@ impl Machine {
                 let changed = self.census.probed(server, answer, now);
                 self.note(changed);
             }
-            Event::Recorded => self.recorded(now),
-            Event::NotRecorded { why } => {
+            Event::Recorded { took } => {
+                self.ledger.recorded(took);
+                self.recorded(now);
+            }
+            Event::NotRecorded { why, took } => {
+                self.ledger.not_recorded(took);
                 if let Some(proposal) = &mut self.proposal {
                     proposal.error = Some(why);
                 }
@@ -432,6 +442,9 @@ impl Machine {
         let Some(Proposal { entry, .. }) = self.proposal.take() else { return };
         let placement = Arc::new(entry.placement.clone());
         let old = std::mem::replace(&mut self.placement, Arc::clone(&placement));
+        let census = &self.census;
+        let has_left = |server| census.get(server).is_some_and(|one| one.wish == Wish::Leave);
+        self.ledger.placed(&old, &placement, has_left);
         self.changed = Changed::Yes;
         self.gossip.prune(&placement);
         self.moves.retain(|wish| is_open(*wish, &placement));

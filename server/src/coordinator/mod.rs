@@ -19,6 +19,7 @@ mod first;
 mod gateway;
 mod gossip;
 mod helpers;
+mod ledger;
 mod machine;
 mod orders;
 mod service;

@@ -229,7 +229,7 @@ impl World {
         {
             self.check(&entry);
             self.stored.push((*entry).clone());
-            self.handle(Event::Recorded);
+            self.handle(Event::Recorded { took: Duration::ZERO });
         }
         if self.fills_go_on {
             self.fill_all();

@@ -48,6 +48,8 @@ impl Machine {
             servers: self.census.iter().map(server).collect(),
             troubled: self.troubled(),
             history: history.collect(),
+            epochs: self.ledger.epochs,
+            store: self.ledger.store,
         }
     }
 

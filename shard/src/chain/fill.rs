@@ -9,7 +9,7 @@ use wire::{COUNT_LINE_WIDTH, FRAME_BYTES_MAX, HEADER_BYTES, Header, Holds, Kind}
 use zerocopy::IntoBytes;
 
 use super::log::Part;
-use super::{Notice, Replica};
+use super::{Notice, Progress, Replica};
 use crate::engine::Mutation;
 use crate::job::Job;
 use crate::table::{Fill, Filled};
@@ -67,6 +67,17 @@ impl<S> Replica<S> {
         self.log.restart(self.position + 1);
         self.log.append(Header::new(Kind::State), [words.as_bytes(), &[]], Part::Fill);
         true
+    }
+
+    /// How far filling the successor is, if that is under way.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        let filling = self.filling.as_ref()?;
+        let tables = self.shard.tables.all().iter().zip(&filling.tables);
+        let nothing = Progress { lines_sent: 0, lines: 0 };
+        Some(tables.fold(nothing, |sum, (table, fill)| Progress {
+            lines_sent: sum.lines_sent + fill.lines_walked() as u64,
+            lines: sum.lines + table.lines() as u64,
+        }))
     }
 
     /// Ends it, done or not.

@@ -21,6 +21,7 @@ mod follow;
 mod link;
 mod log;
 mod state;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use self::fill::Filling;
 use self::link::Successor;
 use self::log::{Log, Part};
 pub use self::state::Image;
+pub use self::view::{Progress, View};
 use crate::answer::{Outbox, REPLY_BYTES};
 use crate::change::Sink;
 use crate::engine::{Mutation, Outcome, Shard, ShardSpec};

@@ -48,6 +48,13 @@ pub(crate) struct Fill {
     pub(crate) rows: Vec<f32>,
 }
 
+impl Fill {
+    /// Lines of the table that the walk has passed.
+    pub(crate) fn lines_walked(&self) -> usize {
+        self.line
+    }
+}
+
 /// What a part of the walk has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filled {

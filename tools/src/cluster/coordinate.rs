@@ -8,8 +8,11 @@ use std::time::Duration;
 use server::Exposure;
 use server::coordinator::{ClusterSpec, Coordinator, EtcdStore, RedbStore, Spread, Store};
 
-use super::CoordinateArgs;
+use super::{CoordinateArgs, CoordinatorArgs};
 use crate::failure::Failure;
+use crate::files::raise_files_max;
+use crate::metrics::Endpoint;
+use crate::metrics::coordinator::CoordinatorFigures;
 use crate::output::{complain, json};
 use crate::processes::Ready;
 use crate::signals::Stop;
@@ -21,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Runs the command.
 pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
     let stop = Stop::on_signals()?;
+    raise_files_max();
     let name = arguments.cluster.clone();
     let spread = match arguments.same_host_ok {
         true => Spread::DistinctServers,
@@ -41,15 +45,21 @@ pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
     let coordinator =
         Coordinator::start(spec, store, &arguments.listen, exposure).map_err(Failure::failed)?;
     let listen = coordinator.address().to_string();
+    let (coordinator_at, cluster) = (listen.clone(), arguments.cluster.clone());
+    let at = CoordinatorArgs { coordinator: coordinator_at, cluster };
+    let metrics = Endpoint::start(arguments.metrics.as_deref(), CoordinatorFigures { at })?;
+    let metrics = metrics.as_ref().map(|endpoint| endpoint.address().to_string());
     if arguments.child {
         watch_parent(stop.clone(), None)?;
     }
     if arguments.json || arguments.child {
-        json(&Ready { listen })?;
+        json(&Ready { listen, metrics })?;
     } else {
+        let shown =
+            metrics.map_or_else(String::new, |at| format!("; figures at http://{at}/metrics"));
         complain(&format!(
-            "gradwire: coordinates cluster {:?}, {shards} shards on {replicas} servers each, on \
-             {listen}; Ctrl-C ends",
+            "gradwire: coordinates cluster {:?}, {shards} shards on {replicas} servers each, \
+             on {listen}{shown}; Ctrl-C ends",
             arguments.cluster
         ));
     }

@@ -57,6 +57,9 @@ pub(crate) struct CoordinateArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// End when standard input ends, and tell the address as JSON.
+    /// Show figures at http://HOST:PORT/metrics, as Prometheus reads them.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) child: bool,
 }
@@ -155,12 +158,12 @@ impl OrderCommand {
 }
 
 /// A person's link to a coordinator.
-struct Caller {
+pub(crate) struct Caller {
     link: ControlLink,
 }
 
 impl Caller {
-    fn connect(coordinator: &str, cluster: &str) -> Result<Caller, Failure> {
+    pub(crate) fn connect(coordinator: &str, cluster: &str) -> Result<Caller, Failure> {
         let link = ControlLink::connect(coordinator, ANSWER_MAX).map_err(Failure::failed)?;
         let mut caller = Caller { link };
         let apply = Apply::new(cluster, Epoch::new(0), Applicant::Person);
@@ -171,7 +174,7 @@ impl Caller {
     }
 
     /// Says something and waits for its answer; a denial is a failure.
-    fn say(&mut self, message: &ToCoordinator) -> Result<ToMember, Failure> {
+    pub(crate) fn say(&mut self, message: &ToCoordinator) -> Result<ToMember, Failure> {
         self.link.writer().send(message).map_err(Failure::failed)?;
         let deadline = Instant::now() + ANSWER_MAX;
         match self.link.receive(deadline).map_err(Failure::failed)? {

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use learn::metrics::{BatchLoss, ProgressiveLoss};
 
 use crate::failure::Failure;
+use crate::metrics::training::{Progress, TrainingFigures};
 use crate::output::count;
 
 /// Steps of the bar.
@@ -34,11 +35,13 @@ pub(crate) struct Board {
     /// Of so many looks at the run, one makes a point.
     every: u64,
     shown: u64,
+    /// For readers outside.
+    figures: TrainingFigures,
 }
 
 impl Board {
     /// A board for so many workers; the clock starts now.
-    pub(crate) fn new(workers: u32) -> Result<Board, Failure> {
+    pub(crate) fn new(workers: u32, figures: TrainingFigures) -> Result<Board, Failure> {
         let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  eta {eta}")
             .map_err(Failure::failed)?;
         let bar = ProgressBar::with_draw_target(Some(BAR_STEPS), ProgressDrawTarget::stderr());
@@ -55,6 +58,7 @@ impl Board {
             points: vec![(0.0, 0)],
             every: 1,
             shown: 0,
+            figures,
         })
     }
 
@@ -85,9 +89,14 @@ impl Board {
         self.drawn = Instant::now();
         let fraction = self.fractions.iter().sum::<f64>() / self.fractions.len() as f64;
         self.bar.set_position((fraction * BAR_STEPS as f64) as u64);
+        self.figures.show(Progress { rows, loss: self.mean_loss(), ratio: fraction, seconds });
         let rate = count((rows as f64 / seconds) as u64);
-        let loss = self.counted.loss / self.counted.weight;
+        let loss = self.mean_loss();
         self.bar.set_message(format!("{} rows  {rate} rows/s  loss {loss:.4}", count(rows)));
+    }
+
+    fn mean_loss(&self) -> f64 {
+        self.counted.loss / self.counted.weight
     }
 
     /// The run is over: the bar goes. Returns its seconds.
@@ -139,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_throughput_curve_stays_bounded_and_keeps_its_ends() {
-        let mut board = Board::new(1).expect("a style");
+        let mut board = Board::new(1, TrainingFigures::default()).expect("a style");
         for step in 1..10 * POINTS_MAX as u64 {
             board.note_point(step as f64, 3 * step);
         }
@@ -150,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_loss_of_two_workers_is_one_curve() {
-        let mut board = Board::new(2).expect("a style");
+        let mut board = Board::new(2, TrainingFigures::default()).expect("a style");
         let sums = |rows: u64, loss: f64| BatchLoss { rows, weight: rows as f64, loss };
         board.note(0, sums(1000, 500.0), 0.5);
         board.note(1, sums(1000, 300.0), 0.5);

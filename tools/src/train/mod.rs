@@ -22,6 +22,8 @@ use worker::{JobId, Servers, Session, TableSize, WorkerId};
 
 use crate::cli::TrainArgs;
 use crate::failure::Failure;
+use crate::metrics::Endpoint;
+use crate::metrics::training::TrainingFigures;
 use crate::signals::Stop;
 use board::Board;
 use cluster::Cluster;
@@ -56,7 +58,9 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
     let (job, weights) = regression(id, plan.workers, staleness, &plan.optimizer, plan.life);
     prepare(plan, &job, weights, &mut observer)?;
 
-    let mut board = Board::new(plan.workers)?;
+    let figures = TrainingFigures::default();
+    let _shown = Endpoint::start(plan.metrics.as_deref(), figures.clone())?;
+    let mut board = Board::new(plan.workers, figures)?;
     let trained = match (plan.started_as, &cluster) {
         (StartedAs::Processes, Cluster::Remote(remote)) => {
             run_processes(plan, id, &remote.contact, &mut children, stop, &mut board)

@@ -57,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) save: Option<PathBuf>,
     pub(crate) resume: Option<PathBuf>,
     pub(crate) json: bool,
+    /// Where to show how far it is.
+    pub(crate) metrics: Option<String>,
     pub(crate) report: Option<PathBuf>,
 }
 
@@ -169,6 +171,7 @@ impl Plan {
             save: args.save,
             resume: args.resume,
             json: args.json.unwrap_or(false),
+            metrics: args.metrics,
             report: args.report,
         })
     }
@@ -395,6 +398,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         save: line.save.or(file.save),
         resume: line.resume.or(file.resume),
         json: line.json.or(file.json),
+        metrics: line.metrics.or(file.metrics),
         report: line.report.or(file.report),
         config: line.config,
     }

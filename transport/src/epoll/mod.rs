@@ -30,7 +30,7 @@ use crate::wake::{Wake, Woken};
 /// The back end's name.
 const NAME: &str = "epoll";
 /// Connections at a time.
-const PEERS_MAX: usize = 1024;
+const PEERS_MAX: usize = 4096;
 /// Changes that one poll is told of; the rest comes with the next.
 const CHANGES_MAX: usize = 256;
 /// What epoll says when it is the waker, and no peer.

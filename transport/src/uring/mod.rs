@@ -35,8 +35,8 @@ use crate::wake::{Wake, Woken};
 
 /// The back end's name.
 const NAME: &str = "uring";
-/// Connections at a time.
-const PEERS_MAX: u32 = 1024;
+/// Connections at a time; each costs a place in the ring's tables, some kilobytes here and a file.
+const PEERS_MAX: u32 = 4096;
 /// Peers that are served by plain calls at a time; each costs a system call in every poll.
 const HOT_MAX: usize = 4;
 /// Calls in a row that may find nothing before a peer is left to the ring: some 20 us of spinning.

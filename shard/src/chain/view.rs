@@ -1,0 +1,57 @@
+//! View: what a replica shows to people who watch.
+//!
+//! Owns the reading of its state. It changes nothing.
+
+use wire::{Clock, Epoch, TableSize};
+
+use super::{Replica, Role};
+
+/// A replica at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// What it is in its chain.
+    pub role: Role,
+    /// The chain's epoch.
+    pub epoch: Epoch,
+    /// Operations applied here.
+    pub position: u64,
+    /// Operations that all behind it are known to have applied.
+    pub acknowledged: u64,
+    /// What is kept for the successor, in bytes.
+    pub log_bytes: usize,
+    /// Answers that wait for the tail.
+    pub answers_held: usize,
+    /// How far filling the successor is; none if that is not under way.
+    pub filling: Option<Progress>,
+    /// The slowest worker's clock and the furthest one's; none without a job.
+    pub clocks: Option<(Clock, Clock)>,
+    /// The sizes of all tables together.
+    pub size: TableSize,
+}
+
+/// How far filling a successor is, in lines of tables' indexes. A table that grows meanwhile has
+/// more, and may begin again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Lines that were sent.
+    pub lines_sent: u64,
+    /// Lines that there are.
+    pub lines: u64,
+}
+
+impl<S> Replica<S> {
+    /// What it shows.
+    pub fn view(&self) -> View {
+        View {
+            role: self.role,
+            epoch: self.shard.epoch,
+            position: self.position,
+            acknowledged: self.acknowledged,
+            log_bytes: self.log.bytes(),
+            answers_held: self.held.len(),
+            filling: self.progress(),
+            clocks: self.shard.clocks(),
+            size: self.shard.size(),
+        }
+    }
+}

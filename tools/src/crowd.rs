@@ -1,0 +1,257 @@
+//! `gradwire bench crowd`: what a server loses to a thousand connections that do nothing and a
+//! hundred that do harm.
+//!
+//! Owns the server, a process of its own, and the order of the measurement. The crowd and the
+//! sessions that work meanwhile are left to the crate `bench`.
+//!
+//! Invariant: the sessions work all the time; rates with and without the crowd take turns, and a
+//! figure is the median of the ratios of neighbours.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bench::{Crowd, CrowdLoad, CrowdTally, Spread, crowd_work};
+use clap::Args;
+use launch::{ChildEvent, Children};
+use serde::Serialize;
+use transport::Limits;
+use transport::tcp::TcpBackend;
+use worker::{ConnectSpec, Dial, JobId, Place, Timeouts, WorkerId};
+
+use crate::cli::TakingArgs;
+use crate::failure::Failure;
+use crate::files::raise_files_max;
+use crate::output::{complain, json, result};
+use crate::processes::Ready;
+use crate::push_pull::{COMMIT, command};
+use crate::train::cluster::EPOCH;
+
+/// How long the server may take to say that it is ready, and anything else to connect.
+const READY_MAX: Duration = Duration::from_secs(20);
+
+/// How long the server has to take in, or to let go of, a crowd before it is measured.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Sessions that work.
+const SESSIONS: u32 = 2;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CrowdArgs {
+    /// Connections that say hello and nothing more.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) idle: usize,
+    /// Connections that do harm: half open, slow, full of garbage, deaf, greedy, in equal parts.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) hostile: usize,
+    /// Shards of the server, a thread each.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) cores: u16,
+    #[command(flatten)]
+    pub(crate) taking: TakingArgs,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct CrowdReport {
+    commit: &'static str,
+    command: String,
+    idle: usize,
+    hostile: usize,
+    keys_per_s_alone: Spread,
+    keys_per_s_in_crowd: Spread,
+    /// Of neighbouring measurements, in and without the crowd.
+    ratio: Spread,
+    /// What the server's process has in memory, in KiB, before the first crowd and in the last.
+    server_kib_alone: u64,
+    server_kib_in_crowd: u64,
+    /// Idle connections that the server had closed by the end.
+    idle_lost: usize,
+    /// How often one that does harm was shut out.
+    shut_out: u64,
+    pushed: u64,
+    lost: u64,
+    doubled: u64,
+}
+
+/// The server under measurement; killed with its children.
+struct Server {
+    children: Children,
+    address: SocketAddr,
+    metrics: String,
+    id: u32,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &CrowdArgs) -> Result<(), Failure> {
+    raise_files_max();
+    let server = Server::start(arguments.cores)?;
+    let load = CrowdLoad::default();
+    let spec = |worker| connect_spec(server.address, worker);
+    let report = std::thread::scope(|scope| {
+        let job = JobId::new(u64::from(std::process::id()));
+        let work = |worker| {
+            let load = &load;
+            move || crowd_work(load, &spec(worker), job, SESSIONS)
+        };
+        let sessions: Vec<_> = (0..SESSIONS).map(|worker| scope.spawn(work(worker))).collect();
+        let report = measure(arguments, &server, &load);
+        load.over.store(true, Ordering::Relaxed);
+        let mut sum = CrowdTally::default();
+        for session in sessions {
+            let tally = session.join().map_err(|_| Failure::failed("a session panicked"))?;
+            let CrowdTally { pushed, lost, doubled } = tally.map_err(Failure::failed)?;
+            sum.pushed += pushed;
+            sum.lost += lost;
+            sum.doubled += doubled;
+        }
+        let CrowdTally { pushed, lost, doubled } = sum;
+        report.map(|report| CrowdReport { pushed, lost, doubled, ..report })
+    })?;
+    drop(server);
+    if arguments.taking.json {
+        return json(&report);
+    }
+    report.lines().iter().try_for_each(|line| result(line))
+}
+
+fn measure(
+    arguments: &CrowdArgs,
+    server: &Server,
+    load: &CrowdLoad,
+) -> Result<CrowdReport, Failure> {
+    let window = Duration::try_from_secs_f64(arguments.taking.seconds).map_err(Failure::usage)?;
+    let rate = || {
+        std::thread::sleep(SETTLE);
+        let (began, before) = (Instant::now(), load.keys_pushed.load(Ordering::Relaxed));
+        std::thread::sleep(window);
+        let keys = load.keys_pushed.load(Ordering::Relaxed) - before;
+        keys as f64 / began.elapsed().as_secs_f64()
+    };
+    let (mut alone, mut crowded, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut in_crowd_kib, mut idle_lost, mut shut_out) = (0, 0, 0);
+    let mut alone_kib = 0;
+    for repeat in 1..=arguments.taking.repeats.max(1) {
+        let before = rate();
+        alone_kib = if repeat == 1 { server.resident_kib()? } else { alone_kib };
+        let (idle, hostile) = (arguments.idle, arguments.hostile);
+        let mut crowd = Crowd::gather(server.address, arguments.cores, idle, hostile)
+            .map_err(Failure::failed)?;
+        let within = rate();
+        in_crowd_kib = server.resident_kib()?;
+        idle_lost += idle - crowd.still_idle();
+        shut_out += crowd.shut_out();
+        drop(crowd);
+        complain(&format!(
+            "gradwire: {repeat}: {before:.0} keys/s alone, {within:.0} in the crowd"
+        ));
+        alone.push(before);
+        crowded.push(within);
+        ratios.push(within / before);
+    }
+    tracing::info!(page = server.page()?, "what the server shows in the end");
+    Ok(CrowdReport {
+        commit: COMMIT,
+        command: command(),
+        idle: arguments.idle,
+        hostile: arguments.hostile,
+        keys_per_s_alone: Spread::of(&alone),
+        keys_per_s_in_crowd: Spread::of(&crowded),
+        ratio: Spread::of(&ratios),
+        server_kib_alone: alone_kib,
+        server_kib_in_crowd: in_crowd_kib,
+        idle_lost,
+        shut_out,
+        pushed: 0,
+        lost: 0,
+        doubled: 0,
+    })
+}
+
+fn connect_spec(server: SocketAddr, worker: u32) -> ConnectSpec {
+    ConnectSpec {
+        places: vec![Place::Tcp(server.to_string())],
+        epoch: EPOCH,
+        dial: Dial {
+            worker: WorkerId::new(worker),
+            incarnation: learn::INCARNATION,
+            backend: TcpBackend::Uring,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            connect_max: READY_MAX,
+        },
+    }
+}
+
+impl Server {
+    fn start(cores: u16) -> Result<Server, Failure> {
+        let mut children = Children::new();
+        let cores = cores.to_string();
+        let arguments = ["serve", "--child", "--listen", "127.0.0.1:0", "--cores", &cores];
+        let arguments = arguments.iter().chain(&["--transport", "uring"]);
+        let arguments = arguments.chain(&["--metrics", "127.0.0.1:0", "--log", "error"]);
+        let arguments: Vec<String> = arguments.map(|&word| word.to_owned()).collect();
+        let number = children.spawn("server", &arguments, "").map_err(Failure::failed)?;
+        match children.next(READY_MAX) {
+            Some((_, ChildEvent::Line(line))) => {
+                let ready: Ready = serde_json::from_str(&line).map_err(Failure::failed)?;
+                let address = ready.listen.parse().map_err(Failure::failed)?;
+                let metrics = ready.metrics.unwrap_or_default();
+                let id = children.child(number).id();
+                Ok(Server { children, address, metrics, id })
+            }
+            _ => Err(Failure::failed(format!("the server did not start in {READY_MAX:?}"))),
+        }
+    }
+
+    /// What its process has in memory.
+    fn resident_kib(&self) -> Result<u64, Failure> {
+        let path = format!("/proc/{}/status", self.id);
+        let status = std::fs::read_to_string(&path)
+            .map_err(|error| Failure::failed(format!("{path}: {error}")))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+        kib.ok_or_else(|| Failure::failed(format!("{path} has no VmRSS in kB")))
+    }
+
+    /// Its figures.
+    fn page(&self) -> Result<String, Failure> {
+        let mut page = String::new();
+        let mut stream = TcpStream::connect(&self.metrics).map_err(Failure::failed)?;
+        stream.set_read_timeout(Some(READY_MAX)).map_err(Failure::failed)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").map_err(Failure::failed)?;
+        stream.read_to_string(&mut page).map_err(Failure::failed)?;
+        Ok(page)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        tracing::debug!(children = ?self.children, "the server is ended");
+    }
+}
+
+impl CrowdReport {
+    fn lines(&self) -> Vec<String> {
+        let spread = |spread: &Spread| {
+            format!("{:.3e} ({:.3e} to {:.3e})", spread.median, spread.min, spread.max)
+        };
+        let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
+        vec![
+            format!("crowd                  {} idle, {} hostile", self.idle, self.hostile),
+            format!("keys/s alone           {}", spread(&self.keys_per_s_alone)),
+            format!("keys/s in the crowd    {}", spread(&self.keys_per_s_in_crowd)),
+            format!(
+                "ratio                  {:.3} ({:.3} to {:.3})",
+                self.ratio.median, self.ratio.min, self.ratio.max
+            ),
+            format!("server MiB alone       {}", mib(self.server_kib_alone)),
+            format!("server MiB in crowd    {}", mib(self.server_kib_in_crowd)),
+            format!("idle ones lost         {}", self.idle_lost),
+            format!("hostile ones shut out  {}", self.shut_out),
+            format!("keys pushed            {}", self.pushed),
+            format!("lost, doubled          {}, {}", self.lost, self.doubled),
+        ]
+    }
+}
