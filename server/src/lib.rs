@@ -17,7 +17,7 @@ mod membership;
 mod report;
 mod turn;
 
-pub use agent::{Agent, AgentEvent, AgentSpec, Reporter};
+pub use agent::{Agent, AgentEvent, AgentSpec, Notes, Reporter};
 pub use chains::{News, Share};
 pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError, listen};

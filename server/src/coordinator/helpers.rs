@@ -26,10 +26,10 @@ use super::store::{Entry, Store, StoreError};
 const PROBES_MAX: usize = 32;
 
 /// How long a place may take to answer.
-const PROBE_MAX: Duration = Duration::from_millis(100);
+pub const PROBE_MAX: Duration = Duration::from_millis(100);
 
 /// How soon an append that failed is tried again.
-const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(200);
+pub const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Begins the name of a socket in the file system.
 const UNIX_PREFIX: &str = "unix:";

@@ -36,52 +36,87 @@ const STANDSTILL: Duration = Duration::from_millis(50);
 
 /// A link to the coordinator; numbers are never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ConnectionId(pub(super) u64);
+pub struct ConnectionId(pub u64);
 
 /// What happens to the machine.
 #[derive(Debug)]
-pub(super) enum Event {
+pub enum Event {
+    /// A message has come.
     Said {
+        /// From whom.
         connection: ConnectionId,
+        /// What.
         message: ToCoordinator,
     },
+    /// A link is over.
     Closed {
+        /// Which.
         connection: ConnectionId,
     },
+    /// [`Action::Probe`] has found something out.
     Probed {
+        /// Of which server.
         server: ServerId,
+        /// What.
         answer: Probe,
     },
     /// The store holds the entry that was to be recorded.
     Recorded,
     /// It does not yet; it is tried again.
     NotRecorded {
+        /// Why, for people.
         why: String,
     },
+    /// Time has gone by.
     Tick,
 }
 
 /// What the machine wants done, in this order.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Action {
+pub enum Action {
+    /// Say something.
     Send {
+        /// To whom.
         connection: ConnectionId,
+        /// What.
         message: ToMember,
     },
     /// The same message to many: encoded once.
     Publish {
+        /// To whom.
         connections: Vec<ConnectionId>,
+        /// What.
         placement: Arc<Placement>,
     },
-    /// After what was sent has left.
+    /// End a link, after what was sent has left.
     Close {
+        /// Which.
         connection: ConnectionId,
     },
+    /// Find out whether somebody listens at a place; [`Event::Probed`] answers.
     Probe {
+        /// Whose place.
         server: ServerId,
+        /// Where.
         place: String,
     },
+    /// Append an entry to the store; [`Event::Recorded`] answers.
     Record(Arc<Entry>),
+}
+
+/// A defect put in on purpose, so that a test can show that it would be found. No coordinator that
+/// serves has one: only [`Machine::with_defect`] puts it in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Defect {
+    /// None.
+    #[default]
+    None,
+    /// No silence is ever too long.
+    NeverSuspects,
+    /// Whoever is being filled counts as a replica at once.
+    FilledUnasked,
+    /// Placements are told before the store holds them.
+    ToldEarly,
 }
 
 /// Who is at the other end of a link.
@@ -108,9 +143,11 @@ pub(super) struct Past {
     pub(super) at: Option<Time>,
 }
 
-/// The coordinator's whole state.
+/// The coordinator's whole state. `Coordinator` drives it by sockets and threads, a simulation by
+/// its own.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub struct Machine {
+    defect: Defect,
     pub(super) spec: ClusterSpec,
     cluster_id: u64,
     pub(super) placement: Arc<Placement>,
@@ -131,8 +168,8 @@ pub(super) struct Machine {
 
 impl Machine {
     /// A coordinator that goes on from the newest entry; `past` are epochs and causes, the newest
-    /// first.
-    pub(super) fn new(
+    /// first. `spec` has passed [`ClusterSpec::check`].
+    pub fn new(
         spec: ClusterSpec,
         cluster_id: u64,
         newest: Entry,
@@ -142,6 +179,7 @@ impl Machine {
         let census = Census::recover(&newest.placement, now);
         let past = past.into_iter().map(|(epoch, cause)| Past { epoch, cause, at: None });
         Machine {
+            defect: Defect::None,
             spec,
             cluster_id,
             placement: Arc::new(newest.placement),
@@ -161,10 +199,26 @@ impl Machine {
         }
     }
 
+    /// The same with a defect, for tests.
+    #[must_use]
+    pub fn with_defect(self, defect: Defect) -> Machine {
+        Machine { defect, ..self }
+    }
+
+    /// The newest placement that the store is known to hold.
+    pub fn placement(&self) -> &Arc<Placement> {
+        &self.placement
+    }
+
+    /// The entry that is on its way into the store, if one is.
+    pub fn proposed(&self) -> Option<&Arc<Entry>> {
+        self.proposal.as_ref().map(|proposal| &proposal.entry)
+    }
+
     /// Takes an event. `now` never goes back.
-    pub(super) fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
+    pub fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
         let paused = now - self.last_at;
-        if paused > STANDSTILL {
+        if paused > STANDSTILL || self.defect == Defect::NeverSuspects {
             self.census.forgive(paused);
         }
         self.last_at = now;
@@ -382,6 +436,11 @@ impl Machine {
             debug_assert_eq!(placement.check(), Ok(()));
             let entry = Arc::new(Entry { placement, numbers_given: self.numbers_given });
             self.actions.push(Action::Record(Arc::clone(&entry)));
+            if self.defect == Defect::ToldEarly {
+                let (placement, all) = (entry.placement.clone().into(), self.callers.keys());
+                let connections = all.copied().collect();
+                self.actions.push(Action::Publish { connections, placement });
+            }
             self.proposal = Some(Proposal { entry, since: now, error: None });
         }
     }
@@ -400,6 +459,9 @@ impl Machine {
         } else {
             let mut news = self.gossip.news(now);
             news.moves.clone_from(&self.moves);
+            if self.defect == Defect::FilledUnasked {
+                news.filled.extend(old.shards().map(|(shard, chain)| (shard, chain.epoch)));
+            }
             crew.next(&old.chains, &news, &mut self.leavers)
         };
         let named: BTreeSet<ServerId> =

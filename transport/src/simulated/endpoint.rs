@@ -16,7 +16,7 @@ use wire::Time;
 
 use super::frame::{Account, Buffer, Charge, RecvFrame, SendFrame};
 use super::link::End;
-use super::network::{Network, Port, Taken};
+use super::network::{Clock, Network, Port, Taken};
 use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
@@ -43,7 +43,7 @@ impl EndpointId {
 pub struct Simulated {
     network: Rc<RefCell<Network>>,
     id: EndpointId,
-    clock_ahead_ns: u64,
+    clock: Clock,
     limits: Limits,
     /// By `PeerId`; none once its `Closed` was polled.
     peers: Vec<Option<Peer>>,
@@ -85,11 +85,11 @@ impl Simulated {
     pub(super) fn new(network: Rc<RefCell<Network>>, limits: Limits) -> Simulated {
         let woken = Arc::new(AtomicBool::new(false));
         let id = network.borrow_mut().add_station(Arc::clone(&woken));
-        let clock_ahead_ns = network.borrow().clock_ahead_ns(id);
+        let clock = network.borrow().clock(id);
         Simulated {
             network,
             id,
-            clock_ahead_ns,
+            clock,
             limits,
             peers: Vec::new(),
             woken,
@@ -147,7 +147,7 @@ impl Transport for Simulated {
     }
 
     fn now(&self) -> Time {
-        Time::from_nanos(self.network.borrow().now_ns.saturating_add(self.clock_ahead_ns))
+        Time::from_nanos(self.clock.shows_ns(self.network.borrow().now_ns))
     }
 
     fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
@@ -229,7 +229,7 @@ impl Transport for Simulated {
         let deadline_ns = match deadline {
             _ if woken || fed || self.is_ready() => 0,
             Time::NEVER => u64::MAX,
-            _ => deadline.nanos().saturating_sub(self.clock_ahead_ns),
+            _ => self.clock.world_ns(deadline.nanos()),
         };
         self.network.borrow_mut().park(self.id, deadline_ns);
     }
