@@ -31,6 +31,9 @@ pub(super) const HISTORY_SHOWN_MAX: usize = 32;
 /// How often everything is looked at again, since patience runs out without an event.
 const RECONSIDER_EVERY: Duration = Duration::from_millis(100);
 
+/// How often the store is looked at, since applicants know later epochs.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
+
 /// Between two events there is a tick at most; a longer pause is the coordinator's own standstill.
 const STANDSTILL: Duration = Duration::from_millis(50);
 
@@ -102,6 +105,11 @@ pub enum Action {
     },
     /// Append an entry to the store; [`Event::Recorded`] answers.
     Record(Arc<Entry>),
+    /// See whether the store's newest entry is a later one: this coordinator is over then.
+    Look {
+        /// The newest that this coordinator knows.
+        ours: Epoch,
+    },
 }
 
 /// A defect put in on purpose, so that a test can show that it would be found. No coordinator that
@@ -162,6 +170,7 @@ pub struct Machine {
     pub(super) began_at: Time,
     last_at: Time,
     reconsider_at: Time,
+    look_again_at: Time,
     pub(super) changed: Changed,
     actions: Vec<Action>,
 }
@@ -194,6 +203,7 @@ impl Machine {
             began_at: now,
             last_at: now,
             reconsider_at: now,
+            look_again_at: now,
             changed: Changed::Yes,
             actions: Vec::new(),
         }
@@ -294,12 +304,22 @@ impl Machine {
         }
         let ours = self.placement.epoch;
         if apply.epoch > ours {
+            self.look_at_store(now);
             return self.deny(connection, Denial::Behind { ours, theirs: apply.epoch });
         }
         match apply.applicant {
             Applicant::Server(candidate) => self.apply_server(connection, candidate, now),
             Applicant::Watcher => self.welcome(connection, Caller::Watcher),
             Applicant::Person => self.welcome(connection, Caller::Person),
+        }
+    }
+
+    /// Somebody knows a later epoch. Either another coordinator has recorded it and this one is
+    /// over, or the store is not the cluster's newest; an append that is under way will tell.
+    fn look_at_store(&mut self, now: Time) {
+        if self.proposal.is_none() && now >= self.look_again_at {
+            self.look_again_at = now + LOOK_AGAIN_EVERY;
+            self.actions.push(Action::Look { ours: self.placement.epoch });
         }
     }
 

@@ -335,6 +335,8 @@ impl<S> Replica<S> {
 
     /// Gives out the answers that need not wait any more, in their order.
     pub fn release(&mut self, now: Time, mut post: impl FnMut(S)) {
+        // What is over must be no deadline, or whoever turns this would not sleep.
+        self.promised_until = self.promised_until.filter(|&until| now < until);
         if self.held.is_empty() || self.is_promised(now) {
             return;
         }

@@ -17,6 +17,7 @@ use worker::{
 
 use crate::cluster::{Cluster, Guest};
 use crate::failure::Failure;
+use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::random::Random;
@@ -286,6 +287,9 @@ impl Member {
         mut call: impl FnMut(&mut Session, Time) -> Result<(), WorkerError>,
     ) -> Result<(), Failure> {
         for _ in 0..CALLS_MAX {
+            if let Some(failure) = cluster.with_fleet(Fleet::failed).flatten() {
+                return Err(failure);
+            }
             cluster.follow(&mut self.session, guest(self.worker), &mut self.epochs);
             let session = &mut self.session;
             let deadline = session.now() + CALL_MAX;
@@ -444,7 +448,8 @@ impl Member {
 
     fn stuck(&self, cluster: &Cluster) -> Failure {
         let seconds = cluster.now().nanos() as f64 * 1e-9;
-        Failure::Stuck { seconds, members: vec![self.describe()] }
+        let state = cluster.with_fleet(|fleet| fleet.describe());
+        Failure::Stuck { seconds, members: [self.describe()].into_iter().chain(state).collect() }
     }
 }
 

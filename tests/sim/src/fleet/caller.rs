@@ -16,7 +16,7 @@ use wire::{
 };
 
 use super::CLUSTER;
-use super::control::{Control, Node};
+use super::control::Control;
 
 /// The first pause after a link that failed; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -28,7 +28,6 @@ const WATCH_BEAT_EVERY: Duration = Duration::from_secs(1);
 /// A caller.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    pub(crate) node: Node,
     /// Which life of whoever calls: what is planned for another is void.
     pub(crate) process: u64,
     /// What a server says of itself; none of a watch.
@@ -57,9 +56,8 @@ pub(crate) enum Told {
 }
 
 impl Caller {
-    pub(crate) fn new(node: Node, process: u64, candidate: Option<Candidate>) -> Caller {
+    pub(crate) fn new(process: u64, candidate: Option<Candidate>) -> Caller {
         Caller {
-            node,
             process,
             candidate,
             link: None,

@@ -132,7 +132,10 @@ impl Fleet {
         });
         let (chains, hosts) = (chains.collect::<Vec<_>>(), hosts.collect::<Vec<_>>());
         let known: Vec<u64> = self.known.iter().map(|known| known.epoch.get()).collect();
-        let seats = self.seats.iter().map(Option::is_some).collect::<Vec<_>>();
-        format!("{epoch}: {chains:?}; hosts {hosts:?}; watches {known:?}; seats {seats:?}")
+        let seats = self.seats.iter().flatten();
+        let seats = seats.map(|it| (it.machine.placement().epoch.get(), it.machine.proposed()));
+        let seats: Vec<_> =
+            seats.map(|(at, next)| (at, next.map(|it| it.placement.epoch.get()))).collect();
+        format!("{epoch}: {chains:?}; hosts {hosts:?}; watches {known:?}; coordinators at {seats:?}")
     }
 }

@@ -13,7 +13,7 @@ use server::coordinator::{
     APPEND_AGAIN_AFTER, Action, ClusterSpec, ConnectionId, Entry, Event, Machine, PROBE_MAX, Probe,
     Spread, TICK_EVERY,
 };
-use wire::{ServerId, Time, ToMember};
+use wire::{Epoch, ServerId, Time, ToMember};
 
 use super::control::{Farewell, Listens, Node};
 use super::host::Power;
@@ -136,6 +136,10 @@ impl Fleet {
                     self.agenda.at(now + after, asked);
                 }
                 Action::Record(entry) => self.attempt(now, seat, writer, &entry),
+                Action::Look { ours } => {
+                    let at = now + self.store.way(now);
+                    self.agenda.at(at, Happening::Look(seat, writer, ours));
+                }
             }
         }
     }
@@ -197,6 +201,20 @@ impl Fleet {
         self.agenda.at(now + way, Happening::Appended(seat, writer, entry, appended));
     }
 
+    /// The store is looked at: has another coordinator been there?
+    pub(super) fn look(&mut self, now: Time, seat: usize, writer: Writer, ours: Epoch) {
+        let newest = self.store.placement().map(|placement| placement.epoch);
+        if newest > Some(ours) && self.running(seat, writer).is_some() {
+            self.step_down(now, seat);
+        }
+    }
+
+    fn step_down(&mut self, now: Time, seat: usize) {
+        self.counts.fenced += 1;
+        self.end_coordinator(now, seat);
+        self.return_coordinator(now);
+    }
+
     /// A coordinator hears of its attempt.
     pub(super) fn appended(
         &mut self,
@@ -216,11 +234,7 @@ impl Fleet {
                 self.agenda.at(now, Happening::CoordinatorDies(seat, writer));
             }
             Appended::Yes => self.coordinate(now, seat, Event::Recorded),
-            Appended::Conflict => {
-                self.counts.fenced += 1;
-                self.end_coordinator(now, seat);
-                self.return_coordinator(now);
-            }
+            Appended::Conflict => self.step_down(now, seat),
             Appended::Unknown => {
                 let why = "the store does not answer".to_owned();
                 self.coordinate(now, seat, Event::NotRecorded { why });

@@ -11,13 +11,11 @@ use std::time::Duration;
 
 use server::{Core, OnClosed, Share};
 use shard::ShardSpec;
-use shard::chain::Role;
 use transport::Limits;
 use transport::simulated::{EndpointId, World};
 use wire::{Candidate, Epoch, Holds, Placement, Refusal, ServerId, ShardId, Time};
 
 use super::caller::Caller;
-use super::control::Node;
 use crate::failure::Failure;
 
 const ALL: Share = Share { core: 0, cores: 1 };
@@ -93,7 +91,7 @@ impl Process {
             life,
             core: Core::with_on_closed(Box::new(endpoint), OnClosed::AwaitReconnect, []),
             endpoint: endpoint_id,
-            caller: Caller::new(Node::Host(host), life, Some(candidate)),
+            caller: Caller::new(life, Some(candidate)),
             ours: None,
             placed: None,
             stopped_until: Time::default(),
@@ -192,11 +190,6 @@ impl Process {
             }
         }
         Ok(())
-    }
-
-    /// What it is in a shard's chain, and whether it may answer.
-    pub(crate) fn role(&mut self, shard: ShardId) -> Option<Role> {
-        self.core.replica_mut(shard).map(|replica| replica.role())
     }
 }
 

@@ -147,6 +147,7 @@ enum Happening {
     Tick(usize, Writer),
     Append(usize, Writer, Arc<Entry>),
     Appended(usize, Writer, Arc<Entry>, Appended),
+    Look(usize, Writer, Epoch),
     Probed { seat: usize, writer: Writer, server: ServerId, answer: Probe },
     CoordinatorDies(usize, Writer),
     CoordinatorReturns(usize),
@@ -200,7 +201,7 @@ impl Fleet {
         fleet.start_coordinator(now, 0);
         (0..plan.servers).for_each(|host| fleet.start_server(now, host));
         for worker in 0..watches {
-            let caller = Caller::new(Node::Worker(worker), 0, None);
+            let caller = Caller::new(0, None);
             fleet.watches.push(caller);
             fleet.agenda.at(now, Happening::Call(Node::Worker(worker), 0));
         }
@@ -285,6 +286,7 @@ impl Fleet {
             Happening::Appended(seat, writer, entry, appended) => {
                 self.appended(now, (seat, writer), entry, appended);
             }
+            Happening::Look(seat, writer, ours) => self.look(now, seat, writer, ours),
             Happening::Probed { seat, writer, server, answer } => {
                 self.probed(now, (seat, writer), server, answer);
             }

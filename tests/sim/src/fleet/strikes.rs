@@ -91,9 +91,13 @@ impl Fleet {
             processes.any(|it| it.ours == Some(server) && it.is_well(now))
         };
         let survives = |chain: &Chain| {
-            let mut others = chain.replicas.iter().filter(|&&other| other != ours);
+            let others = chain.replicas.iter().filter(|&&other| other != ours);
             let is_alone = chain.replicas.len() == 1 && struck == Struck::MayBePutOut;
-            !chain.replicas.contains(&ours) || is_alone || others.any(|&other| is_well(other))
+            // One of those that are well may leave as soon as the joining one is filled.
+            let moves = chain.joining.is_some() && chain.replicas.len() >= self.plan.replicas;
+            let wanted = if moves { 2 } else { 1 };
+            let well = others.filter(|&&other| is_well(other)).count();
+            chain.station(ours).is_none() || is_alone || well >= wanted
         };
         self.placements().all(|placement| placement.chains.iter().all(survives))
     }
