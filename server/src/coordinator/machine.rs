@@ -160,6 +160,8 @@ pub struct Machine {
     cluster_id: u64,
     pub(super) placement: Arc<Placement>,
     numbers_given: u32,
+    /// Of those, the ones that the store knows of.
+    numbers_recorded: u32,
     pub(super) proposal: Option<Proposal>,
     pub(super) census: Census,
     pub(super) gossip: Gossip,
@@ -193,6 +195,7 @@ impl Machine {
             cluster_id,
             placement: Arc::new(newest.placement),
             numbers_given: newest.numbers_given,
+            numbers_recorded: newest.numbers_given,
             proposal: None,
             census,
             gossip: Gossip::default(),
@@ -355,11 +358,19 @@ impl Machine {
         candidate: &Candidate,
         now: Time,
     ) {
+        let is_ours = life.cluster_id == self.cluster_id;
+        if is_ours && life.server.get() > self.numbers_recorded {
+            // Another coordinator gave it that number, in an epoch that this one does not know.
+            self.look_at_store(now);
+            let ours = self.placement.epoch;
+            let theirs = Epoch::new(ours.get() + 1);
+            return self.deny(connection, Denial::Behind { ours, theirs });
+        }
         let member = self.placement.member(life.server);
         let is_same = member.is_some_and(|member| member.place == candidate.place);
         let server = self.census.get(life.server);
         let is_lost = server.is_none_or(|server| matches!(server.health, Health::Lost(_)));
-        if is_lost || !is_same || life.cluster_id != self.cluster_id {
+        if is_lost || !is_same || !is_ours {
             return self.deny(connection, Denial::Removed { server: life.server });
         }
         self.attach(connection, life.server, candidate.cores, now);
@@ -512,6 +523,7 @@ impl Machine {
     /// The store holds the proposal: it is the placement.
     fn recorded(&mut self, now: Time) {
         let Some(Proposal { entry, .. }) = self.proposal.take() else { return };
+        self.numbers_recorded = entry.numbers_given;
         let placement = Arc::new(entry.placement.clone());
         let old = std::mem::replace(&mut self.placement, Arc::clone(&placement));
         self.changed = Changed::Yes;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shard::chain::Image;
-use wire::{Chain, Epoch, ServerId, ShardId, Time};
+use wire::{Chain, Epoch, Placement, ServerId, ShardId, Time};
 
 use super::host::Power;
 use super::Fleet;
@@ -80,7 +80,7 @@ impl Fleet {
     ///
     /// - Errors: a shard whose replicas differ, or one is not where it shall be.
     pub(crate) fn check_replicas(&mut self) -> Result<(), Failure> {
-        let Some(placement) = self.store.placement().cloned() else { return Ok(()) };
+        let Some(placement) = self.told().cloned() else { return Ok(()) };
         for (shard, chain) in placement.shards() {
             let mut hosts = Vec::new();
             for &id in &chain.replicas {
@@ -100,7 +100,7 @@ impl Fleet {
 
     /// Whether every chain is as long as it shall be, and everybody knows.
     pub(crate) fn is_whole(&self) -> bool {
-        let Some(placement) = self.store.placement() else { return false };
+        let Some(placement) = self.told() else { return false };
         let replicas = self.plan.replicas.min(self.plan.servers);
         let is_whole = |chain: &Chain| chain.replicas.len() >= replicas && chain.joining.is_none();
         let knows = |epoch: Option<Epoch>| epoch == Some(placement.epoch);
@@ -111,6 +111,13 @@ impl Fleet {
         placement.chains.iter().all(is_whole)
             && told.into_iter().all(knows)
             && self.known.iter().all(|known| known.epoch == placement.epoch)
+    }
+
+    /// What the one coordinator that runs goes by. The store may hold a later placement, if one
+    /// that died had its last words under way; nobody acts on that.
+    fn told(&self) -> Option<&Placement> {
+        let coordinator = self.seats.iter().flatten().max_by_key(|it| it.writer.0);
+        coordinator.map(|it| &**it.machine.placement())
     }
 
     /// Who holds what, for a report.

@@ -67,14 +67,22 @@ struct Link {
     ordered: [Time; 2],
     /// Whether the coordinator's end, and the caller's, still listens.
     open: [bool; 2],
+    state: State,
+}
+
+/// Whether a link still carries anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Whole,
+    Broken,
 }
 
 const TO_SEAT: usize = 0;
 const TO_CALLER: usize = 1;
 
 impl Control {
-    pub(crate) fn new(random: Random, resets_per_mille: u64) -> Control {
-        let (links, made) = (BTreeMap::new(), 0);
+    pub(crate) fn new(random: Random) -> Control {
+        let (links, made, resets_per_mille) = (BTreeMap::new(), 0, 0);
         let (walls, agenda) = (Vec::new(), Agenda::default());
         Control { random, resets_per_mille, links, made, walls, agenda }
     }
@@ -98,7 +106,7 @@ impl Control {
                 self.made += 1;
                 let id = ConnectionId(self.made);
                 let begun = now + self.delay();
-                let link = Link { seat, caller, ordered: [begun; 2], open: [true; 2] };
+                let link = Link { seat, caller, ordered: [begun; 2], open: [true; 2], state: State::Whole };
                 self.links.insert(id, link);
                 Ok(id)
             }
@@ -161,6 +169,13 @@ impl Control {
         self.walls.push((from, to, until));
     }
 
+    /// From now on links break by themselves.
+    ///
+    /// - `per_mille`: of the messages at which one does.
+    pub(crate) fn begin_resets(&mut self, per_mille: u64) {
+        self.resets_per_mille = per_mille;
+    }
+
     pub(crate) fn calm(&mut self) {
         self.walls.clear();
         self.resets_per_mille = 0;
@@ -204,7 +219,7 @@ impl Control {
 
     fn send(&mut self, now: Time, id: ConnectionId, end: usize, delivery: Delivery) {
         let mine = 1 - end;
-        if !self.links[&id].open[mine] {
+        if !self.links[&id].open[mine] || self.links[&id].state == State::Broken {
             return;
         }
         if self.random.below(1000) < self.resets_per_mille {
@@ -226,6 +241,10 @@ impl Control {
     }
 
     fn reset(&mut self, now: Time, id: ConnectionId) {
+        let link = self.links.get_mut(&id).expect("it was just seen");
+        if std::mem::replace(&mut link.state, State::Broken) == State::Broken {
+            return;
+        }
         for end in [TO_SEAT, TO_CALLER] {
             let (over, at) = (self.over(id, end), now + self.delay());
             self.agenda.at(at, over);

@@ -34,7 +34,7 @@ use self::store::{Appended, Store, Writer};
 pub use self::store::StoreDefect;
 use crate::agenda::Agenda;
 use crate::failure::Failure;
-use crate::plan::ChainPlan;
+use crate::plan::{ChainPlan, Strikes};
 use crate::random::Random;
 
 const CLUSTER: &str = "counters";
@@ -169,7 +169,7 @@ impl Fleet {
     pub(crate) fn new(world: &World, spec: FleetSpec, mut random: Random) -> Fleet {
         let FleetSpec { limits, shard, plan, shards, watches, .. } = spec;
         let now = world.now();
-        let control = Control::new(random.fork(), RESETS_PER_MILLE);
+        let control = Control::new(random.fork());
         let store = Store::new(random.fork(), spec.store_defect);
         let mut fleet = Fleet {
             world: world.clone(),
@@ -208,14 +208,20 @@ impl Fleet {
         fleet
     }
 
-    /// Whether everybody knows the first placement.
+    /// Whether everybody knows the first placement. A server of it whose welcome was lost would
+    /// apply as another one, and shards that it alone was to hold would be gone before they began.
     pub(crate) fn has_begun(&self) -> bool {
+        let knows = |process: &Option<Process>| process.as_ref().is_some_and(|it| it.placed.is_some());
         self.known.iter().all(|placement| placement.epoch > Epoch::default())
+            && self.hosts.iter().all(knows)
     }
 
     /// From now on things go wrong.
     pub(crate) fn begin_strikes(&mut self) {
         self.events_left = self.plan.events;
+        if self.plan.strikes == Strikes::All && self.plan.events > 0 {
+            self.control.begin_resets(RESETS_PER_MILLE);
+        }
     }
 
     /// When something happens next that no message of the world's network brings.
