@@ -109,9 +109,10 @@ struct Shared {
     notes: Mutex<Notes>,
 }
 
-/// What is to be said.
+/// What a server has to say of its chains, and has said: each report once over each link, until a
+/// placement has overtaken it.
 #[derive(Debug, Default)]
-struct Notes {
+pub struct Notes {
     /// The newest report of each kind on each shard.
     seen: BTreeMap<(ShardId, Topic), Note>,
     suspects: BTreeSet<ServerId>,
@@ -216,21 +217,12 @@ impl Reporter {
     /// Reports what is seen in a chain. It is said with the next beat, and again after each new
     /// link until the chain changes.
     pub fn report(&self, observation: Observation) {
-        let topic = match observation.report {
-            ChainReport::Filling { .. } | ChainReport::Filled => Topic::Fill,
-            ChainReport::Refused { .. } => Topic::Refusal,
-            ChainReport::SuccessorLost | ChainReport::SuccessorBack => Topic::Successor,
-        };
-        let note = Note { said: Said::NotYet, observation };
-        self.shared.notes().seen.insert((note.observation.shard, topic), note);
+        self.shared.notes().report(observation);
     }
 
     /// Tells that a link to a server is gone.
     pub fn suspect(&self, server: ServerId) {
-        let mut notes = self.shared.notes();
-        if notes.suspects.len() < SUSPECTS_MAX {
-            notes.suspects.insert(server);
-        }
+        self.shared.notes().suspect(server);
     }
 }
 
@@ -246,8 +238,41 @@ impl Shared {
 }
 
 impl Notes {
-    /// What has not been said on this link.
-    fn unsaid(&mut self) -> Vec<Observation> {
+    /// Notes what is seen in a chain; it takes the place of what was seen of the kind before.
+    pub fn report(&mut self, observation: Observation) {
+        let topic = match observation.report {
+            ChainReport::Filling { .. } | ChainReport::Filled => Topic::Fill,
+            ChainReport::Refused { .. } => Topic::Refusal,
+            ChainReport::SuccessorLost | ChainReport::SuccessorBack => Topic::Successor,
+        };
+        let note = Note { said: Said::NotYet, observation };
+        self.seen.insert((note.observation.shard, topic), note);
+    }
+
+    /// Notes that a link to a server is gone.
+    pub fn suspect(&mut self, server: ServerId) {
+        if self.suspects.len() < SUSPECTS_MAX {
+            self.suspects.insert(server);
+        }
+    }
+
+    /// There is a new link: all that holds is to be said over it.
+    pub fn begin_link(&mut self) {
+        self.seen.values_mut().for_each(|note| note.said = Said::NotYet);
+    }
+
+    /// The server is no member any more: it sees nothing.
+    pub fn clear(&mut self) {
+        self.seen.clear();
+    }
+
+    /// The servers whose links are gone, to be said; once each.
+    pub fn take_suspects(&mut self) -> BTreeSet<ServerId> {
+        std::mem::take(&mut self.suspects)
+    }
+
+    /// What has not been said on this link; from now on it has.
+    pub fn unsaid(&mut self) -> Vec<Observation> {
         let unsaid = self.seen.values_mut().filter(|note| note.said == Said::NotYet);
         unsaid
             .map(|note| {
@@ -258,7 +283,7 @@ impl Notes {
     }
 
     /// Forgets what a placement has overtaken.
-    fn prune(&mut self, placement: &Placement) {
+    pub fn prune(&mut self, placement: &Placement) {
         self.seen.retain(|(shard, _), note| {
             placement.chain(*shard).is_none_or(|chain| chain.epoch <= note.observation.chain)
         });
@@ -313,7 +338,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
         let applicant = Applicant::Server(self.spec.server.clone());
         let apply = Apply::new(&self.spec.cluster, self.epoch, applicant);
         writer.send(&ToCoordinator::Apply(apply))?;
-        self.shared.notes().seen.values_mut().for_each(|note| note.said = Said::NotYet);
+        self.shared.notes().begin_link();
         let (mut beat_at, mut heard_at) = (Instant::now(), Instant::now());
         let mut leave = Said::NotYet;
         while !self.shared.is_stopping() {
@@ -340,7 +365,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
     fn beat(&self, writer: &mut ControlWriter, leave: &mut Said) -> Result<(), ControlFault> {
         let (seen, suspects) = {
             let mut notes = self.shared.notes();
-            (notes.unsaid(), std::mem::take(&mut notes.suspects))
+            (notes.unsaid(), notes.take_suspects())
         };
         let sent_ns = self.now_ns();
         writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen }))?;
@@ -376,7 +401,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             ToMember::Denied(denial) => {
                 if let Denial::Removed { .. } = denial {
                     self.spec.server.life = None;
-                    self.shared.notes().seen.clear();
+                    self.shared.notes().clear();
                     (self.on_event)(AgentEvent::Removed);
                 } else {
                     (self.on_event)(AgentEvent::Denied(denial));

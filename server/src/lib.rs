@@ -22,7 +22,7 @@ mod report;
 mod turn;
 mod view;
 
-pub use agent::{Agent, AgentEvent, AgentSpec, AgentView, Reporter};
+pub use agent::{Agent, AgentEvent, AgentSpec, AgentView, Notes, Reporter};
 pub use chains::{News, Share};
 pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
 pub use door::{Door, Exposure, ListenError, listen};

@@ -145,6 +145,7 @@ impl Shard {
         let tick = header.flags().has(Flags::TICK).then(|| header.clock().next());
         let finished = match (member.admission.applied(header.sequence(), tick), self.mutation) {
             (_, Mutation::TicksEarly) => tick,
+            (Some(clock), Mutation::TicksTwice) => Some(clock.next()),
             (finished, _) => finished,
         };
         if let Some(clock) = finished {

@@ -73,6 +73,14 @@ pub enum Mutation {
     PromisesBroken,
     /// Rows that move or are added while a replica is filled are not sent.
     MovedRowsMissed,
+    /// Who is filled is told that it has all after the first page.
+    FilledEarly,
+    /// Operations that a successor may lack are forgotten when the chain changes.
+    LogDropped,
+    /// A tick ends two clocks.
+    TicksTwice,
+    /// A head that was replaced goes on as if it were alone.
+    HeadsForever,
 }
 
 /// What became of a message.

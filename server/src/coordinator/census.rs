@@ -32,7 +32,7 @@ const PROBE_EVERY_AWAY: Duration = Duration::from_millis(500);
 
 /// What a place answers to an attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Probe {
+pub enum Probe {
     /// Nobody listens there.
     Refused,
     /// Somebody does.

@@ -16,7 +16,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use wire::ServerId;
+use wire::{Epoch, ServerId};
 
 use super::census::Probe;
 use super::machine::Event;
@@ -26,10 +26,10 @@ use super::store::{Entry, Store, StoreError};
 const PROBES_MAX: usize = 32;
 
 /// How long a place may take to answer.
-const PROBE_MAX: Duration = Duration::from_millis(100);
+pub const PROBE_MAX: Duration = Duration::from_millis(100);
 
 /// How soon an append that failed is tried again.
-const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(200);
+pub const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Begins the name of a socket in the file system.
 const UNIX_PREFIX: &str = "unix:";
@@ -74,8 +74,16 @@ impl Bell {
 /// The thread that appends entries.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    entries: Option<Sender<Arc<Entry>>>,
+    tasks: Option<Sender<Task>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the store is asked for.
+#[derive(Debug)]
+enum Task {
+    Append(Arc<Entry>),
+    /// Whether it has a later entry than this.
+    Look(Epoch),
 }
 
 impl Recorder {
@@ -85,25 +93,35 @@ impl Recorder {
     ///
     /// There are no threads or files left.
     pub(super) fn start(store: Box<dyn Store>, bell: &Bell) -> io::Result<Recorder> {
-        let (entries, received) = channel();
+        let (tasks, received) = channel();
         let bell = bell.another()?;
         let thread = Builder::new()
             .name("recorder".to_owned())
             .spawn(move || record(store, &received, &bell))?;
-        Ok(Recorder { entries: Some(entries), thread: Some(thread) })
+        Ok(Recorder { tasks: Some(tasks), thread: Some(thread) })
     }
 
     /// Has an entry appended; the answer comes by the bell.
     pub(super) fn append(&self, entry: Arc<Entry>) {
-        if let Some(entries) = &self.entries {
-            let _ = entries.send(entry);
+        self.ask(Task::Append(entry));
+    }
+
+    /// Has the store looked at: if it has a later entry, the bell says that this coordinator is
+    /// over.
+    pub(super) fn look(&self, ours: Epoch) {
+        self.ask(Task::Look(ours));
+    }
+
+    fn ask(&self, task: Task) {
+        if let Some(tasks) = &self.tasks {
+            let _ = tasks.send(task);
         }
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.entries = None;
+        self.tasks = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -111,8 +129,15 @@ impl Drop for Recorder {
 }
 
 /// Appends one entry after the other until the loop has ended.
-fn record(mut store: Box<dyn Store>, entries: &Receiver<Arc<Entry>>, bell: &Bell) {
-    while let Ok(entry) = entries.recv() {
+fn record(mut store: Box<dyn Store>, tasks: &Receiver<Task>, bell: &Bell) {
+    while let Ok(task) = tasks.recv() {
+        let entry = match task {
+            Task::Append(entry) => entry,
+            Task::Look(ours) => match look(&mut *store, ours) {
+                Ok(()) => continue,
+                Err(error) => return bell.ring(Told::Fenced(error)),
+            },
+        };
         loop {
             let began = Instant::now();
             let appended = store.append(&entry);
@@ -133,11 +158,25 @@ fn record(mut store: Box<dyn Store>, entries: &Receiver<Arc<Entry>>, bell: &Bell
                 }
             }
             // One entry is under way at a time: nothing comes meanwhile but the end.
-            match entries.recv_timeout(APPEND_AGAIN_AFTER) {
-                Err(RecvTimeoutError::Timeout) => {}
+            match tasks.recv_timeout(APPEND_AGAIN_AFTER) {
+                Err(RecvTimeoutError::Timeout) | Ok(Task::Look(_)) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
-                Ok(_) => unreachable!("one entry is recorded at a time"),
+                Ok(Task::Append(_)) => unreachable!("one entry is recorded at a time"),
             }
+        }
+    }
+}
+
+/// Whether no other coordinator has appended. A store that does not say is asked again later.
+fn look(store: &mut dyn Store, ours: Epoch) -> Result<(), StoreError> {
+    match store.newest() {
+        Ok(Some(entry)) if entry.placement.epoch > ours => {
+            Err(StoreError::Conflict { ours, theirs: entry.placement.epoch })
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::warn!(%error, "an applicant knows a later epoch, and the store does not say");
+            Ok(())
         }
     }
 }

@@ -32,60 +32,105 @@ pub(super) const HISTORY_SHOWN_MAX: usize = 32;
 /// How often everything is looked at again, since patience runs out without an event.
 const RECONSIDER_EVERY: Duration = Duration::from_millis(100);
 
+/// How often the store is looked at, since applicants know later epochs.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
+
 /// Between two events there is a tick at most; a longer pause is the coordinator's own standstill.
 const STANDSTILL: Duration = Duration::from_millis(50);
 
 /// A link to the coordinator; numbers are never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ConnectionId(pub(super) u64);
+pub struct ConnectionId(pub u64);
 
 /// What happens to the machine.
 #[derive(Debug)]
-pub(super) enum Event {
+pub enum Event {
+    /// A message has come.
     Said {
+        /// From whom.
         connection: ConnectionId,
+        /// What.
         message: ToCoordinator,
     },
+    /// A link is over.
     Closed {
+        /// Which.
         connection: ConnectionId,
     },
+    /// [`Action::Probe`] has found something out.
     Probed {
+        /// Of which server.
         server: ServerId,
+        /// What.
         answer: Probe,
     },
     /// The store holds the entry that was to be recorded.
     Recorded {
+        /// How long the store took.
         took: Duration,
     },
     /// It does not yet; it is tried again.
     NotRecorded {
+        /// Why, for people.
         why: String,
+        /// How long the store took to say so.
         took: Duration,
     },
+    /// Time has gone by.
     Tick,
 }
 
 /// What the machine wants done, in this order.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Action {
+pub enum Action {
+    /// Say something.
     Send {
+        /// To whom.
         connection: ConnectionId,
+        /// What.
         message: ToMember,
     },
     /// The same message to many: encoded once.
     Publish {
+        /// To whom.
         connections: Vec<ConnectionId>,
+        /// What.
         placement: Arc<Placement>,
     },
-    /// After what was sent has left.
+    /// End a link, after what was sent has left.
     Close {
+        /// Which.
         connection: ConnectionId,
     },
+    /// Find out whether somebody listens at a place; [`Event::Probed`] answers.
     Probe {
+        /// Whose place.
         server: ServerId,
+        /// Where.
         place: String,
     },
+    /// Append an entry to the store; [`Event::Recorded`] answers.
     Record(Arc<Entry>),
+    /// See whether the store's newest entry is a later one: this coordinator is over then.
+    Look {
+        /// The newest that this coordinator knows.
+        ours: Epoch,
+    },
+}
+
+/// A defect put in on purpose, so that a test can show that it would be found. No coordinator that
+/// serves has one: only [`Machine::with_defect`] puts it in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Defect {
+    /// None.
+    #[default]
+    None,
+    /// No silence is ever too long.
+    NeverSuspects,
+    /// Whoever is being filled counts as a replica at once.
+    FilledUnasked,
+    /// Placements are told before the store holds them.
+    ToldEarly,
 }
 
 /// Who is at the other end of a link.
@@ -112,13 +157,17 @@ pub(super) struct Past {
     pub(super) at: Option<Time>,
 }
 
-/// The coordinator's whole state.
+/// The coordinator's whole state. `Coordinator` drives it by sockets and threads, a simulation by
+/// its own.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub struct Machine {
+    defect: Defect,
     pub(super) spec: ClusterSpec,
     cluster_id: u64,
     pub(super) placement: Arc<Placement>,
     numbers_given: u32,
+    /// Of those, the ones that the store knows of.
+    numbers_recorded: u32,
     pub(super) proposal: Option<Proposal>,
     pub(super) census: Census,
     pub(super) gossip: Gossip,
@@ -130,14 +179,15 @@ pub(super) struct Machine {
     pub(super) began_at: Time,
     last_at: Time,
     reconsider_at: Time,
+    look_again_at: Time,
     pub(super) changed: Changed,
     actions: Vec<Action>,
 }
 
 impl Machine {
     /// A coordinator that goes on from the newest entry; `past` are epochs and causes, the newest
-    /// first.
-    pub(super) fn new(
+    /// first. `spec` has passed [`ClusterSpec::check`].
+    pub fn new(
         spec: ClusterSpec,
         cluster_id: u64,
         newest: Entry,
@@ -147,10 +197,12 @@ impl Machine {
         let census = Census::recover(&newest.placement, now);
         let past = past.into_iter().map(|(epoch, cause)| Past { epoch, cause, at: None });
         Machine {
+            defect: Defect::None,
             spec,
             cluster_id,
             placement: Arc::new(newest.placement),
             numbers_given: newest.numbers_given,
+            numbers_recorded: newest.numbers_given,
             proposal: None,
             census,
             gossip: Gossip::default(),
@@ -162,15 +214,32 @@ impl Machine {
             began_at: now,
             last_at: now,
             reconsider_at: now,
+            look_again_at: now,
             changed: Changed::Yes,
             actions: Vec::new(),
         }
     }
 
+    /// The same with a defect, for tests.
+    #[must_use]
+    pub fn with_defect(self, defect: Defect) -> Machine {
+        Machine { defect, ..self }
+    }
+
+    /// The newest placement that the store is known to hold.
+    pub fn placement(&self) -> &Arc<Placement> {
+        &self.placement
+    }
+
+    /// The entry that is on its way into the store, if one is.
+    pub fn proposed(&self) -> Option<&Arc<Entry>> {
+        self.proposal.as_ref().map(|proposal| &proposal.entry)
+    }
+
     /// Takes an event. `now` never goes back.
-    pub(super) fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
+    pub fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
         let paused = now - self.last_at;
-        if paused > STANDSTILL {
+        if paused > STANDSTILL || self.defect == Defect::NeverSuspects {
             self.census.forgive(paused);
         }
         self.last_at = now;
@@ -250,12 +319,22 @@ impl Machine {
         }
         let ours = self.placement.epoch;
         if apply.epoch > ours {
+            self.look_at_store(now);
             return self.deny(connection, Denial::Behind { ours, theirs: apply.epoch });
         }
         match apply.applicant {
             Applicant::Server(candidate) => self.apply_server(connection, candidate, now),
             Applicant::Watcher => self.welcome(connection, Caller::Watcher),
             Applicant::Person => self.welcome(connection, Caller::Person),
+        }
+    }
+
+    /// Somebody knows a later epoch. Either another coordinator has recorded it and this one is
+    /// over, or the store is not the cluster's newest; an append that is under way will tell.
+    fn look_at_store(&mut self, now: Time) {
+        if self.proposal.is_none() && now >= self.look_again_at {
+            self.look_again_at = now + LOOK_AGAIN_EVERY;
+            self.actions.push(Action::Look { ours: self.placement.epoch });
         }
     }
 
@@ -291,11 +370,19 @@ impl Machine {
         candidate: &Candidate,
         now: Time,
     ) {
+        let is_ours = life.cluster_id == self.cluster_id;
+        if is_ours && life.server.get() > self.numbers_recorded {
+            // Another coordinator gave it that number, in an epoch that this one does not know.
+            self.look_at_store(now);
+            let ours = self.placement.epoch;
+            let theirs = Epoch::new(ours.get() + 1);
+            return self.deny(connection, Denial::Behind { ours, theirs });
+        }
         let member = self.placement.member(life.server);
         let is_same = member.is_some_and(|member| member.place == candidate.place);
         let server = self.census.get(life.server);
         let is_lost = server.is_none_or(|server| matches!(server.health, Health::Lost(_)));
-        if is_lost || !is_same || life.cluster_id != self.cluster_id {
+        if is_lost || !is_same || !is_ours {
             return self.deny(connection, Denial::Removed { server: life.server });
         }
         self.attach(connection, life.server, candidate.cores, now);
@@ -392,6 +479,11 @@ impl Machine {
             debug_assert_eq!(placement.check(), Ok(()));
             let entry = Arc::new(Entry { placement, numbers_given: self.numbers_given });
             self.actions.push(Action::Record(Arc::clone(&entry)));
+            if self.defect == Defect::ToldEarly {
+                let (placement, all) = (entry.placement.clone().into(), self.callers.keys());
+                let connections = all.copied().collect();
+                self.actions.push(Action::Publish { connections, placement });
+            }
             self.proposal = Some(Proposal { entry, since: now, error: None });
         }
     }
@@ -410,6 +502,9 @@ impl Machine {
         } else {
             let mut news = self.gossip.news(now);
             news.moves.clone_from(&self.moves);
+            if self.defect == Defect::FilledUnasked {
+                news.filled.extend(old.shards().map(|(shard, chain)| (shard, chain.epoch)));
+            }
             crew.next(&old.chains, &news, &mut self.leavers)
         };
         let named: BTreeSet<ServerId> =
@@ -440,6 +535,7 @@ impl Machine {
     /// The store holds the proposal: it is the placement.
     fn recorded(&mut self, now: Time) {
         let Some(Proposal { entry, .. }) = self.proposal.take() else { return };
+        self.numbers_recorded = entry.numbers_given;
         let placement = Arc::new(entry.placement.clone());
         let old = std::mem::replace(&mut self.placement, Arc::clone(&placement));
         let census = &self.census;

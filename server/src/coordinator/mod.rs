@@ -32,9 +32,11 @@ mod tests;
 mod view;
 
 pub use assign::{FILLS_MAX_PER_SERVER, Spread};
-pub use census::{GRACE, LOST_AFTER};
+pub use census::{GRACE, LOST_AFTER, Probe};
 pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
 pub use gossip::LINK_PATIENCE;
+pub use helpers::{APPEND_AGAIN_AFTER, PROBE_MAX};
+pub use machine::{Action, ConnectionId, Defect, Event, Machine};
 pub use service::{CONNECTIONS_MAX, CoordinateError, Coordinator, TICK_EVERY};
 pub use spec::{ClusterSpec, SpecError};
 pub use store::{Entry, HISTORY_MAX, Store, StoreError};

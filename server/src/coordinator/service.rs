@@ -307,6 +307,7 @@ impl Loop {
                 }
                 Action::Probe { server, place } => self.prober.ask(server, place),
                 Action::Record(entry) => self.recorder.append(entry),
+                Action::Look { ours } => self.recorder.look(ours),
             }
         }
     }

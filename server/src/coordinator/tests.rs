@@ -171,6 +171,10 @@ impl World {
                 }
             }
             Action::Probe { server, .. } => self.probes.push(server),
+            Action::Look { ours } => {
+                let newest = self.stored.last().map(|one| one.placement.epoch);
+                assert!(newest.unwrap_or_default() <= ours, "no other coordinator runs here");
+            }
             Action::Record(entry) => {
                 assert!(self.to_record.is_none(), "one entry at a time");
                 self.to_record = Some(entry);

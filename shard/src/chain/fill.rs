@@ -104,7 +104,7 @@ impl<S> Replica<S> {
             if self.log.bytes() >= unacknowledged_bytes_max || self.log.is_full() {
                 return false;
             }
-            if !self.add_page() {
+            if !self.add_page() || self.mutation == Mutation::FilledEarly {
                 self.mark();
                 return false;
             }

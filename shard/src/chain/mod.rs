@@ -182,6 +182,13 @@ impl<S> Replica<S> {
         if epoch <= self.shard.epoch || self.role == Role::Alone {
             return false;
         }
+        if self.mutation == Mutation::HeadsForever && self.role == Role::Head {
+            if station.is_none_or(|station| station.place > 0) {
+                self.successor = None;
+                self.acknowledge_own();
+                return false;
+            }
+        }
         self.shard.epoch = epoch;
         self.shard.progress = true; // What waits for a clock is for another head to answer.
         self.take_station(station);
@@ -218,6 +225,9 @@ impl<S> Replica<S> {
             .filter(|_| self.role != Role::Out)
             .map(|(_, holds)| Successor::new(holds));
         self.log.keep_operations(self.position);
+        if self.mutation == Mutation::LogDropped {
+            self.log.restart(self.position + 1);
+        }
         if self.role != Role::Head {
             self.held.clear();
         } else if was == Role::Follower && self.mutation == Mutation::PushesForgotten {
@@ -248,7 +258,8 @@ impl<S> Replica<S> {
 
     /// Another server is at a later epoch of this chain: this one is no head any more.
     pub fn fence(&mut self, epoch: Epoch) {
-        if epoch > self.shard.epoch && self.role != Role::Alone {
+        let goes_on = self.role == Role::Alone || self.mutation == Mutation::HeadsForever;
+        if epoch > self.shard.epoch && !goes_on {
             self.held.clear();
             self.fenced_by = epoch;
             self.role = match self.role {
@@ -326,6 +337,8 @@ impl<S> Replica<S> {
 
     /// Gives out the answers that need not wait any more, in their order.
     pub fn release(&mut self, now: Time, mut post: impl FnMut(S)) {
+        // What is over must be no deadline, or whoever turns this would not sleep.
+        self.promised_until = self.promised_until.filter(|&until| now < until);
         if self.held.is_empty() || self.is_promised(now) {
             return;
         }
@@ -372,6 +385,21 @@ impl<S> Replica<S> {
     /// What it is in its chain.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// How many operations it has applied since the shard began, pieces of long ones counted one by
+    /// one; while it is being filled it counts for nothing.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether it holds everything that was acknowledged.
+    pub fn holds_everything(&self) -> bool {
+        match self.role {
+            Role::Alone | Role::Head | Role::Follower => true,
+            Role::Joining => self.following.is_filled,
+            Role::Out => false,
+        }
     }
 
     /// The chain's epoch.

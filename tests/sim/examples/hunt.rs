@@ -1,5 +1,6 @@
-//! Runs many seeds and prints those that fail: `hunt FIRST COUNT`, or `hunt FIRST COUNT chains` for
-//! plans with servers in chains.
+//! Runs many seeds and prints those that fail: `hunt FIRST COUNT [chains|deaths]`. `chains`: plans
+//! with servers in chains, and all that may befall them; `deaths`: servers die, and nothing else
+//! goes wrong, which shows how long reads wait for it.
 //!
 //! Exits 1 if one failed. Each line names a seed for `GRADWIRE_SIM_SEED`.
 #![allow(clippy::print_stdout)]
@@ -7,25 +8,56 @@
 use std::process::ExitCode;
 
 use kernels::Isa;
-use shard::Mutation;
-use sim::{Plan, Setup, run_plan};
+use sim::{Defect, Plan, Report, ServerCounts, Setup, run_plan};
 
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
     let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.next()) else {
-        println!("expected the first seed and how many: hunt FIRST COUNT");
+        println!("expected the first seed and how many: hunt FIRST COUNT [chains|deaths]");
         return ExitCode::from(2);
     };
-    let chained = std::env::args().nth(3).is_some_and(|word| word == "chains");
-    let mut failed = 0;
+    let kind = std::env::args().nth(3).unwrap_or_default();
+    let (mut failed, mut reads_ns, mut took_s) = (0, Vec::new(), 0.0);
     for seed in first..first + count {
-        let setup = Setup { seed, isa: Isa::detect(), mutation: Mutation::None };
-        let plan = if chained { Plan::chained_from_seed(seed) } else { Plan::from_seed(seed) };
-        if let Err(failure) = run_plan(&setup, &plan) {
-            failed += 1;
-            println!("seed {seed}: {failure}");
+        let setup = Setup { seed, isa: Isa::detect(), defect: Defect::None };
+        let plan = match kind.as_str() {
+            "chains" => Plan::chained_from_seed(seed),
+            "deaths" => Plan::deaths_from_seed(seed),
+            _ => Plan::from_seed(seed),
+        };
+        match run_plan(&setup, &plan) {
+            Ok(Report { reads_ns: reads, took, servers, .. }) => {
+                took_s += took.nanos() as f64 * 1e-9;
+                let slowest_ms = reads.iter().max().map_or(0, |ns| ns / 1_000_000);
+                if kind == "deaths" && slowest_ms >= 500 {
+                    println!("seed {seed}: a read took {slowest_ms} ms");
+                }
+                reads_ns.extend(reads);
+                if count == 1 {
+                    let ServerCounts { .. } = servers;
+                    println!("{servers:?}");
+                }
+            }
+            Err(failure) => {
+                failed += 1;
+                println!("seed {seed}: {failure}");
+            }
         }
     }
-    println!("{failed} of {count} seeds failed");
+    reads_ns.sort_unstable();
+    let at = |share: f64| {
+        let at = (reads_ns.len() as f64 * share) as usize;
+        reads_ns.get(at.min(reads_ns.len().saturating_sub(1))).map_or(0.0, |&ns| ns as f64 * 1e-6)
+    };
+    println!(
+        "{} reads, ms: p50 {:.2}, p99 {:.2}, p99.9 {:.2}, p99.99 {:.2}, max {:.2}",
+        reads_ns.len(),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(0.9999),
+        at(1.0)
+    );
+    println!("{failed} of {count} seeds failed; {took_s:.0} s of world time");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

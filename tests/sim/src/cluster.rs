@@ -12,7 +12,7 @@ use std::time::Duration;
 use kernels::Isa;
 use server::{Core, OnClosed, Who};
 use shard::rule::Rules;
-use shard::{Mutation, Shard, ShardSpec};
+use shard::{Shard, ShardSpec};
 use transport::simulated::{Counts, Parking, Simulated, World};
 use transport::{
     AdoptError, Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, SendSlot, Transport,
@@ -21,9 +21,11 @@ use transport::{
 use wire::{Epoch, Incarnation, Routing, ShardId, Time, WorkerId};
 use worker::{Session, SessionSpec};
 
+use crate::failure::Failure;
+use crate::fleet::{Fleet, FleetSpec};
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::servers::Servers;
+use crate::run::Defect;
 
 const EPOCH: Epoch = Epoch::new(1);
 /// Sets the stream of a cluster's stops apart from the workers', which are numbered from 0.
@@ -40,6 +42,23 @@ const NEWS_WAIT: Duration = Duration::from_millis(1);
 
 /// How far the world moves where nothing is to come, in nanoseconds.
 const IDLE_STEP_NS: u64 = 1_000_000;
+
+/// Steps without time between them, after which time goes on by itself: somebody has a deadline
+/// that is past.
+const STALLS_MAX: u32 = 64;
+/// By how much, in nanoseconds.
+const STALL_NS: u64 = 10_000;
+
+/// How long the first placement may take.
+const BEGIN_MAX: Duration = Duration::from_secs(20);
+
+/// Who has a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guest {
+    /// Which watch tells it where shards are.
+    pub(crate) watch: usize,
+    pub(crate) id: WorkerId,
+}
 
 /// Who moves the world on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +81,8 @@ pub(crate) struct Cluster {
 /// The cores, and which of them are stopped.
 struct Cores {
     /// Servers in chains, if there are such.
-    servers: Option<Servers>,
+    fleet: Option<Fleet>,
+    stalls: u32,
     /// Shards that are alone.
     cores: Vec<Core>,
     /// By core: it has no turn before.
@@ -76,8 +96,8 @@ impl Cores {
     /// Every core turns until it has nothing left to do, but those that are stopped, like a process
     /// by a signal.
     fn turn(&mut self, now: Time) {
-        if let Some(servers) = &mut self.servers {
-            return servers.turn(now);
+        if let Some(fleet) = &mut self.fleet {
+            return fleet.turn(now);
         }
         if self.random.below(1000) < self.stops_per_mille {
             let core = self.random.below(self.cores.len() as u64) as usize;
@@ -90,11 +110,43 @@ impl Cores {
             }
         }
     }
+
+    /// Goes on to the next moment at which something happens that concerns a core or a worker.
+    fn step(&mut self, world: &World) {
+        let begun = world.now();
+        let Some(fleet) = &mut self.fleet else { return step(world) };
+        while world.now().nanos() <= begun.nanos() + IDLE_STEP_NS {
+            let now = world.now();
+            let idle = now + Duration::from_nanos(IDLE_STEP_NS);
+            let (message, other) = (world.next_at(), fleet.next_at());
+            let is_message = message.is_some_and(|at| other.is_none_or(|other| at <= other));
+            let mut next = message.into_iter().chain(other).min().unwrap_or(idle).max(now);
+            if next > begun {
+                self.stalls = 0;
+            } else {
+                self.stalls += 1;
+                if self.stalls > STALLS_MAX {
+                    next = now + Duration::from_nanos(STALL_NS);
+                }
+            }
+            world.advance_to(next);
+            if is_message || fleet.run_due(next) {
+                return;
+            }
+        }
+    }
 }
 
 impl Cluster {
     /// The servers of a plan. Endpoints are numbered from the shards on.
-    pub(crate) fn new(seed: u64, plan: &Plan, isa: Isa, mutation: Mutation) -> Cluster {
+    ///
+    /// - Errors: servers in chains were not placed.
+    pub(crate) fn new(
+        seed: u64,
+        plan: &Plan,
+        isa: Isa,
+        defect: Defect,
+    ) -> Result<Cluster, Failure> {
         let world = World::new(seed, plan.faults.clone());
         world.set_parking(Parking::NotesDeadline);
         let spec = ShardSpec {
@@ -104,21 +156,29 @@ impl Cluster {
             table_bytes_max: TABLE_BYTES_MAX,
             seed,
             credit: plan.credit,
-            mutation,
+            mutation: defect.shard(),
         };
-        let servers = plan.chains.map(|chains| {
-            let (shape, random) = (chains, Random::new(seed, SERVERS_STREAM));
-            let size = (shape, plan.shards, plan.workers);
-            Servers::new(&world, plan.limits, spec.clone(), size, random)
+        let fleet = plan.chains.map(|chains| {
+            let fleet = FleetSpec {
+                limits: plan.limits,
+                shard: spec.clone(),
+                plan: chains,
+                shards: plan.shards,
+                watches: plan.workers as usize + plan.readers,
+                coordinator_defect: defect.coordinator(),
+                store_defect: defect.store(),
+            };
+            Fleet::new(&world, fleet, Random::new(seed, SERVERS_STREAM))
         });
         let core = |shard: usize| {
             let endpoint = Box::new(world.endpoint(plan.limits));
             let shard = (ShardId::new(shard as u16), Shard::new(spec.clone()));
             Core::with_on_closed(endpoint, OnClosed::AwaitReconnect, [shard])
         };
-        let alone = if servers.is_some() { 0 } else { plan.shards };
+        let alone = if fleet.is_some() { 0 } else { plan.shards };
         let cores = Cores {
-            servers,
+            fleet,
+            stalls: 0,
             cores: (0..alone).map(core).collect(),
             stopped_until: vec![Time::default(); plan.shards],
             stops_per_mille: plan.stops_per_mille,
@@ -127,11 +187,31 @@ impl Cluster {
         };
         let cores = Rc::new(RefCell::new(cores));
         let driver = Rc::new(Cell::new(Driver::Loop));
-        Cluster { world, cores, driver, limits: plan.limits, isa }
+        let cluster = Cluster { world, cores, driver, limits: plan.limits, isa };
+        cluster.begin()?;
+        Ok(cluster)
     }
 
-    /// A worker's session, joined to every shard.
-    pub(crate) fn session(&self, worker: u32, plan: &Plan) -> Session {
+    /// Lets time go by until servers in chains are placed and everybody knows.
+    fn begin(&self) -> Result<(), Failure> {
+        while self.with_fleet(|fleet| !fleet.has_begun()).unwrap_or(false) {
+            self.turn();
+            let state = self.with_fleet(|fleet| fleet.failed().ok_or(fleet.describe()));
+            match state {
+                Some(Ok(failure)) => return Err(failure),
+                Some(Err(state)) if self.now() > Time::default() + BEGIN_MAX => {
+                    let seconds = BEGIN_MAX.as_secs_f64();
+                    return Err(Failure::NotWhole { seconds, state });
+                }
+                _ => self.step(),
+            }
+        }
+        self.with_fleet(Fleet::begin_strikes);
+        Ok(())
+    }
+
+    /// A session with every shard.
+    pub(crate) fn session(&self, guest: Guest, plan: &Plan) -> Session {
         let mut transport = Driven {
             inner: self.world.endpoint(self.limits),
             world: self.world.clone(),
@@ -140,7 +220,7 @@ impl Cluster {
         };
         let peers = (0..plan.shards)
             .map(|shard| {
-                let (ours, _) = self.link(shard, worker);
+                let (ours, _) = self.link(shard, guest);
                 transport.adopt(ours).expect("an end of its own world")
             })
             .collect();
@@ -149,7 +229,7 @@ impl Cluster {
             peers,
             servers: (0..plan.shards).map(server_name).collect(),
             routing: Routing::new(EPOCH, plan.shards).expect("a plan has few shards"),
-            worker: WorkerId::new(worker),
+            worker: guest.id,
             incarnation: INCARNATION,
             isa: self.isa,
             timeouts: plan.timeouts,
@@ -157,17 +237,17 @@ impl Cluster {
     }
 
     /// Gives a session a new link to a shard, by the shard's name.
-    pub(crate) fn relink(&self, session: &mut Session, worker: u32, server: &str) {
+    pub(crate) fn relink(&self, session: &mut Session, guest: Guest, server: &str) {
         let shard = (0..session.shards()).position(|shard| server_name(shard) == server);
         let shard = shard.expect("an error names one of the session's servers");
-        self.relink_shard(session, worker, shard);
+        self.relink_shard(session, guest, shard);
     }
 
     /// Gives a session links to the shards that it has heard to be elsewhere.
-    pub(crate) fn follow(&self, session: &mut Session, worker: u32, epochs: &mut Vec<Epoch>) {
-        let known = match &self.cores.borrow().servers {
-            Some(servers) => {
-                let chains = &servers.known[worker as usize].chains;
+    pub(crate) fn follow(&self, session: &mut Session, guest: Guest, epochs: &mut Vec<Epoch>) {
+        let known = match &self.cores.borrow().fleet {
+            Some(fleet) => {
+                let chains = &fleet.known[guest.watch].chains;
                 chains.iter().map(|chain| chain.epoch).collect::<Vec<_>>()
             }
             None => return,
@@ -176,20 +256,20 @@ impl Cluster {
         for (shard, &epoch) in known.iter().enumerate() {
             if epoch > epochs[shard] {
                 epochs[shard] = epoch;
-                self.relink_shard(session, worker, shard);
+                self.relink_shard(session, guest, shard);
             }
         }
     }
 
-    fn relink_shard(&self, session: &mut Session, worker: u32, shard: usize) {
-        let (ours, epoch) = self.link(shard, worker);
+    fn relink_shard(&self, session: &mut Session, guest: Guest, shard: usize) {
+        let (ours, epoch) = self.link(shard, guest);
         let peer = session.transport_mut().adopt(ours).expect("an end of its own world");
         session.reconnect(ShardId::new(shard as u16), peer, epoch);
     }
 
     /// What servers in chains say; none where there are none.
-    pub(crate) fn with_servers<T>(&self, ask: impl FnOnce(&mut Servers) -> T) -> Option<T> {
-        self.cores.borrow_mut().servers.as_mut().map(ask)
+    pub(crate) fn with_fleet<T>(&self, ask: impl FnOnce(&mut Fleet) -> T) -> Option<T> {
+        self.cores.borrow_mut().fleet.as_mut().map(ask)
     }
 
     /// Every core has one turn.
@@ -199,13 +279,13 @@ impl Cluster {
 
     /// Goes on to the next moment at which something happens.
     pub(crate) fn step(&self) {
-        step(&self.world);
+        self.cores.borrow_mut().step(&self.world);
     }
 
     /// Lets some time go by in which servers in chains may hear news; none where there are none.
     pub(crate) fn wait_for_news(&self) {
         let until = self.now() + NEWS_WAIT;
-        while self.now() < until && self.cores.borrow().servers.is_some() {
+        while self.now() < until && self.cores.borrow().fleet.is_some() {
             self.step();
             self.turn();
         }
@@ -232,15 +312,15 @@ impl Cluster {
     }
 
     /// A new connection of a worker to a shard, of which the shard has its end already.
-    fn link(&self, shard: usize, worker: u32) -> (Link, Epoch) {
-        if let Some(servers) = &mut self.cores.borrow_mut().servers {
-            return servers.link(worker, ShardId::new(shard as u16));
+    fn link(&self, shard: usize, guest: Guest) -> (Link, Epoch) {
+        if let Some(fleet) = &mut self.cores.borrow_mut().fleet {
+            return fleet.link(guest.watch, guest.id, ShardId::new(shard as u16));
         }
         let (ours, theirs) = self.world.link();
         let who = Who {
             shard: ShardId::new(shard as u16),
             epoch: EPOCH,
-            worker: WorkerId::new(worker),
+            worker: guest.id,
             incarnation: INCARNATION,
             message_bytes_max: self.limits.message_bytes_max,
         };
@@ -312,7 +392,7 @@ impl Transport for Driven {
     fn park(&mut self, deadline: Time) {
         self.inner.park(deadline);
         if self.driver.get() == Driver::Caller {
-            step(&self.world);
+            self.cores.borrow_mut().step(&self.world);
             self.cores.borrow_mut().turn(self.world.now());
         }
     }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use shard::chain::Notice;
-use wire::{ServerId, ShardId};
+use wire::{Epoch, ServerId, ShardId};
 use worker::WorkerError;
 
 /// Why a run failed.
@@ -98,6 +98,62 @@ pub enum Failure {
         /// What it said.
         notice: Notice,
     },
+    /// A pull did not see what was acknowledged before it was asked for.
+    Lost {
+        /// The watch of who pulled.
+        watch: usize,
+        /// The counter.
+        key: u64,
+        /// Pushes of it that were acknowledged.
+        acknowledged: u64,
+        /// What the pull saw.
+        found: f32,
+    },
+    /// A server's replica is in an earlier epoch than before.
+    EpochWentBack {
+        /// Which life of which server.
+        life: u64,
+        /// The shard.
+        shard: ShardId,
+        /// In which epoch it was.
+        before: Epoch,
+        /// In which one it is.
+        after: Epoch,
+    },
+    /// The store took two placements of one epoch.
+    RecordedTwice {
+        /// Which epoch.
+        epoch: Epoch,
+    },
+    /// Somebody was told a placement that the store does not hold.
+    ToldUnrecorded {
+        /// Of which epoch.
+        epoch: Epoch,
+    },
+    /// Two servers were given one number.
+    NumberTwice {
+        /// Which.
+        server: ServerId,
+    },
+    /// A coordinator was about to record what no placement may be.
+    Unplaceable {
+        /// Why not.
+        what: String,
+    },
+    /// A coordinator gave a shard up of which a replica lives.
+    ShardLost {
+        /// Which.
+        shard: ShardId,
+        /// Why, as the coordinator says.
+        cause: String,
+    },
+    /// Nothing goes wrong any more, and the cluster does not become whole.
+    NotWhole {
+        /// World time in seconds.
+        seconds: f64,
+        /// Who holds what, and knows what.
+        state: String,
+    },
     /// A session failed in a way that no fault of the network explains.
     Session {
         /// Whose.
@@ -139,6 +195,28 @@ impl fmt::Display for Failure {
             }
             Failure::Unfit { server, shard, notice } => {
                 write!(f, "{server} says of {shard}: {notice:?}")
+            }
+            Failure::Lost { watch, key, acknowledged, found } => write!(
+                f,
+                "session {watch} saw {found} of key {key}, of which {acknowledged} pushes were \
+                 acknowledged before"
+            ),
+            Failure::EpochWentBack { life, shard, before, after } => {
+                write!(f, "{shard} on the server of life {life} went from {before} to {after}")
+            }
+            Failure::RecordedTwice { epoch } => {
+                write!(f, "the store took two placements of {epoch}")
+            }
+            Failure::ToldUnrecorded { epoch } => {
+                write!(f, "a placement of {epoch} was told that the store does not hold")
+            }
+            Failure::NumberTwice { server } => write!(f, "two servers were told to be {server}"),
+            Failure::Unplaceable { what } => write!(f, "a placement was to be recorded: {what}"),
+            Failure::ShardLost { shard, cause } => {
+                write!(f, "{shard} was given up though a replica lives: {cause}")
+            }
+            Failure::NotWhole { seconds, state } => {
+                write!(f, "not whole after {seconds:.1} s: {state}")
             }
             Failure::Session { worker, error } => write!(f, "worker {worker}: {error}"),
         }

@@ -19,6 +19,8 @@ pub(crate) struct Ledger {
     by_clock: Vec<Vec<u64>>,
     /// How often each key was pushed so far.
     totals: Vec<u64>,
+    /// How often each key was pushed so that its worker was told.
+    acknowledged: Vec<u64>,
     /// By key: the most that any worker's pull has seen.
     seen: Vec<f32>,
 }
@@ -35,6 +37,7 @@ impl Ledger {
             staleness,
             dropped,
             by_clock: Vec::new(),
+            acknowledged: vec![0; totals.len()],
             seen: vec![0.0; totals.len()],
             totals,
         }
@@ -76,6 +79,16 @@ impl Ledger {
             self.by_clock[clock][key as usize] += 1;
             self.totals[key as usize] += 1;
         }
+    }
+
+    /// Notes that pushes were acknowledged, key by key.
+    pub(crate) fn acknowledge(&mut self, keys: impl Iterator<Item = u64>) {
+        keys.for_each(|key| self.acknowledged[key as usize] += 1);
+    }
+
+    /// How many pushes of a key were acknowledged so far: a pull that begins now must see them.
+    pub(crate) fn acknowledged(&self, key: u64) -> u64 {
+        self.applied(self.acknowledged[key as usize])
     }
 
     /// What all pushes of a key so far come to: no read may show more.

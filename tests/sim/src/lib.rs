@@ -16,20 +16,27 @@
 //! 3. A key never holds more than was pushed so far, nor less than any worker had read before it
 //!    was asked for.
 //!
-//! Where servers hold shards in chains, they crash, freeze, lose each other and are replaced on top
-//! of that, and in the end all replicas of a shard hold the same.
+//! Where servers hold shards in chains, the real coordinator places them. Servers and coordinators
+//! crash, freeze, lose each other and their store, and are replaced on top of that, and then:
+//!
+//! 4. A pull sees every push that was acknowledged to anybody before it was asked.
+//! 5. Epochs go up, the store takes one placement of each, and nobody hears of another.
+//! 6. Replicas that have applied as many operations of one epoch hold the same; no shard is given
+//!    up of which a replica lives; once nothing goes wrong any more, every chain becomes whole.
 #![forbid(unsafe_code)]
 
+mod agenda;
 mod cluster;
 mod failure;
+mod fleet;
 mod ledger;
 mod member;
 mod plan;
 mod random;
+mod reader;
 mod run;
-mod servers;
 
 pub use failure::Failure;
-pub use plan::{ChainPlan, Plan};
-pub use run::{Report, Setup, run, run_plan};
-pub use servers::Counts as ServerCounts;
+pub use fleet::{Counts as ServerCounts, StoreDefect};
+pub use plan::{ChainPlan, Plan, Strikes};
+pub use run::{Defect, Report, Setup, run, run_plan};

@@ -12,16 +12,17 @@ use std::time::Duration;
 use shard::rule::{Sum, table_spec};
 use worker::{
     Counts, Epoch, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Then, Time,
-    WorkerError,
+    WorkerError, WorkerId,
 };
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Guest};
 use crate::failure::Failure;
+use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::random::Random;
 
-const TABLE: TableId = TableId::new(0);
+pub(crate) const TABLE: TableId = TableId::new(0);
 const JOB: JobId = JobId::new(7);
 
 /// How long one call may take, in world time, before it is made again.
@@ -51,6 +52,8 @@ pub(crate) struct Member {
     next: Option<Asked>,
     /// By key: what this worker has pushed.
     pushed: Vec<u64>,
+    /// Keys of pushes whose answers nobody has seen yet.
+    unanswered: Vec<u64>,
     /// By key: the most this worker has seen.
     seen: Vec<f32>,
     /// Pulls whose keys are pushed at times.
@@ -100,7 +103,7 @@ struct Asked {
     split: Rc<Split>,
     keys: Vec<u64>,
     clock: u64,
-    /// By index of its key: what this worker itself knows to be there already.
+    /// By index of its key: what this worker itself, or another, knew to be there already.
     own: Vec<u64>,
     /// By index of its key: the most that any worker had seen when it was asked.
     seen: Vec<f32>,
@@ -117,19 +120,20 @@ impl Member {
     ) -> Result<Member, Failure> {
         let mut member = Member {
             worker,
-            session: cluster.session(worker, plan),
+            session: cluster.session(guest(worker), plan),
             epochs: Vec::new(),
             random: Random::new(seed, u64::from(worker)),
             phase: Phase::Asking(When::AtOnce),
             next: None,
             pushed: vec![0; keys],
+            unanswered: Vec::new(),
             seen: vec![0.0; keys],
             pulled: Vec::new(),
             tally: Tally::default(),
         };
         let join = Join { job: JOB, workers: plan.workers, staleness: plan.staleness };
         member.call(cluster, |session, deadline| session.join(join, deadline))?;
-        let spec = TableSpec { life: plan.life, ..table_spec("counts", 1, &Sum) };
+        let spec = table(plan);
         member.call(cluster, |session, deadline| {
             session.define_coded(TABLE, &spec, plan.codec, deadline)
         })?;
@@ -148,6 +152,7 @@ impl Member {
             Phase::Thinking { until, listening: Listening::No } if now < until => return Ok(()),
             _ => self.listen(cluster)?,
         }
+        self.note_answers(ledger);
         loop {
             self.phase = match std::mem::replace(&mut self.phase, Phase::Over) {
                 Phase::Asking(_) if self.session.clock().get() == plan.clocks => Phase::Draining,
@@ -178,6 +183,13 @@ impl Member {
                     return Ok(());
                 }
             };
+        }
+    }
+
+    /// Tells the ledger what was acknowledged.
+    fn note_answers(&mut self, ledger: &mut Ledger) {
+        if self.session.pushes_outstanding() == 0 {
+            ledger.acknowledge(self.unanswered.drain(..));
         }
     }
 
@@ -258,7 +270,7 @@ impl Member {
 
     /// Takes in what has come, over new links where the old ones broke.
     fn listen(&mut self, cluster: &Cluster) -> Result<(), Failure> {
-        cluster.follow(&mut self.session, self.worker, &mut self.epochs);
+        cluster.follow(&mut self.session, guest(self.worker), &mut self.epochs);
         for _ in 0..TRIES_MAX {
             match self.session.poll() {
                 Ok(()) => return Ok(()),
@@ -275,7 +287,10 @@ impl Member {
         mut call: impl FnMut(&mut Session, Time) -> Result<(), WorkerError>,
     ) -> Result<(), Failure> {
         for _ in 0..CALLS_MAX {
-            cluster.follow(&mut self.session, self.worker, &mut self.epochs);
+            if let Some(failure) = cluster.with_fleet(Fleet::failed).flatten() {
+                return Err(failure);
+            }
+            cluster.follow(&mut self.session, guest(self.worker), &mut self.epochs);
             let session = &mut self.session;
             let deadline = session.now() + CALL_MAX;
             match cluster.let_wait(|| call(session, deadline)) {
@@ -296,7 +311,7 @@ impl Member {
             | WorkerError::Silent { server, .. }
             | WorkerError::Moved { server, .. } => {
                 self.tally.reconnects += 1;
-                cluster.relink(&mut self.session, self.worker, &server);
+                cluster.relink(&mut self.session, guest(self.worker), &server);
                 Ok(())
             }
             error => Err(self.failed(error)),
@@ -333,7 +348,10 @@ impl Member {
         let ticket = ticket.map_err(|error| self.failed(error))?;
         self.tally.pulls += 1;
         let all_answered = self.session.pushes_outstanding() == 0;
-        let own = |&key: &u64| if all_answered { self.pushed[key as usize] } else { 0 };
+        let own = |&key: &u64| match all_answered {
+            true => ledger.applied(self.pushed[key as usize]).max(ledger.acknowledged(key)),
+            false => ledger.acknowledged(key),
+        };
         let own = keys.iter().map(own).collect();
         let seen = keys.iter().map(|&key| ledger.seen(key)).collect();
         Ok(Asked { ticket, split, keys, clock: self.session.clock().get() + ahead, own, seen })
@@ -367,6 +385,7 @@ impl Member {
         let then = if is_last && !ticks_apart { Then::Tick } else { Then::More };
         ledger.push(clock, &keys);
         keys.iter().for_each(|&key| self.pushed[key as usize] += 1);
+        self.unanswered.extend(&keys);
         self.tally.pushes += 1;
         let pushed = self.push_ones(&split, then);
         let pushed = match is_last && ticks_apart {
@@ -401,8 +420,7 @@ impl Member {
         let values = self.session.wait_pull(ticket, now).map_err(|error| self.failed(error))?;
         let known = own.iter().zip(&seen);
         for ((&key, (&own, &seen)), &found) in keys.iter().zip(known).zip(values.as_slice()) {
-            let (floor, pushed) =
-                (ledger.floor(key, clock).max(ledger.applied(own)), ledger.total(key));
+            let (floor, pushed) = (ledger.floor(key, clock).max(own), ledger.total(key));
             let before = std::mem::replace(&mut self.seen[key as usize], found);
             if found > pushed as f32 {
                 return Err(Failure::Invented { worker, key, pushed, found });
@@ -429,6 +447,17 @@ impl Member {
 
     fn stuck(&self, cluster: &Cluster) -> Failure {
         let seconds = cluster.now().nanos() as f64 * 1e-9;
-        Failure::Stuck { seconds, members: vec![self.describe()] }
+        let state = cluster.with_fleet(|fleet| fleet.describe());
+        Failure::Stuck { seconds, members: [self.describe()].into_iter().chain(state).collect() }
     }
+}
+
+/// How the cluster knows a worker.
+fn guest(worker: u32) -> Guest {
+    Guest { watch: worker as usize, id: WorkerId::new(worker) }
+}
+
+/// The one table of the job.
+pub(crate) fn table(plan: &Plan) -> TableSpec {
+    TableSpec { life: plan.life, ..table_spec("counts", 1, &Sum) }
 }

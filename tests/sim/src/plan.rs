@@ -17,6 +17,8 @@ use crate::random::Random;
 const PLAN_STREAM: u64 = u64::MAX;
 /// The same for what chains add to a plan.
 const CHAINS_STREAM: u64 = u64::MAX - 2;
+/// The same for plans in which servers die.
+const DEATHS_STREAM: u64 = u64::MAX - 4;
 
 /// More clocks than any plan has.
 const CLOCKS_BEYOND: u32 = 1000;
@@ -60,6 +62,8 @@ pub struct Plan {
     pub life: RowLife,
     /// Servers in chains, and what befalls them; none where each shard is alone on its host.
     pub chains: Option<ChainPlan>,
+    /// Sessions that read, time and again, and take part in no clock; only with chains.
+    pub readers: usize,
 }
 
 /// Servers in chains.
@@ -73,6 +77,17 @@ pub struct ChainPlan {
     pub events: u64,
     /// How often, in per mille of the world's steps.
     pub events_per_mille: u64,
+    /// What befalls them.
+    pub strikes: Strikes,
+}
+
+/// What may befall servers and coordinators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strikes {
+    /// They die, freeze, lose each other and the store, and are doubled.
+    All,
+    /// Servers die, and others begin in their places.
+    ServersDie,
 }
 
 impl Plan {
@@ -110,6 +125,7 @@ impl Plan {
             codec: codec(&mut random),
             life: life(&mut random),
             chains: None,
+            readers: 0,
         }
     }
 
@@ -120,11 +136,38 @@ impl Plan {
         let chains = ChainPlan {
             servers,
             replicas: 1 + random.below(servers.min(3) as u64) as usize,
-            events: random.choose(&[0, 4, 12]),
+            events: random.choose(&[0, 6, 20]),
             events_per_mille: random.choose(&[2, 10]),
+            strikes: Strikes::All,
         };
+        let readers = random.choose(&[0, 1, 2]);
         let counters = random.choose(&[40, 200, 2000]); // Many are new while a server is filled.
-        Plan { chains: Some(chains), counters, stops_per_mille: 0, ..Plan::from_seed(seed) }
+        let chains = Some(chains);
+        Plan { chains, readers, counters, stops_per_mille: 0, ..Plan::from_seed(seed) }
+    }
+
+    /// The same on a network that does nothing wrong, while servers die and others take their
+    /// places: how long reads wait is what the cluster needs to notice and to go on.
+    pub fn deaths_from_seed(seed: u64) -> Plan {
+        let mut random = Random::new(seed, DEATHS_STREAM);
+        let chains = ChainPlan {
+            servers: 3 + random.below(3) as usize,
+            replicas: 2 + random.below(2) as usize,
+            events: 10,
+            events_per_mille: 1,
+            strikes: Strikes::ServersDie,
+        };
+        let request = Duration::from_secs(1);
+        let delay_ns = 10_000..=200_000;
+        Plan {
+            chains: Some(chains),
+            readers: 2,
+            clocks: 200,
+            thinks_per_mille: 0,
+            timeouts: Timeouts { request, give_up: request * 5 },
+            faults: Faults { delay_ns, clock_drift_ppm_max: 10_000, ..Faults::NONE },
+            ..Plan::chained_from_seed(seed)
+        }
     }
 
     /// How many pushes of a key are dropped at most, since it was not admitted yet.

@@ -17,6 +17,11 @@ impl Random {
         random
     }
 
+    /// Another stream that follows from this one.
+    pub(crate) fn fork(&mut self) -> Random {
+        Random { state: self.next() }
+    }
+
     /// A number below `bound`, which is above 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64

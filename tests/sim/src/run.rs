@@ -3,16 +3,18 @@
 //! Owns the order of turns. What a worker does in its turn is left to `member`.
 
 use kernels::Isa;
+use server::coordinator;
 use shard::Mutation;
 use transport::simulated;
 use worker::{Staleness, Time};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
+use crate::fleet::{Counts as ServerCounts, Fleet, StoreDefect};
 use crate::ledger::Ledger;
 use crate::member::Member;
 use crate::plan::Plan;
-use crate::servers::{Counts as ServerCounts, Servers};
+use crate::reader::Reader;
 
 /// World time that a job may take, in nanoseconds.
 const RUN_MAX_NS: u64 = 3_600_000_000_000;
@@ -22,6 +24,9 @@ const TURNS_MAX: u64 = 2_000_000;
 
 /// World time after which no copy of a message is under way any more, in nanoseconds.
 const SETTLE_NS: u64 = 100_000_000;
+
+/// World time after which a cluster that nothing befalls any more is whole, in nanoseconds.
+const CALM_NS_MAX: u64 = 60_000_000_000;
 
 /// World time after which replicas hold the same, in nanoseconds: some losses of the last message.
 const CATCH_UP_NS_MAX: u64 = 10_000_000_000;
@@ -33,8 +38,36 @@ pub struct Setup {
     pub seed: u64,
     /// The instruction set of every host's kernels; it changes nothing.
     pub isa: Isa,
-    /// A defect in every shard.
-    pub mutation: Mutation,
+    /// What is wrong on purpose.
+    pub defect: Defect,
+}
+
+/// A defect put in on purpose, so that a test can show that it would be found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Defect {
+    /// None.
+    #[default]
+    None,
+    /// In every shard.
+    Shard(Mutation),
+    /// In every coordinator.
+    Coordinator(coordinator::Defect),
+    /// In the coordinators' store.
+    Store(StoreDefect),
+}
+
+impl Defect {
+    pub(crate) fn shard(self) -> Mutation {
+        if let Defect::Shard(mutation) = self { mutation } else { Mutation::None }
+    }
+
+    pub(crate) fn coordinator(self) -> coordinator::Defect {
+        if let Defect::Coordinator(defect) = self { defect } else { coordinator::Defect::None }
+    }
+
+    pub(crate) fn store(self) -> StoreDefect {
+        if let Defect::Store(defect) = self { defect } else { StoreDefect::None }
+    }
 }
 
 /// What happened in a run that kept all promises.
@@ -58,6 +91,8 @@ pub struct Report {
     pub reconnects: u64,
     /// What befell servers in chains.
     pub servers: ServerCounts,
+    /// How long each read of each reader took, in ns of world time.
+    pub reads_ns: Vec<u64>,
 }
 
 /// Runs the job of [`Plan::from_seed`].
@@ -71,70 +106,89 @@ pub fn run(setup: &Setup) -> Result<Report, Failure> {
 ///
 /// - Errors: the first broken promise.
 pub fn run_plan(setup: &Setup, plan: &Plan) -> Result<Report, Failure> {
-    let cluster = Cluster::new(setup.seed, plan, setup.isa, setup.mutation);
-    let mut ledger = Ledger::new(plan);
+    let cluster = Cluster::new(setup.seed, plan, setup.isa, setup.defect)?;
+    let ledger = Ledger::new(plan);
     let keys = ledger.keys();
     let members = (0..plan.workers)
         .map(|worker| Member::join(&cluster, setup.seed, plan, worker, keys.len()));
-    let mut members = members.collect::<Result<Vec<_>, _>>()?;
-    let all_over = |members: &[Member]| members.iter().all(Member::is_over);
-    take_turns(&cluster, plan, &mut members, &mut ledger, all_over)?;
-    calm(&cluster, plan, &mut members, &mut ledger)?;
+    let members = members.collect::<Result<Vec<_>, _>>()?;
+    let readers = if plan.chains.is_some() { plan.readers } else { 0 };
+    let readers = (0..readers).map(|reader| Reader::join(&cluster, setup.seed, plan, reader));
+    let readers = readers.collect::<Result<Vec<_>, _>>()?;
+    let mut run = Run { cluster: &cluster, plan, members, readers, ledger };
+    run.take_turns(RUN_MAX_NS, |run| run.members.iter().all(Member::is_over))?;
+    run.calm()?;
     let settled_ns = cluster.now().nanos() + SETTLE_NS;
-    let settled = |_: &[Member]| cluster.now().nanos() >= settled_ns;
-    take_turns(&cluster, plan, &mut members, &mut ledger, settled)?;
-    let equal = || cluster.with_servers(Servers::check_replicas).unwrap_or(Ok(()));
+    run.take_turns(RUN_MAX_NS, |_| cluster.now().nanos() >= settled_ns)?;
+    let equal = || cluster.with_fleet(Fleet::check_replicas).unwrap_or(Ok(()));
     let caught_up_ns = cluster.now().nanos() + CATCH_UP_NS_MAX;
-    let over = |_: &[Member]| equal().is_ok() || cluster.now().nanos() > caught_up_ns;
-    take_turns(&cluster, plan, &mut members, &mut ledger, over)?;
-    equal()?;
-    check_sums(&cluster, &mut members[0], &ledger)?;
-    for member in &mut members {
+    run.take_turns(RUN_MAX_NS, |_| equal().is_ok() || cluster.now().nanos() > caught_up_ns)?;
+    if let Err(failure) = equal() {
+        println!("{:?}", cluster.with_fleet(|fleet| fleet.describe()));
+        return Err(failure);
+    }
+    check_sums(&cluster, &mut run.members[0], &run.ledger)?;
+    for member in &mut run.members {
         member.leave(&cluster)?;
     }
-    Ok(report(&cluster, plan, &members))
+    Ok(report(&run))
 }
 
-/// Nothing befalls servers any more, and every chain becomes whole.
-fn calm(
-    cluster: &Cluster,
-    plan: &Plan,
-    members: &mut [Member],
-    ledger: &mut Ledger,
-) -> Result<(), Failure> {
-    let now = cluster.now();
-    cluster.with_servers(|servers| servers.calm(now));
-    let whole = |_: &[Member]| cluster.with_servers(|servers| servers.is_whole()).unwrap_or(true);
-    take_turns(cluster, plan, members, ledger, whole)
+/// A job under way.
+struct Run<'a> {
+    cluster: &'a Cluster,
+    plan: &'a Plan,
+    members: Vec<Member>,
+    readers: Vec<Reader>,
+    ledger: Ledger,
 }
 
-/// Cores, workers and the network have their turns until `done`.
-fn take_turns(
-    cluster: &Cluster,
-    plan: &Plan,
-    members: &mut [Member],
-    ledger: &mut Ledger,
-    done: impl Fn(&[Member]) -> bool,
-) -> Result<(), Failure> {
-    for _ in 0..TURNS_MAX {
-        cluster.turn();
-        for member in members.iter_mut() {
-            member.act(cluster, plan, ledger)?;
-        }
-        if let Some(failure) = cluster.with_servers(Servers::failed).flatten() {
-            return Err(failure);
-        }
-        if done(members) {
-            return Ok(());
-        }
-        if cluster.now().nanos() > RUN_MAX_NS {
-            break;
-        }
-        members.iter_mut().for_each(|member| member.park(plan));
-        cluster.step();
+impl Run<'_> {
+    /// Nothing befalls servers any more, and every chain becomes whole.
+    fn calm(&mut self) -> Result<(), Failure> {
+        let (cluster, now) = (self.cluster, self.cluster.now());
+        cluster.with_fleet(|fleet| fleet.calm(now));
+        let whole = |_: &Run<'_>| cluster.with_fleet(|fleet| fleet.is_whole()).unwrap_or(true);
+        let not_whole = self.take_turns(CALM_NS_MAX, whole);
+        let state = cluster.with_fleet(|fleet| fleet.describe()).unwrap_or_default();
+        not_whole.map_err(|failure| match failure {
+            Failure::Stuck { seconds, .. } => Failure::NotWhole { seconds, state },
+            failure => failure,
+        })
     }
-    let seconds = cluster.now().nanos() as f64 * 1e-9;
-    Err(Failure::Stuck { seconds, members: members.iter().map(Member::describe).collect() })
+
+    /// Cores, workers and the network have their turns until `done`.
+    ///
+    /// - `ns_max`: of world time that this may take.
+    fn take_turns(&mut self, ns_max: u64, done: impl Fn(&Run<'_>) -> bool) -> Result<(), Failure> {
+        let (cluster, plan) = (self.cluster, self.plan);
+        let over_ns = cluster.now().nanos().saturating_add(ns_max);
+        for _ in 0..TURNS_MAX {
+            cluster.turn();
+            for member in &mut self.members {
+                member.act(cluster, plan, &mut self.ledger)?;
+            }
+            for reader in &mut self.readers {
+                reader.act(cluster, &mut self.ledger)?;
+            }
+            if let Some(failure) = cluster.with_fleet(Fleet::failed).flatten() {
+                return Err(failure);
+            }
+            if done(self) {
+                return Ok(());
+            }
+            if cluster.now().nanos() > over_ns {
+                break;
+            }
+            self.members.iter_mut().for_each(|member| member.park(plan));
+            self.readers.iter_mut().for_each(|reader| reader.park(plan));
+            cluster.step();
+        }
+        let seconds = cluster.now().nanos() as f64 * 1e-9;
+        let members = self.members.iter().map(Member::describe);
+        let state = cluster.with_fleet(|fleet| fleet.describe());
+        Err(Failure::Stuck { seconds, members: members.chain(state).collect() })
+    }
 }
 
 /// In the end every counter holds exactly the pushes that named it, and there is no other row.
@@ -153,7 +207,8 @@ fn check_sums(cluster: &Cluster, member: &mut Member, ledger: &Ledger) -> Result
     if rows == named { Ok(()) } else { Err(Failure::Rows { rows, named }) }
 }
 
-fn report(cluster: &Cluster, plan: &Plan, members: &[Member]) -> Report {
+fn report(run: &Run<'_>) -> Report {
+    let Run { cluster, plan, members, readers, .. } = run;
     let mut report = Report {
         trace_hash: cluster.trace_hash(),
         took: cluster.now(),
@@ -163,7 +218,8 @@ fn report(cluster: &Cluster, plan: &Plan, members: &[Member]) -> Report {
         pushes: 0,
         pulls: 0,
         reconnects: 0,
-        servers: cluster.with_servers(|servers| servers.counts).unwrap_or_default(),
+        servers: cluster.with_fleet(|fleet| fleet.counts).unwrap_or_default(),
+        reads_ns: readers.iter().flat_map(|reader| reader.reads_ns.iter().copied()).collect(),
     };
     for member in members {
         let counts = member.counts();

@@ -16,7 +16,7 @@ use wire::Time;
 
 use super::frame::{Account, Buffer, Charge, RecvFrame, SendFrame};
 use super::link::End;
-use super::network::{Network, Port, Taken};
+use super::network::{Clock, Network, Port, Taken};
 use crate::api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Transport, Waker,
 };
@@ -43,10 +43,12 @@ impl EndpointId {
 pub struct Simulated {
     network: Rc<RefCell<Network>>,
     id: EndpointId,
-    clock_ahead_ns: u64,
+    clock: Clock,
     limits: Limits,
     /// By `PeerId`; none once its `Closed` was polled.
     peers: Vec<Option<Peer>>,
+    /// Numbers of those whose `Closed` was not polled, ascending.
+    open: Vec<u32>,
     woken: Arc<AtomicBool>,
     starved: Starved,
     bytes_sent: u64,
@@ -85,13 +87,14 @@ impl Simulated {
     pub(super) fn new(network: Rc<RefCell<Network>>, limits: Limits) -> Simulated {
         let woken = Arc::new(AtomicBool::new(false));
         let id = network.borrow_mut().add_station(Arc::clone(&woken));
-        let clock_ahead_ns = network.borrow().clock_ahead_ns(id);
+        let clock = network.borrow().clock(id);
         Simulated {
             network,
             id,
-            clock_ahead_ns,
+            clock,
             limits,
             peers: Vec::new(),
+            open: Vec::new(),
             woken,
             starved: Starved::default(),
             bytes_sent: 0,
@@ -110,7 +113,9 @@ impl Simulated {
         self.network.borrow_mut().adopt(port, self.id);
         let (outbox, sent) = (Outbox::default(), Account::default());
         self.peers.push(Some(Peer { port, outbox, sent, ended: Ended::No }));
-        PeerId::new(u32::try_from(self.peers.len() - 1).expect("fewer than 2^32 connections"))
+        let number = u32::try_from(self.peers.len() - 1).expect("fewer than 2^32 connections");
+        self.open.push(number);
+        PeerId::new(number)
     }
 
     fn open_peer(&mut self, peer: PeerId) -> Option<&mut Peer> {
@@ -129,7 +134,8 @@ impl Simulated {
 
     fn is_ready(&self) -> bool {
         let network = self.network.borrow();
-        self.peers.iter().flatten().any(|peer| network.is_ready(peer.port, &self.limits))
+        let mut open = self.open.iter().filter_map(|&at| self.peers[at as usize].as_ref());
+        open.any(|peer| network.is_ready(peer.port, &self.limits))
     }
 }
 
@@ -147,7 +153,7 @@ impl Transport for Simulated {
     }
 
     fn now(&self) -> Time {
-        Time::from_nanos(self.network.borrow().now_ns.saturating_add(self.clock_ahead_ns))
+        Time::from_nanos(self.clock.shows_ns(self.network.borrow().now_ns))
     }
 
     fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
@@ -159,12 +165,14 @@ impl Transport for Simulated {
 
     fn poll(&mut self, events: &mut Vec<Event>) {
         let mut network = self.network.borrow_mut();
-        for (index, place) in self.peers.iter_mut().enumerate() {
-            let Some(port) = place.as_ref().map(|peer| peer.port) else { continue };
-            let peer = PeerId::new(index as u32);
+        let Simulated { peers, open, .. } = self;
+        open.retain(|&number| {
+            let place = &mut peers[number as usize];
+            let Some(port) = place.as_ref().map(|peer| peer.port) else { return false };
+            let peer = PeerId::new(number);
             loop {
                 match network.take(port, &self.limits) {
-                    Taken::Nothing => break,
+                    Taken::Nothing => return true,
                     Taken::Message { buffer, held } => {
                         let bytes = buffer.bytes().len();
                         let memory = RecvMemory::Frame(RecvFrame { buffer, _held: held });
@@ -174,11 +182,11 @@ impl Transport for Simulated {
                     Taken::Over(fault) => {
                         events.push(Event::Closed { peer, fault });
                         *place = None;
-                        break;
+                        return false;
                     }
                 }
             }
-        }
+        });
     }
 
     fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
@@ -212,7 +220,8 @@ impl Transport for Simulated {
 
     fn flush(&mut self) {
         let mut network = self.network.borrow_mut();
-        for peer in self.peers.iter_mut().flatten() {
+        for &number in &self.open {
+            let Some(peer) = &mut self.peers[number as usize] else { continue };
             while let Some((buffer, charge)) = peer.outbox.pop_ready() {
                 network.send(peer.port, buffer, charge);
             }
@@ -229,7 +238,7 @@ impl Transport for Simulated {
         let deadline_ns = match deadline {
             _ if woken || fed || self.is_ready() => 0,
             Time::NEVER => u64::MAX,
-            _ => deadline.nanos().saturating_sub(self.clock_ahead_ns),
+            _ => self.clock.world_ns(deadline.nanos()),
         };
         self.network.borrow_mut().park(self.id, deadline_ns);
     }

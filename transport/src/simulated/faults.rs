@@ -9,6 +9,9 @@ use super::dice::Dice;
 /// Sets the streams of [`Faults::from_seed`] and of a world of the same seed apart.
 const MIX_STREAM: u64 = 0x4D49_585F_4641_554C;
 
+/// How much faster or slower a clock may run in a mix: 1 %, a hundred times what quartz does.
+const CLOCK_DRIFT_PPM_MAX: u64 = 10_000;
+
 /// Rates of the faults. Rates are per message and in per mille; times are in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
@@ -35,6 +38,8 @@ pub struct Faults {
     /// Each endpoint's clock is ahead of the world's by its own part of this, so that times of two
     /// endpoints do not compare.
     pub clock_ahead_ns_max: u64,
+    /// Each endpoint's clock runs faster or slower than the world's by up to so many millionths.
+    pub clock_drift_ppm_max: u64,
 }
 
 impl Faults {
@@ -50,6 +55,7 @@ impl Faults {
         partition_per_mille: 0,
         partition_ns: 0..=0,
         clock_ahead_ns_max: 0,
+        clock_drift_ppm_max: 0,
     };
 
     /// A mix that follows from the seed: each fault is off in half of the mixes, else its rate is
@@ -69,6 +75,7 @@ impl Faults {
             partition_per_mille: rate(&mut dice, 5),
             partition_ns: 1_000_000..=dice.within(&(1_000_000..=3_000_000_000)),
             clock_ahead_ns_max: dice.within(&(0..=3_600_000_000_000)),
+            clock_drift_ppm_max: dice.within(&(0..=CLOCK_DRIFT_PPM_MAX)),
         }
     }
 }

@@ -96,9 +96,33 @@ struct Inbound {
     _charge: Option<Charge>,
 }
 
+/// A clock that begins somewhere and runs at a rate of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    ahead_ns: u64,
+    /// Its nanoseconds in a million of the world's.
+    rate_ppm: u64,
+}
+
+const WHOLE_PPM: u64 = 1_000_000;
+
+impl Clock {
+    /// What it shows at a moment of the world.
+    pub(super) fn shows_ns(self, world_ns: u64) -> u64 {
+        let gone_ns = u128::from(world_ns) * u128::from(self.rate_ppm) / u128::from(WHOLE_PPM);
+        u64::try_from(gone_ns).unwrap_or(u64::MAX).saturating_add(self.ahead_ns)
+    }
+
+    /// The first moment of the world at which it shows this much.
+    pub(super) fn world_ns(self, shown_ns: u64) -> u64 {
+        let gone_ns = u128::from(shown_ns.saturating_sub(self.ahead_ns)) * u128::from(WHOLE_PPM);
+        u64::try_from(gone_ns.div_ceil(u128::from(self.rate_ppm))).unwrap_or(u64::MAX)
+    }
+}
+
 /// What the network knows of an endpoint.
 struct Station {
-    clock_ahead_ns: u64,
+    clock: Clock,
     alarm_ns: Option<u64>,
     woken: Arc<AtomicBool>,
 }
@@ -151,14 +175,17 @@ impl Network {
     }
 
     pub(super) fn add_station(&mut self, woken: Arc<AtomicBool>) -> EndpointId {
-        let clock_ahead_ns = self.dice.within(&(0..=self.faults.clock_ahead_ns_max));
-        self.stations.push(Station { clock_ahead_ns, alarm_ns: None, woken });
+        let ahead_ns = self.dice.within(&(0..=self.faults.clock_ahead_ns_max));
+        let drift_ppm_max = self.faults.clock_drift_ppm_max;
+        let rate_ppm = WHOLE_PPM - drift_ppm_max + self.dice.within(&(0..=2 * drift_ppm_max));
+        let clock = Clock { ahead_ns, rate_ppm };
+        self.stations.push(Station { clock, alarm_ns: None, woken });
         EndpointId::new(self.stations.len() - 1)
     }
 
-    /// How far an endpoint's clock is ahead of the world's.
-    pub(super) fn clock_ahead_ns(&self, endpoint: EndpointId) -> u64 {
-        self.stations[endpoint.index()].clock_ahead_ns
+    /// An endpoint's clock.
+    pub(super) fn clock(&self, endpoint: EndpointId) -> Clock {
+        self.stations[endpoint.index()].clock
     }
 
     /// Adds a connection whose ends wait to be adopted while `alive` has strong ones.
@@ -368,8 +395,8 @@ impl Network {
         self.stations[endpoint.index()].alarm_ns = Some(at_ns).filter(|&at_ns| at_ns != u64::MAX);
     }
 
-    /// Goes on to the next moment at which something happens, if there is one.
-    pub(super) fn step(&mut self) -> bool {
+    /// When something happens next, if anything does.
+    pub(super) fn next_ns(&mut self) -> Option<u64> {
         let mut woken = false;
         for station in &self.stations {
             woken |= station.woken.swap(false, Ordering::Relaxed);
@@ -378,11 +405,14 @@ impl Network {
         let delivery_ns = self.agenda.first_key_value().map(|(&(at_ns, _), _)| at_ns);
         let alarm_ns = self.stations.iter().filter_map(|station| station.alarm_ns).min();
         let wake_ns = woken.then_some(self.now_ns);
-        let Some(next_ns) = [delivery_ns, alarm_ns, wake_ns].into_iter().flatten().min() else {
-            return false;
-        };
-        self.advance_to(next_ns);
-        true
+        [delivery_ns, alarm_ns, wake_ns].into_iter().flatten().min()
+    }
+
+    /// Goes on to the next moment at which something happens, if there is one.
+    pub(super) fn step(&mut self) -> bool {
+        let next_ns = self.next_ns();
+        next_ns.into_iter().for_each(|next_ns| self.advance_to(next_ns));
+        next_ns.is_some()
     }
 
     /// Goes on to that moment, or stays if it is past, and lets all happen that is due.

@@ -60,12 +60,18 @@ impl World {
         self.network.borrow_mut().step()
     }
 
+    /// The next moment at which something happens, which [`World::step`] would go on to.
+    pub fn next_at(&self) -> Option<Time> {
+        self.network.borrow_mut().next_ns().map(Time::from_nanos)
+    }
+
     /// Goes on to `then`, or stays if that is past, and lets everything happen on the way.
     pub fn advance_to(&self, then: Time) {
         self.network.borrow_mut().advance_to(then.nanos());
     }
 
-    /// The world's time; an endpoint's clock may be ahead of it (`Faults::clock_ahead_ns_max`).
+    /// The world's time; an endpoint's clock may be ahead of it and run at another rate
+    /// (`Faults::clock_ahead_ns_max`, `Faults::clock_drift_ppm_max`).
     pub fn now(&self) -> Time {
         Time::from_nanos(self.network.borrow().now_ns)
     }
