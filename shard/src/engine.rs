@@ -114,6 +114,19 @@ pub struct Shard {
     /// Of the rows of a pull.
     pub(crate) places: Vec<u32>,
     pub(crate) progress: bool,
+    pub(crate) rests: Rests,
+}
+
+/// What has become of a shard since it was made of a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Rests {
+    /// Its rows are its job's; or it was never restored.
+    #[default]
+    No,
+    /// Nobody has changed a row yet: they are those of whichever job does so first.
+    Rows,
+    /// Nobody has joined yet either: of its job's members it is not known who still lives.
+    Job,
 }
 
 impl Shard {
@@ -122,8 +135,19 @@ impl Shard {
         let ShardSpec { isa, epoch, rules, table_bytes_max, seed, credit, mutation } = spec;
         let tables = Tables::new(isa, rules, table_bytes_max, seed);
         let (decoder, encoder) = (Decoder::new(isa, mutation), Encoder::new(isa));
-        let (job, places, progress) = (None, Vec::new(), false);
-        Shard { isa, epoch, credit, mutation, job, tables, decoder, encoder, places, progress }
+        Shard {
+            isa,
+            epoch,
+            credit,
+            mutation,
+            job: None,
+            tables,
+            decoder,
+            encoder,
+            places: Vec::new(),
+            progress: false,
+            rests: Rests::No,
+        }
     }
 
     /// Does what a message asks for.
