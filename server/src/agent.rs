@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use transport::{ControlFault, ControlLink, ControlWriter};
 use wire::{
-    Applicant, Apply, Beat, Candidate, ChainReport, Denial, Epoch, Life, Observation, Placement,
-    ServerId, ShardId, ToCoordinator, ToMember, Welcome,
+    Applicant, Apply, Beat, Candidate, ChainReport, Clock, Denial, Epoch, Life, Observation,
+    Placement, RecordOrder, ServerId, ShardId, StoreReport, StoreState, ToCoordinator, ToMember,
+    Welcome,
 };
 
 use crate::coordinator::BEAT_EVERY;
@@ -67,6 +68,20 @@ pub enum AgentEvent {
     /// The server wanted to leave and may end: it holds nothing that others do not. The agent's
     /// thread ends.
     Released,
+    /// A shard is to be recorded.
+    Record(RecordOrder),
+    /// Recordings of a checkpoint end at this clock, or where they are.
+    Cut {
+        /// Its number.
+        number: u64,
+        /// The clock.
+        clock: Option<Clock>,
+    },
+    /// Recordings of a checkpoint are of no use any more.
+    EndRecordings {
+        /// Its number.
+        number: u64,
+    },
     /// The coordinator says no. The agent goes on trying; a server that has just begun may end.
     Denied(Denial),
 }
@@ -97,6 +112,8 @@ struct Shared {
 struct Notes {
     /// The newest report of each kind on each shard.
     seen: BTreeMap<(ShardId, Topic), Note>,
+    /// By shard, and whether it is a load: how far that is.
+    stored: BTreeMap<(ShardId, bool), (StoreReport, Said)>,
     suspects: BTreeSet<ServerId>,
 }
 
@@ -196,6 +213,13 @@ impl Reporter {
         self.shared.notes().seen.insert((note.observation.shard, topic), note);
     }
 
+    /// Reports how far a recording or a load is: with the next beat, and after each new link.
+    pub fn stored(&self, report: StoreReport) {
+        use StoreState::{Loaded, Loading, NotLoaded};
+        let is_load = matches!(report.state, Loading | Loaded | NotLoaded { .. });
+        self.shared.notes().stored.insert((report.shard, is_load), (report, Said::NotYet));
+    }
+
     /// Tells that a link to a server is gone.
     pub fn suspect(&self, server: ServerId) {
         let mut notes = self.shared.notes();
@@ -226,6 +250,23 @@ impl Notes {
                 note.observation.clone()
             })
             .collect()
+    }
+
+    /// How far recordings and loads are, as far as that was not said on this link.
+    fn unsaid_of_stores(&mut self) -> Vec<StoreReport> {
+        let unsaid = self.stored.values_mut().filter(|(_, said)| *said == Said::NotYet);
+        unsaid
+            .map(|(report, said)| {
+                *said = Said::Yes;
+                report.clone()
+            })
+            .collect()
+    }
+
+    /// Nothing was said on a new link.
+    fn say_again(&mut self) {
+        self.seen.values_mut().for_each(|note| note.said = Said::NotYet);
+        self.stored.values_mut().for_each(|(_, said)| *said = Said::NotYet);
     }
 
     /// Forgets what a placement has overtaken.
@@ -284,7 +325,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
         let applicant = Applicant::Server(self.spec.server.clone());
         let apply = Apply::new(&self.spec.cluster, self.epoch, applicant);
         writer.send(&ToCoordinator::Apply(apply))?;
-        self.shared.notes().seen.values_mut().for_each(|note| note.said = Said::NotYet);
+        self.shared.notes().say_again();
         let (mut beat_at, mut heard_at) = (Instant::now(), Instant::now());
         let mut leave = Said::NotYet;
         while !self.shared.is_stopping() {
@@ -309,12 +350,15 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
     }
 
     fn beat(&self, writer: &mut ControlWriter, leave: &mut Said) -> Result<(), ControlFault> {
-        let (seen, suspects) = {
+        let (seen, stored, suspects) = {
             let mut notes = self.shared.notes();
-            (notes.unsaid(), std::mem::take(&mut notes.suspects))
+            (notes.unsaid(), notes.unsaid_of_stores(), std::mem::take(&mut notes.suspects))
         };
         let sent_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen }))?;
+        for report in stored {
+            writer.send(&ToCoordinator::Stored(report))?;
+        }
         for server in suspects {
             writer.send(&ToCoordinator::Suspect { server, epoch: self.epoch })?;
         }
@@ -342,7 +386,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             ToMember::Denied(denial) => {
                 if let Denial::Removed { .. } = denial {
                     self.spec.server.life = None;
-                    self.shared.notes().seen.clear();
+                    *self.shared.notes() = Notes::default();
                     (self.on_event)(AgentEvent::Removed);
                 } else {
                     (self.on_event)(AgentEvent::Denied(denial));
@@ -352,6 +396,13 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             ToMember::Released => {
                 (self.on_event)(AgentEvent::Released);
                 return Some(Over::Ended);
+            }
+            ToMember::Record(order) => (self.on_event)(AgentEvent::Record(order)),
+            ToMember::Cut { number, clock } => {
+                (self.on_event)(AgentEvent::Cut { number, clock });
+            }
+            ToMember::EndRecordings { number } => {
+                (self.on_event)(AgentEvent::EndRecordings { number });
             }
             ToMember::BeatSeen { .. } | ToMember::Done | ToMember::Status(_) => {}
         }

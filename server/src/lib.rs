@@ -13,8 +13,12 @@ pub mod coordinator;
 mod core_thread;
 mod door;
 mod handshake;
+mod loader;
 mod membership;
+mod recorder;
+mod recordings;
 mod report;
+mod storing;
 mod turn;
 
 pub use agent::{Agent, AgentEvent, AgentSpec, Reporter};

@@ -12,7 +12,7 @@
 //! for a clock: those step aside, so that the push they wait for can pass. What waits is bounded
 //! by what the transport lets each peer send.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use shard::chain::Replica;
 use shard::{Outbox, Outcome, Shard, Upkeep};
@@ -22,6 +22,7 @@ use transport::{
 use wire::{Epoch, HEADER_BYTES, Header, Incarnation, JobId, Kind, Seal, ShardId, Time, WorkerId};
 
 use crate::chains::{Hosted, News};
+use crate::recordings::Recordings;
 
 /// Keys up to which a request is short: some 10 us of work.
 const SHORT_KEYS_MAX: usize = 512;
@@ -77,6 +78,9 @@ pub struct Core {
     /// The transport's clock after the last poll; not read where no shard has a chain.
     pub(crate) now: Time,
     pub(crate) news: Vec<News>,
+    pub(crate) recordings: Recordings,
+    /// Shards that are placed here and are not restored yet.
+    pub(crate) loading: BTreeSet<ShardId>,
 }
 
 /// A peer.
@@ -144,6 +148,8 @@ impl Core {
             events: Vec::new(),
             now: Time::default(),
             news: Vec::new(),
+            recordings: Recordings::default(),
+            loading: BTreeSet::new(),
         }
     }
 
@@ -222,6 +228,7 @@ impl Core {
             }
         }
         busy |= self.keep_chains();
+        busy |= self.keep_recordings();
         self.transport.flush();
         if !busy && self.upkeep() == Upkeep::MayWait {
             self.tend();
@@ -233,7 +240,7 @@ impl Core {
     /// Sleeps until there may be something to do, `deadline` at the latest.
     pub fn park(&mut self, deadline: Time) {
         let due = self.hosted.iter().filter_map(|hosted| hosted.replica.deadline());
-        self.transport.park(due.fold(deadline, Time::min));
+        self.transport.park(due.chain(self.page_due()).fold(deadline, Time::min));
     }
 
     /// The transport's clock.

@@ -20,8 +20,10 @@ use super::assign::{Crew, Leavers, Move};
 use super::cause::cause;
 use super::census::{Census, Changed, Health, Probe, Told, Why, Wish};
 use super::detector::BEAT_EVERY;
+use super::conduct::{Conductor, StoreNews, StoreTask};
 use super::gossip::Gossip;
 use super::orders::is_open;
+use super::restoring::Restoring;
 use super::spec::ClusterSpec;
 use super::store::Entry;
 
@@ -58,6 +60,10 @@ pub(super) enum Event {
     NotRecorded {
         why: String,
     },
+    /// The store of checkpoints has done something, or has not.
+    Store(StoreNews),
+    /// Whoever runs this coordinator wants a checkpoint.
+    TakeCheckpoint,
     Tick,
 }
 
@@ -82,6 +88,8 @@ pub(super) enum Action {
         place: String,
     },
     Record(Arc<Entry>),
+    /// Something in the store of checkpoints.
+    Store(StoreTask),
 }
 
 /// Who is at the other end of a link.
@@ -112,7 +120,7 @@ pub(super) struct Past {
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) spec: ClusterSpec,
-    cluster_id: u64,
+    pub(super) cluster_id: u64,
     pub(super) placement: Arc<Placement>,
     numbers_given: u32,
     pub(super) proposal: Option<Proposal>,
@@ -126,7 +134,9 @@ pub(super) struct Machine {
     last_at: Time,
     reconsider_at: Time,
     pub(super) changed: Changed,
-    actions: Vec<Action>,
+    pub(super) conductor: Conductor,
+    pub(super) restoring: Restoring,
+    pub(super) actions: Vec<Action>,
 }
 
 impl Machine {
@@ -157,6 +167,8 @@ impl Machine {
             last_at: now,
             reconsider_at: now,
             changed: Changed::Yes,
+            conductor: Conductor::default(),
+            restoring: Restoring::default(),
             actions: Vec::new(),
         }
     }
@@ -182,7 +194,10 @@ impl Machine {
                     proposal.error = Some(why);
                 }
             }
-            Event::Tick => {}
+            Event::Store(news) => self.hear_of_store(news, now),
+            // That one is under way already is as good; that none can be, the status says.
+            Event::TakeCheckpoint => drop(self.wish_for_checkpoint()),
+            Event::Tick => self.conduct(now),
         }
         // Beats are many, and mostly say nothing; ticks see to what time has changed.
         if !is_beat || self.changed == Changed::Yes {
@@ -227,7 +242,11 @@ impl Machine {
                 let _ = self.wish_to_leave(server);
             }
             (Some(Caller::Person), ToCoordinator::Ask(ask)) => self.asked(connection, ask, now),
-            (Some(_), ToCoordinator::Leave | ToCoordinator::Ask(_)) => {
+            (Some(Caller::Server(server)), ToCoordinator::Stored(report)) => {
+                self.hear_of_load(server, &report, now);
+                self.hear_of_part(server, report, now);
+            }
+            (Some(_), _) => {
                 let expected = "a server's wish to leave, or a person's question".to_owned();
                 self.deny(connection, Denial::Unexpected { expected });
             }
@@ -418,7 +437,12 @@ impl Machine {
                 chain.epoch = epoch;
             }
         }
-        let mut next = Placement { epoch, cause: String::new(), servers, chains };
+        let restored_from = match old.chains.is_empty() {
+            true => self.restoring.from.clone(),
+            false => old.restored_from.clone(),
+        };
+        let mut next =
+            Placement { epoch, cause: String::new(), servers, chains, restored_from };
         let reasons = self.census.iter().filter_map(|server| match &server.health {
             Health::Away(why) | Health::Lost(why) => Some((server.member.server, why.to_string())),
             Health::Fit | Health::Expected => None,
@@ -435,6 +459,10 @@ impl Machine {
         self.changed = Changed::Yes;
         self.gossip.prune(&placement);
         self.moves.retain(|wish| is_open(*wish, &placement));
+        match old.chains.is_empty() {
+            true => self.begin_restoring(),
+            false => self.prune_loads(),
+        }
         let (epoch, cause) = (placement.epoch, placement.cause.clone());
         self.history.push_front(Past { epoch, cause, at: Some(now) });
         self.history.truncate(HISTORY_SHOWN_MAX);

@@ -48,6 +48,8 @@ impl Machine {
             servers: self.census.iter().map(server).collect(),
             troubled: self.troubled(),
             history: history.collect(),
+            checkpoints: self.conductor.status(now),
+            restore: self.restore_status(),
         }
     }
 

@@ -383,3 +383,12 @@ impl fmt::Display for RecordingEnd {
 }
 
 impl std::error::Error for RecordingEnd {}
+
+/// Names of the tables and of their rules, if this is the message that a recording begins with.
+pub fn tables_of_state(message: &[u8]) -> Option<Vec<(String, String)>> {
+    let is_state = message.get(..HEADER_BYTES).is_some_and(|head| {
+        let header = head.first_chunk().map(Header::peek);
+        matches!(header, Some(Ok(header)) if header.kind() == Kind::State)
+    });
+    is_state.then(|| super::state::tables_of(&message[HEADER_BYTES..]))?
+}

@@ -124,3 +124,19 @@ impl Shard {
         self.job.iter_mut().for_each(Job::forget_pushes);
     }
 }
+
+/// Names of the tables and of their rules in the words that [`Shard::write_state`] wrote.
+pub(super) fn tables_of(body: &[u8]) -> Option<Vec<(String, String)>> {
+    let words = <[u64]>::ref_from_bytes(body).ok()?;
+    let mut words = Words::new(words);
+    if words.next()? & 1 == 1 {
+        Job::read(&mut words)?;
+    }
+    let count = words.next().filter(|&count| count <= TABLES_MAX as u64)?;
+    let table = |_| {
+        let (spec, _) = TableSpec::from_bytes(words.take(DEFINE_WORDS)?.as_bytes()).ok()?;
+        words.take(NUMBERS)?;
+        Some((spec.name, spec.rule))
+    };
+    (0..count).map(table).collect()
+}
