@@ -143,7 +143,6 @@ impl Server {
         let storing = &self.storing;
         let RecordOrder { number, shard, attempt, .. } = order;
         let mut recorders = lock(&storing.recorders);
-        recorders.retain(|_, known| !known.is_over());
         if let Some(known) = recorders.get(&shard) {
             if (known.number, known.attempt) >= (number, attempt) {
                 return; // Said again.
@@ -154,7 +153,7 @@ impl Server {
             let state = StoreState::NotRecorded { reason };
             storing.tell(StoreReport { shard, number, attempt, state });
         };
-        if recorders.len() >= RECORDINGS_MAX {
+        if recorders.values().filter(|known| !known.is_over()).count() >= RECORDINGS_MAX {
             return refused(format!("{RECORDINGS_MAX} shards are recorded already"));
         }
         let options = lock(&storing.options).clone();

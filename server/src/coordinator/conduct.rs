@@ -40,6 +40,9 @@ const SAY_AGAIN_EVERY: Duration = Duration::from_secs(2);
 /// How soon a part is begun again.
 const PART_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
+/// How long a shard may be without anybody who could record it.
+pub const PART_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a coordinator does about checkpoints of its own accord.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Conduct {
@@ -301,6 +304,11 @@ impl Machine {
     fn go_on_recording(&mut self, now: Time) {
         self.lose_parts_of_the_gone(now);
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
+        let waits = |part: &Part| matches!(part.state, PartState::Wanted { at } if now - at > PART_PATIENCE);
+        if let Some(shard) = taking.parts.iter().position(waits) {
+            let why = format!("nobody could record shard {shard} for {} s", PART_PATIENCE.as_secs());
+            return self.give_checkpoint_up(why, now);
+        }
         if now - taking.since > CHECKPOINT_MAX {
             let why = format!("not done after {} s", CHECKPOINT_MAX.as_secs());
             return self.give_checkpoint_up(why, now);

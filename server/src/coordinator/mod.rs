@@ -39,7 +39,9 @@ mod view;
 pub use assign::{FILLS_MAX_PER_SERVER, Spread};
 pub use census::{GRACE, LOST_AFTER};
 pub use checkpointer::CheckpointSpec;
-pub use conduct::{CHECKPOINT_ATTEMPTS_MAX, CHECKPOINT_MAX, CUT_PATIENCE, PART_ATTEMPTS_MAX};
+pub use conduct::{
+    CHECKPOINT_ATTEMPTS_MAX, CHECKPOINT_MAX, CUT_PATIENCE, PART_ATTEMPTS_MAX, PART_PATIENCE,
+};
 pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
 pub use gossip::LINK_PATIENCE;
 pub use service::{CONNECTIONS_MAX, CoordinateError, Coordinator, Stored, TICK_EVERY};
