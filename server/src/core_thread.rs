@@ -3,9 +3,9 @@
 //! Owns starting and ending them, and the channel by which a connection reaches its core. The
 //! loop's content is left to `turn`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

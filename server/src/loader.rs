@@ -49,9 +49,19 @@ enum NotLoaded {
     Store(StoreError),
     Broken(Broken),
     /// The checkpoint is of a cluster with other shards.
-    Shards { theirs: u16, ours: u16, place: String, number: CheckpointNumber },
+    Shards {
+        theirs: u16,
+        ours: u16,
+        place: String,
+        number: CheckpointNumber,
+    },
     /// The part says what cannot be done here.
-    Restore { object: String, block: u64, message: u64, error: RestoreError },
+    Restore {
+        object: String,
+        block: u64,
+        message: u64,
+        error: RestoreError,
+    },
     Cancelled,
 }
 

@@ -118,7 +118,8 @@ impl Core {
         let now = self.transport.now();
         let count = self.hosted.len();
         let in_turns = (0..count).map(|at| (self.recordings.next + at) % count);
-        let wants = |&at: &usize| self.hosted[at].tap.is_some() && self.hosted[at].replica.wants_page();
+        let wants =
+            |&at: &usize| self.hosted[at].tap.is_some() && self.hosted[at].replica.wants_page();
         let found = in_turns.clone().find(wants);
         self.recordings.waits = found.is_some() && now < self.recordings.paid_at;
         let Some(at) = found.filter(|_| !self.recordings.waits) else { return false };

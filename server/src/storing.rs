@@ -108,8 +108,9 @@ impl Storing {
             let run = move || {
                 loader.run(|shard, restored| {
                     let mut loads = lock(&loads);
-                    let is_wanted =
-                        loads.get(&shard).is_some_and(|it| !it.is_cancelled.load(Ordering::Relaxed));
+                    let is_wanted = loads
+                        .get(&shard)
+                        .is_some_and(|it| !it.is_cancelled.load(Ordering::Relaxed));
                     if is_wanted {
                         // Its core hears of the shard before anybody is admitted to it.
                         let _ = cores[core].send(Command::Restored(shard, Box::new(restored)));

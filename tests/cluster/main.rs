@@ -14,6 +14,7 @@ mod own_rule;
 mod partition;
 mod rdma;
 mod rdma_counts;
+mod restoring;
 mod row_life;
 mod serving;
 mod shaped_link;

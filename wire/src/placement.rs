@@ -226,7 +226,13 @@ mod tests {
             memory_mib: 1024,
         };
         let servers = (1..=4).map(member).collect();
-        Placement { epoch: Epoch::new(5), cause: "a test".into(), servers, chains, restored_from: None }
+        Placement {
+            epoch: Epoch::new(5),
+            cause: "a test".into(),
+            servers,
+            chains,
+            restored_from: None,
+        }
     }
 
     fn chain(replicas: &[u32], joining: Option<u32>) -> Chain {

@@ -71,8 +71,7 @@ impl Checkpointer {
         let store = store.map_err(|error| io::Error::other(error.to_string()))?;
         let (tasks, inbox) = channel();
         let cluster = Cluster { name: name.to_owned(), id: ClusterId::new(id) };
-        let hands =
-            Hands { store, keep: spec.keep, cluster, writer: None, bell: bell.another()? };
+        let hands = Hands { store, keep: spec.keep, cluster, writer: None, bell: bell.another()? };
         let work = move || hands.run(&inbox);
         let thread = Some(Builder::new().name("checkpointer".to_owned()).spawn(work)?);
         Ok(Checkpointer { tasks: Some(tasks), thread })
@@ -174,8 +173,7 @@ impl Hands {
         let entries = entries.collect::<Result<Vec<_>, String>>()?;
         let facts = Facts { epoch, clock, created_s: now_s(), tables };
         let manifest = writer.publish(entries, facts).map_err(|error| error.to_string())?;
-        let (number, bytes, rows) =
-            (manifest.number.get(), manifest.part_bytes(), manifest.rows());
+        let (number, bytes, rows) = (manifest.number.get(), manifest.part_bytes(), manifest.rows());
         tracing::info!(number, bytes, rows, ?clock, "a checkpoint is published");
         match self.store.retain(self.keep) {
             Ok(removed) => tracing::debug!(?removed, "checkpoints are removed"),

@@ -78,10 +78,21 @@ pub(super) struct Parts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoreNews {
     /// What lies in the store already.
-    Found { taken: CheckpointTaken },
-    Begun { number: u64 },
-    Published { number: u64, bytes: u64, rows: u64, clock: Option<Clock> },
-    Failed { why: String },
+    Found {
+        taken: CheckpointTaken,
+    },
+    Begun {
+        number: u64,
+    },
+    Published {
+        number: u64,
+        bytes: u64,
+        rows: u64,
+        clock: Option<Clock>,
+    },
+    Failed {
+        why: String,
+    },
 }
 
 /// The conductor's state.
@@ -103,7 +114,9 @@ enum Stage {
     #[default]
     Idle,
     /// A number is being taken.
-    Beginning { since: Time },
+    Beginning {
+        since: Time,
+    },
     Recording(Taking),
     /// The manifest is being written.
     Publishing(Taking),
@@ -131,9 +144,18 @@ struct Part {
 #[derive(Clone, Debug)]
 enum PartState {
     /// Nobody records it; somebody is asked then.
-    Wanted { at: Time },
-    Asked { server: ServerId, bytes: u64 },
-    Marked { server: ServerId, clock: Clock, bytes: u64 },
+    Wanted {
+        at: Time,
+    },
+    Asked {
+        server: ServerId,
+        bytes: u64,
+    },
+    Marked {
+        server: ServerId,
+        clock: Clock,
+        bytes: u64,
+    },
     Done(RecordedPart),
 }
 
@@ -306,7 +328,8 @@ impl Machine {
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
         let waits = |part: &Part| matches!(part.state, PartState::Wanted { at } if now - at > PART_PATIENCE);
         if let Some(shard) = taking.parts.iter().position(waits) {
-            let why = format!("nobody could record shard {shard} for {} s", PART_PATIENCE.as_secs());
+            let why =
+                format!("nobody could record shard {shard} for {} s", PART_PATIENCE.as_secs());
             return self.give_checkpoint_up(why, now);
         }
         if now - taking.since > CHECKPOINT_MAX {
@@ -336,10 +359,11 @@ impl Machine {
     /// Servers that are not in their chains any more record nothing that counts.
     fn lose_parts_of_the_gone(&mut self, now: Time) {
         let Stage::Recording(taking) = &self.conductor.stage else { return };
-        let gone = self.placement.shards().zip(&taking.parts).filter_map(|((shard, chain), part)| {
-            let server = part.state.server()?;
-            (!chain.replicas.contains(&server)).then_some((shard, server))
-        });
+        let gone =
+            self.placement.shards().zip(&taking.parts).filter_map(|((shard, chain), part)| {
+                let server = part.state.server()?;
+                (!chain.replicas.contains(&server)).then_some((shard, server))
+            });
         for (shard, server) in gone.collect::<Vec<_>>() {
             self.lose_part(shard, format!("{server} has left the chain of {shard}"), now);
         }

@@ -19,8 +19,8 @@ use wire::{
 use super::assign::{Crew, Leavers, Move};
 use super::cause::cause;
 use super::census::{Census, Changed, Health, Probe, Told, Why, Wish};
-use super::detector::BEAT_EVERY;
 use super::conduct::{Conductor, StoreNews, StoreTask};
+use super::detector::BEAT_EVERY;
 use super::gossip::Gossip;
 use super::orders::is_open;
 use super::restoring::Restoring;
@@ -441,8 +441,7 @@ impl Machine {
             true => self.restoring.from.clone(),
             false => old.restored_from.clone(),
         };
-        let mut next =
-            Placement { epoch, cause: String::new(), servers, chains, restored_from };
+        let mut next = Placement { epoch, cause: String::new(), servers, chains, restored_from };
         let reasons = self.census.iter().filter_map(|server| match &server.health {
             Health::Away(why) | Health::Lost(why) => Some((server.member.server, why.to_string())),
             Health::Fit | Health::Expected => None,

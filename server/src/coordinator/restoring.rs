@@ -34,8 +34,9 @@ impl Machine {
     pub(super) fn begin_restoring(&mut self) {
         if self.placement.restored_from.is_some() {
             let replicas = self.placement.shards();
-            let replicas = replicas
-                .flat_map(|(shard, chain)| chain.replicas.iter().map(move |&it| ((shard, it), None)));
+            let replicas = replicas.flat_map(|(shard, chain)| {
+                chain.replicas.iter().map(move |&it| ((shard, it), None))
+            });
             self.restoring.loads = replicas.collect();
         }
     }

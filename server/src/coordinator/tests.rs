@@ -171,6 +171,7 @@ impl World {
                 }
             }
             Action::Probe { server, .. } => self.probes.push(server),
+            Action::Store(task) => unreachable!("it has no place for checkpoints: {task:?}"),
             Action::Record(entry) => {
                 assert!(self.to_record.is_none(), "one entry at a time");
                 self.to_record = Some(entry);

@@ -41,9 +41,7 @@ use self::link::Successor;
 use self::log::{Log, Part};
 use self::pass::{Catching, Passing};
 use self::record::Recording;
-pub use self::record::{
-    Reached, RecordError, RecordingEnd, Tape, TapeMessages, tables_of_state,
-};
+pub use self::record::{Reached, RecordError, RecordingEnd, Tape, TapeMessages, tables_of_state};
 pub use self::restore::{RestoreError, Restored, Restoring};
 pub use self::state::Image;
 use crate::answer::{Outbox, REPLY_BYTES};

@@ -114,7 +114,8 @@ impl StoringArgs {
             }
         };
         let manifest = checkpoint.manifest();
-        fits(manifest, cluster, shards).map_err(|why| Failure::failed(format!("{place}: {why}")))?;
+        fits(manifest, cluster, shards)
+            .map_err(|why| Failure::failed(format!("{place}: {why}")))?;
         let number = manifest.number.get();
         complain(&format!("gradwire: begins from {} of {place}", manifest.number));
         Ok(RestoredFrom { place, number })
@@ -148,7 +149,8 @@ fn absolute(place: &str) -> Result<String, Failure> {
     if place.contains(SCHEME_MARK) || place.starts_with("memory:") {
         return Ok(place.to_owned());
     }
-    let path = std::path::absolute(place).map_err(|error| Failure::usage(format!("{place}: {error}")))?;
+    let path =
+        std::path::absolute(place).map_err(|error| Failure::usage(format!("{place}: {error}")))?;
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Failure::usage(format!("{place}: its path is no text")))
 }
