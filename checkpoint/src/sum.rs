@@ -36,7 +36,7 @@ impl Sum {
     }
 
     /// Reads what `Display` writes, and nothing else.
-    pub(crate) fn from_text(text: &str) -> Option<Sum> {
+    pub fn from_text(text: &str) -> Option<Sum> {
         let sum = Sum(u128::from_str_radix(text, 16).ok()?);
         (sum.to_string() == text).then_some(sum)
     }

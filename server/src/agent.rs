@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use transport::{ControlFault, ControlLink, ControlWriter};
 use wire::{
-    Applicant, Apply, Beat, Candidate, ChainReport, Denial, Epoch, Life, Observation, Placement,
-    ServerId, ShardId, ToCoordinator, ToMember, Welcome,
+    Applicant, Apply, Beat, Candidate, ChainReport, Clock, Denial, Epoch, Life, Observation,
+    Placement, RecordOrder, ServerId, ShardId, StoreReport, StoreState, ToCoordinator, ToMember,
+    Welcome,
 };
 
 use crate::coordinator::BEAT_EVERY;
@@ -67,6 +68,20 @@ pub enum AgentEvent {
     /// The server wanted to leave and may end: it holds nothing that others do not. The agent's
     /// thread ends.
     Released,
+    /// A shard is to be recorded.
+    Record(RecordOrder),
+    /// Recordings of a checkpoint end at this clock, or where they are.
+    Cut {
+        /// Its number.
+        number: u64,
+        /// The clock.
+        clock: Option<Clock>,
+    },
+    /// Recordings of a checkpoint are of no use any more.
+    EndRecordings {
+        /// Its number.
+        number: u64,
+    },
     /// The coordinator says no. The agent goes on trying; a server that has just begun may end.
     Denied(Denial),
 }
@@ -115,6 +130,8 @@ struct Shared {
 pub struct Notes {
     /// The newest report of each kind on each shard.
     seen: BTreeMap<(ShardId, Topic), Note>,
+    /// By shard, and whether it is a load: how far that is.
+    stored: BTreeMap<(ShardId, bool), (StoreReport, Said)>,
     suspects: BTreeSet<ServerId>,
 }
 
@@ -220,6 +237,13 @@ impl Reporter {
         self.shared.notes().report(observation);
     }
 
+    /// Reports how far a recording or a load is: with the next beat, and after each new link.
+    pub fn stored(&self, report: StoreReport) {
+        use StoreState::{Loaded, Loading, NotLoaded};
+        let is_load = matches!(report.state, Loading | Loaded | NotLoaded { .. });
+        self.shared.notes().stored.insert((report.shard, is_load), (report, Said::NotYet));
+    }
+
     /// Tells that a link to a server is gone.
     pub fn suspect(&self, server: ServerId) {
         self.shared.notes().suspect(server);
@@ -259,11 +283,13 @@ impl Notes {
     /// There is a new link: all that holds is to be said over it.
     pub fn begin_link(&mut self) {
         self.seen.values_mut().for_each(|note| note.said = Said::NotYet);
+        self.stored.values_mut().for_each(|(_, said)| *said = Said::NotYet);
     }
 
     /// The server is no member any more: it sees nothing.
     pub fn clear(&mut self) {
         self.seen.clear();
+        self.stored.clear();
     }
 
     /// The servers whose links are gone, to be said; once each.
@@ -278,6 +304,17 @@ impl Notes {
             .map(|note| {
                 note.said = Said::Yes;
                 note.observation.clone()
+            })
+            .collect()
+    }
+
+    /// How far recordings and loads are, as far as that was not said on this link.
+    fn unsaid_of_stores(&mut self) -> Vec<StoreReport> {
+        let unsaid = self.stored.values_mut().filter(|(_, said)| *said == Said::NotYet);
+        unsaid
+            .map(|(report, said)| {
+                *said = Said::Yes;
+                report.clone()
             })
             .collect()
     }
@@ -363,12 +400,15 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
     }
 
     fn beat(&self, writer: &mut ControlWriter, leave: &mut Said) -> Result<(), ControlFault> {
-        let (seen, suspects) = {
+        let (seen, stored, suspects) = {
             let mut notes = self.shared.notes();
-            (notes.unsaid(), notes.take_suspects())
+            (notes.unsaid(), notes.unsaid_of_stores(), notes.take_suspects())
         };
         let sent_ns = self.now_ns();
         writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen }))?;
+        for report in stored {
+            writer.send(&ToCoordinator::Stored(report))?;
+        }
         for server in suspects {
             writer.send(&ToCoordinator::Suspect { server, epoch: self.epoch })?;
         }
@@ -411,6 +451,13 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             ToMember::Released => {
                 (self.on_event)(AgentEvent::Released);
                 return Some(Over::Ended);
+            }
+            ToMember::Record(order) => (self.on_event)(AgentEvent::Record(order)),
+            ToMember::Cut { number, clock } => {
+                (self.on_event)(AgentEvent::Cut { number, clock });
+            }
+            ToMember::EndRecordings { number } => {
+                (self.on_event)(AgentEvent::EndRecordings { number });
             }
             ToMember::BeatSeen { sent_ns } => {
                 let round_trip_ns = self.now_ns().saturating_sub(sent_ns);

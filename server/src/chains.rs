@@ -5,12 +5,13 @@
 //!
 //! Invariant: a shard has one link to each neighbour at most, of its chain's epoch.
 
-use shard::chain::{Notice, Replica, Role, Taken};
+use shard::chain::{Notice, Replica, Restored, Role, Taken};
 use shard::{Shard, ShardSpec};
 use transport::{AdoptError, Link, PeerId, RecvSlot, SendSlot};
 use wire::{Epoch, Incarnation, JobId, Placement, ServerId, ShardId, WorkerId};
 
 use crate::guest::{Party, Who};
+use crate::recordings::Tap;
 use crate::reply::Reply;
 use crate::turn::Core;
 
@@ -25,6 +26,8 @@ pub(crate) struct Hosted {
     successor: Option<PeerId>,
     /// The job of the last worker that joined here.
     pub(crate) job: Option<JobId>,
+    /// Where what it records goes, while it does.
+    pub(crate) tap: Option<Tap>,
 }
 
 /// Which shards are a core's.
@@ -50,13 +53,23 @@ pub struct News {
 impl Hosted {
     pub(crate) fn alone(number: ShardId, shard: Shard, message_bytes_max: usize) -> Hosted {
         let replica = Replica::alone(shard, message_bytes_max);
-        Hosted { number, replica, predecessor: None, successor: None, job: None }
+        Hosted::of(number, replica)
+    }
+
+    fn of(number: ShardId, replica: Replica<SendSlot>) -> Hosted {
+        Hosted { number, replica, predecessor: None, successor: None, job: None, tap: None }
     }
 
     /// Whether it is in a chain, so that time matters to it.
     pub(crate) fn is_chained(&self) -> bool {
         self.replica.role() != Role::Alone
     }
+}
+
+/// What a shard is made of: as all are, with its own order of keys.
+pub(crate) fn seeded(spec: &ShardSpec, number: ShardId) -> ShardSpec {
+    let seed = spec.seed ^ u64::from(number.get()).wrapping_mul(SHARD_SEEDS);
+    ShardSpec { seed, ..spec.clone() }
 }
 
 impl Core {
@@ -78,16 +91,32 @@ impl Core {
                         self.close_chain_links(at);
                     }
                 }
-                (None, Some(station)) => {
-                    let seed = spec.seed ^ u64::from(number.get()).wrapping_mul(SHARD_SEEDS);
-                    let spec = ShardSpec { seed, ..spec.clone() };
+                (None, Some(station)) if !self.loading.contains(&number) => {
+                    let spec = seeded(spec, number);
                     let replica = Replica::placed(spec, message_bytes_max, chain.epoch, station);
-                    let (predecessor, successor) = (None, None);
-                    let job = None;
-                    self.hosted.push(Hosted { number, replica, predecessor, successor, job });
+                    self.hosted.push(Hosted::of(number, replica));
                 }
-                (None, None) => {}
+                (None, _) => {}
             }
+        }
+    }
+
+    /// Takes over a shard that was restored, unless the placement has no place for it any more.
+    pub(crate) fn adopt_restored(
+        &mut self,
+        ours: ServerId,
+        placement: &Placement,
+        number: ShardId,
+        restored: Restored,
+    ) {
+        self.loading.remove(&number);
+        let message_bytes_max = self.transport.limits().message_bytes_max;
+        let chain = placement.chain(number);
+        let placed = chain.and_then(|chain| Some((chain.epoch, chain.station(ours)?)));
+        let is_here = self.hosted.iter().any(|hosted| hosted.number == number);
+        if let Some((epoch, station)) = placed.filter(|_| !is_here) {
+            let replica = Replica::restored(restored, message_bytes_max, epoch, station);
+            self.hosted.push(Hosted::of(number, replica));
         }
     }
 

@@ -3,16 +3,17 @@
 //! Owns starting and ending them, and the channel by which a connection reaches its core. The
 //! loop's content is left to `turn`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kernels::Isa;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
-use shard::chain::Notice;
+use shard::chain::{Notice, Restored};
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
@@ -23,7 +24,9 @@ use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId
 use crate::chain_links::{ChainLinks, LinkNews};
 use crate::chains::{News, Share};
 use crate::guest::Who;
+use crate::recordings::Tap;
 use crate::report::{REPORTS_MAX, Report};
+use crate::storing::{Storing, shards_of};
 use crate::turn::{Core, OnClosed};
 use crate::view::{CoreView, Stand, seen};
 
@@ -121,8 +124,9 @@ pub enum StartError {
 /// Running cores.
 #[derive(Debug)]
 pub struct Server {
-    cores: Arc<[CoreHandle]>,
+    pub(crate) cores: Arc<[CoreHandle]>,
     threads: Vec<JoinHandle<()>>,
+    pub(crate) storing: Storing,
     /// Makes links to successors; none where there are no chains.
     links: Option<ChainLinks>,
     message_bytes_max: usize,
@@ -136,6 +140,8 @@ pub struct Server {
 pub(crate) struct Placed {
     pub(crate) ours: ServerId,
     pub(crate) placement: Placement,
+    /// Shards that no core is to have yet: they are being restored.
+    pub(crate) loading: BTreeSet<ShardId>,
 }
 
 /// The way to a core.
@@ -156,6 +162,12 @@ pub(crate) enum Command {
     Successor(ShardId, Epoch, Link),
     /// A successor is at a later epoch of a shard's chain.
     Fence(ShardId, Epoch),
+    /// A shard is to be recorded.
+    Record(ShardId, Tap),
+    /// The recording of this checkpoint is over.
+    EndRecording(ShardId, u64),
+    /// A shard was restored.
+    Restored(ShardId, Box<Restored>),
     Stop,
 }
 
@@ -170,6 +182,18 @@ impl CoreHandle {
     /// Tells the core something; what it has no time for is dropped.
     pub(crate) fn tell(&self, command: Command) {
         let _ = self.commands.try_send(command);
+        self.waker.wake();
+    }
+
+    /// Tells the core what must not be dropped; waits for room.
+    pub(crate) fn send(&self, command: Command) -> Result<(), SendError<Command>> {
+        self.commands.send(command)?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Has the core look around.
+    pub(crate) fn wake(&self) {
         self.waker.wake();
     }
 }
@@ -191,6 +215,7 @@ impl Server {
         let started = (0..spec.cores).map(|core| start_core(spec, core, told.clone()));
         let (cores, threads) = started.collect::<Result<(Vec<_>, Vec<_>), _>>()?;
         let cores: Arc<[CoreHandle]> = cores.into();
+        let storing = Storing::new(shard_spec(spec), spec.pinning, report.clone());
         let start_links = |channel| {
             ChainLinks::start(channel, Arc::clone(&cores), spec, report)
                 .map_err(|error| StartError::Links { reason: error.to_string() })
@@ -199,6 +224,7 @@ impl Server {
         Ok(Server {
             cores,
             threads,
+            storing,
             links,
             message_bytes_max: spec.limits.message_bytes_max,
             hosting: spec.hosting,
@@ -226,12 +252,19 @@ impl Server {
         if placed.as_ref().is_some_and(|known| known.placement.epoch >= placement.epoch) {
             return;
         }
-        let news = Arc::new(Placed { ours, placement: placement.clone() });
+        let is_first = placed.as_ref().is_none_or(|known| known.ours != ours);
+        let mut loads = self.storing.loads();
+        let wanted = self.storing.note(&mut loads, (ours, placement), is_first);
+        let loading = shards_of(&loads);
+        let news = Arc::new(Placed { ours, placement: placement.clone(), loading });
         *placed = Some(Arc::clone(&news));
         for core in self.cores.iter() {
             // The channel has room for far more than there are placements under way.
-            let _ = core.commands.send(Command::Place(Arc::clone(&news)));
-            core.waker.wake();
+            let _ = core.send(Command::Place(Arc::clone(&news)));
+        }
+        drop(loads);
+        if let Some(from) = placement.restored_from.as_ref().filter(|_| !wanted.is_empty()) {
+            self.storing.load(from, placement.chains.len() as u16, &wanted, &self.cores);
         }
         if let Some(links) = &self.links {
             links.tell(LinkNews::Placed(news));
@@ -272,6 +305,14 @@ impl Server {
         let station = chain.station(placed.ours);
         let is_head = station.is_some_and(|it| it.place == 0 && it.holds == Holds::Everything);
         let has_upstream = station.is_some_and(|station| station.upstream.is_some());
+        if station.is_some() && self.is_loading(wanted) {
+            // As if it had not heard of the chain's epoch yet: who asks comes back.
+            let before = Epoch::new(chain.epoch.get().saturating_sub(1));
+            return Err(match follows {
+                true => Refusal::EpochMismatch { shard: before },
+                false => Refusal::NotHead { shard: before },
+            });
+        }
         match follows {
             true if hello.epoch() == chain.epoch && has_upstream => Ok(()),
             true => Err(Refusal::EpochMismatch { shard: chain.epoch }),
@@ -305,8 +346,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.links.take());
         for core in self.cores.iter() {
-            let _ = core.commands.send(Command::Stop);
-            core.waker.wake();
+            let _ = core.send(Command::Stop);
         }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -422,11 +462,23 @@ impl Running {
             Command::Adopt(link, who) => self.core.adopt(link, who),
             Command::Successor(shard, epoch, link) => self.core.adopt_successor(shard, epoch, link),
             Command::Place(placed) => {
+                self.core.loading.clone_from(&placed.loading);
                 self.core.place(placed.ours, &placed.placement, self.share, &self.spec);
                 self.placed = Some(placed);
                 return;
             }
             Command::Fence(shard, epoch) => return self.core.fence(shard, epoch),
+            Command::Record(shard, tap) => return self.core.begin_recording(shard, tap),
+            Command::EndRecording(shard, number) => {
+                return self.core.end_recording(shard, number);
+            }
+            Command::Restored(shard, restored) => {
+                if let Some(placed) = &self.placed {
+                    let Placed { ours, placement, .. } = &**placed;
+                    self.core.adopt_restored(*ours, placement, shard, *restored);
+                }
+                return;
+            }
             Command::Stop => return,
         };
         match adopted {

@@ -14,11 +14,15 @@ mod core_thread;
 mod door;
 mod guest;
 mod handshake;
+mod loader;
 mod membership;
 mod porter;
 mod quiet;
+mod recorder;
+mod recordings;
 mod reply;
 mod report;
+mod storing;
 mod turn;
 mod view;
 

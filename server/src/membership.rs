@@ -111,6 +111,9 @@ impl Told {
                 *ours = None;
                 tracing::warn!("taken out of the cluster; applies again, with nothing");
             }
+            AgentEvent::Record(order) => server.record(order),
+            AgentEvent::Cut { number, clock } => server.cut_recordings(number, clock),
+            AgentEvent::EndRecordings { number } => server.end_recordings(number),
             AgentEvent::Released => self.is_released.store(true, Ordering::Relaxed),
             AgentEvent::Denied(denial) => {
                 tracing::warn!(%denial, "the coordinator says no");
@@ -129,7 +132,7 @@ fn pass_on(server: &Server, reporter: &Reporter, told: &Told) {
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        tracing::info!(%report, "seen in a chain");
+        tracing::info!(%report, "to be told");
         let (shard, chain, report) = match report {
             Report::Filled { shard, epoch } => (shard, epoch, ChainReport::Filled),
             Report::Refused { shard, epoch } => {
@@ -139,6 +142,10 @@ fn pass_on(server: &Server, reporter: &Reporter, told: &Told) {
             Report::SuccessorLost { shard, epoch, server } => {
                 reporter.suspect(server);
                 (shard, epoch, ChainReport::SuccessorLost)
+            }
+            Report::Stored(stored) => {
+                reporter.stored(stored);
+                continue;
             }
         };
         reporter.report(Observation { shard, chain, report });

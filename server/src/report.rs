@@ -4,14 +4,14 @@
 
 use std::fmt;
 
-use wire::{Epoch, ServerId, ShardId};
+use wire::{Epoch, ServerId, ShardId, StoreReport};
 
 /// Reports that wait to be taken; one too many is dropped, and said again when it is still true.
 pub(crate) const REPORTS_MAX: usize = 1024;
 
 /// What has become of a shard here. The epochs are those of its chain: a report of an epoch that
 /// is over means nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// The server that was being filled holds everything: it may become the tail.
     Filled {
@@ -37,6 +37,8 @@ pub enum Report {
         /// Which server.
         server: ServerId,
     },
+    /// How far a recording or a load is.
+    Stored(StoreReport),
 }
 
 impl fmt::Display for Report {
@@ -50,6 +52,9 @@ impl fmt::Display for Report {
             }
             Report::SuccessorLost { shard, epoch, server } => {
                 write!(f, "the successor {server} is out of reach: {shard}, {epoch}")
+            }
+            Report::Stored(StoreReport { shard, number, attempt, state }) => {
+                write!(f, "checkpoint {number}, {shard}, attempt {attempt}: {state:?}")
             }
         }
     }

@@ -12,7 +12,7 @@
 //! for a clock: those step aside, so that the push they wait for can pass. What waits is bounded
 //! by what the transport lets each peer send.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use shard::chain::Replica;
 use shard::{Outcome, Shard, Upkeep};
@@ -24,6 +24,7 @@ use wire::{HEADER_BYTES, JobId, ShardId, Time, WorkerId};
 use crate::chains::{Hosted, News};
 use crate::guest::{Blocked, Guest, Length, Party, WayBack, Who, cost};
 use crate::quiet::Quiet;
+use crate::recordings::Recordings;
 use crate::reply::Reply;
 use crate::view::{CoreView, Ending, Peers, Traffic};
 
@@ -69,6 +70,9 @@ pub struct Core {
     probed: usize,
     /// Of messages that are dropped.
     quiet: Quiet,
+    pub(crate) recordings: Recordings,
+    /// Shards that are placed here and are not restored yet.
+    pub(crate) loading: BTreeSet<ShardId>,
 }
 
 impl Core {
@@ -101,6 +105,8 @@ impl Core {
             present: Peers::default(),
             probed: 0,
             quiet: Quiet::default(),
+            recordings: Recordings::default(),
+            loading: BTreeSet::new(),
         }
     }
 
@@ -182,6 +188,7 @@ impl Core {
             }
         }
         busy |= self.keep_chains();
+        busy |= self.keep_recordings();
         self.transport.flush();
         if !busy && self.upkeep() == Upkeep::MayWait {
             self.tend();
@@ -193,7 +200,7 @@ impl Core {
     /// Sleeps until there may be something to do, `deadline` at the latest.
     pub fn park(&mut self, deadline: Time) {
         let due = self.hosted.iter().filter_map(|hosted| hosted.replica.deadline());
-        self.transport.park(due.fold(deadline, Time::min));
+        self.transport.park(due.chain(self.page_due()).fold(deadline, Time::min));
     }
 
     /// The transport's clock.

@@ -75,6 +75,7 @@ fn placement(epoch: u64, nodes: &[&Node], replicas: &[u32], joining: Option<u32>
         cause: "a test".into(),
         servers: nodes.iter().map(member).collect(),
         chains: vec![chain.clone(), chain],
+        restored_from: None,
     };
     placement.check().expect("a good placement");
     placement

@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use crate::admission::Verdict;
 use crate::decode::{CODECS, Decoded, Decoder, row_shape};
-use crate::engine::{Mutation, Shard};
+use crate::engine::{Mutation, Rests, Shard};
 use crate::job::{Job, WORKERS_MAX};
 use crate::known_keys::KnownKeys;
 use crate::table::{Moment, Table};
@@ -83,17 +83,24 @@ impl Shard {
             return Err(Refusal::Malformed);
         }
         let other = |job: &Job| job.id() != join.job;
-        if self.job.as_ref().is_some_and(|job| other(job) && job.is_active()) {
+        let is_served = self.rests != Rests::Job && self.job.as_ref().is_some_and(Job::is_active);
+        if is_served && self.job.as_ref().is_some_and(other) {
             return Err(Refusal::JobMismatch);
         }
         let is_new = self.job.as_ref().is_none_or(other);
         if is_new {
-            self.tables.clear();
+            if self.rests == Rests::No {
+                self.tables.clear();
+            }
             self.job = Some(Job::new(join));
         }
         let job = self.job.as_mut().expect("it was made above if there was none");
         let joined = job.join(worker, header.incarnation(), join)?;
-        Ok(if is_new { Changes::Something } else { joined })
+        let rested = self.rests == Rests::Job;
+        if rested {
+            self.rests = Rests::Rows;
+        }
+        Ok(if is_new || rested { Changes::Something } else { joined })
     }
 
     fn leave(&mut self, header: &Header) -> Result<Changes, Refusal> {
@@ -139,6 +146,7 @@ impl Shard {
         if header.keys > 0 {
             let to = (&mut self.tables, moment);
             apply(to, &mut self.decoder, &mut member.known, header, pushed, sink)?;
+            self.rests = Rests::No;
         } else {
             sink.done(*header, [&[], &[]]);
         }
@@ -166,12 +174,14 @@ impl Shard {
         let loaded = table.load(rows.keys, rows.rows, moment);
         pass_on_gone(table, header, sink);
         loaded.map_err(|full| Refusal::TableFull { rows: full.rows })?;
+        self.rests = Rests::No;
         Ok(Changes::Something)
     }
 
     fn remove(&mut self, header: &Header, keys: &[u64]) -> Result<Changes, Refusal> {
         self.member_job(header)?;
         self.tables.get(header.table())?.remove(keys);
+        self.rests = Rests::No;
         Ok(Changes::Something)
     }
 }

@@ -125,6 +125,19 @@ pub struct Shard {
     pub(crate) places: Vec<u32>,
     pub(crate) progress: bool,
     pub(crate) tally: Tally,
+    pub(crate) rests: Rests,
+}
+
+/// What has become of a shard since it was made of a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Rests {
+    /// Its rows are its job's; or it was never restored.
+    #[default]
+    No,
+    /// Nobody has changed a row yet: they are those of whichever job does so first.
+    Rows,
+    /// Nobody has joined yet either: of its job's members it is not known who still lives.
+    Job,
 }
 
 impl Shard {
@@ -146,6 +159,7 @@ impl Shard {
             places,
             progress: false,
             tally,
+            rests: Rests::No,
         }
     }
 

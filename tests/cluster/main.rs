@@ -19,6 +19,7 @@ mod partition;
 mod processes;
 mod rdma;
 mod rdma_counts;
+mod restoring;
 mod row_life;
 mod serving;
 mod shaped_link;

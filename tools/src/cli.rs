@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use learn::data::Format;
 use serde::Deserialize;
 
+use crate::bench_checkpoint::CheckpointBenchArgs;
 use crate::checkpoint::CheckpointCommand;
 use crate::cluster::{CoordinateArgs, MemberArgs, OrderCommand, StatusArgs};
 use crate::crowd::CrowdArgs;
@@ -101,6 +102,8 @@ pub(crate) enum BenchCommand {
     Kernel(KernelArgs),
     /// Codecs: bits a pair, rates beside a copy, and what each does to the loss.
     Codec(CodecArgs),
+    /// Take and restore checkpoints of a cluster, beside a load of pushes and plain files.
+    Checkpoint(CheckpointBenchArgs),
     /// A bare link, by RDMA verbs or by a transport: bandwidth, message rate, latency.
     Transport(LinkArgs),
     /// What a second replica of each shard costs its servers, in clusters of processes.

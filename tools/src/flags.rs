@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
 use worker::{CodecChoice, Expiry, KeyAdmission, Staleness};
 
+pub(crate) use crate::soak::DurationFlag;
+
 /// How far workers may be apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClockBound {

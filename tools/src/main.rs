@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod bench_alone;
+mod bench_checkpoint;
 mod checkpoint;
 mod cli;
 mod cluster;
@@ -84,6 +85,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Table(arguments)) => bench_alone::table(&arguments),
         Command::Bench(BenchCommand::Kernel(arguments)) => bench_alone::kernel(&arguments),
         Command::Bench(BenchCommand::Codec(arguments)) => codec::run(&arguments),
+        Command::Bench(BenchCommand::Checkpoint(arguments)) => bench_checkpoint::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
         Command::Bench(BenchCommand::Replication(arguments)) => replication::run(&arguments),
         Command::Bench(BenchCommand::Stragglers(arguments)) => stragglers::run(&arguments),

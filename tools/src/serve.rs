@@ -10,6 +10,7 @@ use rustix::system::{sysinfo, uname};
 use server::{AgentSpec, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Way};
 use wire::{Candidate, Denial};
 
+use crate::checkpoint::store_options;
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::files::raise_files_max;
@@ -117,6 +118,7 @@ fn become_member(
         place,
         cores,
     };
+    server.set_store_options(store_options(member.store_config.as_deref())?);
     let spec = AgentSpec {
         coordinators: arguments.coordinator.clone(),
         cluster: member.cluster.clone(),

@@ -11,8 +11,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpointing::{CheckpointStatus, RecordOrder, RestoreStatus, StoreReport};
 use crate::header::VERSION;
-use crate::ids::{Epoch, ServerId, ShardId};
+use crate::ids::{Clock, Epoch, ServerId, ShardId};
 use crate::placement::{Chain, Member, Placement};
 
 /// Longest name of a cluster, a server, a place or a host, in bytes.
@@ -36,6 +37,9 @@ pub enum ToCoordinator {
     Leave,
     /// A person's question or order.
     Ask(Ask),
+    /// How far a server's recording or load is; the newest of each shard, and all of them after it
+    /// applied anew.
+    Stored(StoreReport),
 }
 
 /// Who is there, and what it knows already.
@@ -162,6 +166,8 @@ pub enum Ask {
         /// Which server.
         server: ServerId,
     },
+    /// Take a checkpoint now.
+    Checkpoint,
 }
 
 /// What the coordinator says.
@@ -184,6 +190,20 @@ pub enum ToMember {
     Status(Box<ClusterStatus>),
     /// A server that wanted to leave holds nothing any more and may end.
     Released,
+    /// Record a shard.
+    Record(RecordOrder),
+    /// All recordings of this checkpoint end: at this clock, or where they are.
+    Cut {
+        /// The checkpoint's number.
+        number: u64,
+        /// Operations are wanted until the slowest worker's clock is this one.
+        clock: Option<Clock>,
+    },
+    /// The recordings of this checkpoint are of no use any more.
+    EndRecordings {
+        /// The checkpoint's number.
+        number: u64,
+    },
 }
 
 /// An accepted application.
@@ -298,6 +318,12 @@ pub struct ClusterStatus {
     /// What the store has done since.
     #[serde(default)]
     pub store: StoreCounts,
+    /// Its checkpoints; none: it has no place for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<CheckpointStatus>,
+    /// From what it was restored, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreStatus>,
 }
 
 /// Epochs by what they changed; one that changed several things counts for each.
@@ -557,7 +583,7 @@ mod tests {
             history: vec![EpochCause { epoch, cause: cause.clone(), ago_ms: Some(u64::MAX) }; 32],
             ..ClusterStatus::default()
         };
-        let placement = Placement { epoch, cause, servers, chains };
+        let placement = Placement { epoch, cause, servers, chains, restored_from: None };
         let messages = [ToMember::Placement(placement), ToMember::Status(Box::new(status))];
         for message in messages {
             let framed = control_frame(&message, CONTROL_BYTES_MAX);

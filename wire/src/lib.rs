@@ -7,6 +7,7 @@
 //! Invariant: no function here allocates by, or indexes with, a length that it has not bounded.
 #![forbid(unsafe_code)]
 
+mod checkpointing;
 mod control;
 mod control_frame;
 mod define;
@@ -24,6 +25,10 @@ mod rows;
 mod status;
 mod time;
 
+pub use checkpointing::{
+    CheckpointStatus, CheckpointTaken, CheckpointUnderWay, RecordOrder, RecordedPart,
+    RestoreStatus, RestoredFrom, STORE_FAILURES_SHOWN_MAX, StoreReport, StoreState,
+};
 pub use control::{
     Applicant, Apply, Ask, Beat, CONTROL_NAME_BYTES_MAX, Candidate, ChainReport, ChainState,
     ChainStatus, ClusterStatus, Denial, EpochCause, EpochCounts, Life, Observation, ServerState,

@@ -11,6 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpointing::RestoredFrom;
 use crate::ids::{Epoch, ServerId, ShardId};
 
 /// Most servers of a cluster.
@@ -30,6 +31,9 @@ pub struct Placement {
     pub servers: Vec<Member>,
     /// By shard: who holds it.
     pub chains: Vec<Chain>,
+    /// What replicas of the first placement are made of; none: they begin empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<RestoredFrom>,
 }
 
 /// A server of a cluster, in one life: one that starts again is another member.
@@ -222,7 +226,13 @@ mod tests {
             memory_mib: 1024,
         };
         let servers = (1..=4).map(member).collect();
-        Placement { epoch: Epoch::new(5), cause: "a test".into(), servers, chains }
+        Placement {
+            epoch: Epoch::new(5),
+            cause: "a test".into(),
+            servers,
+            chains,
+            restored_from: None,
+        }
     }
 
     fn chain(replicas: &[u32], joining: Option<u32>) -> Chain {

@@ -172,7 +172,10 @@ impl Shared {
             ToMember::BeatSeen { .. }
             | ToMember::Done
             | ToMember::Released
-            | ToMember::Status(_) => return,
+            | ToMember::Status(_)
+            | ToMember::Record(_)
+            | ToMember::Cut { .. }
+            | ToMember::EndRecordings { .. } => return,
         }
         self.changed.notify_all();
     }

@@ -54,7 +54,7 @@ impl Bell {
         Bell { told, wake }
     }
 
-    fn another(&self) -> io::Result<Bell> {
+    pub(super) fn another(&self) -> io::Result<Bell> {
         Ok(Bell { told: self.told.clone(), wake: self.wake.try_clone()? })
     }
 

@@ -19,10 +19,12 @@ use wire::{
 use super::assign::{Crew, Leavers, Move};
 use super::cause::cause;
 use super::census::{Census, Changed, Health, Probe, Told, Why, Wish};
+use super::conduct::{Conductor, StoreNews, StoreTask};
 use super::detector::BEAT_EVERY;
 use super::gossip::Gossip;
 use super::ledger::Ledger;
 use super::orders::is_open;
+use super::restoring::Restoring;
 use super::spec::ClusterSpec;
 use super::store::Entry;
 
@@ -76,6 +78,10 @@ pub enum Event {
         /// How long the store took to say so.
         took: Duration,
     },
+    /// The store of checkpoints has done something, or has not.
+    Store(StoreNews),
+    /// Whoever runs this coordinator wants a checkpoint.
+    TakeCheckpoint,
     /// Time has gone by.
     Tick,
 }
@@ -116,6 +122,8 @@ pub enum Action {
         /// The newest that this coordinator knows.
         ours: Epoch,
     },
+    /// Something in the store of checkpoints.
+    Store(StoreTask),
 }
 
 /// A defect put in on purpose, so that a test can show that it would be found. No coordinator that
@@ -163,7 +171,7 @@ pub(super) struct Past {
 pub struct Machine {
     defect: Defect,
     pub(super) spec: ClusterSpec,
-    cluster_id: u64,
+    pub(super) cluster_id: u64,
     pub(super) placement: Arc<Placement>,
     numbers_given: u32,
     /// Of those, the ones that the store knows of.
@@ -181,7 +189,9 @@ pub struct Machine {
     reconsider_at: Time,
     look_again_at: Time,
     pub(super) changed: Changed,
-    actions: Vec<Action>,
+    pub(super) conductor: Conductor,
+    pub(super) restoring: Restoring,
+    pub(super) actions: Vec<Action>,
 }
 
 impl Machine {
@@ -216,6 +226,8 @@ impl Machine {
             reconsider_at: now,
             look_again_at: now,
             changed: Changed::Yes,
+            conductor: Conductor::default(),
+            restoring: Restoring::default(),
             actions: Vec::new(),
         }
     }
@@ -261,7 +273,10 @@ impl Machine {
                     proposal.error = Some(why);
                 }
             }
-            Event::Tick => {}
+            Event::Store(news) => self.hear_of_store(news, now),
+            // That one is under way already is as good; that none can be, the status says.
+            Event::TakeCheckpoint => drop(self.wish_for_checkpoint()),
+            Event::Tick => self.conduct(now),
         }
         // Beats are many, and mostly say nothing; ticks see to what time has changed.
         if !is_beat || self.changed == Changed::Yes {
@@ -306,7 +321,11 @@ impl Machine {
                 let _ = self.wish_to_leave(server);
             }
             (Some(Caller::Person), ToCoordinator::Ask(ask)) => self.asked(connection, ask, now),
-            (Some(_), ToCoordinator::Leave | ToCoordinator::Ask(_)) => {
+            (Some(Caller::Server(server)), ToCoordinator::Stored(report)) => {
+                self.hear_of_load(server, &report, now);
+                self.hear_of_part(server, report, now);
+            }
+            (Some(_), _) => {
                 let expected = "a server's wish to leave, or a person's question".to_owned();
                 self.deny(connection, Denial::Unexpected { expected });
             }
@@ -523,7 +542,11 @@ impl Machine {
                 chain.epoch = epoch;
             }
         }
-        let mut next = Placement { epoch, cause: String::new(), servers, chains };
+        let restored_from = match old.chains.is_empty() {
+            true => self.restoring.from.clone(),
+            false => old.restored_from.clone(),
+        };
+        let mut next = Placement { epoch, cause: String::new(), servers, chains, restored_from };
         let reasons = self.census.iter().filter_map(|server| match &server.health {
             Health::Away(why) | Health::Lost(why) => Some((server.member.server, why.to_string())),
             Health::Fit | Health::Expected => None,
@@ -544,6 +567,10 @@ impl Machine {
         self.changed = Changed::Yes;
         self.gossip.prune(&placement);
         self.moves.retain(|wish| is_open(*wish, &placement));
+        match old.chains.is_empty() {
+            true => self.begin_restoring(),
+            false => self.prune_loads(),
+        }
         let (epoch, cause) = (placement.epoch, placement.cause.clone());
         self.history.push_front(Past { epoch, cause, at: Some(now) });
         self.history.truncate(HISTORY_SHOWN_MAX);

@@ -5,7 +5,8 @@
 //!
 //! How it is cut: `service` has the sockets, the clock and the store, and hands events to
 //! `machine`, which is pure. The machine asks `census` who is there (each by a `detector`),
-//! `gossip` what servers say about chains, and `assign` who shall hold what.
+//! `gossip` what servers say about chains, and `assign` who shall hold what; `conduct` has
+//! checkpoints taken, by `checkpointer`, and `restoring` knows what a cluster began from.
 //!
 //! Invariant: whoever is told of a placement is told of one that the store holds; the store takes
 //! one writer.
@@ -13,6 +14,10 @@
 mod assign;
 mod cause;
 mod census;
+mod checkpointer;
+mod conduct;
+#[cfg(test)]
+mod conduct_tests;
 mod connection;
 mod detector;
 mod first;
@@ -22,6 +27,7 @@ mod helpers;
 mod ledger;
 mod machine;
 mod orders;
+mod restoring;
 mod service;
 mod spec;
 mod store;
@@ -33,11 +39,16 @@ mod view;
 
 pub use assign::{FILLS_MAX_PER_SERVER, Spread};
 pub use census::{GRACE, LOST_AFTER, Probe};
+pub use checkpointer::CheckpointSpec;
+pub use conduct::{
+    CHECKPOINT_ATTEMPTS_MAX, CHECKPOINT_MAX, CUT_PATIENCE, PART_ATTEMPTS_MAX, PART_PATIENCE,
+    StoreNews, StoreTask,
+};
 pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
 pub use gossip::LINK_PATIENCE;
 pub use helpers::{APPEND_AGAIN_AFTER, PROBE_MAX};
 pub use machine::{Action, ConnectionId, Defect, Event, Machine};
-pub use service::{CONNECTIONS_MAX, CoordinateError, Coordinator, TICK_EVERY};
+pub use service::{CONNECTIONS_MAX, CoordinateError, Coordinator, Stored, TICK_EVERY};
 pub use spec::{ClusterSpec, SpecError};
 pub use store::{Entry, HISTORY_MAX, Store, StoreError};
 pub use store_etcd::EtcdStore;

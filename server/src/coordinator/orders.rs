@@ -26,6 +26,7 @@ impl Machine {
             Ask::Move { shard, from, to } => self.wish_to_move(Move { shard, from, to }),
             Ask::Drain { server } => self.wish_to_leave(server),
             Ask::Forget { server } => self.forget(server),
+            Ask::Checkpoint => self.wish_for_checkpoint(),
         };
         let answer = match done {
             Ok(()) => ToMember::Done,

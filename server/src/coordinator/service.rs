@@ -11,16 +11,20 @@ use std::fmt;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use wire::{CONTROL_BYTES_MAX, Time, ToMember, control_frame};
+use wire::{
+    CONTROL_BYTES_MAX, CheckpointStatus, Epoch, RestoredFrom, Time, ToMember, control_frame,
+};
 
+use super::checkpointer::{CheckpointSpec, Checkpointer};
+use super::conduct::Conductor;
 use super::connection::{Connection, Ended};
 use super::helpers::{Bell, Prober, Recorder, Told};
 use super::machine::{Action, ConnectionId, Event, HISTORY_SHOWN_MAX, Machine};
@@ -56,7 +60,24 @@ const CONNECTION_FIRST: u64 = 2;
 pub struct Coordinator {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<Result<(), StoreError>>>,
+}
+
+/// What a coordinator has to do with checkpoints.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// How they are taken; none: they are not.
+    pub checkpoints: Option<CheckpointSpec>,
+    /// What the cluster begins from, if nothing was placed before; none: from nothing.
+    pub restore: Option<RestoredFrom>,
+}
+
+/// What the loop shares with whoever started it.
+#[derive(Debug, Default)]
+struct Shared {
+    is_checkpoint_wanted: AtomicBool,
+    checkpoints: Mutex<Option<CheckpointStatus>>,
 }
 
 /// Why a coordinator does not start.
@@ -68,6 +89,13 @@ pub enum CoordinateError {
     Store(StoreError),
     /// Nobody can be listened to.
     Listen(ListenError),
+    /// The cluster is to be restored, and its servers hold something already.
+    NotEmpty {
+        /// The newest epoch.
+        epoch: Epoch,
+        /// From where it was to be restored.
+        place: String,
+    },
     /// The operating system has no threads, sockets or files left.
     System(io::Error),
 }
@@ -80,6 +108,8 @@ struct Loop {
     told: Receiver<Told>,
     machine: Machine,
     recorder: Recorder,
+    checkpointer: Option<Checkpointer>,
+    shared: Arc<Shared>,
     prober: Prober,
     connections: BTreeMap<u64, Connection>,
     connections_made: u64,
@@ -95,30 +125,70 @@ impl Coordinator {
     /// See [`CoordinateError`]; nothing is left running.
     pub fn start(
         spec: ClusterSpec,
-        mut store: Box<dyn Store>,
+        store: Box<dyn Store>,
         listen: &str,
         exposure: Exposure,
     ) -> Result<Coordinator, CoordinateError> {
+        Coordinator::start_stored(spec, store, listen, exposure, Stored::default())
+    }
+
+    /// As [`Coordinator::start`], with checkpoints.
+    ///
+    /// # Errors
+    ///
+    /// Also if the cluster is to be restored and is not empty.
+    pub fn start_stored(
+        spec: ClusterSpec,
+        mut store: Box<dyn Store>,
+        listen: &str,
+        exposure: Exposure,
+        stored: Stored,
+    ) -> Result<Coordinator, CoordinateError> {
         let newest = store.newest().map_err(CoordinateError::Store)?;
         spec.check(newest.as_ref()).map_err(CoordinateError::Spec)?;
+        let placed = newest.as_ref().map(|entry| entry.placement.epoch);
+        if let Some((epoch, from)) = placed.zip(stored.restore.as_ref()) {
+            let place = from.place.clone();
+            return Err(CoordinateError::NotEmpty { epoch, place });
+        }
         let past = store.history(HISTORY_SHOWN_MAX).map_err(CoordinateError::Store)?;
         let listener = listen_on(listen, exposure).map_err(CoordinateError::Listen)?;
         let address = listener.local_addr().map_err(CoordinateError::System)?;
         let (cluster_id, newest) = (store.cluster_id(), newest.unwrap_or_default());
-        let machine = Machine::new(spec, cluster_id, newest, past, Time::default());
+        let mut machine = Machine::new(spec, cluster_id, newest, past, Time::default());
+        machine.restoring.from = stored.restore;
+        let shared = Arc::new(Shared::default());
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
-        let thread = Loop::new(listener, machine, store).and_then(|mut one| {
+        let checkpoints = stored.checkpoints.as_ref();
+        let made = Loop::new(listener, machine, store, (checkpoints, Arc::clone(&shared)));
+        let thread = made.and_then(|mut one| {
             let run = move || one.run(&stop);
             std::thread::Builder::new().name("coordinator".to_owned()).spawn(run)
         });
         let thread = Some(thread.map_err(CoordinateError::System)?);
-        Ok(Coordinator { address, stopping, thread })
+        Ok(Coordinator { address, stopping, shared, thread })
     }
 
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Has a checkpoint taken as soon as that can be; [`Coordinator::checkpoints`] says how it
+    /// goes.
+    pub fn take_checkpoint(&self) {
+        self.shared.is_checkpoint_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a checkpoint is wanted that is not begun yet.
+    pub fn is_checkpoint_wanted(&self) -> bool {
+        self.shared.is_checkpoint_wanted.load(Ordering::Relaxed)
+    }
+
+    /// What is known of checkpoints; none: they have no place, or the loop has just begun.
+    pub fn checkpoints(&self) -> Option<CheckpointStatus> {
+        self.shared.checkpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether it has ended by itself: another coordinator is active, and this one has stepped
@@ -167,7 +237,12 @@ fn listen_on(listen: &str, exposure: Exposure) -> Result<TcpListener, ListenErro
 }
 
 impl Loop {
-    fn new(listener: TcpListener, machine: Machine, store: Box<dyn Store>) -> io::Result<Loop> {
+    fn new(
+        listener: TcpListener,
+        mut machine: Machine,
+        store: Box<dyn Store>,
+        (checkpoints, shared): (Option<&CheckpointSpec>, Arc<Shared>),
+    ) -> io::Result<Loop> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let (wake, rings) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -177,6 +252,12 @@ impl Loop {
         let (tells, told) = channel();
         let prober = Prober::new(Bell::new(tells, rings));
         let recorder = Recorder::start(store, prober.bell())?;
+        let cluster = (machine.spec.name.as_str(), machine.cluster_id);
+        let begin = |spec| Checkpointer::start(spec, cluster, prober.bell());
+        let checkpointer = checkpoints.map(begin).transpose()?;
+        if let Some(spec) = checkpoints {
+            machine.conductor = Conductor::new(spec.conduct(), Time::default());
+        }
         Ok(Loop {
             poll,
             listener,
@@ -184,6 +265,8 @@ impl Loop {
             told,
             machine,
             recorder,
+            checkpointer,
+            shared,
             prober,
             connections: BTreeMap::new(),
             connections_made: CONNECTION_FIRST,
@@ -227,7 +310,11 @@ impl Loop {
             let now = self.now();
             if now >= tick_at {
                 tick_at = now + TICK_EVERY;
+                if self.shared.is_checkpoint_wanted.load(Ordering::Relaxed) {
+                    self.handle(Event::TakeCheckpoint);
+                }
                 self.handle(Event::Tick);
+                self.show_checkpoints(now);
                 self.flush(now);
             }
             if now >= look_at {
@@ -236,6 +323,15 @@ impl Loop {
             }
         }
         Ok(())
+    }
+
+    /// Tells whoever started the loop about checkpoints.
+    fn show_checkpoints(&self, now: Time) {
+        let status = self.machine.conductor.status(now);
+        if status.as_ref().is_some_and(|status| status.under_way.is_some()) {
+            self.shared.is_checkpoint_wanted.store(false, Ordering::Relaxed);
+        }
+        *self.shared.checkpoints.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
     fn accept(&mut self) {
@@ -308,6 +404,9 @@ impl Loop {
                 Action::Probe { server, place } => self.prober.ask(server, place),
                 Action::Record(entry) => self.recorder.append(entry),
                 Action::Look { ours } => self.recorder.look(ours),
+                Action::Store(task) => {
+                    self.checkpointer.iter().for_each(|one| one.ask(task.clone()));
+                }
             }
         }
     }
@@ -379,6 +478,11 @@ impl fmt::Display for CoordinateError {
             CoordinateError::Spec(error) => error.fmt(f),
             CoordinateError::Store(error) => error.fmt(f),
             CoordinateError::Listen(error) => error.fmt(f),
+            CoordinateError::NotEmpty { epoch, place } => write!(
+                f,
+                "the cluster is at {epoch} and holds something: only a new one is restored from \
+                 {place}; use another --data"
+            ),
             CoordinateError::System(error) => write!(f, "the coordinator cannot run: {error}"),
         }
     }

@@ -50,6 +50,8 @@ impl Machine {
             history: history.collect(),
             epochs: self.ledger.epochs,
             store: self.ledger.store,
+            checkpoints: self.conductor.status(now),
+            restore: self.restore_status(),
         }
     }
 

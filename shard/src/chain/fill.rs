@@ -9,13 +9,13 @@ use wire::{COUNT_LINE_WIDTH, FRAME_BYTES_MAX, HEADER_BYTES, Header, Holds, Kind}
 use zerocopy::IntoBytes;
 
 use super::log::Part;
-use super::{Notice, Progress, Replica};
-use crate::engine::Mutation;
+use super::{Notice, Progress, RecordingEnd, Replica};
+use crate::engine::{Mutation, Shard};
 use crate::job::Job;
 use crate::table::{Fill, Filled};
 
 /// Keys and rows of a page, in bytes.
-const PAGE_BYTES_MAX: usize = 256 << 10;
+pub(super) const PAGE_BYTES_MAX: usize = 256 << 10;
 
 /// Pages of a turn: some 0.1 ms.
 const PAGES_A_TURN: usize = 4;
@@ -54,6 +54,7 @@ impl<S> Replica<S> {
     /// Begins to fill the successor, whatever it has. Whether that can be.
     pub(super) fn begin_filling(&mut self) -> bool {
         self.end_filling();
+        self.abort_recording(RecordingEnd::Filling);
         let mut words = Vec::new();
         self.shard.write_state(&mut words);
         if HEADER_BYTES + words.len() * 8 > FRAME_BYTES_MAX {
@@ -115,37 +116,21 @@ impl<S> Replica<S> {
     /// Adds a page of the first table that has one. Whether any had.
     fn add_page(&mut self) -> bool {
         let Some(filling) = &mut self.filling else { return false };
-        let clock = self.shard.job.as_ref().map_or(0, |job: &Job| job.now().clock);
         let bytes_max = PAGE_BYTES_MAX.min(self.log.message_bytes_max() - HEADER_BYTES);
-        let tables = self.shard.tables.all_mut().iter_mut().zip(&mut filling.tables);
-        for (number, (table, fill)) in tables.enumerate() {
-            if self.mutation == Mutation::MovedRowsMissed {
-                table.forget_noted();
+        match next_page(&mut self.shard, &mut filling.tables, bytes_max) {
+            Next::Over => return false,
+            Next::Nothing => {}
+            Next::Page(header, body) => {
+                self.log.append(header, body, Part::Fill);
             }
-            let (kind, width) = match table.fill(fill, bytes_max, clock) {
-                Filled::All => continue,
-                Filled::Nothing => return true,
-                Filled::Rows(width) => (Kind::Page, width),
-                Filled::Counts => (Kind::Counts, COUNT_LINE_WIDTH),
-            };
-            let header = Header {
-                table: number as u16,
-                keys: fill.keys.len() as u32,
-                width: width as u16,
-                ..Header::new(kind)
-            };
-            self.log.append(header, [fill.keys.as_bytes(), fill.rows.as_bytes()], Part::Fill);
-            return true;
         }
-        false
+        true
     }
 
     /// All is sent: says so.
     fn mark(&mut self) {
         let Some(filling) = &mut self.filling else { return };
-        let mut words = vec![self.position, filling.tables.len() as u64];
-        let tables = self.shard.tables.all().iter().take(filling.tables.len());
-        words.extend(tables.flat_map(|table| table.numbers()));
+        let words = marker_words(&self.shard, self.position, filling.tables.len());
         self.log.append(Header::new(Kind::Filled), [words.as_bytes(), &[]], Part::Fill);
         let (number, position) = (self.log.last(), self.position);
         filling.marker = Some(Marker { number, position, told: false });
@@ -167,4 +152,53 @@ impl<S> Replica<S> {
         let holds = self.successor.as_ref().map(|successor| successor.holds);
         holds == Some(Holds::Part) && self.filling.is_none()
     }
+}
+
+/// What a copy is sent next.
+pub(super) enum Next<'a> {
+    /// A page of rows, or lines of counts.
+    Page(Header, [&'a [u8]; 2]),
+    /// Nothing yet: the walk goes on.
+    Nothing,
+    /// Nothing any more: the copy has all.
+    Over,
+}
+
+/// Takes a page of the first table that has one.
+///
+/// - `bytes_max`: of keys and rows together.
+pub(super) fn next_page<'a>(
+    shard: &mut Shard,
+    fills: &'a mut [Fill],
+    bytes_max: usize,
+) -> Next<'a> {
+    let clock = shard.job.as_ref().map_or(0, |job: &Job| job.now().clock);
+    let misses_moved = shard.mutation == Mutation::MovedRowsMissed;
+    let tables = shard.tables.all_mut().iter_mut().zip(fills);
+    for (number, (table, fill)) in tables.enumerate() {
+        if misses_moved {
+            table.forget_noted();
+        }
+        let (kind, width) = match table.fill(fill, bytes_max, clock) {
+            Filled::All => continue,
+            Filled::Nothing => return Next::Nothing,
+            Filled::Rows(width) => (Kind::Page, width),
+            Filled::Counts => (Kind::Counts, COUNT_LINE_WIDTH),
+        };
+        let header = Header {
+            table: number as u16,
+            keys: fill.keys.len() as u32,
+            width: width as u16,
+            ..Header::new(kind)
+        };
+        return Next::Page(header, [fill.keys.as_bytes(), fill.rows.as_bytes()]);
+    }
+    Next::Over
+}
+
+/// What says that a copy has been sent all of the first `tables` tables.
+pub(super) fn marker_words(shard: &Shard, position: u64, tables: usize) -> Vec<u64> {
+    let mut words = vec![position, tables as u64];
+    words.extend(shard.tables.all().iter().take(tables).flat_map(|table| table.numbers()));
+    words
 }

@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::log::is_of_chains;
 use super::{Replica, Role, Taken};
-use crate::change::{Nowhere, is_change};
+use crate::change::{Nowhere, Sink, is_change};
 use crate::engine::{Mutation, Shard};
 
 /// Where a follower stands.
@@ -48,7 +48,7 @@ struct Pieces {
 }
 
 /// Why a message was not applied.
-enum Unfit {
+pub(super) enum Unfit {
     /// It is no message, or not one that comes here.
     Broken,
     /// The shard did not do what the predecessor's did.
@@ -152,6 +152,7 @@ impl<S> Replica<S> {
             }
             self.position += 1;
             self.acknowledge_own();
+            self.note_reached();
         }
         Ok(())
     }
@@ -213,7 +214,13 @@ impl<S> Replica<S> {
                 self.following.is_filled = true;
                 Ok(())
             }
-            message if is_change(&message) => self.shard.follow(&header, message, body),
+            message if is_change(&message) => {
+                self.shard.follow(&header, message, body)?;
+                if let Some(recording) = &mut self.recording {
+                    recording.done(header, [body, &[]]);
+                }
+                Ok(())
+            }
             _ => Err(Unfit::Broken),
         }
     }
@@ -221,7 +228,12 @@ impl<S> Replica<S> {
 
 impl Shard {
     /// Does what another server's shard did.
-    fn follow(&mut self, header: &Header, message: Message<'_>, body: &[u8]) -> Result<(), Unfit> {
+    pub(super) fn follow(
+        &mut self,
+        header: &Header,
+        message: Message<'_>,
+        body: &[u8],
+    ) -> Result<(), Unfit> {
         let done = self.change(header, message, body, &mut Nowhere);
         self.take_joined(); // It joined at the head, and is no peer of this server.
         match done {

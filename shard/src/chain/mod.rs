@@ -20,9 +20,14 @@ mod fill;
 mod follow;
 mod link;
 mod log;
+mod pass;
+mod record;
+mod restore;
 mod state;
 mod view;
 
+#[cfg(test)]
+mod record_tests;
 #[cfg(test)]
 mod tests;
 
@@ -30,15 +35,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use kernels::crc32c::crc32c;
-use wire::{Epoch, Header, Holds, Kind, Refusal, Seal, Station, Status, Time};
+use wire::{Epoch, Header, Holds, Kind, Refusal, Station, Status, Time};
 
 use self::fill::Filling;
 use self::link::Successor;
 use self::log::{Log, Part};
+use self::pass::{Catching, Passing};
+use self::record::Recording;
+pub use self::record::{Reached, RecordError, RecordingEnd, Tape, TapeMessages, tables_of_state};
+pub use self::restore::{RestoreError, Restored, Restoring};
 pub use self::state::Image;
 pub use self::view::{Progress, View};
 use crate::answer::{Outbox, REPLY_BYTES};
-use crate::change::Sink;
 use crate::engine::{Mutation, Outcome, Shard, ShardSpec};
 use crate::table::Upkeep;
 
@@ -116,6 +124,10 @@ pub struct Replica<S> {
     log: Log,
     successor: Option<Successor>,
     filling: Option<Filling>,
+    /// What goes to a store of checkpoints; never while the successor is filled.
+    recording: Option<Recording>,
+    /// Why the last recording ended by itself, until it is asked for.
+    recording_end: Option<RecordingEnd>,
     /// Answers that wait for the tail, in their order.
     held: VecDeque<Held<S>>,
     /// What the tail acknowledged last was first sent then.
@@ -145,6 +157,8 @@ impl<S> Replica<S> {
             acknowledged: 0,
             successor: None,
             filling: None,
+            recording: None,
+            recording_end: None,
             held: VecDeque::new(),
             proven: None,
             wants_renewal: false,
@@ -238,6 +252,7 @@ impl<S> Replica<S> {
 
     /// Drops all that it holds.
     fn empty(&mut self) {
+        self.abort_recording(RecordingEnd::Gone);
         let spec = self.spec.clone().expect("only a shard that was placed is emptied");
         self.shard = Shard::new(ShardSpec { epoch: self.shard.epoch, ..spec });
         self.shard.progress = true;
@@ -281,7 +296,12 @@ impl<S> Replica<S> {
         outbox: &mut O,
     ) -> Outcome {
         if self.role == Role::Alone {
-            return self.shard.handle(bytes, outbox);
+            let Some(recording) = &mut self.recording else {
+                return self.shard.handle(bytes, outbox);
+            };
+            let outcome = self.shard.handle_into(bytes, outbox, recording);
+            self.note_reached();
+            return outcome;
         }
         let isa = self.shard.isa;
         let header = match wire::read_header(bytes, |bytes| crc32c(isa, 0, bytes)) {
@@ -299,8 +319,11 @@ impl<S> Replica<S> {
         }
         let mut catching = Catching { outbox, caught: None };
         let logs = self.logs();
-        let mut sink = Passing { log: &mut self.log, position: &mut self.position, logs };
+        let recording = self.recording.as_mut();
+        let mut sink =
+            Passing { log: &mut self.log, position: &mut self.position, logs, recording };
         let outcome = self.shard.handle_into(bytes, &mut catching, &mut sink);
+        self.note_reached();
         self.acknowledge_own();
         if let Some(slot) = catching.caught {
             self.answer(now, slot, outbox);
@@ -466,51 +489,5 @@ impl<S> Replica<S> {
             return false;
         }
         true
-    }
-}
-
-/// Keeps an answer instead of sending it.
-struct Catching<'a, O: Outbox> {
-    outbox: &'a mut O,
-    caught: Option<O::Slot>,
-}
-
-impl<O: Outbox> Outbox for Catching<'_, O> {
-    type Slot = O::Slot;
-
-    fn bytes_max(&self) -> usize {
-        self.outbox.bytes_max()
-    }
-
-    fn seal(&self) -> Seal {
-        self.outbox.seal()
-    }
-
-    fn acquire(&mut self, bytes: usize) -> Option<O::Slot> {
-        self.outbox.acquire(bytes)
-    }
-
-    fn bytes_mut(slot: &mut O::Slot) -> &mut [u8] {
-        O::bytes_mut(slot)
-    }
-
-    fn post(&mut self, slot: O::Slot) {
-        self.caught = Some(slot);
-    }
-}
-
-/// Passes on to a successor what was done, if there is one.
-struct Passing<'a> {
-    log: &'a mut Log,
-    position: &'a mut u64,
-    logs: bool,
-}
-
-impl Sink for Passing<'_> {
-    fn done(&mut self, header: Header, body: [&[u8]; 2]) {
-        *self.position += match self.logs {
-            true => self.log.append(header, body, Part::Operation),
-            false => 1,
-        };
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use wire::{Announced, DEFINE_BODY_BYTES, Define, Header, RowsView, TableId, TableSpec};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::engine::Shard;
+use crate::engine::{Rests, Shard};
 use crate::job::Job;
 use crate::tables::TABLES_MAX;
 use crate::words::Words;
@@ -49,7 +49,12 @@ impl Shard {
     /// Writes the job and the tables without their rows.
     pub(super) fn write_state(&self, words: &mut Vec<u64>) {
         words.clear();
-        words.push(u64::from(self.job.is_some()));
+        let rests = match self.rests {
+            Rests::No => 0,
+            Rests::Rows => 2,
+            Rests::Job => 4,
+        };
+        words.push(u64::from(self.job.is_some()) + rests);
         if let Some(job) = &self.job {
             job.write(words);
         }
@@ -67,10 +72,14 @@ impl Shard {
     /// Becomes what [`Shard::write_state`] wrote, with tables that are filled from now on.
     pub(super) fn read_state(&mut self, words: &[u64]) -> Option<()> {
         let mut words = Words::new(words);
-        self.job = match words.next()? {
-            0 => None,
-            _ => Some(Job::read(&mut words)?),
+        let first = words.next()?;
+        self.rests = match first >> 1 {
+            0 => Rests::No,
+            1 => Rests::Rows,
+            2 => Rests::Job,
+            _ => return None,
         };
+        self.job = if first & 1 == 1 { Some(Job::read(&mut words)?) } else { None };
         let count = words.next().filter(|&count| count <= TABLES_MAX as u64)?;
         for number in 0..count as u16 {
             let define = words.take(DEFINE_WORDS)?.as_bytes();
@@ -114,4 +123,20 @@ impl Shard {
     pub(super) fn forget_pushes(&mut self) {
         self.job.iter_mut().for_each(Job::forget_pushes);
     }
+}
+
+/// Names of the tables and of their rules in the words that [`Shard::write_state`] wrote.
+pub(super) fn tables_of(body: &[u8]) -> Option<Vec<(String, String)>> {
+    let words = <[u64]>::ref_from_bytes(body).ok()?;
+    let mut words = Words::new(words);
+    if words.next()? & 1 == 1 {
+        Job::read(&mut words)?;
+    }
+    let count = words.next().filter(|&count| count <= TABLES_MAX as u64)?;
+    let table = |_| {
+        let (spec, _) = TableSpec::from_bytes(words.take(DEFINE_WORDS)?.as_bytes()).ok()?;
+        words.take(NUMBERS)?;
+        Some((spec.name, spec.rule))
+    };
+    (0..count).map(table).collect()
 }

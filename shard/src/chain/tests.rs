@@ -6,7 +6,7 @@ use kernels::Isa;
 use proptest::prelude::*;
 use wire::{
     Announced, Define, Expiry, Flags, HEADER_BYTES, Incarnation, JobId, Join, KeyAdmission, Keyed,
-    RowLife, ServerId, Staleness, TableSpec,
+    RowLife, Seal, ServerId, Staleness, TableSpec,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -19,24 +19,24 @@ const OTHER: ServerId = ServerId::new(9);
 
 /// A message, at a boundary of 8 bytes.
 #[derive(Debug)]
-struct Letter {
+pub(super) struct Letter {
     words: Vec<u64>,
     bytes: usize,
 }
 
 /// A way to somebody: what was posted, in order.
 #[derive(Debug, Default)]
-struct Way {
-    letters: VecDeque<Letter>,
+pub(super) struct Way {
+    pub(super) letters: VecDeque<Letter>,
     bytes_max: usize,
 }
 
 impl Letter {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.words.as_bytes()[..self.bytes]
     }
 
-    fn header(&self) -> Header {
+    pub(super) fn header(&self) -> Header {
         Header::read_from_prefix(self.bytes()).expect("64 bytes").0
     }
 }
@@ -65,21 +65,21 @@ impl Outbox for Way {
     }
 }
 
-fn way() -> Way {
+pub(super) fn way() -> Way {
     Way { letters: VecDeque::new(), bytes_max: 1 << 20 }
 }
 
-fn spec(seed: u64, table_bytes_max: u64, mutation: Mutation) -> ShardSpec {
+pub(super) fn spec(seed: u64, table_bytes_max: u64, mutation: Mutation) -> ShardSpec {
     let (isa, rules) = (Isa::detect(), Rules::builtin());
     ShardSpec { isa, epoch: EPOCH, rules, table_bytes_max, seed, credit: 8, mutation }
 }
 
-fn station(place: usize, holds: Holds, downstream: Option<Holds>) -> Station {
+pub(super) fn station(place: usize, holds: Holds, downstream: Option<Holds>) -> Station {
     let upstream = (place > 0).then_some(OTHER);
     Station { place, holds, upstream, downstream: downstream.map(|holds| (OTHER, holds)) }
 }
 
-fn message(header: Header, body: &[u8]) -> Letter {
+pub(super) fn message(header: Header, body: &[u8]) -> Letter {
     let epoch = if header.epoch == 0 { EPOCH.get() } else { header.epoch };
     let header = Header { epoch, incarnation: INCARNATION.get(), ..header };
     let bytes = HEADER_BYTES + body.len();
@@ -90,7 +90,7 @@ fn message(header: Header, body: &[u8]) -> Letter {
     Letter { words, bytes }
 }
 
-fn keyed(header: Header, keys: &[u64], values: &[f32]) -> Letter {
+pub(super) fn keyed(header: Header, keys: &[u64], values: &[f32]) -> Letter {
     let width = (values.len() / keys.len().max(1)) as u16;
     let body = [keys.as_bytes(), values.as_bytes()].concat();
     assert_eq!(HEADER_BYTES + body.len(), Keyed::message_bytes(keys.len(), width.into()));
@@ -98,17 +98,19 @@ fn keyed(header: Header, keys: &[u64], values: &[f32]) -> Letter {
 }
 
 /// Two servers, and the way between them.
-struct Pair {
+pub(super) struct Pair {
     now: Time,
-    head: Replica<Letter>,
-    tail: Replica<Letter>,
+    /// What requests are stamped with.
+    pub(super) epoch: Epoch,
+    pub(super) head: Replica<Letter>,
+    pub(super) tail: Replica<Letter>,
     answers: Way,
     down: Way,
     up: Way,
 }
 
 impl Pair {
-    fn new(tail_holds: Holds, message_bytes_max: usize, mutation: Mutation) -> Pair {
+    pub(super) fn new(tail_holds: Holds, message_bytes_max: usize, mutation: Mutation) -> Pair {
         let at_head = station(0, Holds::Everything, Some(tail_holds));
         let at_tail = station(1, tail_holds, None);
         let make = |seed, station| {
@@ -116,21 +118,23 @@ impl Pair {
         };
         let now = Time::from_nanos(1 << 40);
         let (head, tail) = (make(1, at_head), make(2, at_tail));
-        Pair { now, head, tail, answers: way(), down: way(), up: way() }
+        Pair { now, epoch: EPOCH, head, tail, answers: way(), down: way(), up: way() }
     }
 
-    fn link(&mut self) {
+    pub(super) fn link(&mut self) {
         assert!(self.tail.predecessor_linked(EPOCH));
         self.head.successor_linked(self.now);
     }
 
-    fn ask(&mut self, letter: &Letter) {
+    pub(super) fn ask(&mut self, letter: &Letter) {
+        let header = Header { epoch: self.epoch.get(), ..letter.header() };
+        let letter = message(header, &letter.bytes()[HEADER_BYTES..]);
         let outcome = self.head.handle(self.now, letter.bytes(), &mut self.answers);
         assert!(matches!(outcome, Outcome::Answered | Outcome::Waiting), "{outcome:?}");
     }
 
     /// Asks, and takes the answer of a chain that has all.
-    fn done(&mut self, letter: &Letter) {
+    pub(super) fn done(&mut self, letter: &Letter) {
         self.ask(letter);
         self.settle();
         let answer = self.answers.letters.pop_back().expect("an answer");
@@ -152,12 +156,12 @@ impl Pair {
         more || moved
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         while self.turn() {}
         self.turn();
     }
 
-    fn join(&mut self, lives: &[(RowLife, bool)]) {
+    pub(super) fn join(&mut self, lives: &[(RowLife, bool)]) {
         let join = Join { job: JobId::new(7), workers: 1, staleness: Staleness::BSP };
         self.done(&message(Header::new(Kind::Join), &join.to_bytes()));
         for (number, &(life, is_wide)) in lives.iter().enumerate() {
@@ -171,7 +175,7 @@ impl Pair {
     }
 }
 
-fn push(sequence: u64, clock: u64, table: u16, keys: &[u64], flags: Flags) -> Letter {
+pub(super) fn push(sequence: u64, clock: u64, table: u16, keys: &[u64], flags: Flags) -> Letter {
     let width = if table.is_multiple_of(2) { 2 } else { 3 };
     let deltas: Vec<f32> =
         (0..keys.len() * width).map(|at| (sequence + at as u64) as f32).collect();
@@ -183,7 +187,7 @@ fn pull(keys: &[u64]) -> Letter {
     keyed(Header { sequence: 1 << 63, ..Header::new(Kind::Pull) }, keys, &[])
 }
 
-const LIVES: [RowLife; 4] = [
+pub(super) const LIVES: [RowLife; 4] = [
     RowLife { admission: KeyAdmission::All, expiry: Expiry::Never },
     RowLife { admission: KeyAdmission::Count(2), expiry: Expiry::Clocks(6) },
     RowLife { admission: KeyAdmission::All, expiry: Expiry::Recent },

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::cluster::CoordinatorArgs;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckpointCommand {
     /// Print what checkpoints there are; parts are not read.
@@ -14,6 +16,17 @@ pub(crate) enum CheckpointCommand {
     Verify(NumberArgs),
     /// Print what one checkpoint is made of; parts are not read.
     Inspect(NumberArgs),
+    /// Have a running cluster take one now, and wait until it is whole.
+    Take(TakeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TakeArgs {
+    #[command(flatten)]
+    pub(crate) at: CoordinatorArgs,
+    /// Print it as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,13 @@
-//! `gradwire checkpoint`: what lies in a store of checkpoints, and whether it is good.
+//! `gradwire checkpoint`: what lies in a store of checkpoints, whether it is good, and a new one.
 //!
 //! Owns what is printed. Reading and checking are left to the crate `checkpoint`.
 
 mod args;
+mod take;
 mod verify;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use checkpoint::{
@@ -25,23 +27,24 @@ pub(crate) fn run(command: &CheckpointCommand) -> Result<(), Failure> {
         CheckpointCommand::List(arguments) => list(arguments),
         CheckpointCommand::Verify(arguments) => verify::run(arguments),
         CheckpointCommand::Inspect(arguments) => inspect(arguments),
+        CheckpointCommand::Take(arguments) => take::run(arguments),
     }
 }
 
+/// How a store is used, by a file of settings.
+pub(crate) fn store_options(config: Option<&Path>) -> Result<Options, Failure> {
+    let Some(path) = config else { return Ok(Options::default()) };
+    let wrong = |why: String| Failure::usage(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let settings: BTreeMap<String, String> =
+        toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+    let setting = |(name, value)| StoreOption { name, value };
+    Ok(Options { store: settings.into_iter().map(setting).collect(), ..Options::default() })
+}
+
 fn open(arguments: &StoreArgs) -> Result<Store, Failure> {
-    let store = match &arguments.store_config {
-        None => Vec::new(),
-        Some(path) => {
-            let wrong = |why: String| Failure::usage(format!("{}: {why}", path.display()));
-            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-            let settings: BTreeMap<String, String> =
-                toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
-            let setting = |(name, value)| StoreOption { name, value };
-            settings.into_iter().map(setting).collect()
-        }
-    };
     let limit = Duration::from_secs(arguments.timeout);
-    let options = Options { limit, store, ..Options::default() };
+    let options = Options { limit, ..store_options(arguments.store_config.as_deref())? };
     Store::open(&arguments.place, &options).map_err(|error| match error {
         StoreError::Place { .. } | StoreError::NotBuilt { .. } => Failure::usage(error),
         error => Failure::failed(error),

@@ -5,6 +5,7 @@
 pub(crate) mod coordinate;
 pub(crate) mod order;
 pub(crate) mod status;
+mod storing;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use clap::{Args, Subcommand};
 use transport::ControlLink;
 use wire::{Applicant, Apply, Ask, Epoch, ServerId, ShardId, ToCoordinator, ToMember};
 
+use self::storing::StoringArgs;
 use crate::failure::Failure;
 
 /// What a cluster is called where nobody says.
@@ -49,6 +51,8 @@ pub(crate) struct CoordinateArgs {
     /// Let replicas of a shard lie on one host, which is then a single point of failure.
     #[arg(long)]
     pub(crate) same_host_ok: bool,
+    #[command(flatten)]
+    pub(crate) storing: StoringArgs,
     /// Listen where other hosts can reach it, though the wire is neither encrypted nor
     /// authenticated.
     #[arg(long)]
@@ -92,6 +96,10 @@ pub(crate) struct MemberArgs {
     /// Where others reach it, if not where it listens.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,
+    /// Settings of the object store that checkpoints lie in, such as aws_region = "eu-west-1", one
+    /// a line; where they lie the coordinator says.
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) store_config: Option<PathBuf>,
 }
 
 /// Which coordinator is meant.
@@ -188,6 +196,6 @@ impl Caller {
     }
 }
 
-fn unexpected(answer: &ToMember) -> Failure {
+pub(crate) fn unexpected(answer: &ToMember) -> Failure {
     Failure::failed(format!("the coordinator answers otherwise than this build knows: {answer:?}"))
 }

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use wire::{
-    Ask, ChainState, ChainStatus, ClusterStatus, EpochCause, ServerId, ServerState, ServerStatus,
-    ToCoordinator, ToMember,
+    Ask, ChainState, ChainStatus, CheckpointStatus, CheckpointTaken, ClusterStatus, EpochCause,
+    RestoreStatus, ServerId, ServerState, ServerStatus, ToCoordinator, ToMember,
 };
 
 use super::{Caller, StatusArgs, unexpected};
 use crate::failure::Failure;
-use crate::output::{json, result};
+use crate::output::{count, json, result};
 use crate::signals::Stop;
 
 /// How often `--watch` prints.
@@ -62,6 +62,7 @@ fn lines(status: &ClusterStatus) -> Vec<String> {
         let waited = ago(status.store_waits_ms.unwrap_or(0));
         lines.insert(2, format!("the store does not take the next epoch, for {waited}: {error}"));
     }
+    lines.extend(stored(status));
     let mut servers = vec![words(
         "server name place host GiB state beat_ms patience_ms epoch heads replicas filling",
     )];
@@ -94,6 +95,43 @@ fn headline(status: &ClusterStatus) -> String {
         status.servers.len(),
         ago(status.up_ms)
     )
+}
+
+/// What there is to say of checkpoints, a line each, and an empty one.
+fn stored(status: &ClusterStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(RestoreStatus { from, loading, failed }) = &status.restore {
+        let is_there = match loading {
+            0 => String::new(),
+            loading => format!("; {loading} replicas are still being loaded"),
+        };
+        lines.push(format!("restored from checkpoint {} of {}{is_there}", from.number, from.place));
+        lines.extend(failed.iter().map(|why| format!("NOT RESTORED: {why}")));
+    }
+    if let Some(CheckpointStatus { place, last, under_way, failure, .. }) = &status.checkpoints {
+        let last = match last {
+            None => "none yet".to_owned(),
+            Some(CheckpointTaken { number, bytes, ago_ms, .. }) => {
+                format!("the last one is {number}, {} bytes, {} ago", count(*bytes), ago(*ago_ms))
+            }
+        };
+        lines.push(format!("checkpoints in {place}: {last}"));
+        if let Some(it) = under_way {
+            let number = it.number.map_or("the next one".to_owned(), |it| it.to_string());
+            lines.push(format!(
+                "being taken: {number}, {} of {} parts written, {} bytes, for {}",
+                it.parts_done,
+                it.parts,
+                count(it.bytes),
+                ago(it.since_ms)
+            ));
+        }
+        lines.extend(failure.iter().map(|why| format!("THE LAST ONE FAILED: {why}")));
+    }
+    if !lines.is_empty() {
+        lines.push(String::new());
+    }
+    lines
 }
 
 /// How the shards are, in a line.

@@ -1,0 +1,195 @@
+//! The checkpointer: the coordinator's hands in the store of checkpoints, on a thread of its own.
+//!
+//! Owns the store and the one checkpoint that is being written. Deciding is left to `conduct`.
+//!
+//! Invariant: each task is answered by one piece of news, but for giving up, which has no answer.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use checkpoint::{
+    Cluster, ClusterId, Facts, Manifest, Options, PartEntry, State, Store, StoreError, Sum,
+    TableNote, Writer,
+};
+use wire::{CheckpointTaken, ShardId};
+
+use super::conduct::{Conduct, Parts, StoreNews, StoreTask};
+use super::helpers::Bell;
+use super::machine::Event;
+
+/// What a coordinator does about checkpoints.
+#[derive(Clone, Debug)]
+pub struct CheckpointSpec {
+    /// Where they lie: a directory that all servers share under this path, or a URL.
+    pub place: String,
+    /// How the store is used.
+    pub options: Options,
+    /// How often one is taken of its own accord.
+    pub every: Option<Duration>,
+    /// How many are kept, at least [`checkpoint::KEEP_MIN`].
+    pub keep: usize,
+    /// What each server may write, in MiB/s; none: as fast as it goes.
+    pub rate_mib_s: Option<u32>,
+}
+
+impl CheckpointSpec {
+    /// What the machine has to know of it.
+    pub(super) fn conduct(&self) -> Conduct {
+        let CheckpointSpec { place, every, rate_mib_s, .. } = self;
+        Conduct { place: Some(place.clone()), every: *every, rate_mib_s: *rate_mib_s }
+    }
+}
+
+/// The thread.
+#[derive(Debug)]
+pub(super) struct Checkpointer {
+    tasks: Option<Sender<StoreTask>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The thread's own.
+struct Hands {
+    store: Store,
+    keep: usize,
+    cluster: Cluster,
+    writer: Option<Writer>,
+    bell: Bell,
+}
+
+impl Checkpointer {
+    /// Starts it.
+    ///
+    /// - Errors: there are no threads left, or the place is none.
+    pub(super) fn start(
+        spec: &CheckpointSpec,
+        (name, id): (&str, u64),
+        bell: &Bell,
+    ) -> io::Result<Checkpointer> {
+        let store = Store::open(&spec.place, &spec.options);
+        let store = store.map_err(|error| io::Error::other(error.to_string()))?;
+        let (tasks, inbox) = channel();
+        let cluster = Cluster { name: name.to_owned(), id: ClusterId::new(id) };
+        let hands = Hands { store, keep: spec.keep, cluster, writer: None, bell: bell.another()? };
+        let work = move || hands.run(&inbox);
+        let thread = Some(Builder::new().name("checkpointer".to_owned()).spawn(work)?);
+        Ok(Checkpointer { tasks: Some(tasks), thread })
+    }
+
+    /// Has a task done; the answer comes by the bell.
+    pub(super) fn ask(&self, task: StoreTask) {
+        if let Some(tasks) = &self.tasks {
+            let _ = tasks.send(task);
+        }
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        self.tasks = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Hands {
+    fn run(mut self, tasks: &Receiver<StoreTask>) {
+        if let Some(taken) = self.newest() {
+            self.tell(StoreNews::Found { taken });
+        }
+        while let Ok(task) = tasks.recv() {
+            let news = match task {
+                StoreTask::Begin { shards } => self.begin(shards),
+                StoreTask::Publish(parts) => self.publish(*parts),
+                StoreTask::Abandon { why } => {
+                    self.abandon(&why);
+                    continue;
+                }
+            };
+            self.tell(news.unwrap_or_else(|why| StoreNews::Failed { why }));
+        }
+    }
+
+    fn tell(&self, news: StoreNews) {
+        self.bell.happened(Event::of_store(news));
+    }
+
+    /// What this cluster has published before.
+    fn newest(&self) -> Option<CheckpointTaken> {
+        let listed = match self.store.list() {
+            Ok(listed) => listed,
+            Err(StoreError::Absent { .. }) => return None,
+            Err(error) => {
+                tracing::warn!(%error, "checkpoints are not listed");
+                return None;
+            }
+        };
+        let mut manifests = listed.into_iter().rev().filter_map(|one| match one.state {
+            State::Published(manifest) => Some(manifest),
+            State::Unfinished | State::Broken(_) => None,
+        });
+        let manifest = manifests.find(|manifest| manifest.cluster.id == self.cluster.id)?;
+        let Manifest { number, clock, created_s, .. } = *manifest;
+        Some(CheckpointTaken {
+            number: number.get(),
+            bytes: manifest.part_bytes(),
+            rows: manifest.rows(),
+            clock,
+            ago_ms: now_s().saturating_sub(created_s).saturating_mul(1000),
+            took_ms: None,
+        })
+    }
+
+    fn begin(&mut self, shards: u16) -> Result<StoreNews, String> {
+        let writer = self.store.begin(self.cluster.clone(), shards);
+        let writer = writer.map_err(|error| error.to_string())?;
+        let number = writer.number().get();
+        self.writer = Some(writer);
+        tracing::info!(number, shards, "a checkpoint is begun");
+        Ok(StoreNews::Begun { number })
+    }
+
+    fn publish(&mut self, parts: Parts) -> Result<StoreNews, String> {
+        let writer = self.writer.take().ok_or("no checkpoint is begun")?;
+        let Parts { epoch, clock, parts } = parts;
+        let tables = parts.first().map(|part| part.tables.clone()).unwrap_or_default();
+        let note = |(name, rule)| TableNote { name, rule };
+        let tables = tables.into_iter().map(note).collect();
+        let entries = (0..).map(ShardId::new).zip(parts).map(|(shard, part)| {
+            let root = Sum::from_text(&part.root);
+            Ok(PartEntry {
+                shard,
+                root: root.ok_or_else(|| format!("{shard}: '{}' is no checksum", part.root))?,
+                object: part.object,
+                bytes: part.bytes,
+                blocks: part.blocks,
+                messages: part.messages,
+                rows: part.rows,
+                position: part.position,
+            })
+        });
+        let entries = entries.collect::<Result<Vec<_>, String>>()?;
+        let facts = Facts { epoch, clock, created_s: now_s(), tables };
+        let manifest = writer.publish(entries, facts).map_err(|error| error.to_string())?;
+        let (number, bytes, rows) = (manifest.number.get(), manifest.part_bytes(), manifest.rows());
+        tracing::info!(number, bytes, rows, ?clock, "a checkpoint is published");
+        match self.store.retain(self.keep) {
+            Ok(removed) => tracing::debug!(?removed, "checkpoints are removed"),
+            Err(error) => tracing::warn!(%error, "old checkpoints are not removed"),
+        }
+        Ok(StoreNews::Published { number, bytes, rows, clock })
+    }
+
+    fn abandon(&mut self, why: &str) {
+        tracing::error!(why, "a checkpoint failed; the job goes on");
+        if let Some(Err(error)) = self.writer.take().map(Writer::abandon) {
+            tracing::warn!(%error, "what was written of it is removed later");
+        }
+    }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

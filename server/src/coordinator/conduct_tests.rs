@@ -1,0 +1,287 @@
+//! The conductor's decisions, event by event: no store, no server.
+
+use std::time::Duration;
+
+use wire::{
+    Applicant, Apply, Ask, Candidate, Chain, CheckpointStatus, Clock, Epoch, Member, Placement,
+    RecordOrder, RecordedPart, ServerId, ShardId, StoreReport, StoreState, Time, ToCoordinator,
+    ToMember,
+};
+
+use super::assign::Spread;
+use super::conduct::{
+    CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX, Parts, StoreNews,
+    StoreTask,
+};
+use super::machine::{Action, ConnectionId, Event, Machine};
+use super::spec::ClusterSpec;
+use super::store::Entry;
+
+const STEP: Duration = Duration::from_millis(250);
+const PERSON: ConnectionId = ConnectionId(100);
+
+/// A cluster of two servers, each alone with one shard, or both with both.
+struct Stage {
+    machine: Machine,
+    now: Time,
+    /// What was ordered and not looked at.
+    orders: Vec<(ConnectionId, RecordOrder)>,
+    said: Vec<(ConnectionId, ToMember)>,
+    tasks: Vec<StoreTask>,
+}
+
+impl Stage {
+    fn new(chains: &[&[u32]], every: Option<Duration>) -> Stage {
+        let spec = ClusterSpec {
+            name: "ctr".into(),
+            shards: chains.len() as u16,
+            replicas: 1,
+            servers_min: 1,
+            spread: Spread::DistinctServers,
+        };
+        let member = |number: u32| Member {
+            server: ServerId::new(number),
+            name: format!("s{number}"),
+            place: format!("h{number}:1"),
+            host: format!("h{number}"),
+            memory_mib: 1024,
+        };
+        let chain = |servers: &&[u32]| Chain {
+            epoch: Epoch::new(1),
+            replicas: servers.iter().map(|&number| ServerId::new(number)).collect(),
+            joining: None,
+        };
+        let placement = Placement {
+            epoch: Epoch::new(1),
+            servers: (1..=2).map(member).collect(),
+            chains: chains.iter().map(chain).collect(),
+            ..Placement::default()
+        };
+        let now = Time::from_nanos(1 << 40);
+        let entry = Entry { placement, numbers_given: 2 };
+        let mut machine = Machine::new(spec, 7, entry, Vec::new(), now);
+        let conduct = Conduct { place: Some("p".into()), every, rate_mib_s: None };
+        machine.conductor = Conductor::new(conduct, now);
+        let (orders, said, tasks) = Default::default();
+        let mut stage = Stage { machine, now, orders, said, tasks };
+        for number in 1..=2 {
+            let candidate = Candidate {
+                life: Some(wire::Life { server: ServerId::new(number), cluster_id: 7 }),
+                name: format!("s{number}"),
+                place: format!("h{number}:1"),
+                host: format!("h{number}"),
+                memory_mib: 1024,
+                cores: 1,
+            };
+            stage.apply(connection(number), Applicant::Server(candidate));
+        }
+        stage.apply(PERSON, Applicant::Person);
+        stage.said.clear();
+        stage
+    }
+
+    fn apply(&mut self, connection: ConnectionId, applicant: Applicant) {
+        let message = ToCoordinator::Apply(Apply::new("ctr", Epoch::new(1), applicant));
+        self.handle(Event::Said { connection, message });
+    }
+
+    fn handle(&mut self, event: Event) {
+        for action in self.machine.handle(event, self.now) {
+            match action {
+                Action::Send { connection, message: ToMember::Record(order) } => {
+                    self.orders.push((connection, order));
+                }
+                Action::Send { message: ToMember::BeatSeen { .. }, .. } => {}
+                Action::Send { connection, message } => self.said.push((connection, message)),
+                Action::Store(task) => self.tasks.push(task),
+                _ => {}
+            }
+        }
+    }
+
+    /// Time passes; servers beat.
+    fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now = self.now + Duration::from_millis(20);
+            for number in 1..=2 {
+                let beat = wire::Beat { epoch: Epoch::new(1), ..wire::Beat::default() };
+                let message = ToCoordinator::Beat(beat);
+                self.handle(Event::Said { connection: connection(number), message });
+            }
+            self.handle(Event::Tick);
+        }
+    }
+
+    fn ask(&mut self) -> ToMember {
+        let message = ToCoordinator::Ask(Ask::Checkpoint);
+        self.handle(Event::Said { connection: PERSON, message });
+        self.said.pop().expect("an answer").1
+    }
+
+    /// Has one begun. The orders.
+    fn begin(&mut self, number: u64) -> Vec<(ConnectionId, RecordOrder)> {
+        self.wait(STEP);
+        assert!(matches!(self.tasks.pop(), Some(StoreTask::Begin { .. })));
+        self.handle(Event::of_store(StoreNews::Begun { number }));
+        self.wait(STEP);
+        std::mem::take(&mut self.orders)
+    }
+
+    fn tell(&mut self, (connection, order): &(ConnectionId, RecordOrder), state: StoreState) {
+        let RecordOrder { number, shard, attempt, .. } = *order;
+        let message = ToCoordinator::Stored(StoreReport { shard, number, attempt, state });
+        self.handle(Event::Said { connection: *connection, message });
+        self.handle(Event::Tick);
+    }
+
+    fn status(&self) -> CheckpointStatus {
+        self.machine.conductor.status(self.now).expect("it has a place")
+    }
+
+    /// Where recordings were told to end, of those that were told.
+    fn cuts(&mut self) -> Vec<Option<Clock>> {
+        let cut = |(_, message)| match message {
+            ToMember::Cut { clock, .. } => Some(clock),
+            _ => None,
+        };
+        std::mem::take(&mut self.said).into_iter().filter_map(cut).collect()
+    }
+}
+
+fn connection(server: u32) -> ConnectionId {
+    ConnectionId(u64::from(server))
+}
+
+fn marked(clock: u64) -> StoreState {
+    StoreState::Marked { clock: Clock::new(clock), bytes: 10 }
+}
+
+fn part(object: &str) -> RecordedPart {
+    RecordedPart {
+        object: object.into(),
+        bytes: 20,
+        blocks: 1,
+        messages: 3,
+        root: "0".into(),
+        rows: 4,
+        position: 5,
+        tables: Vec::new(),
+    }
+}
+
+#[test]
+fn the_tails_record_and_are_cut_after_the_highest_clock_of_all() {
+    let mut stage = Stage::new(&[&[1, 2], &[2, 1]], None);
+    assert_eq!(stage.ask(), ToMember::Done);
+    assert!(matches!(stage.ask(), ToMember::Denied(_)), "one at a time");
+    let orders = stage.begin(5);
+    let tails: Vec<_> = orders.iter().map(|(to, order)| (*to, order.shard.get())).collect();
+    assert_eq!(tails, [(connection(2), 0), (connection(1), 1)]);
+    stage.tell(&orders[0], marked(7));
+    assert_eq!(stage.cuts(), [], "the other has not all of its rows");
+    stage.tell(&orders[1], marked(9));
+    let cut = Some(Clock::new(10));
+    assert_eq!(stage.cuts(), [cut, cut]);
+    stage.tell(&orders[0], StoreState::Recorded(part("a")));
+    stage.tell(&orders[1], StoreState::Recorded(part("b")));
+    let parts = Parts { epoch: Epoch::new(1), clock: cut, parts: vec![part("a"), part("b")] };
+    assert_eq!(stage.tasks, [StoreTask::Publish(Box::new(parts))]);
+    let published = StoreNews::Published { number: 5, bytes: 40, rows: 8, clock: cut };
+    stage.handle(Event::of_store(published));
+    let status = stage.status();
+    assert_eq!((status.ended, &status.failure, status.under_way), (1, &None, None));
+    assert_eq!(status.last.expect("it is there").number, 5);
+}
+
+#[test]
+fn where_no_worker_goes_on_the_cut_is_where_each_shard_is() {
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    stage.ask();
+    let orders = stage.begin(1);
+    stage.tell(&orders[0], marked(3));
+    stage.tell(&orders[1], marked(3));
+    assert_eq!(stage.cuts(), [Some(Clock::new(4)); 2]);
+    stage.wait(CUT_PATIENCE + STEP);
+    assert_eq!(stage.cuts().last(), Some(&None), "nobody gets there");
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    stage.ask();
+    let orders = stage.begin(1);
+    stage.tell(&orders[0], marked(u64::MAX));
+    stage.tell(&orders[1], marked(u64::MAX));
+    assert_eq!(stage.cuts(), [None, None], "nobody takes part");
+}
+
+#[test]
+fn a_part_that_fails_is_begun_again_a_bounded_number_of_times() {
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    stage.ask();
+    let mut orders = stage.begin(1);
+    let failed = StoreState::NotRecorded { reason: "the disk".into() };
+    for attempt in 0..PART_ATTEMPTS_MAX {
+        let order = orders.iter().find(|(_, order)| order.shard == ShardId::new(0));
+        let order = order.expect("it is ordered again").clone();
+        assert_eq!(order.1.attempt, attempt);
+        stage.tell(&order, failed.clone());
+        stage.wait(STEP);
+        orders = std::mem::take(&mut stage.orders);
+    }
+    let why = stage.status().failure.expect("it was given up");
+    assert!(why.contains("shard 0") && why.contains("the disk"), "{why}");
+    assert!(matches!(stage.tasks.pop(), Some(StoreTask::Abandon { .. })));
+    let ended = ToMember::EndRecordings { number: 1 };
+    assert!(stage.said.contains(&(connection(2), ended)), "who records on is told");
+}
+
+#[test]
+fn a_part_that_fails_behind_the_cut_begins_everything_again() {
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    stage.ask();
+    for number in 1..=u64::from(CHECKPOINT_ATTEMPTS_MAX) {
+        let orders = stage.begin(number);
+        stage.tell(&orders[0], marked(3));
+        stage.tell(&orders[1], marked(3));
+        stage.tell(&orders[0], StoreState::Recorded(part("a")));
+        assert_eq!(stage.status().failure, None);
+        stage.tell(&orders[1], StoreState::NotRecorded { reason: "killed".into() });
+        let abandons = |task: &mut StoreTask| matches!(task, StoreTask::Abandon { .. });
+        assert_eq!(stage.tasks.extract_if(.., abandons).count(), 1);
+    }
+    assert!(stage.status().failure.is_some(), "it is not begun without end");
+    assert_eq!(stage.status().ended, 1);
+}
+
+#[test]
+fn what_a_server_says_of_another_attempt_counts_for_nothing() {
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    stage.ask();
+    let orders = stage.begin(2);
+    let (to, order) = orders[0].clone();
+    let others = [
+        (to, RecordOrder { number: 1, ..order.clone() }),
+        (to, RecordOrder { attempt: 1, ..order.clone() }),
+        (connection(2), order.clone()),
+        (to, RecordOrder { shard: ShardId::new(9), ..order }),
+    ];
+    for other in &others {
+        stage.tell(other, marked(1));
+    }
+    assert_eq!(stage.status().under_way.expect("it is").parts_marked, 0);
+}
+
+#[test]
+fn one_is_due_after_so_long_and_again_after_the_last() {
+    let every = Duration::from_secs(5);
+    let mut stage = Stage::new(&[&[1], &[2]], Some(every));
+    stage.wait(every - STEP);
+    assert_eq!(stage.tasks, []);
+    stage.wait(STEP);
+    let begin = StoreTask::Begin { shards: 2 };
+    stage.wait(STEP);
+    assert_eq!(stage.tasks, [begin.clone()]);
+    stage.handle(Event::of_store(StoreNews::Failed { why: "the store".into() }));
+    stage.tasks.clear();
+    assert_eq!(stage.status().failure.as_deref(), Some("the store"));
+    stage.wait(every + STEP);
+    assert_eq!(stage.tasks, [begin]);
+}

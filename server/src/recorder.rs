@@ -1,0 +1,275 @@
+//! Recorders: threads that write what a shard records as parts of checkpoints.
+//!
+//! Owns one part from the order to stable storage, and what the coordinator hears of it. What is on
+//! the tapes is left to `shard`, the format and the store to `checkpoint`.
+//!
+//! Invariant: a part ends in one report that says so, by its deadline at the latest, whatever the
+//! shard, the store or the coordinator does.
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use checkpoint::{
+    CheckpointNumber, ClusterId, Options, PartEnd, PartEntry, PartPlan, PartWriter, Store,
+    StoreError, WriteError,
+};
+use shard::chain::{Reached, Tape};
+use wire::{Clock, RecordOrder, RecordedPart, ShardId, StoreReport, StoreState};
+
+use crate::core_thread::{Command, CoreHandle};
+use crate::recordings::Tap;
+use crate::report::Report;
+
+/// Recordings of a server at once; each has two threads and some 16 MiB of buffers.
+pub(crate) const RECORDINGS_MAX: usize = 256;
+
+/// Tapes between a core and a recorder, of some 512 KiB.
+const TAPES_MAX: usize = 8;
+
+/// How soon a recorder notices a cut, its deadline, or that it is of no use.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How often the coordinator hears how far a recording is.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// Where a recording is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Where the slowest clock becomes this one; none: where it is.
+    At(Option<Clock>),
+    /// It is of no use.
+    Never,
+}
+
+/// A recording that somebody writes.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    pub(crate) number: u64,
+    pub(crate) attempt: u32,
+    pub(crate) cut: Arc<Mutex<Option<Cut>>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// What a recorder's thread works with.
+pub(crate) struct Job {
+    pub(crate) order: RecordOrder,
+    pub(crate) options: Options,
+    pub(crate) cores: Arc<[CoreHandle]>,
+    pub(crate) report: SyncSender<Report>,
+}
+
+/// Why there is no part.
+#[derive(Debug)]
+enum Lost {
+    Store(StoreError),
+    Write(WriteError),
+    /// The core's words.
+    Core(String),
+    Deadline(Duration),
+    /// Nobody wants it any more.
+    Unwanted,
+}
+
+impl Recorder {
+    /// Starts a thread that records a shard.
+    ///
+    /// - Errors: there is no thread left.
+    pub(crate) fn start(job: Job) -> std::io::Result<Recorder> {
+        let (number, attempt) = (job.order.number, job.order.attempt);
+        let cut = Arc::new(Mutex::new(None));
+        let asked = Arc::clone(&cut);
+        let name = format!("recorder-{}", job.order.shard.get());
+        let thread = std::thread::Builder::new().name(name).spawn(move || job.run(&asked))?;
+        Ok(Recorder { number, attempt, cut, thread })
+    }
+
+    /// Says where it ends.
+    pub(crate) fn cut(&self, cut: Cut) {
+        *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+impl Job {
+    fn run(&self, cut: &Mutex<Option<Cut>>) {
+        let RecordOrder { number, shard, .. } = self.order;
+        let state = match self.record(cut) {
+            Ok(part) => StoreState::Recorded(part),
+            Err(lost) => {
+                tracing::warn!(number, %shard, %lost, "a part of a checkpoint is not written");
+                StoreState::NotRecorded { reason: lost.to_string() }
+            }
+        };
+        self.core().tell(Command::EndRecording(shard, number));
+        self.tell(state);
+    }
+
+    fn core(&self) -> &CoreHandle {
+        &self.cores[self.order.shard.index() % self.cores.len()]
+    }
+
+    fn tell(&self, state: StoreState) {
+        let RecordOrder { number, shard, attempt, .. } = self.order;
+        // Whoever takes reports is gone only with the server.
+        let _ = self.report.send(Report::Stored(StoreReport { shard, number, attempt, state }));
+    }
+
+    /// Records from the beginning to the cut.
+    fn record(&self, cut: &Mutex<Option<Cut>>) -> Result<RecordedPart, Lost> {
+        let order = &self.order;
+        let limit = Duration::from_millis(order.limit_ms);
+        let until = Instant::now() + limit;
+        let store = Store::open(&order.place, &self.options).map_err(Lost::Store)?;
+        let mut part = store.write_part(plan(order)).map_err(Lost::Write)?;
+        let (tapes, inbox) = sync_channel(TAPES_MAX);
+        let (spares, spare) = sync_channel(TAPES_MAX);
+        let end = Arc::new(OnceLock::new());
+        let a_core = |mib: u32| (u64::from(mib) << 20) / self.cores.len() as u64;
+        let bytes_per_s = order.rate_mib_s.map(a_core);
+        let tap = Tap { number: order.number, tapes, spare, end: Arc::clone(&end), bytes_per_s };
+        self.core().tell(Command::Record(order.shard, tap));
+        let mut way = Way { inbox, spares, end };
+        let mut progress = Progress::new();
+        loop {
+            let asked = *cut.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked == Some(Cut::Never) {
+                return Err(Lost::Unwanted);
+            }
+            if progress.is_enough(asked) {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(Lost::Deadline(limit));
+            }
+            if way.take(&mut part, &mut progress)? {
+                self.core().wake(); // It may have waited for room.
+            }
+            if let Some(state) = progress.news() {
+                self.tell(state);
+            }
+        }
+        let Reached { rows, position, .. } = progress.reached;
+        drop(way); // The core records no longer.
+        let entry = part.finish(PartEnd { rows, position }).map_err(Lost::Write)?;
+        Ok(recorded(&entry, progress.tables))
+    }
+}
+
+/// The way from the core.
+struct Way {
+    inbox: Receiver<Tape>,
+    spares: SyncSender<Tape>,
+    end: Arc<OnceLock<String>>,
+}
+
+impl Way {
+    /// Writes the next tape, if one comes soon. Whether one came.
+    fn take(&mut self, part: &mut PartWriter, progress: &mut Progress) -> Result<bool, Lost> {
+        let tape = match self.inbox.recv_timeout(LOOK_EVERY) {
+            Ok(tape) => tape,
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                let none = || "the shard's core ended it".to_owned();
+                return Err(Lost::Core(self.end.get().cloned().unwrap_or_else(none)));
+            }
+        };
+        for message in tape.messages() {
+            progress.note(message);
+            part.append(message).map_err(Lost::Write)?;
+        }
+        progress.bytes += tape.bytes() as u64;
+        progress.reached = tape.reached;
+        let _ = self.spares.try_send(tape);
+        Ok(true)
+    }
+}
+
+/// How far a recording is.
+struct Progress {
+    reached: Reached,
+    bytes: u64,
+    /// Names of tables and of their rules.
+    tables: Vec<(String, String)>,
+    told_at: Instant,
+    told_marked: bool,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        let (reached, tables) = (Reached::default(), Vec::new());
+        Progress { reached, bytes: 0, tables, told_at: Instant::now(), told_marked: false }
+    }
+
+    /// Whether what there is may be cut so.
+    fn is_enough(&self, asked: Option<Cut>) -> bool {
+        self.reached.is_marked
+            && match asked {
+                Some(Cut::At(None)) => true,
+                Some(Cut::At(Some(clock))) => self.reached.clock >= clock,
+                Some(Cut::Never) | None => false,
+            }
+    }
+
+    fn note(&mut self, message: &[u8]) {
+        if let Some(tables) = shard::chain::tables_of_state(message) {
+            self.tables = tables;
+        }
+    }
+
+    /// What the coordinator should hear now.
+    fn news(&mut self) -> Option<StoreState> {
+        let (bytes, clock) = (self.bytes, self.reached.clock);
+        if self.reached.is_marked && !self.told_marked {
+            self.told_marked = true;
+            return Some(StoreState::Marked { clock, bytes });
+        }
+        if self.told_marked || self.told_at.elapsed() < TELL_EVERY {
+            return None;
+        }
+        self.told_at = Instant::now();
+        Some(StoreState::Recording { bytes })
+    }
+}
+
+fn plan(order: &RecordOrder) -> PartPlan {
+    PartPlan {
+        number: CheckpointNumber::new(order.number),
+        cluster: ClusterId::new(order.cluster_id),
+        shard: order.shard,
+        attempt: order.attempt,
+    }
+}
+
+fn recorded(entry: &PartEntry, tables: Vec<(String, String)>) -> RecordedPart {
+    RecordedPart {
+        object: entry.object.clone(),
+        bytes: entry.bytes,
+        blocks: entry.blocks,
+        messages: entry.messages,
+        root: entry.root.to_string(),
+        rows: entry.rows,
+        position: entry.position,
+        tables,
+    }
+}
+
+/// The recordings of a server, by shard.
+pub(crate) type Recorders = std::collections::BTreeMap<ShardId, Recorder>;
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Store(error) => error.fmt(f),
+            Lost::Write(error) => error.fmt(f),
+            Lost::Core(why) => f.write_str(why),
+            Lost::Deadline(limit) => write!(f, "not done after {} s", limit.as_secs()),
+            Lost::Unwanted => f.write_str("the checkpoint was given up"),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Recordings beside a job that goes on, and the shards that are made of them.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use wire::{Clock, Flags, Header, Holds, JobId, Join, Kind, Refusal, RowLife, Staleness, Status};
+use zerocopy::IntoBytes;
+
+use super::tests::{LIVES, Letter, Pair, keyed, message, push, spec, station, way};
+use super::*;
+use crate::{Mutation, Outcome};
+
+/// What a recording had, and the shard at the moments that a cut may mean.
+struct Recorded {
+    tapes: Vec<Tape>,
+    /// Images by clock: as the shard was when its slowest clock became that.
+    at_clock: Vec<Image>,
+    last: Image,
+}
+
+/// A random job on a chain, whose tail records from step `before` on; each step adds a page.
+fn record_amid_changes(
+    steps: &[(u64, u64, u16)],
+    before: usize,
+    holds: Option<Holds>,
+    mutation: Mutation,
+) -> Recorded {
+    // Short messages, so that the tail is sent long ones in pieces.
+    let mut pair = Pair::new(holds.unwrap_or(Holds::Everything), 512, mutation);
+    match holds {
+        Some(_) => pair.link(),
+        None => assert!(pair.head.place(Epoch::new(4), Some(station(0, Holds::Everything, None)))),
+    }
+    pair.epoch = pair.head.epoch();
+    let lives: Vec<_> = LIVES.iter().zip([false, true].into_iter().cycle()).collect();
+    pair.join(&lives.iter().map(|&(&life, is_wide)| (life, is_wide)).collect::<Vec<_>>());
+    let (mut sequence, mut clock) = (0, 0);
+    let (mut tapes, mut at_clock) = (Vec::new(), Vec::new());
+    for (number, &(seed, count, table)) in steps.iter().enumerate() {
+        if number == before {
+            recorder(&mut pair, holds).begin_recording().expect("it is the tail");
+        }
+        let draw = |at: u64| kernels::hash::mix(seed ^ at << 32) % 5000;
+        let keys: BTreeSet<u64> = (0..count).map(draw).collect();
+        let keys: Vec<u64> = keys.into_iter().collect();
+        let ticks = seed.is_multiple_of(5);
+        match seed % 16 {
+            0 => pair.ask(&keyed(Header { table, ..Header::new(Kind::Remove) }, &keys, &[])),
+            1 => {
+                let width = if table.is_multiple_of(2) { 2 } else { 11 };
+                let rows = vec![seed as f32; keys.len() * width];
+                pair.ask(&keyed(Header { table, ..Header::new(Kind::Load) }, &keys, &rows));
+            }
+            _ => {
+                sequence += 1;
+                let flags = if ticks { Flags::TICK } else { Flags::NONE };
+                pair.ask(&push(sequence, clock, table, &keys, flags));
+                clock += u64::from(ticks);
+            }
+        }
+        pair.settle();
+        let tail = recorder(&mut pair, holds);
+        tail.shard_mut().tend();
+        tail.record_page();
+        while let Some(tape) = tail.take_tape().expect("it goes on") {
+            tapes.push(tape);
+        }
+        while at_clock.len() <= clock as usize {
+            at_clock.push(tail.shard_mut().image());
+        }
+    }
+    let tail = recorder(&mut pair, holds);
+    while tail.wants_page() {
+        tail.record_page();
+    }
+    while let Some(tape) = tail.take_tape().expect("it goes on") {
+        tapes.push(tape);
+    }
+    let last = tail.shard_mut().image();
+    Recorded { tapes, at_clock, last }
+}
+
+/// Who records: the tail, or the head of a chain of one.
+fn recorder(pair: &mut Pair, holds: Option<Holds>) -> &mut Replica<Letter> {
+    if holds.is_some() { &mut pair.tail } else { &mut pair.head }
+}
+
+fn restored(tapes: &[Tape], until: Option<Clock>) -> Result<Shard, RestoreError> {
+    let mut restoring = Restoring::new(spec(77, 1 << 20, Mutation::None), until);
+    for message in tapes.iter().flat_map(Tape::messages) {
+        restoring.take(message)?;
+    }
+    Ok(restoring.finish()?.into_shard())
+}
+
+/// The image of a restored shard, as if it had not been restored.
+fn image(mut shard: Shard) -> Image {
+    shard.rests = crate::engine::Rests::No;
+    shard.image()
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u64, u64, u16)>> {
+    proptest::collection::vec((any::<u64>(), 1_u64..120, 0_u16..4), 60..160)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_recording_amid_changes_makes_the_same_shard_at_its_end(
+        steps in steps(), before in 0_usize..60, is_tail: bool,
+    ) {
+        let holds = is_tail.then_some(Holds::Everything);
+        let recorded = record_amid_changes(&steps, before, holds, Mutation::None);
+        let shard = restored(&recorded.tapes, None);
+        prop_assert_eq!(image(shard.expect("it is whole")), recorded.last);
+    }
+
+    #[test]
+    fn a_recording_is_cut_where_the_slowest_clock_becomes_the_one_that_is_named(
+        steps in steps(), before in 0_usize..30,
+    ) {
+        let holds = Some(Holds::Everything);
+        let recorded = record_amid_changes(&steps, before, holds, Mutation::None);
+        let marked = recorded.tapes.iter().find(|tape| tape.reached.is_marked);
+        let marked = marked.expect("there is a marker").reached.clock.get();
+        let last = recorded.at_clock.len() as u64 - 1;
+        for clock in marked + 1..=last {
+            let shard = restored(&recorded.tapes, Some(Clock::new(clock)));
+            let was = &recorded.at_clock[clock as usize];
+            prop_assert_eq!(&image(shard.expect("it is whole")), was, "clock {}", clock);
+        }
+        let until = Clock::new(last + 1);
+        let short = RestoreError::Short { clock: Clock::new(last), until };
+        prop_assert_eq!(restored(&recorded.tapes, Some(until)).err(), Some(short));
+    }
+}
+
+#[test]
+fn what_moves_while_a_shard_is_recorded_is_missed_if_it_is_not_noted() {
+    let steps: Vec<_> = (0..300).map(|n| (kernels::hash::mix(n) | 2, 100, 0)).collect();
+    for mutation in [Mutation::None, Mutation::MovedRowsMissed] {
+        let recorded = record_amid_changes(&steps, 20, Some(Holds::Everything), mutation);
+        let same = image(restored(&recorded.tapes, None).expect("whole")) == recorded.last;
+        assert_eq!(same, mutation == Mutation::None, "{mutation:?}");
+    }
+}
+
+/// A chain of one with a row, as `restored` makes it of its recording.
+fn small() -> (Vec<Tape>, Image) {
+    let steps = [(2, 3, 0), (5, 4, 1), (2, 5, 2), (10, 6, 3)];
+    let recorded = record_amid_changes(&steps, 1, None, Mutation::None);
+    (recorded.tapes, recorded.last)
+}
+
+#[test]
+fn a_recording_that_is_cut_off_or_mixed_up_makes_no_shard() {
+    let (tapes, _) = small();
+    let messages: Vec<&[u8]> = tapes.iter().flat_map(Tape::messages).collect();
+    let try_with = |messages: &[&[u8]]| {
+        let mut restoring = Restoring::new(spec(1, 1 << 20, Mutation::None), None);
+        messages.iter().try_for_each(|message| restoring.take(message))?;
+        restoring.finish().map(drop)
+    };
+    assert_eq!(try_with(&messages), Ok(()));
+    assert_eq!(try_with(&[]), Err(RestoreError::CutOff));
+    assert_eq!(try_with(&messages[..1]), Err(RestoreError::CutOff));
+    let no_state = RestoreError::Unexpected { kind: Kind::Push };
+    assert_eq!(try_with(&messages[1..2]), Err(no_state));
+    let twice = RestoreError::Unexpected { kind: Kind::State };
+    assert_eq!(try_with(&[messages[0], messages[0]]), Err(twice));
+    let mut torn = messages[0].to_vec();
+    torn[20] ^= 1;
+    let (words, _) = torn.as_chunks();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    let torn = words.as_bytes();
+    assert!(matches!(try_with(&[torn]), Err(RestoreError::Malformed(_))));
+}
+
+fn join(job: u64) -> Letter {
+    let join = Join { job: JobId::new(job), workers: 1, staleness: Staleness::BSP };
+    message(Header::new(Kind::Join), &join.to_bytes())
+}
+
+fn status(shard: &mut Shard, letter: &Letter) -> Status {
+    let mut answers = way();
+    assert_eq!(shard.handle(letter.bytes(), &mut answers), Outcome::Answered);
+    answers.letters[0].header().status().expect("a status")
+}
+
+#[test]
+fn a_restored_shard_keeps_its_rows_for_whichever_job_changes_them_first() {
+    let (tapes, was) = small();
+    let mut shard = restored(&tapes, None).expect("whole");
+    for job in [8, 9] {
+        // The first of them ended before it had done anything.
+        assert_eq!(status(&mut shard, &join(job)), Status::Done);
+        assert_eq!(shard.image().rows, was.rows);
+        let busy = Status::Refused(Refusal::JobMismatch);
+        assert_eq!(status(&mut shard, &join(job + 10)), busy, "its worker is there");
+        assert_eq!(status(&mut shard, &message(Header::new(Kind::Leave), &[])), Status::Done);
+    }
+    assert_eq!(status(&mut shard, &join(10)), Status::Done);
+    assert_eq!(status(&mut shard, &push(1, 0, 0, &[1], Flags::NONE)), Status::Done);
+    assert_eq!(status(&mut shard, &message(Header::new(Kind::Leave), &[])), Status::Done);
+    assert_eq!(status(&mut shard, &join(11)), Status::Done);
+    assert_eq!(shard.image().rows, [], "as any job's rows go with the next one");
+}
+
+#[test]
+fn a_restored_shard_knows_the_pushes_of_its_job() {
+    let (tapes, was) = small();
+    let mut shard = restored(&tapes, None).expect("whole");
+    let again = push(3, 1, 3, &[5], Flags::NONE);
+    assert_eq!(status(&mut shard, &join(7)), Status::Done);
+    assert_eq!(status(&mut shard, &again), Status::Duplicate);
+    assert_eq!(shard.image().rows, was.rows);
+}
+
+#[test]
+fn a_fill_ends_a_recording_and_a_server_with_others_behind_it_begins_none() {
+    let mut pair = Pair::new(Holds::Part, 1 << 20, Mutation::None);
+    assert_eq!(pair.head.begin_recording(), Err(RecordError::Filling));
+    assert_eq!(pair.tail.begin_recording(), Err(RecordError::NotHeld));
+    let mut pair = Pair::new(Holds::Everything, 1 << 20, Mutation::None);
+    assert_eq!(pair.head.begin_recording(), Err(RecordError::NotTail));
+    assert_eq!(pair.tail.begin_recording(), Ok(()));
+    assert_eq!(pair.tail.begin_recording(), Err(RecordError::Recording));
+    pair.tail.place(Epoch::new(4), Some(station(0, Holds::Everything, Some(Holds::Part))));
+    assert!(pair.tail.take_tape().is_ok(), "a place in a chain ends none");
+    pair.tail.begin_filling();
+    assert_eq!(pair.tail.take_tape().err(), Some(RecordingEnd::Filling));
+    assert!(!pair.tail.is_recording(), "said once");
+}
+
+#[test]
+fn a_recording_that_nobody_takes_ends_and_holds_nobody_up() {
+    let mut pair = Pair::new(Holds::Everything, 1 << 20, Mutation::None);
+    assert!(pair.head.place(Epoch::new(4), Some(station(0, Holds::Everything, None))));
+    pair.epoch = Epoch::new(4);
+    pair.join(&[(RowLife::default(), false)]);
+    pair.head.begin_recording().expect("it is alone");
+    let keys: Vec<u64> = (0..10_000).collect();
+    let mut sequence = 0;
+    while pair.head.is_recording() && pair.head.recording_end.is_none() {
+        sequence += 1;
+        assert!(sequence < 1000, "it goes on without end");
+        pair.done(&push(sequence, 0, 0, &keys, Flags::NONE));
+    }
+    assert!(matches!(pair.head.take_tape(), Err(RecordingEnd::TooSlow { .. })));
+    pair.done(&push(sequence + 1, 0, 0, &keys, Flags::NONE));
+}

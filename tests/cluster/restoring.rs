@@ -1,0 +1,441 @@
+//! Checkpoints of a running cluster, and clusters that begin from one.
+//!
+//! Workers add one to each key in each step, all in step with each other. So in a cut at clock C
+//! each key is exactly the number of workers times C.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use shard::rule::{Sum, table_spec};
+use transport::Limits;
+use transport::tcp::TcpBackend;
+use worker::{
+    ClusterSpec, Dial, Incarnation, JobId, Join, Session, Staleness, TableId, Then, Timeouts,
+    Watch, WorkerError, WorkerId, connect_cluster,
+};
+
+use crate::{Files, gradwire, run, run_well, skipped, stderr, wait_for};
+
+const NAME: &str = "kept";
+const TABLE: TableId = TableId::new(0);
+const WORKERS: u32 = 2;
+/// Steps that each worker does before anything is done to the cluster.
+const STEPS_FIRST: u64 = 20;
+
+/// A process that is killed, and not asked, when it is dropped.
+struct Process(Child);
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a process number"));
+        kill_process(pid.expect("not zero"), signal).expect("it is there");
+    }
+
+    fn wait(&mut self, what: &str) -> std::process::ExitStatus {
+        wait_for(what, || self.0.try_wait().expect("it is ours"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A coordinator and its servers, as processes.
+struct Running {
+    coordinator: Process,
+    address: String,
+    servers: Vec<Process>,
+}
+
+impl Running {
+    fn start(data: &str, servers: usize, shards: u16, replicas: u8, more: &[&str]) -> Running {
+        let (shards, replicas) = (shards.to_string(), replicas.to_string());
+        let least = servers.to_string();
+        let mut command = gradwire(&["coordinate", "--listen", "127.0.0.1:0", "--json"]);
+        command.args(["--data", data, "--cluster", NAME, "--shards", &shards]);
+        command.args(["--replicas", &replicas, "--servers-min", &least]).args(more);
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("the program runs");
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let ready: Value = serde_json::from_str(&line).expect("one line of JSON");
+        let address = ready["listen"].as_str().expect("an address").to_owned();
+        let coordinator = Process(process);
+        let mut running = Running { coordinator, address, servers: Vec::new() };
+        (0..servers).for_each(|_| running.add_server());
+        running
+    }
+
+    fn add_server(&mut self) {
+        let name = format!("s{}", self.servers.len());
+        let mut command = gradwire(&["serve", "--listen", "127.0.0.1:0", "--cores", "1"]);
+        command.args(["--coordinator", &self.address, "--cluster", NAME]);
+        command.args(["--name", &name, "--host", &name]).stderr(Stdio::null());
+        self.servers.push(Process(command.spawn().expect("the program runs")));
+    }
+
+    fn at(&self) -> [&str; 4] {
+        ["--coordinator", &self.address, "--cluster", NAME]
+    }
+
+    fn status(&self) -> Option<Value> {
+        let output = run(&[&["status", "--json"], &self.at()[..]].concat());
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    fn take(&self) -> Output {
+        run(&[&["checkpoint", "take", "--json"], &self.at()[..]].concat())
+    }
+
+    fn take_well(&self) -> Value {
+        let output = self.take();
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).expect("one line of JSON")
+    }
+
+    /// Waits until each shard is placed and restored.
+    fn wait_restored(&self) {
+        wait_for("restored cluster", || {
+            let status = self.status()?;
+            let is_there = status["restore"]["loading"] == 0 && status["epoch"] != 0;
+            is_there.then_some(())
+        });
+    }
+
+    /// Workers that count until the cluster is gone, or all have done so many steps.
+    fn load(&self, keys: u64, steps_max: u64) -> Load {
+        let steps: Arc<Vec<AtomicU64>> =
+            Arc::new((0..WORKERS).map(|_| AtomicU64::new(0)).collect());
+        let count_as = |worker: u32| {
+            let (steps, address) = (Arc::clone(&steps), self.address.clone());
+            std::thread::spawn(move || {
+                let mut session = session(&address, WorkerId::new(worker), 1, WORKERS);
+                // The cluster may be killed under it: then it ends.
+                let _ = count(&mut session, keys, steps_max, &steps[worker as usize]);
+            })
+        };
+        let load = Load { threads: (0..WORKERS).map(count_as).collect(), steps };
+        load.wait_steps(STEPS_FIRST.min(steps_max));
+        load
+    }
+
+    /// All keys, as an observer reads them.
+    fn values(&self, keys: u64) -> Vec<f32> {
+        let mut session = session(&self.address, WorkerId::OBSERVER, 99, 1);
+        read(&mut session, &(0..keys).collect::<Vec<_>>()).expect("read")
+    }
+
+    fn kill(self) {
+        self.coordinator.signal(Signal::KILL);
+        self.servers.iter().for_each(|server| server.signal(Signal::KILL));
+    }
+}
+
+/// Workers at work.
+struct Load {
+    steps: Arc<Vec<AtomicU64>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Steps that all have finished.
+    fn steps(&self) -> u64 {
+        self.steps.iter().map(|steps| steps.load(Ordering::Relaxed)).min().unwrap_or(0)
+    }
+
+    fn wait_steps(&self, least: u64) {
+        wait_for("steps of all workers", || (self.steps() >= least).then_some(()));
+    }
+
+    fn join(self) {
+        self.threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    }
+}
+
+fn session(address: &str, worker: WorkerId, job: u64, workers: u32) -> Session {
+    let watch = Watch::start(&[address.to_owned()], NAME).expect("a thread");
+    let dial = Dial {
+        worker,
+        incarnation: Incarnation::new(1),
+        backend: TcpBackend::Epoll,
+        limits: Limits::default(),
+        timeouts: Timeouts::default(),
+        connect_max: Duration::from_secs(2),
+    };
+    let patience = Duration::from_secs(20);
+    let spec = ClusterSpec { placements: Arc::new(watch), dial, patience };
+    let mut session = connect_cluster(&spec).expect("a session");
+    let deadline = session.now() + Duration::from_secs(30);
+    let join = Join { job: JobId::new(job), workers, staleness: Staleness::BSP };
+    session.join(join, deadline).expect("joined");
+    session.define(TABLE, &table_spec("counters", 1, &Sum), deadline).expect("that very table");
+    session
+}
+
+/// Adds one to each key in each step, in step with the others.
+fn count(
+    session: &mut Session,
+    keys: u64,
+    steps_max: u64,
+    steps: &AtomicU64,
+) -> Result<(), WorkerError> {
+    let keys: Vec<u64> = (0..keys).collect();
+    let split = session.split(&keys)?;
+    while steps.load(Ordering::Relaxed) < steps_max {
+        let ticket = session.pull(TABLE, &split, 1)?;
+        let deadline = session.now() + Duration::from_secs(30);
+        let values = session.wait_pull(ticket, deadline)?;
+        session.recycle(values);
+        session.push(TABLE, &split, Rc::new(vec![1.0; keys.len()]), 1, Then::Tick)?;
+        session.wait_pushes(0, deadline)?;
+        steps.fetch_add(1, Ordering::Relaxed);
+    }
+    let deadline = session.now() + Duration::from_secs(30);
+    session.leave(deadline)
+}
+
+fn read(session: &mut Session, keys: &[u64]) -> Result<Vec<f32>, WorkerError> {
+    let mut found = Vec::new();
+    for keys in keys.chunks(10_000) {
+        let split = session.split(keys)?;
+        let ticket = session.pull(TABLE, &split, 1)?;
+        let deadline = session.now() + Duration::from_secs(30);
+        let values = session.wait_pull(ticket, deadline)?;
+        found.extend_from_slice(values.as_slice());
+        session.recycle(values);
+    }
+    Ok(found)
+}
+
+/// What each key is in a checkpoint that was cut at a clock.
+fn sum_at_cut(taken: &Value) -> f32 {
+    let clock = taken["clock"].as_u64().unwrap_or_else(|| panic!("no clock in {taken}"));
+    (u64::from(WORKERS) * clock) as f32
+}
+
+fn verify(place: &str) {
+    let verified = run_well(&["checkpoint", "verify", place, "--json"]);
+    let verified: Value = serde_json::from_str(&verified).expect("one line of JSON");
+    let newest = verified.as_array().and_then(|all| all.last()).expect("there is one");
+    assert_eq!(newest["verdict"], "good", "{verified}");
+}
+
+#[test]
+fn a_killed_cluster_begins_again_on_other_servers_with_exactly_the_sums_of_the_cut() {
+    const KEYS: u64 = 5000;
+    let files = Files::new();
+    let place = files.path("checkpoints");
+    let store = ["--checkpoints", &place];
+    let first = Running::start(&files.path("data"), 3, 5, 2, &store);
+    let load = first.load(KEYS, u64::MAX);
+    first.take_well();
+    let taken = first.take_well();
+    assert_eq!(taken["number"], 2);
+    load.wait_steps(load.steps() + STEPS_FIRST);
+    first.kill();
+    verify(&place);
+    let restore = ["--restore", place.as_str()];
+    let second = Running::start(&files.path("again"), 2, 5, 1, &restore);
+    second.wait_restored();
+    let sum = sum_at_cut(&taken);
+    assert!(sum > 0.0, "{taken}");
+    assert_eq!(second.values(KEYS), vec![sum; KEYS as usize]);
+    // The next job goes on from these rows.
+    let steps = 3;
+    second.load(KEYS, steps).join();
+    let sum = sum + (u64::from(WORKERS) * steps) as f32;
+    assert_eq!(second.values(KEYS), vec![sum; KEYS as usize]);
+    second.kill();
+    load.join();
+}
+
+#[test]
+fn a_server_that_is_killed_while_it_records_costs_the_checkpoint_nothing_but_time() {
+    const KEYS: u64 = 60_000;
+    let files = Files::new();
+    let place = files.path("checkpoints");
+    // Slow enough for a server to die on the way.
+    let store = ["--checkpoints", &place, "--checkpoint-rate", "1"];
+    let mut first = Running::start(&files.path("data"), 3, 4, 2, &store);
+    let load = first.load(KEYS, u64::MAX);
+    let at: Vec<String> = first.at().iter().map(|&word| word.to_owned()).collect();
+    let taking = std::thread::spawn(move || {
+        let at: Vec<&str> = at.iter().map(String::as_str).collect();
+        run(&[&["checkpoint", "take", "--json"], &at[..]].concat())
+    });
+    wait_for("checkpoint under way", || {
+        let status = first.status()?;
+        let under_way = &status["checkpoints"]["under_way"];
+        (under_way["number"].is_u64() && under_way["parts_marked"] == 0).then_some(())
+    });
+    first.servers.pop().expect("three").signal(Signal::KILL);
+    let output = taking.join().expect("no panic");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let taken: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    load.wait_steps(load.steps() + STEPS_FIRST);
+    first.kill();
+    verify(&place);
+    let restore = ["--restore", place.as_str()];
+    let second = Running::start(&files.path("again"), 2, 4, 2, &restore);
+    second.wait_restored();
+    assert_eq!(second.values(KEYS), vec![sum_at_cut(&taken); KEYS as usize]);
+    second.kill();
+    load.join();
+}
+
+/// A file system of this size; unmounted when it is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+const DISK_SIZE: &str = "size=3m";
+
+impl SmallDisk {
+    fn mount() -> Result<SmallDisk, String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", DISK_SIZE, "tmpfs"]).arg(folder.path());
+        let output = mount.output().map_err(|error| format!("mount: {error}"))?;
+        match output.status.success() {
+            true => Ok(SmallDisk(folder)),
+            false => Err(stderr(&output).trim().to_owned()),
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
+    let test = "a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job";
+    let disk = match SmallDisk::mount() {
+        Ok(disk) => disk,
+        Err(why) => return skipped(test, &why),
+    };
+    const KEYS: u64 = 5000;
+    let files = Files::new();
+    let place = disk.0.path().join("checkpoints");
+    let place = place.to_str().expect("text");
+    let running = Running::start(&files.path("data"), 2, 4, 2, &["--checkpoints", place]);
+    let load = running.load(KEYS, u64::MAX);
+    running.take_well();
+    let filler = disk.0.path().join("filler");
+    std::fs::write(&filler, vec![0; 16 << 20]).expect_err("it does not fit");
+    let output = running.take();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no space left"), "{}", stderr(&output));
+    load.wait_steps(load.steps() + STEPS_FIRST);
+    let status = running.status().expect("the coordinator lives");
+    assert!(status["checkpoints"]["failure"].is_string(), "{status}");
+    std::fs::remove_file(&filler).expect("it is there");
+    verify_number(place, 1);
+    assert!(running.take_well()["number"].as_u64() > Some(1));
+    verify(place);
+    running.kill();
+    load.join();
+}
+
+fn verify_number(place: &str, number: u64) {
+    run_well(&["checkpoint", "verify", place, "--number", &number.to_string()]);
+}
+
+#[test]
+fn a_server_that_is_told_to_end_hands_its_shards_over_and_a_coordinator_takes_a_last_checkpoint() {
+    const KEYS: u64 = 3000;
+    const STEPS: u64 = 300;
+    let files = Files::new();
+    let place = files.path("checkpoints");
+    let store = ["--checkpoints", place.as_str()];
+    let mut running = Running::start(&files.path("data"), 2, 4, 1, &store);
+    let load = running.load(KEYS, STEPS);
+    let mut leaves = running.servers.remove(0);
+    leaves.signal(Signal::TERM);
+    assert!(leaves.wait("end of a server").success(), "it held what nobody else does");
+    load.join();
+    let sums = vec![(u64::from(WORKERS) * STEPS) as f32; KEYS as usize];
+    assert_eq!(running.values(KEYS), sums);
+    running.coordinator.signal(Signal::TERM);
+    assert!(running.coordinator.wait("end of the coordinator").success());
+    verify(&place);
+    drop(running);
+    let restore = ["--restore", place.as_str()];
+    let second = Running::start(&files.path("again"), 1, 4, 1, &restore);
+    second.wait_restored();
+    assert_eq!(second.values(KEYS), sums);
+}
+
+/// A coordinator that does not begin. What it says.
+fn refused(data: &str, shards: &str, cluster: &str, restore: &str) -> String {
+    let mut command = gradwire(&["coordinate", "--listen", "127.0.0.1:0", "--json"]);
+    command.args(["--data", data, "--shards", shards, "--cluster", cluster, "--restore", restore]);
+    let mut process =
+        Process(command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("runs"));
+    assert_eq!(process.wait("end of a coordinator").code(), Some(1));
+    let mut said = String::new();
+    process.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    said
+}
+
+fn flip(place: &str, number: u64) {
+    let part = Path::new(place).join(format!("ckpt-{number:010}")).join("part-00001");
+    let mut bytes = std::fs::read(&part).expect("it was written");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&part, bytes).expect("written");
+}
+
+#[test]
+fn what_cannot_be_restored_is_one_line_and_a_broken_newest_one_is_passed_over() {
+    const KEYS: u64 = 500;
+    let files = Files::new();
+    let place = files.path("checkpoints");
+    let data = files.path("data");
+    let first = Running::start(&data, 1, 2, 1, &["--checkpoints", &place]);
+    let load = first.load(KEYS, u64::MAX);
+    let taken = [first.take_well(), first.take_well(), first.take_well()];
+    first.kill();
+    load.join();
+    let fresh = files.path("fresh");
+    let last_line = |said: &str| said.lines().last().unwrap_or_default().to_owned();
+    let other = last_line(&refused(&fresh, "2", "other", &place));
+    assert!(other.contains("is of cluster \"kept\", this one is \"other\""), "{other}");
+    let shards = last_line(&refused(&fresh, "3", NAME, &place));
+    assert!(shards.contains("has 2 shards, this cluster 3"), "{shards}");
+    let none = last_line(&refused(&fresh, "2", NAME, &files.path("nothing")));
+    assert!(none.contains("nothing"), "{none}");
+    let not_empty = last_line(&refused(&data, "2", NAME, &place));
+    assert!(not_empty.contains("only a new one is restored"), "{not_empty}");
+    flip(&place, 3);
+    let damaged = last_line(&refused(&fresh, "2", NAME, &format!("{place}#3")));
+    assert!(damaged.contains("part-00001: damaged in the"), "{damaged}");
+    // The second one is the newest good one now.
+    let restore = ["--restore", place.as_str()];
+    let second = Running::start(&files.path("again"), 1, 2, 1, &restore);
+    second.wait_restored();
+    assert_eq!(second.values(KEYS), vec![sum_at_cut(&taken[1]); KEYS as usize]);
+    let status = second.status().expect("it lives");
+    assert_eq!(status["restore"]["from"]["number"], 2, "{status}");
+    second.kill();
+    // Where a server finds the damage, nobody is shown anything.
+    let unchecked = format!("{place}#3");
+    let restore = ["--restore", &unchecked, "--restore-check", "lengths"];
+    let third = Running::start(&files.path("third"), 1, 2, 1, &restore);
+    let failed = wait_for("failure to restore", || {
+        let status = third.status()?;
+        status["restore"]["failed"][0].as_str().map(str::to_owned)
+    });
+    assert!(failed.contains("part-00001: damaged in the"), "{failed}");
+}
