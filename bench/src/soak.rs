@@ -1,11 +1,12 @@
 //! The load of a soak: workers that count in keys of their own, and one that measures.
 //!
 //! Owns what was pushed, so that what the servers hold can be compared with it. What befalls the
-//! servers meanwhile is left to the caller.
+//! servers and the workers meanwhile is left to the caller.
 //!
 //! Invariant: a key belongs to one worker, and each push adds one to it; so once everything is
 //! acknowledged a key holds exactly what its worker has pushed, and before that something between
-//! what was acknowledged and what was pushed.
+//! what was acknowledged and what was pushed. Which keys a worker's n-th push has, its number, the
+//! seed and n alone decide: a later life of it knows what the lives before have pushed.
 
 use std::fmt;
 use std::rc::Rc;
@@ -14,11 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use kernels::hash::mix;
 use learn::INCARNATION;
+use serde::{Deserialize, Serialize};
 use shard::rule::{Sum, table_spec};
 use worker::{
-    ClusterError, ClusterSpec, JobId, Join, Session, Staleness, TableId, Then, WorkerError,
-    WorkerId, connect_cluster,
+    ClusterError, ClusterSpec, Incarnation, JobId, Join, Session, Staleness, TableId, Then,
+    WorkerError, WorkerId, connect_cluster,
 };
 
 use crate::random::Random;
@@ -31,6 +34,10 @@ const PUSHES_OUTSTANDING_MAX: usize = 64;
 
 /// Pushes of a worker between two looks at what it has pushed.
 const LOOK_EVERY_PUSHES: u64 = 64;
+
+/// Pushes of a life before its first look: some shards may be ahead of it by as many as were
+/// unanswered when the one before ended.
+const UNLOOKED_PUSHES: u64 = 4 * LOOK_EVERY_PUSHES;
 
 /// Digits that a probe's time is kept to.
 const PROBE_DIGITS: u8 = 3;
@@ -74,10 +81,10 @@ pub struct Probes {
     open: Vec<Instant>,
 }
 
-/// What one worker found in the end, and on the way.
-#[derive(Clone, Copy, Debug, Default)]
+/// What one worker found in the end, and on the way; but for `pushes`, in its last life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SoakTally {
-    /// Pushes, each of some keys; all were acknowledged.
+    /// Pushes of all of its lives, each of some keys; all were acknowledged.
     pub pushes: u64,
     /// Additions that were acknowledged and are not there.
     pub lost: u64,
@@ -108,19 +115,37 @@ struct Counter {
     pushed: Vec<u64>,
     /// By key, when everything was acknowledged last.
     acknowledged: Vec<u64>,
+    /// Of what all of its lives push.
+    seed: u64,
+    /// Of what it looks at.
     random: Random,
     tally: SoakTally,
 }
 
-/// Pushes at full speed until the soak is over, and then compares.
-pub fn soak_work(load: &SoakLoad, worker: u32) -> Result<SoakTally, SoakError> {
-    let mut counter = Counter::join(load, worker)?;
+/// Pushes at full speed until the soak is over, and then compares. A read that breaks a promise
+/// ends it at once.
+///
+/// - `life`: the worker goes on where the lives before it ended.
+/// - `joined`: called once it has begun.
+pub fn soak_work(
+    load: &SoakLoad,
+    worker: u32,
+    life: Incarnation,
+    joined: impl FnOnce(),
+) -> Result<SoakTally, SoakError> {
+    let mut counter = Counter::join(load, worker, life)?;
+    joined();
+    let mut pushes: u64 = 0;
     while !load.over.load(Ordering::Relaxed) {
         counter.push(PUSH_KEYS)?;
         counter.wait(PUSHES_OUTSTANDING_MAX)?;
-        if counter.tally.pushes.is_multiple_of(LOOK_EVERY_PUSHES) {
+        pushes += 1;
+        if pushes >= UNLOOKED_PUSHES && pushes.is_multiple_of(LOOK_EVERY_PUSHES) {
             counter.wait(0)?;
             counter.look()?;
+            if counter.tally.violations > 0 {
+                return Ok(counter.tally);
+            }
         }
     }
     counter.finish()
@@ -128,7 +153,7 @@ pub fn soak_work(load: &SoakLoad, worker: u32) -> Result<SoakTally, SoakError> {
 
 /// Pushes to all shards, one push after another, until the soak is over: what is seen of a fault.
 pub fn soak_probe(load: &SoakLoad, worker: u32) -> Result<SoakTally, SoakError> {
-    let mut counter = Counter::join(load, worker)?;
+    let mut counter = Counter::join(load, worker, INCARNATION)?;
     while !load.over.load(Ordering::Relaxed) {
         let began = Instant::now();
         counter.push(PUSH_KEYS)?;
@@ -168,10 +193,10 @@ impl SoakLoad {
 }
 
 impl Counter {
-    fn join(load: &SoakLoad, worker: u32) -> Result<Counter, SoakError> {
+    fn join(load: &SoakLoad, worker: u32, life: Incarnation) -> Result<Counter, SoakError> {
         let mut cluster = load.cluster.clone();
         cluster.dial.worker = WorkerId::new(worker);
-        cluster.dial.incarnation = INCARNATION;
+        cluster.dial.incarnation = life;
         let mut session = connect_cluster(&cluster)?;
         let deadline = session.now() + WAIT_MAX;
         let join = Join { job: load.job, workers: load.workers, staleness: Staleness::ASP };
@@ -181,32 +206,51 @@ impl Counter {
         let first = u64::from(worker) * load.keys;
         let keys: Vec<u64> = (first..first + load.keys).collect();
         let none = vec![0; keys.len()];
-        Ok(Counter {
+        let seed = load.seed ^ u64::from(worker) << 32;
+        let mut counter = Counter {
             session,
             keys,
             pushed: none.clone(),
             acknowledged: none,
-            random: Random::new(load.seed ^ u64::from(worker) << 32),
+            seed,
+            random: Random::new(seed),
             tally: SoakTally::default(),
-        })
+        };
+        for step in 0..counter.session.clock().get() {
+            let named = counter.draw(step, PUSH_KEYS);
+            counter.note_pushed(&named);
+        }
+        counter.acknowledged.copy_from_slice(&counter.pushed);
+        Ok(counter)
+    }
+
+    /// Which of its keys this push has, by their places.
+    fn draw(&self, step: u64, count: usize) -> Vec<usize> {
+        let mut random = Random::new(mix(self.seed ^ mix(step)));
+        let stride = (self.keys.len() / count).max(1) as u64;
+        let mut at = random.below(stride);
+        let mut named = Vec::with_capacity(count);
+        while (at as usize) < self.keys.len() && named.len() < count {
+            named.push(at as usize);
+            at += 1 + random.below((2 * stride - 1).max(1));
+        }
+        named.retain(|&place| self.pushed[place] < COUNT_MAX);
+        named
+    }
+
+    fn note_pushed(&mut self, named: &[usize]) {
+        named.iter().for_each(|&place| self.pushed[place] += 1);
+        self.tally.pushes += 1;
     }
 
     /// Adds one to so many of its keys.
     fn push(&mut self, count: usize) -> Result<(), SoakError> {
-        let stride = (self.keys.len() / count).max(1) as u64;
-        let mut at = self.random.below(stride);
-        let mut named = Vec::with_capacity(count);
-        while (at as usize) < self.keys.len() && named.len() < count {
-            named.push(at as usize);
-            at += 1 + self.random.below((2 * stride - 1).max(1));
-        }
-        named.retain(|&place| self.pushed[place] < COUNT_MAX);
+        let named = self.draw(self.session.clock().get(), count);
         let keys: Vec<u64> = named.iter().map(|&place| self.keys[place]).collect();
         let split = self.session.split(&keys)?;
         let ones = Rc::new(vec![1.0; keys.len()]);
         self.session.push(TABLE, &split, ones, 1, Then::Tick)?;
-        named.iter().for_each(|&place| self.pushed[place] += 1);
-        self.tally.pushes += 1;
+        self.note_pushed(&named);
         Ok(())
     }
 

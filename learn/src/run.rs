@@ -96,8 +96,8 @@ struct Ahead {
 
 /// Learns from all batches of `feed`, then waits until every push is acknowledged.
 ///
-/// - `journal`: where each step is kept before it is pushed. Steps that lives before have left there
-///   and some shard lacks are pushed first, and what was counted until then is counted.
+/// - `journal`: where each step is kept before it is pushed. Steps that lives before have left
+///   there and some shard lacks are pushed first, and what was counted until then is counted.
 /// - `metrics`: predictions made before each batch was learned from.
 /// - `after_step`: called after each batch with what has been counted; [`Continue::No`] ends the
 ///   run after this batch, as if the data ended there.

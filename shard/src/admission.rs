@@ -1,7 +1,7 @@
 //! Admission: each push of a worker is applied exactly once.
 //!
-//! Owns which sequences of one worker have been applied, in all of its lives, and the ticks that wait
-//! for earlier pushes. What a push does is left to `table`.
+//! Owns which sequences of one worker have been applied, in all of its lives, and the ticks that
+//! wait for earlier pushes. What a push does is left to `table`.
 //!
 //! Invariant: every sequence up to `applied_upto` has been applied; beyond it, those whose bit in
 //! `window` is set.

@@ -9,13 +9,13 @@ use serde_json::Value;
 use crate::{gradwire, run, run_well, stderr};
 
 /// A coordinator that is killed, and not asked, when it is dropped.
-struct Coordinator {
+pub(crate) struct Coordinator {
     process: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Coordinator {
-    fn start(data: &Path, cluster: &str) -> Coordinator {
+    pub(crate) fn start(data: &Path, cluster: &str) -> Coordinator {
         let data = data.to_str().expect("text");
         let arguments = ["coordinate", "--listen", "127.0.0.1:0", "--shards", "8", "--json"];
         let mut command = gradwire(&arguments);
@@ -103,4 +103,7 @@ fn what_cannot_be_done_ends_in_one_line() {
     let elsewhere = ["status", "--coordinator", &coordinator.address, "--cluster", "ads"];
     let said = stderr(&run(&elsewhere));
     assert!(said.contains("\"ads\"") && said.contains("\"ctr\""), "{said}");
+    let elsewhere = ["train", "--coordinator", &coordinator.address, "--cluster", "ads"];
+    let said = stderr(&run(&elsewhere));
+    assert!(said.contains("the coordinator denies") && said.contains("\"ctr\""), "{said}");
 }

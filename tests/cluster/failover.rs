@@ -42,6 +42,12 @@ fn a_coordinator_that_is_killed_is_missed_by_nobody() {
     check(&soak(&[&["--for", "12s", "--every", "2s"], &faults[..]].concat()));
 }
 
+#[test]
+fn workers_and_servers_that_are_killed_under_load_lose_and_double_nothing() {
+    let faults = ["--faults", "kill-worker,kill-worker,kill,kill-coordinator", "--workers", "2"];
+    check(&soak(&[&["--for", "15s", "--every", "1s", "--seed", "4"], &faults[..]].concat()));
+}
+
 const DATA: &str = "gen:criteo?rows=200000&seed=3";
 
 fn training<'a>(save: &'a str, more: &[&'a str]) -> Vec<&'a str> {

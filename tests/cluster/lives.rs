@@ -1,12 +1,14 @@
 //! Workers are killed, as by `kill -9`, and their jobs go on without losing or doubling a batch.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::coordinating::Coordinator;
 use crate::death::children;
 use crate::{Files, gradwire, run, run_well, stderr, train, wait_for};
 
@@ -129,6 +131,28 @@ fn a_worker_without_another_life_ends_the_job_with_its_name() {
         assert!(said.contains("worker 0") && said.contains(" died: "), "{said}");
         assert_eq!(said.contains("it had 2 lives, and no more"), restarts == "1", "{said}");
     }
+}
+
+#[test]
+fn a_cluster_whose_job_has_failed_takes_the_next_one() {
+    let files = Files::new();
+    std::fs::create_dir(files.path("log")).expect("a new one");
+    let coordinator = Coordinator::start(Path::new(&files.path("log")), "ctr");
+    let at = ["--coordinator", &coordinator.address, "--cluster", "ctr"];
+    let serve = |name| {
+        let own = ["serve", "--listen", "127.0.0.1:0", "--cores", "1", "--name", name];
+        let mut command = gradwire(&[&own[..], &["--host", name], &at].concat());
+        Job(command.stderr(Stdio::null()).spawn().expect("it starts"))
+    };
+    let _servers = [serve("a"), serve("b")];
+    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--workers", "2"];
+    let mut job = Job::start(&[&endless[..], &["--restarts", "0"], &at].concat());
+    wait_for("workers", || (children(job.0.id(), "worker").len() == 2).then_some(()));
+    std::thread::sleep(Duration::from_millis(700));
+    job.kill_one("worker", 1);
+    wait_for("end of the job", || job.has_ended().then_some(()));
+    let figures = train(&[&["--train", "gen:criteo?rows=3000&seed=1"], &at[..]].concat());
+    assert!(figures["rows"].as_u64() > Some(2000), "{figures}");
 }
 
 #[test]

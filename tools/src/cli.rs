@@ -17,7 +17,7 @@ use crate::doctor::Need;
 use crate::elastic::ElasticArgs;
 use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
-    TransportFlag, WorkFlag,
+    TransportFlag, WorkFlag, format_parser,
 };
 use crate::job_success::JobSuccessArgs;
 use crate::push_pull::COMMIT;
@@ -82,6 +82,9 @@ pub(crate) enum Command {
     /// One worker of `train --processes`; its plan comes by standard input.
     #[command(hide = true)]
     Worker,
+    /// One worker of `soak --faults kill-worker`; its plan comes by standard input.
+    #[command(hide = true)]
+    SoakWorker,
 }
 
 #[derive(Debug, Subcommand)]
@@ -521,12 +524,4 @@ pub(crate) struct TakingArgs {
     /// Print the result as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-fn format_parser(text: &str) -> Result<Format, String> {
-    const ALL: [Format; 6] =
-        [Format::Vw, Format::LibSvm, Format::Csv, Format::Tsv, Format::Criteo, Format::Parquet];
-    let names = || ALL.map(Format::name).join(", ");
-    let named = ALL.into_iter().find(|format| format.name() == text);
-    named.ok_or_else(|| format!("expected one of {}", names()))
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use learn::data::BadRows;
+use learn::data::{BadRows, Format};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
 use worker::{CodecChoice, Expiry, KeyAdmission, Staleness};
@@ -169,6 +169,15 @@ impl FromStr for DurationFlag {
         });
         read.map(DurationFlag).ok_or_else(|| format!("expected a time such as 60s, found '{text}'"))
     }
+}
+
+/// A format of files, by its name.
+pub(crate) fn format_parser(text: &str) -> Result<Format, String> {
+    const ALL: [Format; 6] =
+        [Format::Vw, Format::LibSvm, Format::Csv, Format::Tsv, Format::Criteo, Format::Parquet];
+    let names = || ALL.map(Format::name).join(", ");
+    let named = ALL.into_iter().find(|format| format.name() == text);
+    named.ok_or_else(|| format!("expected one of {}", names()))
 }
 
 /// What verbs do with a message.

@@ -39,9 +39,9 @@ pub(crate) struct JobSuccessArgs {
     /// Runs of each mode.
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) runs: u32,
-    /// Runs without deaths, for comparison.
+    /// Every so many runs of each mode one without deaths, for comparison.
     #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(crate) calm_runs: u32,
+    pub(crate) calm_every: u32,
     /// Steps of each worker.
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub(crate) steps: u64,
@@ -98,26 +98,25 @@ struct JobSuccess {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &JobSuccessArgs) -> Result<(), Failure> {
-    if !(0.0..=1.0).contains(&arguments.death) || arguments.runs == 0 || arguments.calm_runs == 0 {
-        return Err(Failure::usage("expected --death of 0 to 1, and --runs and --calm-runs of 1"));
+    if !(0.0..=1.0).contains(&arguments.death) || arguments.runs == 0 || arguments.calm_every == 0 {
+        return Err(Failure::usage("expected --death of 0 to 1, and --runs and --calm-every of 1"));
     }
     let report = measure(arguments)?;
     if arguments.json { json(&report) } else { table(&report.pairs()) }
 }
 
 fn measure(arguments: &JobSuccessArgs) -> Result<JobSuccess, Failure> {
-    let (mut calm, mut rows) = (Vec::new(), 0);
-    for _ in 0..arguments.calm_runs {
-        let ended = one(arguments, Mode::FailStop, Vec::new())?;
-        (rows, calm) = (ended.rows, [calm, vec![ended.seconds]].concat());
-    }
-    let calm_seconds = median(&calm);
+    let first = one(arguments, Mode::FailStop, Vec::new())?;
+    let (mut calm, rows) = (vec![first.seconds], first.rows);
     let mut random = Random::new(arguments.seed);
     let (mut fail_stop, mut ended_well, mut restarts, mut rows_wrong) = (0, 0, 0, 0);
     let (mut all, mut with_deaths, mut deaths_sum) = (Vec::new(), Vec::new(), 0);
     let mut runs_with_deaths = 0;
     for run in 0..arguments.runs {
-        let deaths = draw(arguments, &mut random, calm_seconds);
+        if run > 0 && run.is_multiple_of(arguments.calm_every) {
+            calm.push(one(arguments, Mode::FailStop, Vec::new())?.seconds);
+        }
+        let deaths = draw(arguments, &mut random, first.seconds);
         deaths_sum += deaths.len() as u64;
         runs_with_deaths += u32::from(!deaths.is_empty());
         let mut modes = [Mode::FailStop, Mode::Restart];
@@ -140,6 +139,7 @@ fn measure(arguments: &JobSuccessArgs) -> Result<JobSuccess, Failure> {
             }
         }
     }
+    let calm_seconds = median(&calm);
     let ratio = |seconds: &[f64]| median(seconds) / calm_seconds;
     Ok(JobSuccess {
         commit: COMMIT,
@@ -245,7 +245,7 @@ mod tests {
             workers: 256,
             death: 0.25,
             runs: 1,
-            calm_runs: 1,
+            calm_every: 1,
             steps: 1,
             pace_ms: 1,
             clock: ClockBound::Bsp,

@@ -95,5 +95,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Worker => train::child::run(),
+        Command::SoakWorker => soak::workers::run_child(),
     }
 }

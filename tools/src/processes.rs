@@ -1,7 +1,7 @@
 //! Servers as child processes, alone or as a cluster with a coordinator that places shards on them.
 //!
-//! Owns what they are told, and waiting until they listen and each shard has all of its replicas. What befalls them is
-//! left to whoever started them.
+//! Owns what they are told, and waiting until they listen and each shard has all of its replicas.
+//! What befalls them is left to whoever started them.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

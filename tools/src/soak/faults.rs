@@ -1,4 +1,5 @@
-//! The faults of a soak: servers that are killed, or stopped for a while, one after another.
+//! The faults of a soak: servers that are killed, or stopped for a while, and workers, one after
+//! another.
 //!
 //! Owns who is next and when. Starting processes is left to `processes`, what becomes of the load
 //! to the crate `bench`.
@@ -15,6 +16,7 @@ use serde::Serialize;
 use worker::Watch;
 
 use super::SoakArgs;
+use super::workers::SoakWorkers;
 use crate::failure::Failure;
 use crate::processes::ClusterProcesses;
 
@@ -22,16 +24,22 @@ use crate::processes::ClusterProcesses;
 const STOP_MS_MIN: u64 = 20;
 const STOP_MS_MAX: u64 = 2000;
 
+/// How long a killed process may take to end.
+const END_MAX: Duration = Duration::from_secs(5);
+
 /// What can befall a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum FaultFlag {
     /// A server is killed, as by `kill -9`, and another one started.
     Kill,
     /// A server is stopped for 20 ms to 2 s, and goes on.
     Stop,
     /// The coordinator is killed and started again.
+    #[value(alias = "kill-coordinator")]
     Coordinator,
+    /// A worker is killed, and its next life takes its place. Workers are processes then.
+    KillWorker,
 }
 
 /// A fault that was caused.
@@ -40,7 +48,7 @@ pub(crate) struct Caused {
     pub(crate) fault: FaultFlag,
     /// Since the start of the load.
     pub(crate) at: Duration,
-    /// Until every shard had all of its replicas again.
+    /// Until every shard had all of its replicas again, or the worker's next life had joined.
     pub(crate) whole_after: Duration,
 }
 
@@ -48,6 +56,8 @@ pub(crate) struct Caused {
 pub(crate) struct Saboteur<'a> {
     pub(crate) plan: &'a SoakArgs,
     pub(crate) cluster: ClusterProcesses,
+    /// The workers, if they are processes.
+    pub(crate) workers: Option<SoakWorkers>,
 }
 
 impl Saboteur<'_> {
@@ -87,7 +97,9 @@ impl Saboteur<'_> {
     ) -> Result<Caused, Failure> {
         let began = Instant::now();
         let at = load.started.elapsed();
-        load.note_fault();
+        if fault != FaultFlag::KillWorker {
+            load.note_fault(); // Nobody but the worker itself sees its own death.
+        }
         let before = placements.newest().map_or(0, |placement| placement.epoch.get());
         let cluster = &mut self.cluster;
         let victim = random.below(cluster.servers.len() as u64) as usize;
@@ -107,9 +119,16 @@ impl Saboteur<'_> {
                 cluster.wait_whole(placements, 0)?;
             }
             FaultFlag::Coordinator => {
-                cluster.children.child(cluster.coordinator).signal(Signal::KILL);
+                let coordinator = cluster.children.child(cluster.coordinator);
+                coordinator.signal(Signal::KILL);
+                coordinator.ended(END_MAX); // Until then it holds its log.
                 cluster.restart_coordinator()?;
                 cluster.wait_whole(placements, 0)?;
+            }
+            FaultFlag::KillWorker => {
+                let workers = self.workers.as_mut();
+                let workers = workers.expect("they are processes if this is among the faults");
+                workers.kill(random.below(workers.count()) as usize)?;
             }
         }
         Ok(Caused { fault, at, whole_after: began.elapsed() })

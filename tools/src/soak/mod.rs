@@ -5,6 +5,7 @@
 
 mod args;
 mod faults;
+pub(crate) mod workers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -22,6 +23,7 @@ use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
 pub(crate) use self::args::{DurationFlag, SoakArgs};
 pub(crate) use self::faults::FaultFlag;
 use self::faults::{Caused, Saboteur};
+use self::workers::{SoakWorkerPlan, SoakWorkers};
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
 use crate::output::{complain, count, json, table};
@@ -102,7 +104,8 @@ fn checked(mut arguments: SoakArgs) -> Result<SoakArgs, Failure> {
         let why = format!("--servers: {servers} servers cannot hold {replicas} replicas apart");
         return Err(Failure::usage(why));
     }
-    let kills = arguments.faults.iter().any(|fault| *fault != FaultFlag::Coordinator);
+    let harms_servers = |fault: &FaultFlag| matches!(fault, FaultFlag::Kill | FaultFlag::Stop);
+    let kills = arguments.faults.iter().any(harms_servers);
     if kills && replicas < 2 {
         return Err(Failure::usage("--replicas: with 1 a dead server takes its shards along"));
     }
@@ -119,24 +122,22 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
             let cluster = start(plan, data)?;
             let placements = watch(std::slice::from_ref(&cluster.address), CLUSTER)?;
             cluster.wait_whole(&placements, 0)?;
-            (Some(Saboteur { plan, cluster }), placements)
+            (Some(Saboteur { plan, cluster, workers: None }), placements)
         }
         addresses => (None, watch(addresses, &plan.cluster)?),
     };
+    let job = JobId::new(RandomState::new().build_hasher().finish());
+    let mut threads = plan.workers;
+    if let Some(saboteur) = &mut saboteur
+        && plan.faults.contains(&FaultFlag::KillWorker)
+    {
+        threads = 0;
+        let told = worker_plan(plan, job, &saboteur.cluster.address);
+        saboteur.workers = Some(SoakWorkers::start(told, plan.workers)?);
+    }
     let load = SoakLoad {
-        cluster: ClusterSpec {
-            placements: Arc::clone(&placements),
-            dial: Dial {
-                worker: WorkerId::OBSERVER,
-                incarnation: learn::INCARNATION,
-                backend: TcpBackend::Uring,
-                limits: Limits::default(),
-                timeouts: Timeouts::default(),
-                connect_max: CONNECT_MAX,
-            },
-            patience: PATIENCE,
-        },
-        job: JobId::new(RandomState::new().build_hasher().finish()),
+        cluster: cluster_spec(&placements),
+        job,
         workers: plan.workers + 1,
         keys: plan.keys,
         seed: plan.seed,
@@ -146,8 +147,9 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
     };
     let (caused, tallies) = std::thread::scope(|scope| {
         let load = &load;
-        let workers: Vec<_> = (0..plan.workers)
-            .map(|worker| scope.spawn(move || ended(load, soak_work(load, worker))))
+        let work = |worker| soak_work(load, worker, learn::INCARNATION, || {});
+        let workers: Vec<_> = (0..threads)
+            .map(|worker| scope.spawn(move || ended(load, work(worker))))
             .chain([scope.spawn(move || ended(load, soak_probe(load, plan.workers)))])
             .collect();
         scope.spawn(move || {
@@ -171,8 +173,42 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
         (caused, tallies)
     });
     let tallies = tallies.into_iter().collect::<Result<Vec<SoakTally>, SoakError>>();
-    let tallies = tallies.map_err(Failure::failed)?;
-    Ok(report(plan, &load, &caused?, &tallies))
+    let mut tallies = tallies.map_err(Failure::failed)?;
+    let caused = caused?;
+    if let Some(workers) = saboteur.as_mut().and_then(|saboteur| saboteur.workers.take()) {
+        tallies.extend(workers.finish()?);
+    }
+    Ok(report(plan, &load, &caused, &tallies))
+}
+
+/// How a worker reaches the servers; who it is, is filled in.
+fn cluster_spec(placements: &Arc<Watch>) -> ClusterSpec {
+    ClusterSpec {
+        placements: Arc::clone(placements),
+        dial: Dial {
+            worker: WorkerId::OBSERVER,
+            incarnation: learn::INCARNATION,
+            backend: TcpBackend::Uring,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            connect_max: CONNECT_MAX,
+        },
+        patience: PATIENCE,
+    }
+}
+
+/// What workers are told that are processes.
+fn worker_plan(plan: &SoakArgs, job: JobId, coordinator: &str) -> SoakWorkerPlan {
+    SoakWorkerPlan {
+        coordinators: vec![coordinator.to_owned()],
+        cluster: CLUSTER.to_owned(),
+        job: job.get(),
+        workers: plan.workers + 1,
+        keys: plan.keys,
+        seed: plan.seed,
+        worker: 0,
+        life: learn::INCARNATION.get(),
+    }
 }
 
 /// Starts a cluster of processes.

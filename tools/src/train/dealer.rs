@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn what_lay_beyond_the_end_of_an_epoch_is_not_dealt_in_the_next() {
         let mut dealer = Dealer::new(1, 1);
-        (0..4).for_each(|_| drop(claim(&mut dealer, 0, None)));
+        (0..4).for_each(|_| _ = claim(&mut dealer, 0, None));
         // The epoch has two batches; the life ends in the second epoch's first one.
         assert_eq!(dealer.claim(0, 1, Some(at(0, 1))), Ok(at(1, 0)));
         dealer.died(0);
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_worker_that_finishes_nothing_is_stopped() {
         let mut dealer = Dealer::new(1, 1);
-        (0..DEALT_MAX).for_each(|_| drop(claim(&mut dealer, 0, None)));
+        (0..DEALT_MAX).for_each(|_| _ = claim(&mut dealer, 0, None));
         let dealt = DEALT_MAX;
         assert_eq!(dealer.claim(0, 0, None), Err(DealError::TooMany { dealt }));
     }

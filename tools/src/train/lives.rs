@@ -1,8 +1,8 @@
 //! The workers of a run as processes, and their lives.
 //!
 //! Owns starting them, dealing batches to them over pipes, and starting again who died where the
-//! servers keep its place. Which batch and which life is next is left to `dealer`, what reports mean
-//! to `workers`.
+//! servers keep its place. Which batch and which life is next is left to `dealer`, what reports
+//! mean to `workers`.
 //!
 //! Invariant: a worker has one life at a time; the one before is reaped when the next begins, and
 //! fenced by the shards.

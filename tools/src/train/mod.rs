@@ -18,21 +18,25 @@ use launch::Children;
 use learn::data::{DataError, Source, SourceSpec};
 use learn::metrics::Metrics;
 use learn::{CALL_MAX, Continue, Epochs, INCARNATION, Job, Table, margins, read};
-use worker::{JobId, Servers, Session, TableSize, WorkerId};
+use worker::{Incarnation, JobId, Servers, Session, TableSize, WorkerId};
 
 use crate::cli::TrainArgs;
 use crate::failure::Failure;
 use crate::metrics::Endpoint;
 use crate::metrics::training::TrainingFigures;
+use crate::output::complain;
 use crate::signals::Stop;
 use board::Board;
 use cluster::Cluster;
 use keep::DataManifest;
 use lives::run_processes;
 pub(crate) use plan::Plan;
-use plan::StartedAs;
+use plan::{ServersWanted, StartedAs};
 use result::{TrainResult, tell};
 use workers::{Done, regression, run_threads};
+
+/// A life that does nothing but leave: none comes after it.
+const LAST_LIFE: Incarnation = Incarnation::new(u32::MAX);
 
 /// Runs the command.
 pub(crate) fn run(arguments: TrainArgs) -> Result<(), Failure> {
@@ -71,7 +75,7 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
         }
     };
     let seconds = board.finish();
-    let trained = trained?;
+    let trained = trained.inspect_err(|_| give_back(plan, &job, &cluster))?;
 
     let tested = if stop.asked() {
         None
@@ -108,6 +112,25 @@ fn prepare(plan: &Plan, job: &Job, weights: Table, observer: &mut Session) -> Re
     match &plan.resume {
         Some(dir) => keep::load(dir, observer, (job, weights)),
         None => Ok(()),
+    }
+}
+
+/// Ends each worker's part in a job that has failed, where the servers outlive it: they refuse
+/// other jobs while a worker takes part. A worker that still runs is fenced.
+fn give_back(plan: &Plan, job: &Job, cluster: &Cluster) {
+    if !matches!(plan.servers, ServersWanted::Coordinated(_)) {
+        return;
+    }
+    for worker in (0..plan.workers).map(WorkerId::new) {
+        let ended = cluster.session(worker, LAST_LIFE).and_then(|mut session| {
+            job.begin(&mut session).map_err(Failure::failed)?;
+            let deadline = session.now() + CALL_MAX;
+            session.leave(deadline).map_err(Failure::failed)
+        });
+        if let Err(failure) = ended {
+            complain(&format!("gradwire: {worker} keeps its place on the servers: {failure}"));
+            return;
+        }
     }
 }
 

@@ -1,0 +1,191 @@
+//! The workers of a soak as processes, so that they can be killed too.
+//!
+//! Owns both ends of their pipes: starting them, killing one and beginning its next life, and what
+//! the process itself does. What it pushes and compares is `bench::soak_work`.
+//!
+//! Invariant: a worker has one life at a time, and all of its lives push the same steps.
+
+use std::io::{self, BufRead};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bench::{SoakLoad, SoakTally, soak_work};
+use launch::{ChildEvent, Children, Signal};
+use serde::{Deserialize, Serialize};
+use worker::{Incarnation, JobId, Watch};
+
+use super::{LOOK_EVERY, cluster_spec};
+use crate::failure::Failure;
+use crate::output;
+use crate::signals::Stop;
+use crate::train::child::watch_parent;
+
+/// How long a worker may take to begin, and to compare in the end.
+const WORD_MAX: Duration = Duration::from_secs(60);
+
+/// What a worker is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SoakWorkerPlan {
+    pub(crate) coordinators: Vec<String>,
+    pub(crate) cluster: String,
+    pub(crate) job: u64,
+    /// How many take part in the job.
+    pub(crate) workers: u32,
+    pub(crate) keys: u64,
+    pub(crate) seed: u64,
+    pub(crate) worker: u32,
+    pub(crate) life: u32,
+}
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    /// It has joined.
+    Begun,
+    /// It has compared.
+    Ended(SoakTally),
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// The processes; killed when this is dropped.
+pub(crate) struct SoakWorkers {
+    plan: SoakWorkerPlan,
+    children: Children,
+    /// By worker: its child, and which life that is.
+    lives: Vec<(usize, u32)>,
+    tallies: Vec<Option<SoakTally>>,
+}
+
+impl SoakWorkers {
+    /// Starts so many workers and waits until all have joined.
+    ///
+    /// - `plan`: whose, and of which life, is filled in.
+    pub(crate) fn start(plan: SoakWorkerPlan, count: u32) -> Result<SoakWorkers, Failure> {
+        let (lives, tallies) = (Vec::new(), vec![None; count as usize]);
+        let mut workers = SoakWorkers { plan, children: Children::new(), lives, tallies };
+        for worker in 0..count {
+            let number = workers.begin(worker, learn::INCARNATION.get())?;
+            workers.lives.push((number, learn::INCARNATION.get()));
+        }
+        for worker in 0..count as usize {
+            workers.wait_begun(worker)?;
+        }
+        Ok(workers)
+    }
+
+    /// Kills a worker, and waits until its next life has joined.
+    pub(crate) fn kill(&mut self, worker: usize) -> Result<(), Failure> {
+        let (number, life) = self.lives[worker];
+        self.children.child(number).signal(Signal::KILL);
+        self.children.child(number).ended(WORD_MAX);
+        let next = self.begin(worker as u32, life + 1)?;
+        self.lives[worker] = (next, life + 1);
+        self.wait_begun(worker)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.lives.len() as u64
+    }
+
+    /// Has all of them finish, and waits for what they found.
+    pub(crate) fn finish(mut self) -> Result<Vec<SoakTally>, Failure> {
+        for &(number, _) in &self.lives {
+            self.children.child(number).tell("stop\n");
+        }
+        let until = Instant::now() + WORD_MAX;
+        while self.tallies.iter().any(Option::is_none) {
+            self.hear(until)?;
+        }
+        Ok(self.tallies.into_iter().flatten().collect())
+    }
+
+    fn begin(&mut self, worker: u32, life: u32) -> Result<usize, Failure> {
+        let plan = SoakWorkerPlan { worker, life, ..self.plan.clone() };
+        let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
+        let name = format!("worker {worker}");
+        let arguments = ["soak-worker".to_owned()];
+        self.children.spawn(&name, &arguments, &line).map_err(Failure::failed)
+    }
+
+    fn wait_begun(&mut self, worker: usize) -> Result<(), Failure> {
+        let until = Instant::now() + WORD_MAX;
+        loop {
+            match self.hear(until)? {
+                Some(number) if number == self.lives[worker].0 => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes the next word in; of one that has begun, its child's number.
+    fn hear(&mut self, until: Instant) -> Result<Option<usize>, Failure> {
+        let left = until.saturating_duration_since(Instant::now());
+        let Some((number, event)) = self.children.next(left) else {
+            let waited = WORD_MAX.as_secs();
+            return Err(Failure::failed(format!("workers say nothing for {waited} s")));
+        };
+        let worker = self.lives.iter().position(|&(life, _)| life == number);
+        match (worker, event) {
+            (Some(worker), ChildEvent::Line(line)) => match serde_json::from_str(&line) {
+                Ok(Word::Begun) => Ok(Some(number)),
+                Ok(Word::Ended(tally)) => {
+                    self.tallies[worker] = Some(tally);
+                    Ok(None)
+                }
+                Ok(Word::Failed(why)) => Err(Failure::failed(format!("worker {worker}: {why}"))),
+                Err(error) => Err(Failure::failed(format!("worker {worker}: {error}"))),
+            },
+            (Some(worker), ChildEvent::Ended) if self.tallies[worker].is_none() => {
+                let name = self.children.child(number).name();
+                Err(Failure::failed(format!("{name} ended without a word")))
+            }
+            // A former life, whose last words may come late.
+            (_, _) => Ok(None),
+        }
+    }
+}
+
+/// Works as the plan on standard input says.
+pub(crate) fn run_child() -> Result<(), Failure> {
+    let stop = Stop::on_signals()?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(Failure::failed)?;
+    let plan: SoakWorkerPlan = serde_json::from_str(&line)
+        .map_err(|error| Failure::usage(format!("the plan on standard input: {error}")))?;
+    watch_parent(stop.clone(), None)?;
+    match work(&plan, &stop) {
+        Ok(tally) => output::json(&Word::Ended(tally)),
+        Err(failure) => output::json(&Word::Failed(failure.to_string())),
+    }
+}
+
+fn work(plan: &SoakWorkerPlan, stop: &Stop) -> Result<SoakTally, Failure> {
+    let watch = Watch::start(&plan.coordinators, &plan.cluster).map_err(Failure::failed)?;
+    let load = &SoakLoad {
+        cluster: cluster_spec(&Arc::new(watch)),
+        job: JobId::new(plan.job),
+        workers: plan.workers,
+        keys: plan.keys,
+        seed: plan.seed,
+        started: Instant::now(),
+        over: AtomicBool::new(false),
+        probes: Mutex::default(),
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !load.over.load(Ordering::Relaxed) {
+                std::thread::sleep(LOOK_EVERY);
+                if stop.asked() {
+                    load.over.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        let begun = || drop(output::json(&Word::Begun));
+        let tally = soak_work(load, plan.worker, Incarnation::new(plan.life), begun);
+        load.over.store(true, Ordering::Relaxed);
+        tally.map_err(Failure::failed)
+    })
+}
