@@ -31,7 +31,8 @@ pub(super) const HISTORY_SHOWN_MAX: usize = 32;
 /// How often everything is looked at again, since patience runs out without an event.
 const RECONSIDER_EVERY: Duration = Duration::from_millis(100);
 
-/// How often the store is looked at, since applicants know later epochs.
+/// How often the store is looked at: another coordinator may have been there, which one that has
+/// nothing to record would not find out, and its watchers would stay in the past with it.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two events there is a tick at most; a longer pause is the coordinator's own standstill.
@@ -317,8 +318,8 @@ impl Machine {
         }
     }
 
-    /// Somebody knows a later epoch. Either another coordinator has recorded it and this one is
-    /// over, or the store is not the cluster's newest; an append that is under way will tell.
+    /// Whether another coordinator has recorded something is to be seen, so that this one is over;
+    /// an append that is under way will tell as well.
     fn look_at_store(&mut self, now: Time) {
         if self.proposal.is_none() && now >= self.look_again_at {
             self.look_again_at = now + LOOK_AGAIN_EVERY;
@@ -463,6 +464,7 @@ impl Machine {
         self.changed = Changed::No;
         self.reconsider_at = now + RECONSIDER_EVERY;
         self.dismiss_strangers();
+        self.look_at_store(now);
         if let Some(placement) = self.next_placement(now) {
             debug_assert_eq!(placement.check(), Ok(()));
             let entry = Arc::new(Entry { placement, numbers_given: self.numbers_given });
