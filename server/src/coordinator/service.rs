@@ -22,8 +22,9 @@ use rustix::event::{Timespec, epoll};
 use wire::{CONTROL_BYTES_MAX, Time, ToMember, control_frame};
 
 use super::connection::{Connection, Ended};
+use super::event::{Action, ConnectionId, Event};
 use super::helpers::{Bell, Prober, Recorder, Told};
-use super::machine::{Action, ConnectionId, Event, HISTORY_SHOWN_MAX, Machine};
+use super::machine::{HISTORY_SHOWN_MAX, Machine};
 use super::spec::{ClusterSpec, SpecError};
 use super::store::{Store, StoreError};
 use crate::door::{Exposure, ListenError};

@@ -20,6 +20,7 @@ mod fill;
 mod follow;
 mod link;
 mod log;
+mod passing;
 mod state;
 
 #[cfg(test)]
@@ -29,14 +30,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use kernels::crc32c::crc32c;
-use wire::{Epoch, Header, Holds, Kind, Refusal, Seal, Station, Status, Time};
+use wire::{Epoch, Header, Holds, Kind, Refusal, Station, Status, Time};
 
 use self::fill::Filling;
 use self::link::Successor;
 use self::log::{Log, Part};
+use self::passing::{Catching, Passing};
 pub use self::state::Image;
 use crate::answer::{Outbox, REPLY_BYTES};
-use crate::change::Sink;
 use crate::engine::{Mutation, Outcome, Shard, ShardSpec};
 use crate::table::Upkeep;
 
@@ -466,51 +467,5 @@ impl<S> Replica<S> {
             return false;
         }
         true
-    }
-}
-
-/// Keeps an answer instead of sending it.
-struct Catching<'a, O: Outbox> {
-    outbox: &'a mut O,
-    caught: Option<O::Slot>,
-}
-
-impl<O: Outbox> Outbox for Catching<'_, O> {
-    type Slot = O::Slot;
-
-    fn bytes_max(&self) -> usize {
-        self.outbox.bytes_max()
-    }
-
-    fn seal(&self) -> Seal {
-        self.outbox.seal()
-    }
-
-    fn acquire(&mut self, bytes: usize) -> Option<O::Slot> {
-        self.outbox.acquire(bytes)
-    }
-
-    fn bytes_mut(slot: &mut O::Slot) -> &mut [u8] {
-        O::bytes_mut(slot)
-    }
-
-    fn post(&mut self, slot: O::Slot) {
-        self.caught = Some(slot);
-    }
-}
-
-/// Passes on to a successor what was done, if there is one.
-struct Passing<'a> {
-    log: &'a mut Log,
-    position: &'a mut u64,
-    logs: bool,
-}
-
-impl Sink for Passing<'_> {
-    fn done(&mut self, header: Header, body: [&[u8]; 2]) {
-        *self.position += match self.logs {
-            true => self.log.append(header, body, Part::Operation),
-            false => 1,
-        };
     }
 }

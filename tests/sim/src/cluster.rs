@@ -22,10 +22,10 @@ use wire::{Epoch, Incarnation, Routing, ShardId, Time, WorkerId};
 use worker::{Session, SessionSpec};
 
 use crate::failure::Failure;
+use crate::fleet::{Fleet, FleetSpec};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::run::Defect;
-use crate::fleet::{Fleet, FleetSpec};
 
 const EPOCH: Epoch = Epoch::new(1);
 /// Sets the stream of a cluster's stops apart from the workers', which are numbered from 0.

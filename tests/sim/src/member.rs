@@ -420,8 +420,7 @@ impl Member {
         let values = self.session.wait_pull(ticket, now).map_err(|error| self.failed(error))?;
         let known = own.iter().zip(&seen);
         for ((&key, (&own, &seen)), &found) in keys.iter().zip(known).zip(values.as_slice()) {
-            let (floor, pushed) =
-                (ledger.floor(key, clock).max(own), ledger.total(key));
+            let (floor, pushed) = (ledger.floor(key, clock).max(own), ledger.total(key));
             let before = std::mem::replace(&mut self.seen[key as usize], found);
             if found > pushed as f32 {
                 return Err(Failure::Invented { worker, key, pushed, found });

@@ -10,10 +10,10 @@ use worker::{Staleness, Time};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
+use crate::fleet::{Counts as ServerCounts, Fleet, StoreDefect};
 use crate::ledger::Ledger;
 use crate::member::Member;
 use crate::plan::Plan;
-use crate::fleet::{Counts as ServerCounts, Fleet, StoreDefect};
 use crate::reader::Reader;
 
 /// World time that a job may take, in nanoseconds.
@@ -157,11 +157,7 @@ impl Run<'_> {
     /// Cores, workers and the network have their turns until `done`.
     ///
     /// - `ns_max`: of world time that this may take.
-    fn take_turns(
-        &mut self,
-        ns_max: u64,
-        done: impl Fn(&Run<'_>) -> bool,
-    ) -> Result<(), Failure> {
+    fn take_turns(&mut self, ns_max: u64, done: impl Fn(&Run<'_>) -> bool) -> Result<(), Failure> {
         let (cluster, plan) = (self.cluster, self.plan);
         let over_ns = cluster.now().nanos().saturating_add(ns_max);
         for _ in 0..TURNS_MAX {

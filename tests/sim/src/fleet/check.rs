@@ -8,8 +8,8 @@ use std::time::Duration;
 use shard::chain::Image;
 use wire::{Chain, Epoch, Placement, ServerId, ShardId, Time};
 
-use super::host::Power;
 use super::Fleet;
+use super::host::Power;
 use crate::failure::Failure;
 
 /// How often everything is compared.
@@ -143,6 +143,8 @@ impl Fleet {
         let seats = seats.map(|it| (it.machine.placement().epoch.get(), it.machine.proposed()));
         let seats: Vec<_> =
             seats.map(|(at, next)| (at, next.map(|it| it.placement.epoch.get()))).collect();
-        format!("{epoch}: {chains:?}; hosts {hosts:?}; watches {known:?}; coordinators at {seats:?}")
+        format!(
+            "{epoch}: {chains:?}; hosts {hosts:?}; watches {known:?}; coordinators at {seats:?}"
+        )
     }
 }

@@ -106,7 +106,13 @@ impl Control {
                 self.made += 1;
                 let id = ConnectionId(self.made);
                 let begun = now + self.delay();
-                let link = Link { seat, caller, ordered: [begun; 2], open: [true; 2], state: State::Whole };
+                let link = Link {
+                    seat,
+                    caller,
+                    ordered: [begun; 2],
+                    open: [true; 2],
+                    state: State::Whole,
+                };
                 self.links.insert(id, link);
                 Ok(id)
             }

@@ -152,9 +152,7 @@ impl Fleet {
         let soon = Duration::from_nanos(self.random.below(1_000_000));
         match &self.hosts[host] {
             _ if is_shut => (Probe::Unknown, PROBE_MAX),
-            Some(process) if process.power == Power::Off => {
-                (Probe::Unknown, PROBE_MAX)
-            }
+            Some(process) if process.power == Power::Off => (Probe::Unknown, PROBE_MAX),
             Some(_) => (Probe::Open, soon),
             None => (Probe::Refused, soon),
         }
@@ -191,7 +189,8 @@ impl Fleet {
         let appended = self.store.append(now, writer, &entry);
         self.counts.epochs += u64::from(appended == Appended::Yes);
         let chains = before.iter().flatten().zip(&entry.placement.chains);
-        let failovers = chains.filter(|(one, other)| one.replicas.first() != other.replicas.first());
+        let failovers =
+            chains.filter(|(one, other)| one.replicas.first() != other.replicas.first());
         self.counts.failovers += failovers.count() as u64;
         let dies_at = self.running(seat, writer).and_then(|coordinator| coordinator.dies_at);
         if appended != Appended::Conflict && dies_at == Some(DiesAt::Recorded) {
@@ -201,10 +200,12 @@ impl Fleet {
         self.agenda.at(now + way, Happening::Appended(seat, writer, entry, appended));
     }
 
-    /// The store is looked at: has another coordinator been there?
+    /// The store is looked at: has another coordinator been there? Its own next entry, which a real
+    /// one appends after it has looked, may have been faster here.
     pub(super) fn look(&mut self, now: Time, seat: usize, writer: Writer, ours: Epoch) {
-        let newest = self.store.placement().map(|placement| placement.epoch);
-        if newest > Some(ours) && self.running(seat, writer).is_some() {
+        let is_theirs =
+            self.store.newest_by().is_some_and(|(by, newest)| by != writer && newest > ours);
+        if is_theirs && self.running(seat, writer).is_some() {
             self.step_down(now, seat);
         }
     }

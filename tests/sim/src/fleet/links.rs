@@ -9,9 +9,7 @@ use server::{News, Who};
 use shard::Mutation;
 use shard::chain::Notice;
 use transport::Link;
-use wire::{
-    ChainReport, Epoch, Incarnation, Observation, Placement, ShardId, Time, WorkerId,
-};
+use wire::{ChainReport, Epoch, Incarnation, Observation, Placement, ShardId, Time, WorkerId};
 
 use super::host::{Power, Tried, host_of};
 use super::{Fleet, Happening, Stirred};
@@ -151,12 +149,7 @@ impl Fleet {
 
     /// A link of a worker, or of a reader, to a shard's head as its watch knows it, with the
     /// chain's epoch. If that server is gone or says no, the link is over soon.
-    pub(crate) fn link(
-        &mut self,
-        watch: usize,
-        worker: WorkerId,
-        shard: ShardId,
-    ) -> (Link, Epoch) {
+    pub(crate) fn link(&mut self, watch: usize, worker: WorkerId, shard: ShardId) -> (Link, Epoch) {
         let now = self.world.now();
         let (ours, theirs) = self.world.link();
         let theirs = Link::Simulated(theirs);

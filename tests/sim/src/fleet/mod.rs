@@ -30,8 +30,8 @@ use self::caller::{Caller, Told};
 use self::control::{Control, Delivery, Node};
 use self::council::{Coordinator, Heard};
 use self::host::{Power, Process};
-use self::store::{Appended, Store, Writer};
 pub use self::store::StoreDefect;
+use self::store::{Appended, Store, Writer};
 use crate::agenda::Agenda;
 use crate::failure::Failure;
 use crate::plan::{ChainPlan, Strikes};
@@ -150,7 +150,12 @@ enum Happening {
     Append(usize, Writer, Arc<Entry>),
     Appended(usize, Writer, Arc<Entry>, Appended),
     Look(usize, Writer, Epoch),
-    Probed { seat: usize, writer: Writer, server: ServerId, answer: Probe },
+    Probed {
+        seat: usize,
+        writer: Writer,
+        server: ServerId,
+        answer: Probe,
+    },
     CoordinatorDies(usize, Writer),
     CoordinatorReturns(usize),
     /// A caller tries to reach a coordinator.
@@ -214,7 +219,8 @@ impl Fleet {
     /// Whether everybody knows the first placement. A server of it whose welcome was lost would
     /// apply as another one, and shards that it alone was to hold would be gone before they began.
     pub(crate) fn has_begun(&self) -> bool {
-        let knows = |process: &Option<Process>| process.as_ref().is_some_and(|it| it.placed.is_some());
+        let knows =
+            |process: &Option<Process>| process.as_ref().is_some_and(|it| it.placed.is_some());
         self.known.iter().all(|placement| placement.epoch > Epoch::default())
             && self.hosts.iter().all(knows)
     }
@@ -326,7 +332,8 @@ impl Fleet {
         }
         let seat = caller.begin_try(now, SEATS);
         let tries = caller.tries;
-        let first_beat = if matches!(node, Node::Host(_)) { now } else { now + caller.beat_every() };
+        let first_beat =
+            if matches!(node, Node::Host(_)) { now } else { now + caller.beat_every() };
         match self.control.connect(now, node, seat, listens[seat]) {
             Ok(id) => {
                 caller.begin_link(now, id, &mut self.control);
@@ -404,7 +411,6 @@ impl Fleet {
             Node::Seat(_) | Node::Person => {}
         }
     }
-
 }
 
 /// How long a core sleeps at most before it looks around.
@@ -427,11 +433,7 @@ fn caller_at<'a>(
 }
 
 /// When who is at a node of the control network goes on.
-fn awake_at(
-    seats: &[Option<Coordinator>; SEATS],
-    hosts: &[Option<Process>],
-    node: Node,
-) -> Time {
+fn awake_at(seats: &[Option<Coordinator>; SEATS], hosts: &[Option<Process>], node: Node) -> Time {
     let until = match node {
         Node::Seat(seat) => seats[seat].as_ref().map(|it| it.stopped_until),
         Node::Host(host) => hosts[host].as_ref().map(|it| it.stopped_until),

@@ -49,8 +49,10 @@ impl Fleet {
     /// Something befalls somebody.
     pub(super) fn strike(&mut self, now: Time) {
         let host = self.random.below(self.hosts.len() as u64) as usize;
-        if self.plan.strikes == Strikes::ServersDie {
-            return self.crash(now, host);
+        match self.plan.strikes {
+            Strikes::All => {}
+            Strikes::ServersDie => return self.crash(now, host),
+            Strikes::Silence => return self.go_out(now, host),
         }
         match self.random.below(17) {
             0..=2 => self.crash(now, host),
@@ -136,8 +138,10 @@ impl Fleet {
         if let Some(process) = &mut self.hosts[host] {
             process.power = Power::Off;
         }
-        let back = self.within(now, 2 * AWAY_NS_MAX);
-        self.agenda.at(back, Happening::Returns(host));
+        if self.plan.strikes != Strikes::Silence {
+            let back = self.within(now, 2 * AWAY_NS_MAX);
+            self.agenda.at(back, Happening::Returns(host));
+        }
     }
 
     /// Another process begins at a host.
