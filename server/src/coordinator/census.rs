@@ -14,7 +14,7 @@ use wire::{Candidate, Epoch, Member, Placement, ServerId, Time};
 
 use super::assign::{Seat, Standing};
 use super::detector::{Detector, PATIENCE_MIN};
-use super::machine::ConnectionId;
+use super::event::ConnectionId;
 
 /// How long a place must refuse before its server is lost: long enough for a firewall's mistake,
 /// since a shard that nobody else holds is lost with it.

@@ -101,7 +101,9 @@ impl Gossip {
     }
 
     /// What of it assignment has to know now. Remembers whom it separates.
-    pub(super) fn news(&mut self, now: Time) -> News {
+    ///
+    /// - `is_heard`: whether a server beats.
+    pub(super) fn news(&mut self, now: Time, is_heard: impl Fn(ServerId) -> bool) -> News {
         self.apart.retain(|_, until| *until > now);
         self.refused.retain(|_, refused| refused.until > now);
         let mut news = News { filled: self.filled.clone(), ..News::default() };
@@ -114,8 +116,12 @@ impl Gossip {
             if now - broken.since < LINK_PATIENCE {
                 continue;
             }
-            // Whoever misses more neighbours than the other is the one that is cut off.
-            let is_cut_off = count(reporter) > count(broken.successor);
+            // Of two that beat, whoever misses more neighbours is the one that is cut off.
+            let is_cut_off = match (is_heard(reporter), is_heard(broken.successor)) {
+                (true, false) => false,
+                (false, true) => true,
+                _ => count(reporter) > count(broken.successor),
+            };
             news.out.insert((shard, if is_cut_off { reporter } else { broken.successor }));
             self.apart.insert((reporter, broken.successor), now + APART_FOR);
         }

@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use wire::{Epoch, ServerId};
 
 use super::census::Probe;
-use super::machine::Event;
+use super::event::Event;
 use super::store::{Entry, Store, StoreError};
 
 /// Places that are asked at once.

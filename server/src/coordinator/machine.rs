@@ -18,9 +18,10 @@ use wire::{
 
 use super::assign::{Crew, Leavers, Move};
 use super::cause::cause;
-use super::census::{Census, Changed, Health, Probe, Told, Why, Wish};
-use super::conduct::{Conductor, StoreNews, StoreTask};
+use super::census::{Census, Changed, Health, Told, Why, Wish};
+use super::conduct::{Conductor, StoreNews};
 use super::detector::BEAT_EVERY;
+use super::event::{Action, ConnectionId, Defect, Event};
 use super::gossip::Gossip;
 use super::ledger::Ledger;
 use super::orders::is_open;
@@ -34,112 +35,12 @@ pub(super) const HISTORY_SHOWN_MAX: usize = 32;
 /// How often everything is looked at again, since patience runs out without an event.
 const RECONSIDER_EVERY: Duration = Duration::from_millis(100);
 
-/// How often the store is looked at, since applicants know later epochs.
+/// How often the store is looked at: another coordinator may have been there, which one that has
+/// nothing to record would not find out, and its watchers would stay in the past with it.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two events there is a tick at most; a longer pause is the coordinator's own standstill.
 const STANDSTILL: Duration = Duration::from_millis(50);
-
-/// A link to the coordinator; numbers are never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
-
-/// What happens to the machine.
-#[derive(Debug)]
-pub enum Event {
-    /// A message has come.
-    Said {
-        /// From whom.
-        connection: ConnectionId,
-        /// What.
-        message: ToCoordinator,
-    },
-    /// A link is over.
-    Closed {
-        /// Which.
-        connection: ConnectionId,
-    },
-    /// [`Action::Probe`] has found something out.
-    Probed {
-        /// Of which server.
-        server: ServerId,
-        /// What.
-        answer: Probe,
-    },
-    /// The store holds the entry that was to be recorded.
-    Recorded {
-        /// How long the store took.
-        took: Duration,
-    },
-    /// It does not yet; it is tried again.
-    NotRecorded {
-        /// Why, for people.
-        why: String,
-        /// How long the store took to say so.
-        took: Duration,
-    },
-    /// The store of checkpoints has done something, or has not.
-    Store(StoreNews),
-    /// Whoever runs this coordinator wants a checkpoint.
-    TakeCheckpoint,
-    /// Time has gone by.
-    Tick,
-}
-
-/// What the machine wants done, in this order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Say something.
-    Send {
-        /// To whom.
-        connection: ConnectionId,
-        /// What.
-        message: ToMember,
-    },
-    /// The same message to many: encoded once.
-    Publish {
-        /// To whom.
-        connections: Vec<ConnectionId>,
-        /// What.
-        placement: Arc<Placement>,
-    },
-    /// End a link, after what was sent has left.
-    Close {
-        /// Which.
-        connection: ConnectionId,
-    },
-    /// Find out whether somebody listens at a place; [`Event::Probed`] answers.
-    Probe {
-        /// Whose place.
-        server: ServerId,
-        /// Where.
-        place: String,
-    },
-    /// Append an entry to the store; [`Event::Recorded`] answers.
-    Record(Arc<Entry>),
-    /// See whether the store's newest entry is a later one: this coordinator is over then.
-    Look {
-        /// The newest that this coordinator knows.
-        ours: Epoch,
-    },
-    /// Something in the store of checkpoints.
-    Store(StoreTask),
-}
-
-/// A defect put in on purpose, so that a test can show that it would be found. No coordinator that
-/// serves has one: only [`Machine::with_defect`] puts it in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Defect {
-    /// None.
-    #[default]
-    None,
-    /// No silence is ever too long.
-    NeverSuspects,
-    /// Whoever is being filled counts as a replica at once.
-    FilledUnasked,
-    /// Placements are told before the store holds them.
-    ToldEarly,
-}
 
 /// Who is at the other end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -348,8 +249,8 @@ impl Machine {
         }
     }
 
-    /// Somebody knows a later epoch. Either another coordinator has recorded it and this one is
-    /// over, or the store is not the cluster's newest; an append that is under way will tell.
+    /// Whether another coordinator has recorded something is to be seen, so that this one is over;
+    /// an append that is under way will tell as well.
     fn look_at_store(&mut self, now: Time) {
         if self.proposal.is_none() && now >= self.look_again_at {
             self.look_again_at = now + LOOK_AGAIN_EVERY;
@@ -494,6 +395,7 @@ impl Machine {
         self.changed = Changed::No;
         self.reconsider_at = now + RECONSIDER_EVERY;
         self.dismiss_strangers();
+        self.look_at_store(now);
         if let Some(placement) = self.next_placement(now) {
             debug_assert_eq!(placement.check(), Ok(()));
             let entry = Arc::new(Entry { placement, numbers_given: self.numbers_given });
@@ -519,7 +421,9 @@ impl Machine {
             }
             crew.first(self.spec.shards)
         } else {
-            let mut news = self.gossip.news(now);
+            let census = &self.census;
+            let is_heard = |server| census.get(server).is_some_and(|it| it.health == Health::Fit);
+            let mut news = self.gossip.news(now, is_heard);
             news.moves.clone_from(&self.moves);
             if self.defect == Defect::FilledUnasked {
                 news.filled.extend(old.shards().map(|(shard, chain)| (shard, chain.epoch)));

@@ -20,6 +20,7 @@ mod conduct;
 mod conduct_tests;
 mod connection;
 mod detector;
+mod event;
 mod first;
 mod gateway;
 mod gossip;
@@ -45,9 +46,10 @@ pub use conduct::{
     StoreNews, StoreTask,
 };
 pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
+pub use event::{Action, ConnectionId, Defect, Event};
 pub use gossip::LINK_PATIENCE;
 pub use helpers::{APPEND_AGAIN_AFTER, PROBE_MAX};
-pub use machine::{Action, ConnectionId, Defect, Event, Machine};
+pub use machine::Machine;
 pub use service::{CONNECTIONS_MAX, CoordinateError, Coordinator, Stored, TICK_EVERY};
 pub use spec::{ClusterSpec, SpecError};
 pub use store::{Entry, HISTORY_MAX, Store, StoreError};

@@ -10,7 +10,8 @@ use wire::{Ask, Denial, Placement, ServerId, Time, ToMember};
 
 use super::assign::Move;
 use super::census::{Changed, Health, Why, Wish};
-use super::machine::{ConnectionId, Machine};
+use super::event::ConnectionId;
+use super::machine::Machine;
 
 /// A person's moves that wait.
 const MOVES_MAX: usize = 256;

@@ -26,8 +26,9 @@ use wire::{
 use super::checkpointer::{CheckpointSpec, Checkpointer};
 use super::conduct::Conductor;
 use super::connection::{Connection, Ended};
+use super::event::{Action, ConnectionId, Event};
 use super::helpers::{Bell, Prober, Recorder, Told};
-use super::machine::{Action, ConnectionId, Event, HISTORY_SHOWN_MAX, Machine};
+use super::machine::{HISTORY_SHOWN_MAX, Machine};
 use super::spec::{ClusterSpec, SpecError};
 use super::store::{Store, StoreError};
 use crate::door::{Exposure, ListenError};

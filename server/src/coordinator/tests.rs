@@ -16,7 +16,8 @@ use wire::{
 
 use super::assign::{Crew, FILLS_MAX_PER_SERVER, Seat, Spread, Standing};
 use super::census::Probe;
-use super::machine::{Action, ConnectionId, Event, Machine};
+use super::event::{Action, ConnectionId, Event};
+use super::machine::Machine;
 use super::spec::ClusterSpec;
 use super::store::Entry;
 

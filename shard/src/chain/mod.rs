@@ -387,7 +387,9 @@ impl<S> Replica<S> {
     /// Adds an operation that changes nothing, if answers wait for an acknowledgement, or will, and
     /// nothing else will bring one.
     fn prove(&mut self) {
-        let waits = self.held.back().is_some_and(|held| self.lacks_proof(held.proof));
+        // The first holds up all others; the last may be in need later than it, or not at all.
+        let ends = [self.held.front(), self.held.back()];
+        let waits = ends.into_iter().flatten().any(|held| self.lacks_proof(held.proof));
         let is_due = waits || self.wants_renewal;
         if is_due && self.log.is_empty() && self.needs_successor() {
             self.wants_renewal = false;

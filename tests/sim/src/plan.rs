@@ -88,6 +88,8 @@ pub enum Strikes {
     All,
     /// Servers die, and others begin in their places.
     ServersDie,
+    /// Servers lose their power and stay away until nothing goes wrong any more: nobody is told.
+    Silence,
 }
 
 impl Plan {

@@ -123,10 +123,7 @@ pub fn run_plan(setup: &Setup, plan: &Plan) -> Result<Report, Failure> {
     let equal = || cluster.with_fleet(Fleet::check_replicas).unwrap_or(Ok(()));
     let caught_up_ns = cluster.now().nanos() + CATCH_UP_NS_MAX;
     run.take_turns(RUN_MAX_NS, |_| equal().is_ok() || cluster.now().nanos() > caught_up_ns)?;
-    if let Err(failure) = equal() {
-        println!("{:?}", cluster.with_fleet(|fleet| fleet.describe()));
-        return Err(failure);
-    }
+    equal()?;
     check_sums(&cluster, &mut run.members[0], &run.ledger)?;
     for member in &mut run.members {
         member.leave(&cluster)?;

@@ -1,64 +1,52 @@
-//! Chains: what a cluster promises whose servers crash, freeze, lose each other, and are replaced.
+//! Chains: what a cluster promises whose servers and coordinators die, freeze, lose each other and
+//! their store, and are replaced.
 //!
 //! A failing run prints its seed; `cargo run -p gradwire-sim --example hunt -- SEED 1 chains` runs
 //! it.
 
+use std::time::Duration;
+
 use kernels::Isa;
-use shard::Mutation;
-use sim::{ChainPlan, Failure, Plan, Report, Setup, run_plan};
-use transport::simulated::Faults;
-use worker::Staleness;
+use sim::{Defect, Plan, Report, Setup, run_plan};
 
 /// Seeds of the long test.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 1000;
 
-/// Within how many seeds a defect must be found.
-const MUTATION_SEEDS: u64 = 200;
+/// Seeds of the test in which servers die, and nothing else goes wrong.
+const DEATHS_SEEDS: u64 = 200;
 
-fn setup(seed: u64, mutation: Mutation) -> Setup {
-    Setup { seed, isa: Isa::detect(), mutation }
+fn setup(seed: u64) -> Setup {
+    Setup { seed, isa: Isa::detect(), defect: Defect::None }
 }
 
-fn must_pass(seed: u64) -> Report {
-    let plan = Plan::chained_from_seed(seed);
-    run_plan(&setup(seed, Mutation::None), &plan)
+fn must_pass(seed: u64, plan: &Plan) -> Report {
+    run_plan(&setup(seed), plan)
         .unwrap_or_else(|failure| panic!("{failure}\nseed {seed}, {plan:#?}"))
 }
 
-/// The first failure that a defect causes, on a network that does nothing wrong of itself.
-fn first_failure(mutation: Mutation) -> Option<Failure> {
-    (0..MUTATION_SEEDS).find_map(|seed| {
-        let chains = ChainPlan { servers: 4, replicas: 3, events: 40, events_per_mille: 20 };
-        let chained = Plan::chained_from_seed(seed);
-        let plan = Plan {
-            shards: 4,
-            workers: 3,
-            staleness: Staleness::ASP,
-            clocks: 100,
-            pushes_max: 2,
-            thinks_per_mille: 100,
-            faults: Faults { delay_ns: 10_000..=500_000, ..Faults::NONE },
-            chains: Some(chains),
-            ..chained
-        };
-        run_plan(&setup(seed, mutation), &plan).err()
-    })
-}
-
-/// A plan whose fills take many turns.
-fn few_bytes(seed: u64) -> Plan {
-    Plan { counters: 2000, keys_max: 30, ..Plan::chained_from_seed(seed) }
+fn chained(seed: u64) -> Report {
+    must_pass(seed, &Plan::chained_from_seed(seed))
 }
 
 #[test]
-fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whatever_server_dies() {
-    let reports: Vec<Report> = (0..SEEDS).map(must_pass).collect();
+fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whoever_dies() {
+    let reports: Vec<Report> = (0..SEEDS).map(chained).collect();
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
     let counts = [
         ("pushes", sum(|report| report.pushes)),
+        ("reads", sum(|report| report.reads_ns.len() as u64)),
         ("crashes", sum(|report| report.servers.crashes)),
+        ("outages", sum(|report| report.servers.outages)),
         ("freezes", sum(|report| report.servers.freezes)),
         ("splits", sum(|report| report.servers.splits)),
+        ("cuts", sum(|report| report.servers.cuts)),
+        ("coordinators that died", sum(|report| report.servers.coordinators_died)),
+        ("coordinators beside another", sum(|report| report.servers.coordinators_doubled)),
+        ("coordinators fenced", sum(|report| report.servers.fenced)),
+        ("illnesses of the store", sum(|report| report.servers.illnesses)),
+        ("resets", sum(|report| report.servers.resets)),
+        ("moves", sum(|report| report.servers.moves)),
+        ("epochs", sum(|report| report.servers.epochs)),
         ("fills", sum(|report| report.servers.fills)),
         ("failovers", sum(|report| report.servers.failovers)),
         ("duplicates", sum(|report| report.sessions.duplicates)),
@@ -72,33 +60,20 @@ fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whatever_server_di
 }
 
 #[test]
-fn the_same_seed_gives_the_same_trace_with_chains() {
+fn the_same_seed_gives_the_same_run_with_coordinators() {
     for seed in 0..8 {
-        assert_eq!(must_pass(seed), must_pass(seed));
+        assert_eq!(chained(seed), chained(seed));
     }
 }
 
+/// Where messages are not lost, nothing may wait for one to be sent again, which a session does
+/// after a second: what a head holds back, something that is under way must let go.
 #[test]
-fn with_acknowledgements_before_the_tail_has_it_a_seed_fails() {
-    let failure = first_failure(Mutation::AcksEarly);
-    assert!(failure.is_some(), "an acknowledged push is lost");
-}
-
-#[test]
-fn with_pushes_forgotten_by_a_new_head_a_seed_fails() {
-    let failure = first_failure(Mutation::PushesForgotten);
-    assert!(failure.is_some(), "a push counts twice");
-}
-
-#[test]
-fn with_answers_that_are_not_held_a_seed_fails() {
-    let failure = first_failure(Mutation::AnswersNotHeld);
-    assert!(failure.is_some(), "an answered push is lost");
-}
-
-#[test]
-fn with_moved_rows_missing_from_a_fill_a_seed_fails() {
-    let chained = |seed| run_plan(&setup(seed, Mutation::MovedRowsMissed), &few_bytes(seed));
-    let failure = (0..MUTATION_SEEDS).find_map(|seed| chained(seed).err());
-    assert!(failure.is_some(), "replicas differ");
+fn no_read_waits_for_a_message_to_be_sent_again_while_servers_die() {
+    for seed in 0..DEATHS_SEEDS {
+        let plan = Plan::deaths_from_seed(seed);
+        let slowest_ns = must_pass(seed, &plan).reads_ns.into_iter().max().unwrap_or(0);
+        let slowest = Duration::from_nanos(slowest_ns);
+        assert!(slowest < plan.timeouts.request / 2, "seed {seed}: a read took {slowest:?}");
+    }
 }

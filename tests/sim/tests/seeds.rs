@@ -4,7 +4,7 @@
 
 use kernels::Isa;
 use shard::Mutation;
-use sim::{Failure, Plan, Report, Setup, run, run_plan};
+use sim::{Defect, Failure, Plan, Report, Setup, run, run_plan};
 
 /// Seeds of the long test.
 const SEEDS: u64 = 1000;
@@ -19,7 +19,7 @@ const MUTATION_SEEDS: u64 = 50;
 const SEED_VARIABLE: &str = "GRADWIRE_SIM_SEED";
 
 fn setup(seed: u64, mutation: Mutation) -> Setup {
-    Setup { seed, isa: Isa::detect(), mutation }
+    Setup { seed, isa: Isa::detect(), defect: Defect::Shard(mutation) }
 }
 
 fn must_pass(seed: u64) -> Report {

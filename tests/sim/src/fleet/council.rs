@@ -136,6 +136,7 @@ impl Fleet {
                     self.agenda.at(now + after, asked);
                 }
                 Action::Record(entry) => self.attempt(now, seat, writer, &entry),
+                Action::Store(task) => unreachable!("it has no place for checkpoints: {task:?}"),
                 Action::Look { ours } => {
                     let at = now + self.store.way(now);
                     self.agenda.at(at, Happening::Look(seat, writer, ours));
@@ -200,10 +201,12 @@ impl Fleet {
         self.agenda.at(now + way, Happening::Appended(seat, writer, entry, appended));
     }
 
-    /// The store is looked at: has another coordinator been there?
+    /// The store is looked at: has another coordinator been there? Its own next entry, which a real
+    /// one appends after it has looked, may have been faster here.
     pub(super) fn look(&mut self, now: Time, seat: usize, writer: Writer, ours: Epoch) {
-        let newest = self.store.placement().map(|placement| placement.epoch);
-        if newest > Some(ours) && self.running(seat, writer).is_some() {
+        let is_theirs =
+            self.store.newest_by().is_some_and(|(by, newest)| by != writer && newest > ours);
+        if is_theirs && self.running(seat, writer).is_some() {
             self.step_down(now, seat);
         }
     }

@@ -19,6 +19,8 @@ use crate::failure::Failure;
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long a handshake takes at most where nothing is wrong, in nanoseconds.
 const HANDSHAKE_NS_MAX: u64 = 1_000_000;
+/// How long after a link the same one is made again at the earliest.
+const AGAIN_AFTER: Duration = Duration::from_millis(2);
 /// How long a worker waits for a head that does not answer before it looks again.
 const UNANSWERED: Duration = Duration::from_millis(20);
 
@@ -157,6 +159,10 @@ impl Fleet {
         let Some(&head) = chain.replicas.first() else { return (Link::Simulated(ours), epoch) };
         let there = self.hosts[host_of(known, head)].as_mut();
         let there = there.filter(|process| process.power == Power::On);
+        // Who was just sent away waits for news before it asks again.
+        let last = self.linked.insert((watch, shard), (now, epoch));
+        let is_again = last.is_some_and(|(at, known)| known == epoch && now < at + AGAIN_AFTER);
+        let there = there.filter(|_| !is_again);
         match there.filter(|process| process.admits_worker(shard).is_ok()) {
             Some(process) => {
                 let who = Who {

@@ -85,6 +85,8 @@ pub(crate) struct Fleet {
     cut_off: Vec<(Node, Node, Time)>,
     /// Hosts that do not reach each other until then.
     shut: Vec<(usize, usize, Time)>,
+    /// By watch and shard: when it was last linked, and in which epoch.
+    linked: BTreeMap<(usize, ShardId), (Time, Epoch)>,
     /// Links that nobody answers, until they are given up.
     unanswered: Vec<(Time, Link)>,
     checked_at: Time,
@@ -198,6 +200,7 @@ impl Fleet {
             failed: None,
             cut_off: Vec::new(),
             shut: Vec::new(),
+            linked: BTreeMap::new(),
             unanswered: Vec::new(),
             checked_at: now,
             stirred: Stirred::Yes,

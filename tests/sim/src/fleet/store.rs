@@ -82,6 +82,11 @@ impl Store {
         self.entries.last().map(|(_, entry)| &entry.placement)
     }
 
+    /// Who wrote the newest entry, and its epoch.
+    pub(crate) fn newest_by(&self) -> Option<(Writer, Epoch)> {
+        self.entries.last().map(|(writer, entry)| (*writer, entry.placement.epoch))
+    }
+
     /// Whether it holds this placement.
     pub(crate) fn holds(&self, placement: &Placement) -> bool {
         let at = placement.epoch.get().checked_sub(1);

@@ -5,8 +5,10 @@
 //!
 //! Invariant: who was struck counts as bad until whatever was decided upon it must be done.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use transport::simulated::Faults;
 use wire::{
     Applicant, Apply, Ask, Chain, Epoch, Placement, ServerId, ShardId, Time, ToCoordinator,
 };
@@ -17,6 +19,9 @@ use super::host::Power;
 use super::store::Writer;
 use super::{CLUSTER, Calm, Fleet, Happening, SEATS, Stirred};
 use crate::plan::Strikes;
+
+/// How long a message takes where nothing goes wrong any more, in nanoseconds.
+const DELAY_NS: RangeInclusive<u64> = 10_000..=200_000;
 
 const MILLISECOND_NS: u64 = 1_000_000;
 /// How long a server is frozen, shut off or away at most, in nanoseconds.
@@ -44,8 +49,10 @@ impl Fleet {
     /// Something befalls somebody.
     pub(super) fn strike(&mut self, now: Time) {
         let host = self.random.below(self.hosts.len() as u64) as usize;
-        if self.plan.strikes == Strikes::ServersDie {
-            return self.crash(now, host);
+        match self.plan.strikes {
+            Strikes::All => {}
+            Strikes::ServersDie => return self.crash(now, host),
+            Strikes::Silence => return self.go_out(now, host),
         }
         match self.random.below(17) {
             0..=2 => self.crash(now, host),
@@ -131,8 +138,10 @@ impl Fleet {
         if let Some(process) = &mut self.hosts[host] {
             process.power = Power::Off;
         }
-        let back = self.within(now, 2 * AWAY_NS_MAX);
-        self.agenda.at(back, Happening::Returns(host));
+        if self.plan.strikes != Strikes::Silence {
+            let back = self.within(now, 2 * AWAY_NS_MAX);
+            self.agenda.at(back, Happening::Returns(host));
+        }
     }
 
     /// Another process begins at a host.
@@ -335,6 +344,8 @@ impl Fleet {
         self.cut_off.clear();
         self.control.calm();
         self.world.heal();
+        // A long fill, sent anew and anew, would meet a fault each time.
+        self.world.set_faults(Faults { delay_ns: DELAY_NS, ..Faults::NONE });
         self.store.fall_ill(now);
         let newest = self.seats.iter().flatten().map(|it| it.writer.0).max();
         for seat in 0..SEATS {
