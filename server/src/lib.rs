@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod budget;
 mod chain_links;
 mod chains;
 pub mod coordinator;
@@ -15,6 +16,7 @@ mod door;
 mod guest;
 mod handshake;
 mod membership;
+mod pinning;
 mod porter;
 mod quiet;
 mod reply;
@@ -24,10 +26,11 @@ mod view;
 
 pub use agent::{Agent, AgentEvent, AgentSpec, AgentView, Reporter};
 pub use chains::{News, Share};
-pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
+pub use core_thread::{Hosting, Server, ServerSpec, StartError, Way};
 pub use door::{Door, Exposure, ListenError, listen};
 pub use guest::Who;
 pub use membership::Membership;
+pub use pinning::{Pinning, pin, processor_here};
 pub use report::Report;
 pub use turn::{Core, OnClosed};
 pub use view::{

@@ -7,6 +7,7 @@ mod bad_input;
 mod bare_link;
 mod checkpoints;
 mod coordinating;
+mod crowds;
 mod death;
 mod doctor;
 mod failover;

@@ -5,10 +5,20 @@
 use std::fmt;
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use learn::data::BadRows;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
 use worker::{CodecChoice, Expiry, KeyAdmission, Staleness};
+
+/// How what is logged is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A line of JSON, its fields apart.
+    Json,
+}
 
 /// How far workers may be apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::status::Status;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 
 /// The version of the wire that this build speaks.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 // layout-begin
 /// The header as it stands on the wire. Little-endian, no padding, 64 bytes.
