@@ -136,6 +136,7 @@ fn local_spec(spec: &PushPullSpec, limits: Limits) -> LocalSpec {
             epoch: Epoch::new(1),
             rules: Rules::builtin(),
             table_bytes_max: TABLE_BYTES_MIN.max(TABLE_BYTES_FACTOR * rows_bytes),
+            memory_bytes_max: u64::MAX,
             isa: kernels::Isa::detect(),
         },
         timeouts: Timeouts::default(),

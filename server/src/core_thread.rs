@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kernels::Isa;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use shard::chain::{Notice, Restored};
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
@@ -21,9 +20,11 @@ use transport::tcp::{self, TcpBackend};
 use transport::{Limits, Link, Transport, Waker};
 use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId};
 
+use crate::budget::Budget;
 use crate::chain_links::{ChainLinks, LinkNews};
 use crate::chains::{News, Share};
 use crate::guest::Who;
+use crate::pinning::{Pinning, pin};
 use crate::recordings::Tap;
 use crate::report::{REPORTS_MAX, Report};
 use crate::storing::{Storing, shards_of};
@@ -49,19 +50,6 @@ pub enum Way {
     Shm,
     /// TCP, by io_uring where the kernel allows it and by epoll where not.
     Tcp(TcpBackend),
-}
-
-/// Whether each core's thread stays on one processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pinning {
-    /// The kernel moves it as it likes: other threads share the processors.
-    Free,
-    /// Shard `i` stays on the processor number `first + i`, counted from 0 and around, of those
-    /// that this process may use.
-    Pinned {
-        /// The first shard's.
-        first: usize,
-    },
 }
 
 /// Which shards a server holds.
@@ -95,6 +83,9 @@ pub struct ServerSpec {
     pub rules: Rules,
     /// What the rows of one table may take on one shard, in bytes.
     pub table_bytes_max: u64,
+    /// What all that peers can make the server hold may take together, in bytes: tables, logs of
+    /// chains, slots of connections.
+    pub memory_bytes_max: u64,
     /// The instruction set of the shards' kernels.
     pub isa: Isa,
 }
@@ -125,6 +116,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     pub(crate) cores: Arc<[CoreHandle]>,
+    budget: Arc<Budget>,
     threads: Vec<JoinHandle<()>>,
     pub(crate) storing: Storing,
     /// Makes links to successors; none where there are no chains.
@@ -212,7 +204,9 @@ impl Server {
         };
         let links = pending.as_ref().map(|(sender, _)| sender.clone());
         let told = Told { report: report.clone(), links };
-        let started = (0..spec.cores).map(|core| start_core(spec, core, told.clone()));
+        let budget = Arc::new(Budget::new(spec.memory_bytes_max, spec.cores.into()));
+        let started =
+            (0..spec.cores).map(|core| start_core(spec, core, (told.clone(), Arc::clone(&budget))));
         let (cores, threads) = started.collect::<Result<(Vec<_>, Vec<_>), _>>()?;
         let cores: Arc<[CoreHandle]> = cores.into();
         let storing = Storing::new(shard_spec(spec), spec.pinning, report.clone());
@@ -223,6 +217,7 @@ impl Server {
         let links = pending.map(start_links).transpose()?;
         Ok(Server {
             cores,
+            budget,
             threads,
             storing,
             links,
@@ -290,6 +285,9 @@ impl Server {
     pub(crate) fn admits(&self, hello: &Header) -> Result<(), Refusal> {
         let (shards, wanted) = (self.shards(), ShardId::new(hello.table));
         let follows = hello.worker() == WorkerId::PREDECESSOR;
+        if !follows {
+            self.budget.admits()?;
+        }
         if self.hosting == Hosting::OneACore {
             let epoch_there = Refusal::NotHead { shard: Epoch::default() };
             let known = hello.table < shards;
@@ -323,6 +321,11 @@ impl Server {
 
     fn placed(&self) -> Option<Arc<Placed>> {
         self.placed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What peers make this server hold, and what they may, in bytes.
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        (self.budget.held_bytes(), self.budget.bound_bytes())
     }
 
     /// How each core is, some tens of milliseconds ago at most, and what it has done.
@@ -359,7 +362,7 @@ impl Drop for Server {
 fn start_core(
     spec: &ServerSpec,
     number: u16,
-    told: Told,
+    (told, budget): (Told, Arc<Budget>),
 ) -> Result<(CoreHandle, JoinHandle<()>), StartError> {
     let failed = |reason: String| StartError::Core { core: number, reason };
     let (commands, inbox) = sync_channel(COMMANDS_MAX);
@@ -381,7 +384,8 @@ fn start_core(
                     let core = Core::with_on_closed(transport, spec.on_closed, own);
                     let _ = ready.send(Ok(core.waker()));
                     let share = Share { core: number.into(), cores: spec.cores.into() };
-                    Running { core, share, spec: made_of, told, placed: None, stand }.run(&inbox);
+                    Running { core, share, spec: made_of, told, placed: None, stand, budget }
+                        .run(&inbox);
                 }
                 Err(reason) => {
                     let _ = ready.send(Err(reason));
@@ -427,6 +431,7 @@ struct Running {
     told: Told,
     placed: Option<Arc<Placed>>,
     stand: Stand,
+    budget: Arc<Budget>,
 }
 
 impl Running {
@@ -445,14 +450,18 @@ impl Running {
                 self.tell(news);
             }
             let now = self.core.now();
-            let core = &mut self.core;
+            let (core, number, budget) = (&mut self.core, self.share.core, &self.budget);
+            let show = |view: &mut CoreView| {
+                core.show(view);
+                core.set_room(budget.note(number, view.held_bytes));
+            };
             if busy {
-                self.stand.turned(began, now, |view| core.show(view));
+                self.stand.turned(began, now, show);
                 began = now;
             } else {
-                self.stand.show(now, |view| core.show(view));
-                core.park(now + PARK_MAX);
-                began = core.now();
+                self.stand.show(now, show);
+                self.core.park(now + PARK_MAX);
+                began = self.core.now();
             }
         }
     }
@@ -508,30 +517,6 @@ impl Running {
         tracing::info!(%report, "a chain has changed");
         let _ = self.told.report.try_send(report);
     }
-}
-
-/// Keeps the calling thread on the processor number `index`, counted from 0 and around, of those
-/// that it may use. Where the kernel says no, it runs where the kernel puts it.
-pub fn pin(index: usize) {
-    let processors = processors();
-    let Some(&cpu) = processors.get(index % processors.len().max(1)) else { return };
-    let mut one = CpuSet::new();
-    one.set(cpu);
-    if let Err(error) = sched_setaffinity(None, &one) {
-        tracing::warn!(%error, cpu, "a thread is not pinned");
-    }
-}
-
-/// The number that [`pin`] knows the processor by on which the calling thread runs.
-pub fn processor_here() -> usize {
-    let here = sched_getcpu();
-    processors().iter().position(|&cpu| cpu == here).unwrap_or(0)
-}
-
-/// The processors that the calling thread may use, in order; none if the kernel does not say.
-fn processors() -> Vec<usize> {
-    let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
-    (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect()
 }
 
 impl fmt::Display for StartError {

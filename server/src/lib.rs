@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod budget;
 mod chain_links;
 mod chains;
 pub mod coordinator;
@@ -16,6 +17,7 @@ mod guest;
 mod handshake;
 mod loader;
 mod membership;
+mod pinning;
 mod porter;
 mod quiet;
 mod recorder;
@@ -28,10 +30,11 @@ mod view;
 
 pub use agent::{Agent, AgentEvent, AgentSpec, AgentView, Notes, Reporter};
 pub use chains::{News, Share};
-pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
+pub use core_thread::{Hosting, Server, ServerSpec, StartError, Way};
 pub use door::{Door, Exposure, ListenError, listen};
 pub use guest::Who;
 pub use membership::Membership;
+pub use pinning::{Pinning, pin, processor_here};
 pub use report::Report;
 pub use turn::{Core, OnClosed};
 pub use view::{

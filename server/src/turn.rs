@@ -14,8 +14,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use shard::chain::Replica;
-use shard::{Outcome, Shard, Upkeep};
+use shard::chain::{Replica, Role};
+use shard::{Outcome, Room, Shard, Upkeep};
 use transport::{
     AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Standing, Transport, Waker,
 };
@@ -225,6 +225,24 @@ impl Core {
         hosted.map(|hosted| &mut hosted.replica)
     }
 
+    /// What it holds for its peers, in bytes.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let shards = self.hosted.iter().map(|hosted| hosted.replica.held_bytes());
+        shards.sum::<u64>() + self.transport.held_bytes()
+    }
+
+    /// Says what its tables may still take. Those of followers are not bounded by it: what a head
+    /// has done, they do.
+    pub(crate) fn set_room(&mut self, room: Room) {
+        let answers = |hosted: &Hosted| matches!(hosted.replica.role(), Role::Alone | Role::Head);
+        let count = self.hosted.iter().filter(|hosted| answers(hosted)).count().max(1) as u64;
+        let part = Room { bytes: room.bytes / count, ..room };
+        for hosted in &mut self.hosted {
+            let room = answers(hosted).then_some(part);
+            hosted.replica.shard_mut().set_room(room);
+        }
+    }
+
     /// Writes down how it is, and what has been done since the last time.
     pub(crate) fn show(&mut self, view: &mut CoreView) {
         view.shards.clear();
@@ -237,6 +255,7 @@ impl Core {
         let queued = |peer: &PeerId| Some(self.peers[peer.index()].as_ref()?.inbox.len());
         view.requests_queued = self.turns.iter().filter_map(queued).sum();
         view.pulls_waiting = self.waiting.len();
+        view.held_bytes = self.held_bytes();
     }
 
     fn upkeep(&self) -> Upkeep {

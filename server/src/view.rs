@@ -51,6 +51,8 @@ pub struct CoreView {
     pub requests_queued: usize,
     /// Pulls that wait for slower workers.
     pub pulls_waiting: usize,
+    /// What it holds for its peers: tables, logs of chains, slots; in bytes.
+    pub held_bytes: u64,
     /// Its shards.
     pub shards: Vec<(ShardId, ReplicaView)>,
 }

@@ -48,6 +48,7 @@ fn node(id: u32) -> Node {
         epoch: Epoch::new(1),
         rules: Rules::builtin(),
         table_bytes_max: 1 << 26,
+        memory_bytes_max: u64::MAX,
         isa: Isa::detect(),
     };
     let server = Arc::new(Server::start(&spec).expect("a thread"));

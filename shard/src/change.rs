@@ -215,8 +215,13 @@ fn apply(
         }
     };
     if !keys.is_empty() {
+        tables.check_room(header.table(), keys, moment.slowest)?;
+        let table = tables.get(header.table())?;
+        let bytes_before = table.bytes();
         let done = table.push(keys, deltas, moment, places);
         pass_on_gone(table, header, sink);
+        let added = table.bytes().saturating_sub(bytes_before);
+        tables.take_room(added);
         done.map_err(|full| Refusal::TableFull { rows: full.rows })?;
     }
     let plain = Header { keys: keys.len() as u32, encoding: 0, ..*header };

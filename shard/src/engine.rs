@@ -20,6 +20,7 @@ use crate::change::{Nowhere, Sink, is_change};
 use crate::decode::{Decoder, Encoder};
 use crate::job::Job;
 use crate::read::Pulled;
+use crate::room::Room;
 use crate::rule::Rules;
 use crate::table::Upkeep;
 use crate::tables::Tables;
@@ -242,6 +243,11 @@ impl Shard {
     /// The slowest worker's clock and the furthest one's; none without a job.
     pub fn clocks(&self) -> Option<(Clock, Clock)> {
         self.job.as_ref().map(|job| (job.slowest(), job.furthest()))
+    }
+
+    /// Says what its tables may still take; `None` bounds them no more.
+    pub fn set_room(&mut self, room: Option<Room>) {
+        self.tables.room = room;
     }
 
     /// The sizes of all tables together.

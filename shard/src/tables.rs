@@ -6,6 +6,7 @@ use kernels::Isa;
 use wire::{Refusal, TableId, TableSpec};
 
 use crate::change::Changes;
+use crate::room::Room;
 use crate::rule::{NoRule, Rules, layout_hash};
 use crate::table::{Table, Upkeep};
 
@@ -20,6 +21,8 @@ pub(crate) struct Tables {
     dropped: u64,
     rules: Rules,
     bytes_max: u64,
+    /// What all may still take; none where nobody bounds them.
+    pub(crate) room: Option<Room>,
     seed: u64,
     isa: Isa,
 }
@@ -27,7 +30,7 @@ pub(crate) struct Tables {
 impl Tables {
     /// No table yet; each may take `bytes_max` bytes. `seed`: the order of keys in them.
     pub(crate) fn new(isa: Isa, rules: Rules, bytes_max: u64, seed: u64) -> Tables {
-        Tables { tables: Vec::new(), dropped: 0, rules, bytes_max, seed, isa }
+        Tables { tables: Vec::new(), dropped: 0, rules, bytes_max, room: None, seed, isa }
     }
 
     /// Drops all tables.
@@ -45,6 +48,26 @@ impl Tables {
     pub(crate) fn get(&mut self, id: TableId) -> Result<&mut Table, Refusal> {
         let tables = self.tables.len() as u16; // TABLES_MAX fits.
         self.tables.get_mut(usize::from(id.get())).ok_or(Refusal::NoSuchTable { tables })
+    }
+
+    /// Whether there is room for what a push of these keys may add to a table.
+    ///
+    /// - Errors: there is not. Nothing changed.
+    pub(crate) fn check_room(&self, id: TableId, keys: &[u64], clock: u32) -> Result<(), Refusal> {
+        let table = self.tables.get(usize::from(id.get()));
+        match (self.room, table) {
+            (Some(room), Some(table)) if table.lacks_room(room.bytes, keys, clock) => {
+                Err(room.busy())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A table has grown by so many bytes.
+    pub(crate) fn take_room(&mut self, bytes: u64) {
+        if let Some(room) = &mut self.room {
+            room.bytes = room.bytes.saturating_sub(bytes);
+        }
     }
 
     /// Does a part of the upkeep of the table that needs it most. What is left of all.

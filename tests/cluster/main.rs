@@ -8,6 +8,7 @@ mod bare_link;
 mod checkpoints;
 mod cluster_bench;
 mod coordinating;
+mod crowds;
 mod death;
 mod doctor;
 mod failover;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,7 +23,11 @@ pub(crate) struct Shown {
 impl Shown {
     /// Starts a server or a coordinator that says as JSON where it is.
     pub(crate) fn start(arguments: &[&str]) -> Shown {
-        let mut command = gradwire(arguments);
+        Shown::of(gradwire(arguments))
+    }
+
+    /// The same of a command that ends with such arguments.
+    pub(crate) fn of(mut command: Command) -> Shown {
         command.args(["--child", "--metrics", "127.0.0.1:0"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().expect("the program runs");
@@ -37,18 +42,18 @@ impl Shown {
 
     /// The sum of a figure's samples whose labels contain `labels`.
     pub(crate) fn figure(&self, name: &str, labels: &str) -> f64 {
-        let page = page(&self.metrics);
+        self.try_figure(name, labels).expect("it listens")
+    }
+
+    /// The same; none if it cannot be asked.
+    pub(crate) fn try_figure(&self, name: &str, labels: &str) -> Option<f64> {
+        let page = page(&self.metrics)?;
         let samples = page.lines().filter(|line| {
             let is_it = |rest: &str| rest.starts_with([' ', '{']);
             line.strip_prefix(name).is_some_and(is_it) && line.contains(labels)
         });
         let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
-        samples.map(|line| value(line).expect("a number")).sum()
-    }
-
-    /// Its process.
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
+        Some(samples.map(|line| value(line).expect("a number")).sum())
     }
 }
 
@@ -59,16 +64,59 @@ impl Drop for Shown {
     }
 }
 
-/// The page of figures at an address.
-fn page(address: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("it listens");
+/// A run that never ends and shows how far it is; dropped, it is killed.
+pub(crate) struct Running {
+    process: Child,
+    metrics: String,
+    log: Option<JoinHandle<usize>>,
+}
+
+impl Running {
+    /// Starts one that learns from random rows.
+    pub(crate) fn start(arguments: &[&str]) -> Running {
+        let endless = ["train", "--train", "gen:criteo?rows=1000000000", "--log", "info"];
+        let mut command = gradwire(&[&endless[..], &["--metrics", "127.0.0.1:0"]].concat());
+        command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut process = command.spawn().expect("it runs");
+        let mut said = BufReader::new(process.stderr.take().expect("piped")).lines();
+        let shows = |line: &std::io::Result<String>| {
+            line.as_ref().is_ok_and(|line| line.contains("figures are shown"))
+        };
+        let line = said.find(shows).expect("it says where").expect("text");
+        let metrics = line.rsplit("address=").next().expect("at the end").trim().to_owned();
+        let log = Some(std::thread::spawn(move || said.count()));
+        Running { process, metrics, log }
+    }
+
+    /// Waits until it has learned from so many rows. How many they are.
+    pub(crate) fn wait_for_rows(&self, rows_min: f64) -> f64 {
+        wait_for("rows that were learned from", || {
+            let page = page(&self.metrics).expect("it listens");
+            let rows =
+                page.lines().find_map(|line| line.strip_prefix("gradwire_train_rows_total "));
+            rows.expect("a figure").parse().ok().filter(|&rows: &f64| rows >= rows_min)
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = self.log.take().map(JoinHandle::join);
+    }
+}
+
+/// The page of figures at an address; none if nobody answers.
+fn page(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("sent");
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n").ok()?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("text");
+    stream.read_to_string(&mut answer).ok()?;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("# EOF\n"), "the page is whole");
-    answer
+    Some(answer)
 }
 
 /// Figures and their kinds as a page has them.
@@ -107,8 +155,9 @@ fn what_is_listed_is_shown_and_what_is_shown_is_listed() {
     let serve = [&serve[..], &["--coordinator", &coordinator.listen]].concat();
     let servers = [Shown::start(&serve), Shown::start(&serve)];
     train(&["--coordinator", &coordinator.listen]);
-    assert_eq!(shown(&page(&servers[0].metrics)), documented("serve"));
-    assert_eq!(shown(&page(&coordinator.metrics)), documented("coordinate"));
+    let figures = |of: &Shown| shown(&page(&of.metrics).expect("it listens"));
+    assert_eq!(figures(&servers[0]), documented("serve"));
+    assert_eq!(figures(&coordinator), documented("coordinate"));
     let pushed = || servers.iter().map(|one| one.figure("gradwire_keys_pushed_total", "")).sum();
     wait_for("keys that were pushed", || Some(pushed()).filter(|&keys: &f64| keys > 0.0));
     for server in &servers {
@@ -124,22 +173,7 @@ fn what_is_listed_is_shown_and_what_is_shown_is_listed() {
 
 #[test]
 fn a_run_shows_how_far_it_is() {
-    let endless = ["train", "--train", "gen:criteo?rows=1000000000", "--log", "info"];
-    let mut command = gradwire(&[&endless[..], &["--metrics", "127.0.0.1:0"]].concat());
-    let mut run = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
-    let mut said = BufReader::new(run.stderr.take().expect("piped")).lines();
-    let line = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("figures are shown")));
-    let line = line.expect("it says where").expect("text");
-    let address = line.rsplit("address=").next().expect("at the end").trim().to_owned();
-    let drain = std::thread::spawn(move || said.count());
-    let rows = wait_for("rows that were learned from", || {
-        let page = page(&address);
-        assert_eq!(shown(&page), documented("train"));
-        let rows = page.lines().find_map(|line| line.strip_prefix("gradwire_train_rows_total "));
-        rows.expect("a figure").parse().ok().filter(|&rows: &f64| rows > 0.0)
-    });
-    assert!(rows > 0.0);
-    let _ = run.kill();
-    let _ = run.wait();
-    let _ = drain.join();
+    let run = Running::start(&[]);
+    assert!(run.wait_for_rows(1.0) > 0.0);
+    assert_eq!(shown(&page(&run.metrics).expect("it listens")), documented("train"));
 }

@@ -85,6 +85,7 @@ fn servers(way: Way) -> Local {
         epoch: Epoch::new(1),
         rules: Rules::builtin().with("largest", Largest::make),
         table_bytes_max: 1 << 30,
+        memory_bytes_max: u64::MAX,
         isa: Isa::detect(),
     };
     let spec = LocalSpec { servers: 2, server, timeouts: Timeouts::default() };

@@ -64,6 +64,7 @@ impl Count {
             epoch: EPOCH,
             rules: Rules::builtin(),
             table_bytes_max: 1 << 30,
+            memory_bytes_max: u64::MAX,
             isa: Isa::detect(),
         });
         let server = Arc::new(server.expect("shards start"));

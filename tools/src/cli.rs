@@ -11,18 +11,19 @@ use serde::Deserialize;
 
 use crate::bench_checkpoint::CheckpointBenchArgs;
 use crate::checkpoint::CheckpointCommand;
-use crate::cluster::{CoordinateArgs, MemberArgs, OrderCommand, StatusArgs};
+use crate::cluster::{CoordinateArgs, OrderCommand, StatusArgs};
 use crate::crowd::CrowdArgs;
 use crate::doctor::Need;
 use crate::elastic::ElasticArgs;
 use crate::flags::{
-    AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogLevel,
-    TransportFlag, WorkFlag, format_parser,
+    AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogFormat,
+    LogLevel, TransportFlag, WorkFlag, format_parser,
 };
 use crate::job_success::JobSuccessArgs;
 use crate::push_pull::COMMIT;
 use crate::rdma::RdmaArgs;
 use crate::replication::ReplicationArgs;
+use crate::serve::ServeArgs;
 use crate::soak::SoakArgs;
 use crate::stragglers::StragglerArgs;
 
@@ -33,6 +34,9 @@ pub(crate) struct Cli {
     /// The most that is logged to stderr.
     #[arg(long, global = true, value_enum, default_value = "warn")]
     pub(crate) log: LogLevel,
+    /// How it is written.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -329,47 +333,6 @@ pub(crate) struct PredictArgs {
     /// What an unreadable row does: fail, or skip:N.
     #[arg(long, value_name = "fail|skip:N", default_value = "fail")]
     pub(crate) bad_rows: BadRowsFlag,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Where to listen: host:port for TCP (port 0 takes a free one), or unix:PATH for shared
-    /// memory with workers of this host.
-    #[arg(long, value_name = "HOST:PORT|unix:PATH", default_value = "127.0.0.1:7077")]
-    pub(crate) listen: String,
-    /// Shards, one thread each [default: one a processor].
-    #[arg(long, value_name = "N")]
-    pub(crate) cores: Option<u16>,
-    /// How bytes move.
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) transport: TransportFlag,
-    #[command(flatten)]
-    pub(crate) rdma: RdmaArgs,
-    /// The best instruction set to use [default: what the processor has].
-    #[arg(long, value_name = "scalar|neon|avx2|avx512")]
-    pub(crate) isa: Option<String>,
-    /// Listen where other hosts can reach it, though the wire is neither encrypted nor
-    /// authenticated.
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Most memory that one table may take on one shard, its index included.
-    #[arg(long, value_name = "GIB", default_value_t = 1024)]
-    pub(crate) table_gib: u64,
-    /// The same in MiB.
-    #[arg(long, value_name = "MIB", conflicts_with = "table_gib")]
-    pub(crate) table_mib: Option<u64>,
-    /// The coordinator of the cluster to serve in, which says what this server holds; more than
-    /// one where it may run elsewhere [default: none, each core has a shard of its own].
-    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
-    pub(crate) coordinator: Vec<String>,
-    #[command(flatten)]
-    pub(crate) member: MemberArgs,
-    /// Show figures at http://HOST:PORT/metrics, as Prometheus reads them.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) metrics: Option<String>,
-    /// End when standard input ends, and tell the address as JSON.
-    #[arg(long, hide = true)]
-    pub(crate) child: bool,
 }
 
 #[derive(Debug, Args)]

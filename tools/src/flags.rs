@@ -6,12 +6,20 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use learn::data::{BadRows, Format};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
 use worker::{CodecChoice, Expiry, KeyAdmission, Staleness};
 
-pub(crate) use crate::soak::DurationFlag;
+/// How what is logged is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A line of JSON, its fields apart.
+    Json,
+}
 
 /// How far workers may be apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

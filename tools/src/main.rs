@@ -21,6 +21,7 @@ mod files;
 mod flags;
 mod job_success;
 mod link;
+mod memory_here;
 mod metrics;
 mod model;
 mod output;
@@ -44,6 +45,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use cli::{BenchCommand, Cli, Command, ModelCommand};
 use failure::Failure;
+use flags::LogFormat;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -55,12 +57,13 @@ fn main() -> ExitCode {
         }
     };
     let level: LevelFilter = cli.log.into();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
-        .init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    match cli.log_format {
+        LogFormat::Text => {
+            log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+        }
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

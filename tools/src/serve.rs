@@ -6,20 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::system::{sysinfo, uname};
+use clap::Args;
+use rustix::system::uname;
 use server::{AgentSpec, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Way};
 use wire::{Candidate, Denial};
 
 use crate::checkpoint::store_options;
-use crate::cli::ServeArgs;
+use crate::cluster::MemberArgs;
 use crate::failure::Failure;
 use crate::files::raise_files_max;
 use crate::flags::TransportFlag;
+use crate::memory_here::memory_here_bytes;
 use crate::metrics::Endpoint;
 use crate::metrics::server::ServerFigures;
 use crate::output::{complain, json};
 use crate::processes::Ready;
-use crate::rdma::backend;
+use crate::rdma::{RdmaArgs, backend};
 use crate::signals::Stop;
 use crate::train::child::watch_parent;
 use crate::train::cluster::server_spec;
@@ -31,8 +33,60 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long handing over may take.
 const HAND_OVER_MAX: Duration = Duration::from_secs(600);
 
+/// Of the memory that this process may have, what peers may make it hold where nobody says: the
+/// rest is for what is not counted.
+const SHARE: (u64, u64) = (3, 4);
+
 /// Begins the name of a socket in the file system.
 const UNIX_PREFIX: &str = "unix:";
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen: host:port for TCP (port 0 takes a free one), or unix:PATH for shared
+    /// memory with workers of this host.
+    #[arg(long, value_name = "HOST:PORT|unix:PATH", default_value = "127.0.0.1:7077")]
+    pub(crate) listen: String,
+    /// Shards, one thread each [default: one a processor].
+    #[arg(long, value_name = "N")]
+    pub(crate) cores: Option<u16>,
+    /// How bytes move.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) transport: TransportFlag,
+    #[command(flatten)]
+    pub(crate) rdma: RdmaArgs,
+    /// The best instruction set to use [default: what the processor has].
+    #[arg(long, value_name = "scalar|neon|avx2|avx512")]
+    pub(crate) isa: Option<String>,
+    /// Listen where other hosts can reach it, though the wire is neither encrypted nor
+    /// authenticated.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Most memory that one table may take on one shard, its index included.
+    #[arg(long, value_name = "GIB", default_value_t = 1024)]
+    pub(crate) table_gib: u64,
+    /// The same in MiB.
+    #[arg(long, value_name = "MIB", conflicts_with = "table_gib")]
+    pub(crate) table_mib: Option<u64>,
+    /// Most memory that all which peers send may take together: tables, logs of chains, slots of
+    /// connections [default: three quarters of what this process may have].
+    #[arg(long, value_name = "GIB")]
+    pub(crate) memory_gib: Option<u64>,
+    /// The same in MiB.
+    #[arg(long, value_name = "MIB", conflicts_with = "memory_gib")]
+    pub(crate) memory_mib: Option<u64>,
+    /// The coordinator of the cluster to serve in, which says what this server holds; more than
+    /// one where it may run elsewhere [default: none, each core has a shard of its own].
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    pub(crate) coordinator: Vec<String>,
+    #[command(flatten)]
+    pub(crate) member: MemberArgs,
+    /// Show figures at http://HOST:PORT/metrics, as Prometheus reads them.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
+    /// End when standard input ends, and tell the address as JSON.
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
+}
 
 /// Runs the command.
 pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
@@ -60,6 +114,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
         Some(mib) => mib.saturating_mul(1 << 20),
         None => arguments.table_gib.saturating_mul(1 << 30),
     };
+    spec.memory_bytes_max = memory_bytes_max(arguments);
     let server = Arc::new(Server::start(&spec).map_err(Failure::failed)?);
     let exposure = if arguments.insecure { Exposure::Insecure } else { Exposure::Loopback };
     let door = match path {
@@ -85,7 +140,10 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
     } else {
         let shown =
             metrics.map_or_else(String::new, |at| format!("; figures at http://{at}/metrics"));
-        complain(&format!("gradwire: {cores} shards listen on {listen}{shown}; Ctrl-C ends"));
+        let memory = format!("{} MiB of memory", spec.memory_bytes_max >> 20);
+        complain(&format!(
+            "gradwire: {cores} shards listen on {listen}; {memory}{shown}; Ctrl-C ends"
+        ));
     }
     while !stop.asked() {
         std::thread::sleep(LOOK_EVERY);
@@ -114,7 +172,7 @@ fn become_member(
         life: None,
         name: member.name.clone().unwrap_or_else(|| format!("{host}:{port}")),
         host: member.host.clone().unwrap_or(host),
-        memory_mib: arguments.table_mib.unwrap_or_else(memory_mib),
+        memory_mib: arguments.table_mib.unwrap_or_else(|| memory_bytes_max(arguments) >> 20),
         place,
         cores,
     };
@@ -127,10 +185,14 @@ fn become_member(
     Membership::start(server, spec).map_err(Failure::failed)
 }
 
-/// Memory of this host in MiB, by which shards are dealt out.
-fn memory_mib() -> u64 {
-    let memory = sysinfo();
-    (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)) >> 20
+/// What peers may make this server hold, in bytes: as it was told, else a share of what this
+/// process may have.
+fn memory_bytes_max(arguments: &ServeArgs) -> u64 {
+    match (arguments.memory_mib, arguments.memory_gib) {
+        (Some(mib), _) => mib.saturating_mul(1 << 20),
+        (None, Some(gib)) => gib.saturating_mul(1 << 30),
+        (None, None) => memory_here_bytes() / SHARE.1 * SHARE.0,
+    }
 }
 
 /// Why this server will never be a member, if it was none yet.

@@ -250,6 +250,12 @@ pub trait Transport {
     /// becomes a stranger, and set up when it becomes a member; its link stays.
     fn set_standing(&mut self, _peer: PeerId, _standing: Standing) {}
 
+    /// What it keeps for its peers, in bytes: slots, whoever holds them. What lies with peers is
+    /// theirs.
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
     /// Bytes posted so far, headers included.
     fn bytes_sent(&self) -> u64;
 }

@@ -126,6 +126,10 @@ impl<P: Connection> Desk<P> {
         Time::from_nanos(0) + self.start.elapsed()
     }
 
+    pub(crate) fn held_bytes(&self) -> u64 {
+        (self.recvs.made_bytes() + self.sends.made_bytes()) as u64
+    }
+
     pub(crate) fn bytes_sent(&self) -> u64 {
         self.bytes_sent
     }

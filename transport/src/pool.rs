@@ -135,6 +135,11 @@ impl Pool {
         self.take_charged(bytes, Some(charge))
     }
 
+    /// What its slots take, in bytes.
+    pub(crate) fn made_bytes(&self) -> usize {
+        self.classes.iter().map(|class| class.slots_made.get() * class.slot_bytes).sum()
+    }
+
     /// How many slots were dropped with their ticket on since the last call.
     pub(crate) fn take_unused(&self) -> usize {
         self.classes.iter().map(|class| class.unused.take()).sum()

@@ -64,7 +64,7 @@ pub use placement::{
 };
 pub use routing::{PARTITIONS, Routing, RoutingError, SHARDS_MAX, VIRTUAL_NODES, ring_number};
 pub use rows::{RowsView, SIZE_BODY_BYTES, ScanCursor, TableSize};
-pub use status::{Refusal, Status};
+pub use status::{BUSY_MIB_MAX, Refusal, Status};
 pub use time::Time;
 
 #[cfg(target_endian = "big")]

@@ -113,7 +113,20 @@ pub enum Refusal {
         /// The epoch of the chain as the server knows it.
         shard: Epoch,
     },
+    /// The server may take no more memory: a push would add rows, or a connection is one too many.
+    /// Wait, and try again.
+    Busy {
+        /// What the server's memory holds, in MiB; at most [`BUSY_MIB_MAX`].
+        used_mib: u32,
+        /// What it may hold, in MiB; likewise.
+        bound_mib: u32,
+        /// After which time to try again, in milliseconds.
+        retry_ms: u16,
+    },
 }
+
+/// The most memory that [`Refusal::Busy`] can name, in MiB: 16 TiB. More is cut to this.
+pub const BUSY_MIB_MAX: u32 = (1 << 24) - 1;
 
 /// Codes below this are no refusals.
 const FIRST_REFUSAL: u8 = 16;
@@ -143,6 +156,10 @@ impl Refusal {
             Refusal::NumbersUnknown { numbers } => (34, numbers.into()),
             Refusal::NoSuchCodec { codecs } => (35, codecs.into()),
             Refusal::NotHead { shard } => (36, shard.get()),
+            Refusal::Busy { used_mib, bound_mib, retry_ms } => {
+                let (used, bound) = (used_mib.min(BUSY_MIB_MAX), bound_mib.min(BUSY_MIB_MAX));
+                (40, u64::from(used) << 40 | u64::from(bound) << 16 | u64::from(retry_ms))
+            }
         }
     }
 
@@ -184,6 +201,7 @@ impl Refusal {
             Refusal::NumbersUnknown { .. } => "numbers_unknown",
             Refusal::NoSuchCodec { .. } => "no_such_codec",
             Refusal::NotHead { .. } => "not_head",
+            Refusal::Busy { .. } => "busy",
         }
     }
 
@@ -213,6 +231,11 @@ impl Refusal {
             34 => Refusal::NumbersUnknown { numbers: number as u32 },
             35 => Refusal::NoSuchCodec { codecs: number as u8 },
             36 => Refusal::NotHead { shard: Epoch::new(number) },
+            40 => Refusal::Busy {
+                used_mib: (number >> 40) as u32,
+                bound_mib: (number >> 16) as u32 & BUSY_MIB_MAX,
+                retry_ms: number as u16,
+            },
             _ => return None,
         })
     }
@@ -301,6 +324,11 @@ impl fmt::Display for Refusal {
             Refusal::NotHead { shard } => {
                 write!(f, "the server is not the head of the shard's chain at {shard}")
             }
+            Refusal::Busy { used_mib, bound_mib, retry_ms } => write!(
+                f,
+                "the server's memory is used up: {used_mib} MiB of {bound_mib} MiB; it may be asked \
+                 again after {retry_ms} ms"
+            ),
         }
     }
 }
@@ -326,7 +354,20 @@ mod tests {
             let same = Refusal::from_index(refusal.index()).map(Refusal::name);
             assert_eq!(same, Some(refusal.name()));
         }
-        assert_eq!(known, 21);
+        assert_eq!(known, 22);
+    }
+
+    #[test]
+    fn all_three_numbers_of_a_busy_server_come_back() {
+        let busy =
+            Refusal::Busy { used_mib: BUSY_MIB_MAX, bound_mib: 12_345_678, retry_ms: 65_000 };
+        let mut header = Header::new(Kind::Reply);
+        Status::Refused(busy).write(&mut header);
+        assert_eq!(header.status(), Ok(Status::Refused(busy)));
+        let more = Refusal::Busy { used_mib: u32::MAX, bound_mib: 1, retry_ms: 1 };
+        Status::Refused(more).write(&mut header);
+        let cut = Refusal::Busy { used_mib: BUSY_MIB_MAX, bound_mib: 1, retry_ms: 1 };
+        assert_eq!(header.status(), Ok(Status::Refused(cut)));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Counts {
     pub numbers_unknown: u64,
     /// Links to shards that were replaced, since the shard moved or the link broke.
     pub reconnects: u64,
+    /// Pushes that a shard had no memory for when they came.
+    pub busy: u64,
     /// Pairs of key and delta that were pushed, each once.
     pub pairs_pushed: u64,
     /// Those of them that a message carried; the others were held back by a selection.

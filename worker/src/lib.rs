@@ -32,6 +32,7 @@ mod codec;
 mod connect;
 mod counts;
 mod error;
+mod fits;
 mod link;
 mod lives;
 mod merge;

@@ -5,14 +5,15 @@
 //!
 //! Invariant: a slot is released in the turn in which it came, or a pull or call keeps it.
 
+use std::time::Duration;
+
 use transport::{Event, Fault, PeerId, RecvSlot, SendRefusal};
-use wire::{
-    Clock, Encoding, HEADER_BYTES, Header, Joined, KeyForm, Kind, Malformed, Refusal, Status, Time,
-};
+use wire::{Clock, HEADER_BYTES, Header, Joined, KeyForm, Kind, Malformed, Refusal, Status, Time};
 use zerocopy::FromBytes;
 
 use crate::codec::Listed;
 use crate::error::{Asked, Awaited, WorkerError};
+use crate::fits::check_fits;
 use crate::link::{Link, Lost};
 use crate::port::Towards;
 use crate::pull::{Arrival, MayKeep, PullTicket, Values};
@@ -32,6 +33,11 @@ const TOO_NEW_PART: u32 = 64;
 
 /// A session that nobody polled for this part of the time-out was not listening.
 const GAP_PART: u32 = 8;
+
+/// How long a push may be told that its server is busy, before that is an error.
+const BUSY_MAX: Duration = Duration::from_secs(30);
+/// How soon a push is sent again at the earliest, whatever a busy server says.
+const BUSY_MIN: Duration = Duration::from_millis(1);
 
 /// While something waits for credit, a park ends at least so often, in nanoseconds.
 const CREDIT_PARK_NS: u64 = 1_000_000;
@@ -286,6 +292,17 @@ impl Session {
                 self.timer_at = self.timer_at.min(request.due_at);
                 return Ok(Some(slot));
             }
+            let waited = now - request.first_at;
+            if let Refusal::Busy { retry_ms, .. } = refusal
+                && request.origin == Origin::Push
+                && waited < BUSY_MAX
+            {
+                let pause = Duration::from_millis(retry_ms.into()).clamp(BUSY_MIN, BUSY_MAX);
+                request.due_at = now + pause;
+                self.timer_at = self.timer_at.min(request.due_at);
+                self.counts.busy += 1;
+                return Ok(Some(slot));
+            }
             if matches!(refusal, Refusal::ListUnknown { .. } | Refusal::NumbersUnknown { .. }) {
                 self.send_whole(shard, &header, refusal, now);
                 return Ok(Some(slot));
@@ -475,26 +492,4 @@ fn fault_of(refusal: SendRefusal) -> Option<Fault> {
             panic!("messages are cut to the transport's limit, but {bytes} is over {bytes_max}")
         }
     }
-}
-
-/// Whether an answer that is no refusal has the kind and the shape that were asked for.
-fn check_fits(server: &str, asked: &Header, answer: &Header) -> Result<(), WorkerError> {
-    let found = (answer.keys, answer.width);
-    let (kind, expected) = match asked.kind() {
-        Kind::Pull => (Kind::Values, Some((asked.keys, asked.width))),
-        Kind::Scan => (Kind::Rows, None),
-        Kind::Measure => (Kind::Size, None),
-        Kind::Join => (Kind::Joined, None),
-        _ => (Kind::Reply, None),
-    };
-    let encoding = match kind {
-        Kind::Values => asked.encoding,
-        _ => Encoding::PLAIN.get(),
-    };
-    let as_asked = answer.kind() == kind && answer.encoding == encoding;
-    if as_asked && expected.is_none_or(|expected| expected == found) {
-        return Ok(());
-    }
-    let (server, kind) = (server.to_owned(), answer.kind());
-    Err(WorkerError::Unexpected { server, kind, found, expected })
 }

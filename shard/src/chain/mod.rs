@@ -211,6 +211,7 @@ impl<S> Replica<S> {
 
     fn take_station(&mut self, station: Option<Station>) {
         let was = self.role;
+        self.shard.set_room(None); // A follower does what its head did, room or not.
         self.role = match station {
             None => Role::Out,
             Some(Station { holds: Holds::Part, .. }) => Role::Joining,

@@ -268,6 +268,16 @@ impl Index {
         self.make_lines(self.shape.lines(), wanted)
     }
 
+    /// What reserving so many more keys would add, in bytes.
+    pub(crate) fn growth_bytes(&self, more: usize) -> usize {
+        let (now, wanted) = (self.shape.lines(), self.taken + more);
+        if wanted <= Index::keys_of(self.layout, now) {
+            return 0;
+        }
+        let least = Index::lines_for(self.layout, wanted);
+        (self.lines_after(now).max(least) - now) * size_of::<Line>()
+    }
+
     /// Asks for the pages of lines to come: of a small index always some, and of the next growth's
     /// once it is near, the last ones first, as they will be written.
     fn fill_ahead(&mut self, wanted: usize) {

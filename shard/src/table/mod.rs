@@ -165,11 +165,16 @@ impl Table {
         self.widths
     }
 
-    pub(crate) fn size(&self) -> TableSize {
+    /// What it takes.
+    pub(crate) fn bytes(&self) -> u64 {
         let rows_bytes = self.rows.as_ref().map_or(0, RowArena::bytes);
+        (self.index.bytes() + rows_bytes + self.newcomers.bytes()) as u64
+    }
+
+    pub(crate) fn size(&self) -> TableSize {
         TableSize {
             rows: self.index.keys() as u64,
-            bytes: (self.index.bytes() + rows_bytes + self.newcomers.bytes()) as u64,
+            bytes: self.bytes(),
             rows_admitted: self.counts.rows_admitted,
             deltas_dropped: self.counts.deltas_dropped,
             rows_expired: self.aging.as_ref().map_or(0, Aging::expired),

@@ -31,6 +31,18 @@ impl Table {
         self.reserve(more)
     }
 
+    /// Whether a push of these keys may take more memory than so many bytes.
+    pub(crate) fn lacks_room(&self, bytes_max: u64, keys: &[u64], clock: u32) -> bool {
+        let lacks = |more: usize| self.growth_bytes(more) > bytes_max;
+        lacks(keys.len()) && lacks(self.count_missing(keys, clock))
+    }
+
+    /// What so many more rows would add.
+    fn growth_bytes(&self, more: usize) -> u64 {
+        let rows = self.rows.as_ref().map_or(0, |rows| rows.growth_bytes(more));
+        (self.index.growth_bytes(more) + rows) as u64
+    }
+
     /// Makes room for `more` rows, which there is not, by rows that are too old or are not among
     /// those used last.
     #[cold]

@@ -66,6 +66,11 @@ impl RowArena {
         Ok(())
     }
 
+    /// What reserving so many more rows would add, in bytes.
+    pub(crate) fn growth_bytes(&self, more: usize) -> usize {
+        more.saturating_sub(self.free_count) * self.stride * size_of::<f32>()
+    }
+
     /// Asks for pages of rows to come, whole huge ones.
     fn fill_ahead(&mut self, floats: usize) {
         const PAGE_FLOATS: usize = HUGE_PAGE_BYTES / size_of::<f32>();

@@ -26,6 +26,7 @@ impl Figures for ServerFigures {
         write_load(page, &cores)?;
         write_connections(page, &cores, &self.door.view())?;
         write_shards(page, &cores)?;
+        write_memory(page, &cores, self.server.memory_bytes())?;
         self.write_membership(page)
     }
 }
@@ -273,4 +274,21 @@ fn write_shards(page: &mut Page<'_>, cores: &[CoreView]) -> fmt::Result {
 
 fn clock(clock: Clock) -> f64 {
     clock.get() as f64
+}
+
+fn write_memory(
+    page: &mut Page<'_>,
+    cores: &[CoreView],
+    (_, bound_bytes): (u64, u64),
+) -> fmt::Result {
+    page.gauges(
+        "gradwire_memory_held_bytes",
+        "What peers make a core hold: tables, logs of chains, slots of connections",
+        by_core(cores, |core| core.held_bytes as f64),
+    )?;
+    page.gauge(
+        "gradwire_memory_bound_bytes",
+        "What all cores may hold together",
+        bound_bytes as f64,
+    )
 }

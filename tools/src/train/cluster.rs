@@ -236,6 +236,7 @@ pub(crate) fn server_spec(way: Way, cores: u16, isa: Isa, pinning: Pinning) -> S
         epoch: EPOCH,
         rules: Rules::builtin(),
         table_bytes_max: TABLE_BYTES_MAX,
+        memory_bytes_max: u64::MAX,
         isa,
     }
 }

@@ -461,6 +461,10 @@ impl Transport for Uring {
         self.fail(peer.index() as u32, Fault::ClosedHere);
     }
 
+    fn held_bytes(&self) -> u64 {
+        self.desk.held_bytes()
+    }
+
     fn bytes_sent(&self) -> u64 {
         self.desk.bytes_sent()
     }
