@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kernels::Isa;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use shard::chain::{Notice, Restored};
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
@@ -23,6 +22,7 @@ use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId
 
 use crate::chain_links::{ChainLinks, LinkNews};
 use crate::chains::{News, Share};
+use crate::pinning::{Pinning, pin};
 use crate::recordings::Tap;
 use crate::report::{REPORTS_MAX, Report};
 use crate::storing::{Storing, shards_of};
@@ -47,19 +47,6 @@ pub enum Way {
     Shm,
     /// TCP, by io_uring where the kernel allows it and by epoll where not.
     Tcp(TcpBackend),
-}
-
-/// Whether each core's thread stays on one processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pinning {
-    /// The kernel moves it as it likes: other threads share the processors.
-    Free,
-    /// Shard `i` stays on the processor number `first + i`, counted from 0 and around, of those
-    /// that this process may use.
-    Pinned {
-        /// The first shard's.
-        first: usize,
-    },
 }
 
 /// Which shards a server holds.
@@ -490,30 +477,6 @@ impl Running {
         tracing::info!(%report, "a chain has changed");
         let _ = self.told.report.try_send(report);
     }
-}
-
-/// Keeps the calling thread on the processor number `index`, counted from 0 and around, of those
-/// that it may use. Where the kernel says no, it runs where the kernel puts it.
-pub fn pin(index: usize) {
-    let processors = processors();
-    let Some(&cpu) = processors.get(index % processors.len().max(1)) else { return };
-    let mut one = CpuSet::new();
-    one.set(cpu);
-    if let Err(error) = sched_setaffinity(None, &one) {
-        tracing::warn!(%error, cpu, "a thread is not pinned");
-    }
-}
-
-/// The number that [`pin`] knows the processor by on which the calling thread runs.
-pub fn processor_here() -> usize {
-    let here = sched_getcpu();
-    processors().iter().position(|&cpu| cpu == here).unwrap_or(0)
-}
-
-/// The processors that the calling thread may use, in order; none if the kernel does not say.
-fn processors() -> Vec<usize> {
-    let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
-    (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect()
 }
 
 impl fmt::Display for StartError {

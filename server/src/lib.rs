@@ -15,6 +15,7 @@ mod door;
 mod handshake;
 mod loader;
 mod membership;
+mod pinning;
 mod recorder;
 mod recordings;
 mod report;
@@ -23,8 +24,9 @@ mod turn;
 
 pub use agent::{Agent, AgentEvent, AgentSpec, Reporter};
 pub use chains::{News, Share};
-pub use core_thread::{Hosting, Pinning, Server, ServerSpec, StartError, Way, pin, processor_here};
+pub use core_thread::{Hosting, Server, ServerSpec, StartError, Way};
 pub use door::{Door, Exposure, ListenError, listen};
 pub use membership::Membership;
+pub use pinning::{Pinning, pin, processor_here};
 pub use report::Report;
 pub use turn::{Core, OnClosed, Who};

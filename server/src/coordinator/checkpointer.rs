@@ -13,9 +13,9 @@ use checkpoint::{
     Cluster, ClusterId, Facts, Manifest, Options, PartEntry, State, Store, StoreError, Sum,
     TableNote, Writer,
 };
-use wire::{CheckpointTaken, ShardId};
+use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId};
 
-use super::conduct::{Conduct, Parts, StoreNews, StoreTask};
+use super::conduct::Conduct;
 use super::helpers::Bell;
 use super::machine::Event;
 
@@ -40,6 +40,47 @@ impl CheckpointSpec {
         let CheckpointSpec { place, every, rate_mib_s, .. } = self;
         Conduct { place: Some(place.clone()), every: *every, rate_mib_s: *rate_mib_s }
     }
+}
+
+/// What is to be done in the store.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum StoreTask {
+    /// Take the next number.
+    Begin { shards: u16 },
+    /// Write the manifest, and remove what is not kept.
+    Publish(Box<Parts>),
+    /// It is given up.
+    Abandon { why: String },
+}
+
+/// What a manifest is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Parts {
+    pub(super) epoch: Epoch,
+    pub(super) clock: Option<Clock>,
+    /// By shard.
+    pub(super) parts: Vec<RecordedPart>,
+}
+
+/// What has become of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum StoreNews {
+    /// What lies in the store already.
+    Found {
+        taken: CheckpointTaken,
+    },
+    Begun {
+        number: u64,
+    },
+    Published {
+        number: u64,
+        bytes: u64,
+        rows: u64,
+        clock: Option<Clock>,
+    },
+    Failed {
+        why: String,
+    },
 }
 
 /// The thread.
@@ -113,7 +154,7 @@ impl Hands {
     }
 
     fn tell(&self, news: StoreNews) {
-        self.bell.happened(Event::of_store(news));
+        self.bell.happened(Event::Store(news));
     }
 
     /// What this cluster has published before.
