@@ -17,7 +17,7 @@ use shard::ShardSpec;
 use shard::chain::{RestoreError, Restored, Restoring};
 use wire::{RestoredFrom, ShardId, StoreReport, StoreState};
 
-use crate::core_thread::{Pinning, pin};
+use crate::pinning::{Pinning, pin};
 use crate::report::Report;
 
 /// How often a part is read from its start while the store does not answer as it should.

@@ -18,8 +18,9 @@ use wire::{
 };
 
 use crate::chains::seeded;
-use crate::core_thread::{Command, CoreHandle, Pinning, Server};
+use crate::core_thread::{Command, CoreHandle, Server};
 use crate::loader::{Load, Loader};
+use crate::pinning::Pinning;
 use crate::recorder::{Cut, Job, RECORDINGS_MAX, Recorder, Recorders};
 use crate::report::Report;
 

@@ -13,9 +13,9 @@ use checkpoint::{
     Cluster, ClusterId, Facts, Manifest, Options, PartEntry, State, Store, StoreError, Sum,
     TableNote, Writer,
 };
-use wire::{CheckpointTaken, ShardId};
+use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId};
 
-use super::conduct::{Conduct, Parts, StoreNews, StoreTask};
+use super::conduct::Conduct;
 use super::helpers::Bell;
 use super::machine::Event;
 
@@ -40,6 +40,65 @@ impl CheckpointSpec {
         let CheckpointSpec { place, every, rate_mib_s, .. } = self;
         Conduct { place: Some(place.clone()), every: *every, rate_mib_s: *rate_mib_s }
     }
+}
+
+/// What is to be done in the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoreTask {
+    /// Take the next number.
+    Begin {
+        /// How many parts there will be.
+        shards: u16,
+    },
+    /// Write the manifest, and remove what is not kept.
+    Publish(Box<Parts>),
+    /// It is given up.
+    Abandon {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// What a manifest is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    /// Of the placement when the last part was recorded.
+    pub epoch: Epoch,
+    /// At which the parts are cut; none: each where its shard was.
+    pub clock: Option<Clock>,
+    /// By shard.
+    pub parts: Vec<RecordedPart>,
+}
+
+/// What has become of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreNews {
+    /// What lies in the store already.
+    Found {
+        /// The newest one.
+        taken: CheckpointTaken,
+    },
+    /// A number is taken.
+    Begun {
+        /// Which.
+        number: u64,
+    },
+    /// The manifest is there.
+    Published {
+        /// Of which checkpoint.
+        number: u64,
+        /// Of all parts.
+        bytes: u64,
+        /// Of all parts.
+        rows: u64,
+        /// At which the parts are cut.
+        clock: Option<Clock>,
+    },
+    /// It is not.
+    Failed {
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// The thread.
@@ -113,7 +172,7 @@ impl Hands {
     }
 
     fn tell(&self, news: StoreNews) {
-        self.bell.happened(Event::of_store(news));
+        self.bell.happened(Event::Store(news));
     }
 
     /// What this cluster has published before.

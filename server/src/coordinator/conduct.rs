@@ -3,10 +3,10 @@
 //! Owns one checkpoint at a time, from its number to its manifest. The store is left to
 //! `checkpointer`, recording to the servers; it is pure, as all of the machine.
 //!
-//! All shards record at once. When each has all of its rows, the cut is chosen: the clock after the
-//! highest that the slowest worker has on any shard. Every shard records on until it gets there, and
-//! a part is cut at that clock when it is read. Where workers stand still no clock is reached:
-//! after a while the cut is where each shard is.
+//! All shards record at once. When each has all of its rows, the cut is chosen: the clock after
+//! the highest that the slowest worker has on any shard. Every shard records on until it gets
+//! there, and a part is cut at that clock when it is read. Where workers stand still no clock is
+//! reached: after a while the cut is where each shard is.
 //!
 //! Invariant: a checkpoint ends, well or not, by [`CHECKPOINT_MAX`] and the store's own deadlines;
 //! the job goes on either way.
@@ -20,7 +20,8 @@ use wire::{
 };
 
 use super::census::Health;
-use super::machine::{Action, Event, Machine};
+use super::checkpointer::{Parts, StoreNews, StoreTask};
+use super::machine::{Action, Machine};
 
 /// How long taking a checkpoint may take, its publication aside.
 pub const CHECKPOINT_MAX: Duration = Duration::from_secs(3600);
@@ -52,65 +53,6 @@ pub(super) struct Conduct {
     pub(super) every: Option<Duration>,
     /// What each server may write, in MiB/s.
     pub(super) rate_mib_s: Option<u32>,
-}
-
-/// What is to be done in the store.
-#[derive(Clone, Debug, PartialEq)]
-pub enum StoreTask {
-    /// Take the next number.
-    Begin {
-        /// How many parts there will be.
-        shards: u16,
-    },
-    /// Write the manifest, and remove what is not kept.
-    Publish(Box<Parts>),
-    /// It is given up.
-    Abandon {
-        /// Why, for people.
-        why: String,
-    },
-}
-
-/// What a manifest is made of.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parts {
-    /// Of the placement when the last part was recorded.
-    pub epoch: wire::Epoch,
-    /// At which the parts are cut; none: each where its shard was.
-    pub clock: Option<Clock>,
-    /// By shard.
-    pub parts: Vec<RecordedPart>,
-}
-
-/// What has become of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreNews {
-    /// What lies in the store already.
-    Found {
-        /// The newest one.
-        taken: CheckpointTaken,
-    },
-    /// A number is taken.
-    Begun {
-        /// Which.
-        number: u64,
-    },
-    /// The manifest is there.
-    Published {
-        /// Of which checkpoint.
-        number: u64,
-        /// Of all parts.
-        bytes: u64,
-        /// Of all parts.
-        rows: u64,
-        /// At which the parts are cut.
-        clock: Option<Clock>,
-    },
-    /// It is not.
-    Failed {
-        /// Why, for people.
-        why: String,
-    },
 }
 
 /// The conductor's state.
@@ -344,7 +286,10 @@ impl Machine {
     fn go_on_recording(&mut self, now: Time) {
         self.lose_parts_of_the_gone(now);
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
-        let waits = |part: &Part| matches!(part.state, PartState::Wanted { at } if now - at > PART_PATIENCE);
+        let waits = |part: &Part| match part.state {
+            PartState::Wanted { at } => now - at > PART_PATIENCE,
+            _ => false,
+        };
         if let Some(shard) = taking.parts.iter().position(waits) {
             let why =
                 format!("nobody could record shard {shard} for {} s", PART_PATIENCE.as_secs());
@@ -513,13 +458,6 @@ impl Machine {
 impl Taking {
     fn servers(&self) -> BTreeSet<ServerId> {
         self.parts.iter().filter_map(|part| part.state.server()).collect()
-    }
-}
-
-impl Event {
-    /// What the store has to say.
-    pub(super) fn of_store(news: StoreNews) -> Event {
-        Event::Store(news)
     }
 }
 

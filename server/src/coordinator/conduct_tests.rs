@@ -9,9 +9,9 @@ use wire::{
 };
 
 use super::assign::Spread;
+use super::checkpointer::{Parts, StoreNews, StoreTask};
 use super::conduct::{
-    CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX, Parts, StoreNews,
-    StoreTask,
+    CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX,
 };
 use super::machine::{Action, ConnectionId, Event, Machine};
 use super::spec::ClusterSpec;
@@ -123,7 +123,7 @@ impl Stage {
     fn begin(&mut self, number: u64) -> Vec<(ConnectionId, RecordOrder)> {
         self.wait(STEP);
         assert!(matches!(self.tasks.pop(), Some(StoreTask::Begin { .. })));
-        self.handle(Event::of_store(StoreNews::Begun { number }));
+        self.handle(Event::Store(StoreNews::Begun { number }));
         self.wait(STEP);
         std::mem::take(&mut self.orders)
     }
@@ -188,7 +188,7 @@ fn the_tails_record_and_are_cut_after_the_highest_clock_of_all() {
     let parts = Parts { epoch: Epoch::new(1), clock: cut, parts: vec![part("a"), part("b")] };
     assert_eq!(stage.tasks, [StoreTask::Publish(Box::new(parts))]);
     let published = StoreNews::Published { number: 5, bytes: 40, rows: 8, clock: cut };
-    stage.handle(Event::of_store(published));
+    stage.handle(Event::Store(published));
     let status = stage.status();
     assert_eq!((status.ended, &status.failure, status.under_way), (1, &None, None));
     assert_eq!(status.last.expect("it is there").number, 5);
@@ -279,7 +279,7 @@ fn one_is_due_after_so_long_and_again_after_the_last() {
     let begin = StoreTask::Begin { shards: 2 };
     stage.wait(STEP);
     assert_eq!(stage.tasks, [begin.clone()]);
-    stage.handle(Event::of_store(StoreNews::Failed { why: "the store".into() }));
+    stage.handle(Event::Store(StoreNews::Failed { why: "the store".into() }));
     stage.tasks.clear();
     assert_eq!(stage.status().failure.as_deref(), Some("the store"));
     stage.wait(every + STEP);

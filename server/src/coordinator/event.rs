@@ -8,7 +8,7 @@ use std::time::Duration;
 use wire::{Epoch, Placement, ServerId, ToCoordinator, ToMember};
 
 use super::census::Probe;
-use super::conduct::{StoreNews, StoreTask};
+use super::checkpointer::{StoreNews, StoreTask};
 use super::store::Entry;
 
 /// A link to the coordinator; numbers are never used twice.

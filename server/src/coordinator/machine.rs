@@ -19,7 +19,8 @@ use wire::{
 use super::assign::{Crew, Leavers, Move};
 use super::cause::cause;
 use super::census::{Census, Changed, Health, Told, Why, Wish};
-use super::conduct::{Conductor, StoreNews};
+use super::checkpointer::StoreNews;
+use super::conduct::Conductor;
 use super::detector::BEAT_EVERY;
 use super::event::{Action, ConnectionId, Defect, Event};
 use super::gossip::Gossip;
@@ -28,6 +29,7 @@ use super::orders::is_open;
 use super::restoring::Restoring;
 use super::spec::ClusterSpec;
 use super::store::Entry;
+use super::view::{Past, Proposal};
 
 /// Epochs whose cause a status tells.
 pub(super) const HISTORY_SHOWN_MAX: usize = 32;
@@ -48,22 +50,6 @@ enum Caller {
     Server(ServerId),
     Watcher,
     Person,
-}
-
-/// An entry on its way into the store.
-#[derive(Debug)]
-pub(super) struct Proposal {
-    entry: Arc<Entry>,
-    pub(super) since: Time,
-    pub(super) error: Option<String>,
-}
-
-/// An epoch that was recorded, for people.
-#[derive(Debug)]
-pub(super) struct Past {
-    pub(super) epoch: Epoch,
-    pub(super) cause: String,
-    pub(super) at: Option<Time>,
 }
 
 /// The coordinator's whole state. `Coordinator` drives it by sockets and threads, a simulation by

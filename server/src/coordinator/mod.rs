@@ -40,10 +40,9 @@ mod view;
 
 pub use assign::{FILLS_MAX_PER_SERVER, Spread};
 pub use census::{GRACE, LOST_AFTER, Probe};
-pub use checkpointer::CheckpointSpec;
+pub use checkpointer::{CheckpointSpec, Parts, StoreNews, StoreTask};
 pub use conduct::{
     CHECKPOINT_ATTEMPTS_MAX, CHECKPOINT_MAX, CUT_PATIENCE, PART_ATTEMPTS_MAX, PART_PATIENCE,
-    StoreNews, StoreTask,
 };
 pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
 pub use event::{Action, ConnectionId, Defect, Event};

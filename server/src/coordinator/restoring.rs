@@ -12,6 +12,7 @@ use wire::{
     ShardId, StoreReport, StoreState, Time,
 };
 
+use super::census::Changed;
 use super::machine::Machine;
 
 /// What is known of a cluster's beginning.
@@ -55,7 +56,9 @@ impl Machine {
                     chain: chain.epoch,
                     report: ChainReport::Refused { reason: reason.clone() },
                 };
-                self.changed = self.gossip.note(from, &seen, &self.placement, now);
+                if self.gossip.note(from, &seen, &self.placement, now) == Changed::Yes {
+                    self.changed = Changed::Yes;
+                }
             }
             _ => {}
         }
@@ -65,8 +68,10 @@ impl Machine {
     pub(super) fn prune_loads(&mut self) {
         let placement = &self.placement;
         self.restoring.loads.retain(|&(shard, server), why| {
-            let chain = placement.chain(shard);
-            why.is_some() || chain.is_some_and(|chain| chain.replicas.contains(&server))
+            let held_by =
+                placement.chain(shard).map(|chain| &chain.replicas[..]).unwrap_or_default();
+            // Why a shard was lost stays known.
+            held_by.contains(&server) || held_by.is_empty() && why.is_some()
         });
     }
 

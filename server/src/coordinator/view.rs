@@ -3,15 +3,33 @@
 //! Owns the reading of the machine's state. It changes nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use wire::{
-    Chain, ChainState, ChainStatus, ClusterStatus, EpochCause, ServerId, ServerState, ServerStatus,
-    ShardId, Time,
+    Chain, ChainState, ChainStatus, ClusterStatus, Epoch, EpochCause, ServerId, ServerState,
+    ServerStatus, ShardId, Time,
 };
 
 use super::census::{Health, Server, Wish};
 use super::machine::Machine;
+use super::store::Entry;
+
+/// An entry on its way into the store.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) entry: Arc<Entry>,
+    pub(super) since: Time,
+    pub(super) error: Option<String>,
+}
+
+/// An epoch that was recorded, for people.
+#[derive(Debug)]
+pub(super) struct Past {
+    pub(super) epoch: Epoch,
+    pub(super) cause: String,
+    pub(super) at: Option<Time>,
+}
 
 /// What a server has to do with chains.
 #[derive(Clone, Copy, Default)]

@@ -9,6 +9,7 @@ use wire::{COUNT_LINE_WIDTH, FRAME_BYTES_MAX, HEADER_BYTES, Header, Holds, Kind}
 use zerocopy::IntoBytes;
 
 use super::log::Part;
+use super::record::Recording;
 use super::{Notice, Progress, RecordingEnd, Replica};
 use crate::engine::{Mutation, Shard};
 use crate::job::Job;
@@ -54,7 +55,9 @@ impl<S> Replica<S> {
     /// Begins to fill the successor, whatever it has. Whether that can be.
     pub(super) fn begin_filling(&mut self) -> bool {
         self.end_filling();
-        self.abort_recording(RecordingEnd::Filling);
+        if self.recording.as_ref().is_some_and(Recording::wants_rows) {
+            self.abort_recording(RecordingEnd::Filling);
+        }
         let mut words = Vec::new();
         self.shard.write_state(&mut words);
         if HEADER_BYTES + words.len() * 8 > FRAME_BYTES_MAX {

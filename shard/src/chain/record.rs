@@ -26,7 +26,7 @@ use crate::job::Job;
 use crate::table::Fill;
 
 /// What may wait to be taken, in bytes; beyond it the recording ends.
-const WAITING_BYTES_MAX: usize = 32 << 20;
+const WAITING_BYTES_MAX: usize = 128 << 20;
 
 /// What may wait while pages are added, in bytes: the rest is for operations.
 const PAGES_WAITING_BYTES_MAX: usize = 4 << 20;
@@ -191,7 +191,8 @@ impl<S> Replica<S> {
     /// Ends the recording, done or not; what was not taken is dropped.
     pub fn end_recording(&mut self) {
         self.recording_end = None;
-        if self.recording.take().is_some() {
+        let recording = self.recording.take();
+        if recording.as_ref().is_some_and(Recording::wants_rows) {
             self.shard.tables.all_mut().iter_mut().for_each(|table| table.end_filling());
         }
     }
@@ -199,7 +200,7 @@ impl<S> Replica<S> {
     /// Whether a page of rows may be added now: there are more, and what waits leaves room.
     pub fn wants_page(&self) -> bool {
         self.recording.as_ref().is_some_and(|recording| {
-            !recording.reached.is_marked && recording.bytes < PAGES_WAITING_BYTES_MAX
+            recording.wants_rows() && recording.bytes < PAGES_WAITING_BYTES_MAX
         })
     }
 
@@ -308,6 +309,11 @@ impl Shard {
 }
 
 impl Recording {
+    /// Whether not all rows are in it: tables are walked over.
+    pub(super) fn wants_rows(&self) -> bool {
+        !self.reached.is_marked
+    }
+
     /// Adds a whole message, if there is room.
     fn append(&mut self, header: Header, body: [&[u8]; 2]) {
         // Of flags the tick alone is the message's own; the others are its way's.

@@ -28,17 +28,20 @@ pub struct Image {
 
 const DEFINE_WORDS: usize = DEFINE_BODY_BYTES / 8;
 const NUMBERS: usize = 4;
+/// A table's definition, how many rows it has, and its numbers.
+const TABLE_WORDS: usize = DEFINE_WORDS + 1 + NUMBERS;
 
 impl Shard {
     /// All that a later answer can depend on.
     pub fn image(&mut self) -> Image {
         let mut state = Vec::new();
         self.write_state(&mut state);
-        // How many rows have expired depends on when each table looked for them.
+        // How many rows have expired, and are there, depends on when each table looked for them.
         let tables = self.tables.all().len();
-        let words = DEFINE_WORDS + NUMBERS;
-        let first = state.len() - tables * words;
-        (1..=tables).for_each(|table| state[first + table * words - 1] = 0);
+        let first = state.len() - tables * TABLE_WORDS;
+        for table in state[first..].chunks_exact_mut(TABLE_WORDS) {
+            (table[DEFINE_WORDS], table[TABLE_WORDS - 1]) = (0, 0);
+        }
         let clock = self.job.as_ref().map_or(0, |job| job.now().clock);
         let tables = self.tables.all_mut();
         let rows = tables.iter().map(|table| table.rows_by_key(clock)).collect();
@@ -65,6 +68,7 @@ impl Shard {
             let define = define.expect("it was read from one");
             let define = <[u64; DEFINE_WORDS]>::read_from_bytes(define.as_bytes());
             words.extend_from_slice(&define.expect("a multiple of 8 bytes"));
+            words.push(table.size().rows);
             words.extend_from_slice(&table.numbers());
         }
     }
@@ -86,8 +90,8 @@ impl Shard {
             let (spec, _) = TableSpec::from_bytes(define).ok()?;
             self.tables.define(TableId::new(number), spec).ok()?;
             let table = &mut self.tables.all_mut()[usize::from(number)];
+            table.begin_being_filled(words.next()?);
             table.set_numbers(words.take(NUMBERS)?.try_into().ok()?);
-            table.begin_being_filled();
         }
         words.is_over().then_some(())
     }
@@ -135,7 +139,7 @@ pub(super) fn tables_of(body: &[u8]) -> Option<Vec<(String, String)>> {
     let count = words.next().filter(|&count| count <= TABLES_MAX as u64)?;
     let table = |_| {
         let (spec, _) = TableSpec::from_bytes(words.take(DEFINE_WORDS)?.as_bytes()).ok()?;
-        words.take(NUMBERS)?;
+        words.take(1 + NUMBERS)?;
         Some((spec.name, spec.rule))
     };
     (0..count).map(table).collect()

@@ -28,6 +28,9 @@ const NOTED_MAX: usize = 1 << 20;
 /// Lines that one part of the walk looks at, most of them empty or not.
 const LINES_WALKED: usize = 4096;
 
+/// Keys of a page that are looked for at once.
+const PAGE_BLOCK_KEYS: usize = 64;
+
 /// How much of a table's rows there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -90,9 +93,13 @@ impl Table {
         }
     }
 
-    /// From now on this is a copy that is filled: rows come by pages.
-    pub(crate) fn begin_being_filled(&mut self) {
+    /// From now on this is a copy that is filled: about so many rows come by pages.
+    pub(crate) fn begin_being_filled(&mut self, rows: u64) {
         self.part = Part::Some;
+        // Made at once, lines need not be moved time and again. Where there is no room for all,
+        // the page that has none says so.
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX).min(self.rows_max);
+        let _ = self.reserve(rows);
     }
 
     /// It has all rows.
@@ -219,7 +226,12 @@ impl Table {
     pub(crate) fn take_page(&mut self, page: RowsView<'_>, clock: u32) -> Result<(), Full> {
         let width = self.page_width();
         let full = Full { rows: self.index.keys() as u64 };
-        for (key, row) in page.keys.iter().zip(page.rows.chunks_exact(width)) {
+        for (place, (key, row)) in page.keys.iter().zip(page.rows.chunks_exact(width)).enumerate() {
+            if place.is_multiple_of(PAGE_BLOCK_KEYS) {
+                // Brings the lines in, all at once.
+                let block = &page.keys[place..page.keys.len().min(place + PAGE_BLOCK_KEYS)];
+                self.find(block, &mut [MISSING; PAGE_BLOCK_KEYS][..block.len()]);
+            }
             let (key, mut at) = (std::slice::from_ref(key), [MISSING]);
             self.find(key, &mut at);
             if at[0] == MISSING {

@@ -7,8 +7,9 @@
 //! checkpoint beside a job that all but sleeps, a plain file of the same bytes with its sync. What
 //! is read is dropped from the page cache before.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+mod plain;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use bench::{Random, Spread};
 use clap::Args;
-use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 use server::coordinator::{CheckpointSpec, ClusterSpec, Coordinator, RedbStore, Stored};
 use server::{AgentSpec, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Way};
@@ -33,6 +33,7 @@ use worker::{
     connect_cluster,
 };
 
+use self::plain::{forget, read_plain, write_plain};
 use crate::cluster::{Caller, CoordinatorArgs, unexpected};
 use crate::failure::Failure;
 use crate::flags::Count;
@@ -47,8 +48,6 @@ const TABLE: TableId = TableId::new(0);
 const PUSH_KEYS: u64 = 10_000;
 /// Messages of pushes that are not answered yet.
 const OUTSTANDING_MAX: usize = 8;
-/// What is written and read at once beside it.
-const PIECE_BYTES: usize = 4 << 20;
 /// How long anything may take.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -61,8 +60,8 @@ pub(crate) struct CheckpointBenchArgs {
     /// for temporary files].
     #[arg(long, value_name = "DIR")]
     place: Option<PathBuf>,
-    /// Rows of the table, such as 4M.
-    #[arg(long, value_name = "N", default_value = "4M")]
+    /// Rows of the table, such as 8M.
+    #[arg(long, value_name = "N", default_value = "8M")]
     rows: Count,
     /// Values a row.
     #[arg(long, value_name = "N", default_value_t = 8)]
@@ -449,37 +448,6 @@ fn restore(
         ));
     }
     Ok(())
-}
-
-/// Writes a file of so many bytes, and syncs it. How long that took.
-fn write_plain(path: &Path, bytes: u64) -> Result<Duration, Failure> {
-    let mut random = Random::new(3);
-    let piece: Vec<u8> = (0..PIECE_BYTES).map(|_| random.bits() as u8).collect();
-    let begun = Instant::now();
-    let mut file = File::create(path).map_err(Failure::failed)?;
-    let mut left = bytes as usize;
-    while left > 0 {
-        let now = left.min(piece.len());
-        file.write_all(&piece[..now]).map_err(Failure::failed)?;
-        left -= now;
-    }
-    file.sync_all().map_err(Failure::failed)?;
-    let took = begun.elapsed();
-    fs::remove_file(path).map_err(Failure::failed)?;
-    Ok(took)
-}
-
-fn read_plain(path: &Path) -> Result<(), Failure> {
-    let mut file = File::open(path).map_err(Failure::failed)?;
-    let mut piece = vec![0; PIECE_BYTES];
-    while file.read(&mut piece).map_err(Failure::failed)? > 0 {}
-    Ok(())
-}
-
-/// Has the kernel drop what it kept of a file.
-fn forget(path: &Path) -> Result<(), Failure> {
-    let file = File::open(path).map_err(Failure::failed)?;
-    fadvise(file, 0, None, Advice::DontNeed).map_err(Failure::failed)
 }
 
 impl Report {

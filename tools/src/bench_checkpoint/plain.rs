@@ -1,0 +1,48 @@
+//! Plain files, as the measure of what a disk gives.
+//!
+//! Owns no figures. What is written is no program's to make shorter.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bench::Random;
+use rustix::fs::{Advice, fadvise};
+
+use crate::failure::Failure;
+
+/// What is written and read at once.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// Writes a file of so many bytes, and syncs it. How long that took.
+pub(super) fn write_plain(path: &Path, bytes: u64) -> Result<Duration, Failure> {
+    let mut random = Random::new(3);
+    let piece: Vec<u8> = (0..PIECE_BYTES).map(|_| random.bits() as u8).collect();
+    let begun = Instant::now();
+    let mut file = File::create(path).map_err(Failure::failed)?;
+    let mut left = bytes as usize;
+    while left > 0 {
+        let now = left.min(piece.len());
+        file.write_all(&piece[..now]).map_err(Failure::failed)?;
+        left -= now;
+    }
+    file.sync_all().map_err(Failure::failed)?;
+    let took = begun.elapsed();
+    fs::remove_file(path).map_err(Failure::failed)?;
+    Ok(took)
+}
+
+/// Reads a file to its end.
+pub(super) fn read_plain(path: &Path) -> Result<(), Failure> {
+    let mut file = File::open(path).map_err(Failure::failed)?;
+    let mut piece = vec![0; PIECE_BYTES];
+    while file.read(&mut piece).map_err(Failure::failed)? > 0 {}
+    Ok(())
+}
+
+/// Has the kernel drop what it kept of a file.
+pub(super) fn forget(path: &Path) -> Result<(), Failure> {
+    let file = File::open(path).map_err(Failure::failed)?;
+    fadvise(file, 0, None, Advice::DontNeed).map_err(Failure::failed)
+}
