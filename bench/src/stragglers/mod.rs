@@ -221,6 +221,7 @@ fn local_spec() -> LocalSpec {
             epoch: Epoch::new(1),
             rules: Rules::builtin(),
             table_bytes_max: TABLE_BYTES_MAX,
+            memory_bytes_max: u64::MAX,
             isa: kernels::Isa::detect(),
         },
         timeouts: Timeouts::default(),

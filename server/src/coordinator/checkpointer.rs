@@ -16,8 +16,8 @@ use checkpoint::{
 use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId};
 
 use super::conduct::Conduct;
+use super::event::Event;
 use super::helpers::Bell;
-use super::machine::Event;
 
 /// What a coordinator does about checkpoints.
 #[derive(Clone, Debug)]

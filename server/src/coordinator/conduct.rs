@@ -21,7 +21,8 @@ use wire::{
 
 use super::census::Health;
 use super::checkpointer::{Parts, StoreNews, StoreTask};
-use super::machine::{Action, Machine};
+use super::event::Action;
+use super::machine::Machine;
 
 /// How long taking a checkpoint may take, its publication aside.
 pub const CHECKPOINT_MAX: Duration = Duration::from_secs(3600);

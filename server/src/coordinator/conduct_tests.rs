@@ -13,7 +13,8 @@ use super::checkpointer::{Parts, StoreNews, StoreTask};
 use super::conduct::{
     CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX,
 };
-use super::machine::{Action, ConnectionId, Event, Machine};
+use super::event::{Action, ConnectionId, Event};
+use super::machine::Machine;
 use super::spec::ClusterSpec;
 use super::store::Entry;
 

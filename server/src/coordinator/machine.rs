@@ -19,7 +19,6 @@ use wire::{
 use super::assign::{Crew, Leavers, Move};
 use super::cause::cause;
 use super::census::{Census, Changed, Health, Told, Why, Wish};
-use super::checkpointer::StoreNews;
 use super::conduct::Conductor;
 use super::detector::BEAT_EVERY;
 use super::event::{Action, ConnectionId, Defect, Event};

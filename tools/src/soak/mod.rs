@@ -20,7 +20,7 @@ use transport::Limits;
 use transport::tcp::TcpBackend;
 use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
 
-pub(crate) use self::args::{DurationFlag, SoakArgs};
+pub(crate) use self::args::SoakArgs;
 pub(crate) use self::faults::FaultFlag;
 use self::faults::{Caused, Saboteur};
 use self::workers::{SoakWorkerPlan, SoakWorkers};
