@@ -53,9 +53,19 @@ enum Word {
 pub(crate) struct SoakWorkers {
     plan: SoakWorkerPlan,
     children: Children,
-    /// By worker: its child, and which life that is.
-    lives: Vec<(usize, u32)>,
+    /// By worker.
+    lives: Vec<Life>,
     tallies: Vec<Option<SoakTally>>,
+}
+
+/// A worker's life now.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    /// Its child.
+    number: usize,
+    /// Which of its lives.
+    life: u32,
+    has_begun: bool,
 }
 
 impl SoakWorkers {
@@ -66,8 +76,8 @@ impl SoakWorkers {
         let (lives, tallies) = (Vec::new(), vec![None; count as usize]);
         let mut workers = SoakWorkers { plan, children: Children::new(), lives, tallies };
         for worker in 0..count {
-            let number = workers.begin(worker, learn::INCARNATION.get())?;
-            workers.lives.push((number, learn::INCARNATION.get()));
+            let first = workers.begin(worker, learn::INCARNATION.get())?;
+            workers.lives.push(first);
         }
         for worker in 0..count as usize {
             workers.wait_begun(worker)?;
@@ -77,11 +87,10 @@ impl SoakWorkers {
 
     /// Kills a worker, and waits until its next life has joined.
     pub(crate) fn kill(&mut self, worker: usize) -> Result<(), Failure> {
-        let (number, life) = self.lives[worker];
+        let Life { number, life, .. } = self.lives[worker];
         self.children.child(number).signal(Signal::KILL);
         self.children.child(number).ended(WORD_MAX);
-        let next = self.begin(worker as u32, life + 1)?;
-        self.lives[worker] = (next, life + 1);
+        self.lives[worker] = self.begin(worker as u32, life + 1)?;
         self.wait_begun(worker)
     }
 
@@ -92,48 +101,50 @@ impl SoakWorkers {
 
     /// Has all of them finish, and waits for what they found.
     pub(crate) fn finish(mut self) -> Result<Vec<SoakTally>, Failure> {
-        for &(number, _) in &self.lives {
+        for &Life { number, .. } in &self.lives {
             self.children.child(number).tell("stop\n");
         }
         let until = Instant::now() + WORD_MAX;
         while self.tallies.iter().any(Option::is_none) {
-            self.hear(until)?;
+            self.hear("finish", until)?;
         }
         Ok(self.tallies.into_iter().flatten().collect())
     }
 
-    fn begin(&mut self, worker: u32, life: u32) -> Result<usize, Failure> {
+    fn begin(&mut self, worker: u32, life: u32) -> Result<Life, Failure> {
         let plan = SoakWorkerPlan { worker, life, ..self.plan.clone() };
         let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
         let name = format!("worker {worker}");
         let arguments = ["soak-worker".to_owned()];
-        self.children.spawn(&name, &arguments, &line).map_err(Failure::failed)
+        let number = self.children.spawn(&name, &arguments, &line).map_err(Failure::failed)?;
+        Ok(Life { number, life, has_begun: false })
     }
 
     fn wait_begun(&mut self, worker: usize) -> Result<(), Failure> {
         let until = Instant::now() + WORD_MAX;
-        loop {
-            match self.hear(until)? {
-                Some(number) if number == self.lives[worker].0 => return Ok(()),
-                _ => {}
-            }
+        while !self.lives[worker].has_begun {
+            self.hear("begin", until)?;
         }
+        Ok(())
     }
 
-    /// Takes the next word in; of one that has begun, its child's number.
-    fn hear(&mut self, until: Instant) -> Result<Option<usize>, Failure> {
+    /// Takes the next word in, from whomever.
+    fn hear(&mut self, awaited: &str, until: Instant) -> Result<(), Failure> {
         let left = until.saturating_duration_since(Instant::now());
         let Some((number, event)) = self.children.next(left) else {
             let waited = WORD_MAX.as_secs();
-            return Err(Failure::failed(format!("workers say nothing for {waited} s")));
+            return Err(Failure::failed(format!("workers do not {awaited} within {waited} s")));
         };
-        let worker = self.lives.iter().position(|&(life, _)| life == number);
+        let worker = self.lives.iter().position(|life| life.number == number);
         match (worker, event) {
             (Some(worker), ChildEvent::Line(line)) => match serde_json::from_str(&line) {
-                Ok(Word::Begun) => Ok(Some(number)),
+                Ok(Word::Begun) => {
+                    self.lives[worker].has_begun = true;
+                    Ok(())
+                }
                 Ok(Word::Ended(tally)) => {
                     self.tallies[worker] = Some(tally);
-                    Ok(None)
+                    Ok(())
                 }
                 Ok(Word::Failed(why)) => Err(Failure::failed(format!("worker {worker}: {why}"))),
                 Err(error) => Err(Failure::failed(format!("worker {worker}: {error}"))),
@@ -143,7 +154,7 @@ impl SoakWorkers {
                 Err(Failure::failed(format!("{name} ended without a word")))
             }
             // A former life, whose last words may come late.
-            (_, _) => Ok(None),
+            (_, _) => Ok(()),
         }
     }
 }
