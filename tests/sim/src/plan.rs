@@ -172,6 +172,30 @@ impl Plan {
         }
     }
 
+    /// The same on a network that does nothing wrong, while much befalls servers and coordinators;
+    /// three workers and two readers look all the time.
+    pub fn storm_from_seed(seed: u64) -> Plan {
+        let chains = ChainPlan {
+            servers: 4,
+            replicas: 3,
+            events: 40,
+            events_per_mille: 20,
+            strikes: Strikes::All,
+        };
+        Plan {
+            shards: 4,
+            workers: 3,
+            readers: 2,
+            staleness: Staleness::ASP,
+            clocks: 100,
+            pushes_max: 2,
+            thinks_per_mille: 100,
+            faults: Faults { delay_ns: 10_000..=500_000, ..Faults::NONE },
+            chains: Some(chains),
+            ..Plan::chained_from_seed(seed)
+        }
+    }
+
     /// How many pushes of a key are dropped at most, since it was not admitted yet.
     pub fn dropped_max(&self) -> u64 {
         match self.life.admission {
