@@ -1,6 +1,7 @@
-//! Runs many seeds and prints those that fail: `hunt FIRST COUNT [chains|storm|deaths]`. `chains`: plans
-//! with servers in chains, and all that may befall them; `deaths`: servers die, and nothing else
-//! goes wrong, which shows how long reads wait for it.
+//! Runs many seeds and prints those that fail: `hunt FIRST COUNT [chains|storm|deaths]`. `chains`:
+//! plans with servers in chains, and all that may befall them; `storm`: much befalls servers, and
+//! nothing the network; `deaths`: servers die, and nothing else goes wrong, which shows how long
+//! reads wait for it.
 //!
 //! Exits 1 if one failed. Each line names a seed for `GRADWIRE_SIM_SEED`.
 #![allow(clippy::print_stdout)]
