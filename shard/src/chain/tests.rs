@@ -6,7 +6,7 @@ use kernels::Isa;
 use proptest::prelude::*;
 use wire::{
     Announced, Define, Expiry, Flags, HEADER_BYTES, Incarnation, JobId, Join, KeyAdmission, Keyed,
-    RowLife, ServerId, Staleness, TableSpec,
+    RowLife, Seal, ServerId, Staleness, TableSpec,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
