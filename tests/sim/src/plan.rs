@@ -88,6 +88,9 @@ pub enum Strikes {
     All,
     /// Servers die, and others begin in their places.
     ServersDie,
+    /// Heads lose their successors or the coordinators, and some watches with them: who was put out
+    /// lives, and some ask it still.
+    Apart,
     /// Servers lose their power and stay away until nothing goes wrong any more: nobody is told.
     Silence,
 }

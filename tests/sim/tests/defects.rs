@@ -80,7 +80,7 @@ fn a_new_head_that_has_forgotten_pushes_is_found() {
 
 #[test]
 fn a_successor_that_takes_operations_of_an_epoch_that_is_over_is_found() {
-    let failure = first_failure(Defect::Shard(Mutation::StaleEpochsTaken), storm);
+    let failure = first_failure(Defect::Shard(Mutation::StaleEpochsTaken), apart);
     assert!(is_wrong_replica(&failure), "{failure}");
 }
 
@@ -92,7 +92,7 @@ fn answers_that_are_not_held_are_found() {
 
 #[test]
 fn a_broken_promise_not_to_answer_is_found() {
-    let failure = first_failure(Defect::Shard(Mutation::PromisesBroken), storm);
+    let failure = first_failure(Defect::Shard(Mutation::PromisesBroken), apart);
     assert!(is_wrong_value(&failure), "{failure}");
 }
 
@@ -124,7 +124,7 @@ fn a_tick_that_counts_twice_is_found() {
 #[test]
 fn a_replaced_head_that_goes_on_answering_is_found() {
     let failure = first_failure(Defect::Shard(Mutation::HeadsForever), storm);
-    assert!(is_wrong_value(&failure), "{failure}");
+    assert!(is_wrong_value(&failure) || is_stuck(&failure), "{failure}");
 }
 
 #[test]
@@ -151,16 +151,14 @@ fn a_placement_that_is_told_before_it_is_recorded_is_found() {
 #[test]
 fn a_store_that_takes_entries_whatever_the_newest_is_is_found() {
     let failure = first_failure(Defect::Store(StoreDefect::Uncompared), storm);
-    let is_fork =
-        matches!(failure, Failure::RecordedTwice { .. } | Failure::ToldUnrecorded { .. });
+    let is_fork = matches!(failure, Failure::RecordedTwice { .. } | Failure::ToldUnrecorded { .. });
     assert!(is_fork, "{failure}");
 }
 
 #[test]
 fn a_store_that_answers_before_it_has_synced_is_found() {
     let failure = first_failure(Defect::Store(StoreDefect::Unsynced), storm);
-    let is_fork =
-        matches!(failure, Failure::RecordedTwice { .. } | Failure::ToldUnrecorded { .. });
+    let is_fork = matches!(failure, Failure::RecordedTwice { .. } | Failure::ToldUnrecorded { .. });
     assert!(is_fork, "{failure}");
 }
 
@@ -169,6 +167,15 @@ fn a_coordinator_that_forgets_all_epochs_when_it_begins_anew_is_found() {
     let failure = first_failure(Defect::Store(StoreDefect::Forgetful), storm);
     let is_fork = matches!(failure, Failure::RecordedTwice { .. });
     assert!(is_fork || is_stuck(&failure), "{failure}");
+}
+
+/// Heads are put out though they live.
+fn apart(seed: u64) -> Plan {
+    let mut plan = Plan { thinks_per_mille: 0, ..storm(seed) };
+    plan.chains.iter_mut().for_each(|chains| {
+        (chains.strikes, chains.events_per_mille) = (Strikes::Apart, 5);
+    });
+    plan
 }
 
 /// Servers are gone without a word and stay away: only silence tells.

@@ -53,6 +53,8 @@ impl Fleet {
             Strikes::All => {}
             Strikes::ServersDie => return self.crash(now, host),
             Strikes::Silence => return self.go_out(now, host),
+            Strikes::Apart if self.random.below(2) == 0 => return self.split_head(now),
+            Strikes::Apart => return self.cut_off(now, host),
         }
         match self.random.below(17) {
             0..=2 => self.crash(now, host),
