@@ -186,12 +186,16 @@ impl Crew {
         }
         chain.replicas.retain(|&server| self.standing(server) != Standing::Lost);
         let is_there = |server: ServerId| self.standing(server) != Standing::Away;
+        // Nobody goes in favour of such as were not heard since the coordinator began: they may be
+        // dead, and whoever goes has the last copy.
+        let is_heard =
+            |server: ServerId| matches!(self.standing(server), Standing::Fit | Standing::Leaving);
         let is_out = |server: ServerId| news.out.contains(&(shard, server));
         let all = chain.replicas.clone();
-        let rest_is_there = all.iter().any(|&server| is_there(server) && !is_out(server));
+        let rest_is_there = all.iter().any(|&server| is_heard(server) && !is_out(server));
         if rest_is_there {
             chain.replicas.retain(|&server| is_there(server) && !is_out(server));
-        } else if all.iter().any(|&server| is_there(server)) {
+        } else if all.iter().any(|&server| is_heard(server)) {
             chain.replicas.retain(|&server| is_there(server));
         }
         self.trim(&mut chain, leaver);

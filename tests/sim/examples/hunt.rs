@@ -1,6 +1,7 @@
-//! Runs many seeds and prints those that fail: `hunt FIRST COUNT [chains|deaths]`. `chains`: plans
-//! with servers in chains, and all that may befall them; `deaths`: servers die, and nothing else
-//! goes wrong, which shows how long reads wait for it.
+//! Runs many seeds and prints those that fail: `hunt FIRST COUNT [chains|storm|deaths]`. `chains`:
+//! plans with servers in chains, and all that may befall them; `storm`: much befalls servers, and
+//! nothing the network; `deaths`: servers die, and nothing else goes wrong, which shows how long
+//! reads wait for it.
 //!
 //! Exits 1 if one failed. Each line names a seed for `GRADWIRE_SIM_SEED`.
 #![allow(clippy::print_stdout)]
@@ -13,7 +14,7 @@ use sim::{Defect, Plan, Report, ServerCounts, Setup, run_plan};
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
     let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.next()) else {
-        println!("expected the first seed and how many: hunt FIRST COUNT [chains|deaths]");
+        println!("expected the first seed and how many: hunt FIRST COUNT [chains|storm|deaths]");
         return ExitCode::from(2);
     };
     let kind = std::env::args().nth(3).unwrap_or_default();
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         let setup = Setup { seed, isa: Isa::detect(), defect: Defect::None };
         let plan = match kind.as_str() {
             "chains" => Plan::chained_from_seed(seed),
+            "storm" => Plan::storm_from_seed(seed),
             "deaths" => Plan::deaths_from_seed(seed),
             _ => Plan::from_seed(seed),
         };

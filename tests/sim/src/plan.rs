@@ -88,6 +88,9 @@ pub enum Strikes {
     All,
     /// Servers die, and others begin in their places.
     ServersDie,
+    /// Heads lose their successors or the coordinators, and some watches with them: who was put out
+    /// lives, and some ask it still.
+    Apart,
     /// Servers lose their power and stay away until nothing goes wrong any more: nobody is told.
     Silence,
 }
@@ -168,6 +171,30 @@ impl Plan {
             thinks_per_mille: 0,
             timeouts: Timeouts { request, give_up: request * 5 },
             faults: Faults { delay_ns, clock_drift_ppm_max: 10_000, ..Faults::NONE },
+            ..Plan::chained_from_seed(seed)
+        }
+    }
+
+    /// The same on a network that does nothing wrong, while much befalls servers and coordinators;
+    /// three workers and two readers look all the time.
+    pub fn storm_from_seed(seed: u64) -> Plan {
+        let chains = ChainPlan {
+            servers: 4,
+            replicas: 3,
+            events: 40,
+            events_per_mille: 20,
+            strikes: Strikes::All,
+        };
+        Plan {
+            shards: 4,
+            workers: 3,
+            readers: 2,
+            staleness: Staleness::ASP,
+            clocks: 100,
+            pushes_max: 2,
+            thinks_per_mille: 100,
+            faults: Faults { delay_ns: 10_000..=500_000, ..Faults::NONE },
+            chains: Some(chains),
             ..Plan::chained_from_seed(seed)
         }
     }

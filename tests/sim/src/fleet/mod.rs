@@ -85,6 +85,8 @@ pub(crate) struct Fleet {
     cut_off: Vec<(Node, Node, Time)>,
     /// Hosts that do not reach each other until then.
     shut: Vec<(usize, usize, Time)>,
+    /// Until when servers may be put out since two coordinators run, or did.
+    doubled_until: Time,
     /// By watch and shard: when it was last linked, and in which epoch.
     linked: BTreeMap<(usize, ShardId), (Time, Epoch)>,
     /// Links that nobody answers, until they are given up.
@@ -200,6 +202,7 @@ impl Fleet {
             failed: None,
             cut_off: Vec::new(),
             shut: Vec::new(),
+            doubled_until: now,
             linked: BTreeMap::new(),
             unanswered: Vec::new(),
             checked_at: now,
@@ -264,6 +267,7 @@ impl Fleet {
 
     /// What happens now happens; then each server that runs has a turn.
     pub(crate) fn turn(&mut self, now: Time) {
+        self.note_doubled(now);
         if self.events_left > 0 && self.random.below(1000) < self.plan.events_per_mille {
             self.events_left -= 1;
             self.strike(now);

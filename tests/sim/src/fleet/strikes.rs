@@ -53,6 +53,8 @@ impl Fleet {
             Strikes::All => {}
             Strikes::ServersDie => return self.crash(now, host),
             Strikes::Silence => return self.go_out(now, host),
+            Strikes::Apart if self.random.below(2) == 0 => return self.split_head(now),
+            Strikes::Apart => return self.cut_off(now, host),
         }
         match self.random.below(17) {
             0..=2 => self.crash(now, host),
@@ -92,6 +94,9 @@ impl Fleet {
         let Some(process) = self.hosts[host].as_ref().filter(|it| it.power == Power::On) else {
             return false;
         };
+        if now < self.doubled_until {
+            return false; // Servers that speak to the other coordinator are silent to this one.
+        }
         let Some(ours) = process.ours else { return true };
         let is_well = |server: ServerId| {
             let mut processes = self.hosts.iter().flatten();
@@ -298,9 +303,20 @@ impl Fleet {
     /// A coordinator begins while another runs.
     fn double_coordinator(&mut self, now: Time) {
         let vacant = self.seats.iter().position(Option::is_none);
+        let are_well = self.hosts.iter().all(|it| it.as_ref().is_some_and(|it| it.is_well(now)));
+        if !are_well {
+            return;
+        }
         if let Some(seat) = vacant.filter(|_| self.seats.iter().any(Option::is_some)) {
             self.counts.coordinators_doubled += 1;
             self.start_coordinator(now, seat);
+        }
+    }
+
+    /// Notes that two coordinators run.
+    pub(super) fn note_doubled(&mut self, now: Time) {
+        if self.seats.iter().all(Option::is_some) {
+            self.doubled_until = now + AFTERMATH;
         }
     }
 
