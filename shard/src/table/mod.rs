@@ -12,6 +12,7 @@
 
 mod aging;
 mod fill;
+mod growth;
 mod index;
 mod newcomers;
 mod places;
@@ -512,6 +513,30 @@ mod tests {
     use crate::rule::{Adam, Sum, table_spec};
 
     const NOW: Moment = Moment { clock: 0, slowest: 0, coin_seed: 0, rounding_seed: 0 };
+
+    #[test]
+    fn a_table_without_room_takes_what_its_lines_hold_and_no_more_memory() {
+        let mut table = sums(1 << 30);
+        let push = |table: &mut Table, first: u64, count: u64| {
+            let keys: Vec<u64> = (first..first + count).collect();
+            table.push(&keys, &vec![1.0; 2 * keys.len()], NOW, None).expect("there is room");
+        };
+        push(&mut table, 0, 100_000);
+        table.allow_growth(0);
+        let (bytes, mut first) = (table.bytes(), 1_000_000);
+        while !table.lacks_room(0, &(first..first + 16).collect::<Vec<u64>>(), 0) {
+            push(&mut table, first, 16);
+            table.tend();
+            first += 16;
+            assert_eq!(table.bytes(), bytes, "at key {first}");
+        }
+        assert!(!table.lacks_room(0, &[1, 2, 3], 0), "these have their rows");
+        push(&mut table, 0, 100_000);
+        assert_eq!(table.bytes(), bytes);
+        table.allow_growth(u64::MAX);
+        push(&mut table, first, 16);
+        assert!(table.bytes() > bytes, "it grows where it may");
+    }
 
     fn sums(bytes_max: u64) -> Table {
         let spec = table_spec("counts", 2, &Sum);

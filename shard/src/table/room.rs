@@ -22,7 +22,7 @@ impl Table {
     ) -> Result<(), Full> {
         let rows = self.index.keys();
         let mut more = keys.len();
-        if rows + more > self.rows_max {
+        if rows + more > self.rows_max || self.index.exceeds_allowance(more) {
             more = self.count_missing(keys, moment.slowest);
             if rows + more > self.rows_max {
                 return self.make_old_rows_go(keys, more, stamp, moment);
@@ -40,7 +40,13 @@ impl Table {
     /// What so many more rows would add.
     fn growth_bytes(&self, more: usize) -> u64 {
         let rows = self.rows.as_ref().map_or(0, |rows| rows.growth_bytes(more));
-        (self.index.growth_bytes(more) + rows) as u64
+        self.index.growth_bytes(more) + rows as u64
+    }
+
+    /// Allows it to take so many bytes more before this is said again; a push that adds no row may
+    /// otherwise have the index grow, so that keys are found sooner.
+    pub(crate) fn allow_growth(&mut self, bytes: u64) {
+        self.index.allow_growth(bytes);
     }
 
     /// Makes room for `more` rows, which there is not, by rows that are too old or are not among
