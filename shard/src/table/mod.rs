@@ -27,7 +27,7 @@ use kernels::copy::for_other_core;
 use kernels::lines::{Holds, Layout, PAYLOAD_WORDS_MAX, Payload};
 use kernels::probe::Elsewhere;
 use kernels::{Isa, MISSING};
-use wire::{Seal, TableSize, TableSpec};
+use wire::{Seal, TableSpec};
 use zerocopy::IntoBytes;
 
 pub(crate) use self::aging::Moment;
@@ -164,22 +164,6 @@ impl Table {
 
     pub(crate) fn widths(&self) -> Widths {
         self.widths
-    }
-
-    /// What it takes.
-    pub(crate) fn bytes(&self) -> u64 {
-        let rows_bytes = self.rows.as_ref().map_or(0, RowArena::bytes);
-        (self.index.bytes() + rows_bytes + self.newcomers.bytes()) as u64
-    }
-
-    pub(crate) fn size(&self) -> TableSize {
-        TableSize {
-            rows: self.index.keys() as u64,
-            bytes: self.bytes(),
-            rows_admitted: self.counts.rows_admitted,
-            deltas_dropped: self.counts.deltas_dropped,
-            rows_expired: self.aging.as_ref().map_or(0, Aging::expired),
-        }
     }
 
     /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding the missing rows

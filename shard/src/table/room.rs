@@ -6,11 +6,29 @@
 //! Invariant: what is refused has changed no row that anybody could read.
 
 use kernels::MISSING;
+use wire::TableSize;
 
 use super::aging::{Aging, Moment, stored, stored_mut};
+use super::rows::RowArena;
 use super::{BLOCK_KEYS, Full, Table};
 
 impl Table {
+    /// What it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let rows_bytes = self.rows.as_ref().map_or(0, RowArena::bytes);
+        (self.index.bytes() + rows_bytes + self.newcomers.bytes()) as u64
+    }
+
+    pub(crate) fn size(&self) -> TableSize {
+        TableSize {
+            rows: self.index.keys() as u64,
+            bytes: self.bytes(),
+            rows_admitted: self.counts.rows_admitted,
+            deltas_dropped: self.counts.deltas_dropped,
+            rows_expired: self.aging.as_ref().map_or(0, Aging::expired),
+        }
+    }
+
     /// Reserves what a batch may need: cheaply as if all its keys were new, exactly if that is
     /// more than the table may have. Keys that will not be admitted count as new: who they are is
     /// known too late.
