@@ -36,6 +36,8 @@ pub use guest::Who;
 pub use membership::Membership;
 pub use pinning::{Pinning, pin, processor_here};
 pub use report::Report;
+pub use shard::Tally;
+pub use shard::chain::{Role, View as ReplicaView};
 pub use turn::{Core, OnClosed};
 pub use view::{
     CoreView, DoorView, Ending, Peers, TURN_BOUNDS_NS, Traffic, TurnedAwayCounts, Turns,

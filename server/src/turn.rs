@@ -343,8 +343,8 @@ impl Core {
         None
     }
 
-    /// Ends the turns of peers that have nothing left; of the others, those may be tried again whose
-    /// answers have room. Whether one has that had none.
+    /// Ends the turns of peers that have nothing left; of the others, those may be tried again
+    /// whose answers have room. Whether one has that had none.
     ///
     /// A peer that does not read its answers is so asked for room once in a while, and its message
     /// is not read again and again: in a turn that was `busy`, [`PROBES_A_TURN`] of them are asked.

@@ -247,7 +247,12 @@ impl Shard {
 
     /// Says what its tables may still take; `None` bounds them no more.
     pub fn set_room(&mut self, room: Option<Room>) {
-        self.tables.room = room;
+        self.tables.set_room(room);
+    }
+
+    /// What it holds for its job, in bytes: tables, and the keys that workers have told.
+    pub fn held_bytes(&self) -> u64 {
+        self.size().bytes + self.job.as_ref().map_or(0, Job::known_bytes)
     }
 
     /// The sizes of all tables together.

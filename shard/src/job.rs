@@ -201,6 +201,11 @@ impl Job {
         self.slowest
     }
 
+    /// What is kept of workers' keys, in bytes.
+    pub(crate) fn known_bytes(&self) -> u64 {
+        self.members.iter().map(|member| member.known.bytes()).sum()
+    }
+
     /// The furthest worker's clock.
     pub(crate) fn furthest(&self) -> Clock {
         self.furthest

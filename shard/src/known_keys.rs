@@ -42,6 +42,12 @@ struct List {
 }
 
 impl KnownKeys {
+    /// What it takes, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let listed = self.keys_in_lists * (size_of::<u64>() + size_of::<u32>());
+        (listed + self.numbered.capacity() * size_of::<u64>()) as u64
+    }
+
     /// All keys of a pull, if they are still known.
     pub(crate) fn list(&self, pull: Sequence) -> Option<&[u64]> {
         let list = self.lists.iter().rev().find(|list| list.pull == pull)?;

@@ -22,7 +22,7 @@ pub(crate) struct Tables {
     rules: Rules,
     bytes_max: u64,
     /// What all may still take; none where nobody bounds them.
-    pub(crate) room: Option<Room>,
+    room: Option<Room>,
     seed: u64,
     isa: Isa,
 }
@@ -61,6 +61,13 @@ impl Tables {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Says what all may still take; `None` bounds them no more.
+    pub(crate) fn set_room(&mut self, room: Option<Room>) {
+        self.room = room;
+        let bytes = room.map_or(u64::MAX, |room| room.bytes / self.tables.len().max(1) as u64);
+        self.tables.iter_mut().for_each(|table| table.allow_growth(bytes));
     }
 
     /// A table has grown by so many bytes.

@@ -88,12 +88,12 @@ fn a_server_in_a_small_control_group_is_busy_and_is_not_killed() {
         let why = format!("no control group can be made: {}: {error}", group.display());
         return skipped("a_server_in_a_small_control_group", &why);
     }
-    std::fs::write(group.join("memory.limit_in_bytes"), "67108864").expect("a bound");
+    std::fs::write(group.join("memory.limit_in_bytes"), "134217728").expect("a bound");
     let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display());
     let mut command = Command::new("sh");
     command.args(["-c", &enter, "sh", env!("CARGO_BIN_EXE_gradwire")]).args(SERVE);
     let server = Shown::of(command);
-    assert_eq!(server.figure("gradwire_memory_bound_bytes", ""), 48.0 * 1024.0 * 1024.0);
+    assert_eq!(server.figure("gradwire_memory_bound_bytes", ""), 96.0 * 1024.0 * 1024.0);
     becomes_busy(&server);
     assert!(server.figure("gradwire_keys_pushed_total", "") > 0.0, "it is there");
     drop(server);

@@ -326,8 +326,8 @@ impl fmt::Display for Refusal {
             }
             Refusal::Busy { used_mib, bound_mib, retry_ms } => write!(
                 f,
-                "the server's memory is used up: {used_mib} MiB of {bound_mib} MiB; it may be asked \
-                 again after {retry_ms} ms"
+                "the server's memory is used up: {used_mib} MiB of {bound_mib} MiB; it may be \
+                 asked again after {retry_ms} ms"
             ),
         }
     }

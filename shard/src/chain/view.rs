@@ -42,7 +42,7 @@ pub struct Progress {
 impl<S> Replica<S> {
     /// What its tables and its log take, in bytes.
     pub fn held_bytes(&self) -> u64 {
-        self.shard.size().bytes + self.log.bytes() as u64
+        self.shard.held_bytes() + self.log.bytes() as u64
     }
 
     /// What it shows.

@@ -53,7 +53,7 @@ const fn is_tight(layout: Layout) -> bool {
 }
 
 /// Growth adds this part of the lines: one in so many. Less growth at a time is more growth in all.
-const fn growth_part(layout: Layout) -> usize {
+pub(super) const fn growth_part(layout: Layout) -> usize {
     match layout.lanes() {
         1 => 8,
         _ if is_tight(layout) => 10,
@@ -84,11 +84,11 @@ const LINES_FILLED_FROM: usize = 16 * 1024;
 const LINES_AHEAD: usize = 8;
 
 /// Strays that an index has before it grows for them.
-const STRAYS_MAX: usize = 16;
+pub(super) const STRAYS_MAX: usize = 16;
 
 /// It does not grow for strays beyond so many times the lines that its keys need: keys that were
 /// made to collide always do.
-const CROWDED_LINES_FACTOR: usize = 3;
+pub(super) const CROWDED_LINES_FACTOR: usize = 3;
 
 /// Why the index does not grow: the kernel gives no memory. The index is as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,10 +97,12 @@ pub(crate) struct NoMemory;
 /// The index of one table.
 #[derive(Debug)]
 pub(crate) struct Index {
-    layout: Layout,
+    pub(super) layout: Layout,
     lines: Arena<Line>,
-    lines_max: usize,
-    shape: Shape,
+    pub(super) lines_max: usize,
+    /// Beyond so many lines it grows only where keys find no place at all.
+    pub(super) lines_allowed: usize,
+    pub(super) shape: Shape,
     growth: Option<Growth>,
     /// Lines that are not settled since the last growth: the first ones.
     unsettled: usize,
@@ -108,9 +110,9 @@ pub(crate) struct Index {
     owed: usize,
     /// Lines whose pages are there or asked for.
     filled: usize,
-    taken: usize,
+    pub(super) taken: usize,
     /// Where each stray's payload begins.
-    strays: BTreeMap<u64, u32>,
+    pub(super) strays: BTreeMap<u64, u32>,
     changes: u64,
     pub(super) watch: Watch,
 }
@@ -142,6 +144,7 @@ impl Index {
             layout,
             lines,
             lines_max,
+            lines_allowed: usize::MAX,
             shape,
             growth: None,
             unsettled: 0,
@@ -268,16 +271,6 @@ impl Index {
         self.make_lines(self.shape.lines(), wanted)
     }
 
-    /// What reserving so many more keys would add, in bytes.
-    pub(crate) fn growth_bytes(&self, more: usize) -> usize {
-        let (now, wanted) = (self.shape.lines(), self.taken + more);
-        if wanted <= Index::keys_of(self.layout, now) {
-            return 0;
-        }
-        let least = Index::lines_for(self.layout, wanted);
-        (self.lines_after(now).max(least) - now) * size_of::<Line>()
-    }
-
     /// Asks for the pages of lines to come: of a small index always some, and of the next growth's
     /// once it is near, the last ones first, as they will be written.
     fn fill_ahead(&mut self, wanted: usize) {
@@ -293,18 +286,6 @@ impl Index {
             self.lines.fill_ahead(self.filled.max(now)..after, First::High);
             self.filled = after;
         }
-    }
-
-    /// How many lines there are after the next growth.
-    fn lines_after(&self, now: usize) -> usize {
-        (now + now / growth_part(self.layout)).min(self.lines_max)
-    }
-
-    /// Whether strays are many, and few enough lanes are taken that more lines may help.
-    fn is_crowded(&self) -> bool {
-        let lines = self.shape.lines();
-        let helps = lines < CROWDED_LINES_FACTOR * Index::lines_for(self.layout, self.taken);
-        self.strays.len() > STRAYS_MAX && helps && lines < self.lines_max
     }
 
     /// Begins to grow, by a part or to what is wanted.

@@ -12,6 +12,7 @@
 
 mod aging;
 mod fill;
+mod growth;
 mod index;
 mod newcomers;
 mod places;
@@ -26,7 +27,7 @@ use kernels::copy::for_other_core;
 use kernels::lines::{Holds, Layout, PAYLOAD_WORDS_MAX, Payload};
 use kernels::probe::Elsewhere;
 use kernels::{Isa, MISSING};
-use wire::{Seal, TableSize, TableSpec};
+use wire::{Seal, TableSpec};
 use zerocopy::IntoBytes;
 
 pub(crate) use self::aging::Moment;
@@ -163,22 +164,6 @@ impl Table {
 
     pub(crate) fn widths(&self) -> Widths {
         self.widths
-    }
-
-    /// What it takes.
-    pub(crate) fn bytes(&self) -> u64 {
-        let rows_bytes = self.rows.as_ref().map_or(0, RowArena::bytes);
-        (self.index.bytes() + rows_bytes + self.newcomers.bytes()) as u64
-    }
-
-    pub(crate) fn size(&self) -> TableSize {
-        TableSize {
-            rows: self.index.keys() as u64,
-            bytes: self.bytes(),
-            rows_admitted: self.counts.rows_admitted,
-            deltas_dropped: self.counts.deltas_dropped,
-            rows_expired: self.aging.as_ref().map_or(0, Aging::expired),
-        }
     }
 
     /// Applies `[keys, widths.delta]` deltas to the rows of distinct keys, adding the missing rows
@@ -512,6 +497,30 @@ mod tests {
     use crate::rule::{Adam, Sum, table_spec};
 
     const NOW: Moment = Moment { clock: 0, slowest: 0, coin_seed: 0, rounding_seed: 0 };
+
+    #[test]
+    fn a_table_without_room_takes_what_its_lines_hold_and_no_more_memory() {
+        let mut table = sums(1 << 30);
+        let push = |table: &mut Table, first: u64, count: u64| {
+            let keys: Vec<u64> = (first..first + count).collect();
+            table.push(&keys, &vec![1.0; 2 * keys.len()], NOW, None).expect("there is room");
+        };
+        push(&mut table, 0, 100_000);
+        table.allow_growth(0);
+        let (bytes, mut first) = (table.bytes(), 1_000_000);
+        while !table.lacks_room(0, &(first..first + 16).collect::<Vec<u64>>(), 0) {
+            push(&mut table, first, 16);
+            table.tend();
+            first += 16;
+            assert_eq!(table.bytes(), bytes, "at key {first}");
+        }
+        assert!(!table.lacks_room(0, &[1, 2, 3], 0), "these have their rows");
+        push(&mut table, 0, 100_000);
+        assert_eq!(table.bytes(), bytes);
+        table.allow_growth(u64::MAX);
+        push(&mut table, first, 16);
+        assert!(table.bytes() > bytes, "it grows where it may");
+    }
 
     fn sums(bytes_max: u64) -> Table {
         let spec = table_spec("counts", 2, &Sum);

@@ -6,11 +6,29 @@
 //! Invariant: what is refused has changed no row that anybody could read.
 
 use kernels::MISSING;
+use wire::TableSize;
 
 use super::aging::{Aging, Moment, stored, stored_mut};
+use super::rows::RowArena;
 use super::{BLOCK_KEYS, Full, Table};
 
 impl Table {
+    /// What it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let rows_bytes = self.rows.as_ref().map_or(0, RowArena::bytes);
+        (self.index.bytes() + rows_bytes + self.newcomers.bytes()) as u64
+    }
+
+    pub(crate) fn size(&self) -> TableSize {
+        TableSize {
+            rows: self.index.keys() as u64,
+            bytes: self.bytes(),
+            rows_admitted: self.counts.rows_admitted,
+            deltas_dropped: self.counts.deltas_dropped,
+            rows_expired: self.aging.as_ref().map_or(0, Aging::expired),
+        }
+    }
+
     /// Reserves what a batch may need: cheaply as if all its keys were new, exactly if that is
     /// more than the table may have. Keys that will not be admitted count as new: who they are is
     /// known too late.
@@ -22,7 +40,7 @@ impl Table {
     ) -> Result<(), Full> {
         let rows = self.index.keys();
         let mut more = keys.len();
-        if rows + more > self.rows_max {
+        if rows + more > self.rows_max || self.index.exceeds_allowance(more) {
             more = self.count_missing(keys, moment.slowest);
             if rows + more > self.rows_max {
                 return self.make_old_rows_go(keys, more, stamp, moment);
@@ -40,7 +58,13 @@ impl Table {
     /// What so many more rows would add.
     fn growth_bytes(&self, more: usize) -> u64 {
         let rows = self.rows.as_ref().map_or(0, |rows| rows.growth_bytes(more));
-        (self.index.growth_bytes(more) + rows) as u64
+        self.index.growth_bytes(more) + rows as u64
+    }
+
+    /// Allows it to take so many bytes more before this is said again; a push that adds no row may
+    /// otherwise have the index grow, so that keys are found sooner.
+    pub(crate) fn allow_growth(&mut self, bytes: u64) {
+        self.index.allow_growth(bytes);
     }
 
     /// Makes room for `more` rows, which there is not, by rows that are too old or are not among

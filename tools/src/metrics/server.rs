@@ -5,8 +5,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ::server::{CoreView, Door, DoorView, Ending, Membership, Server, TURN_BOUNDS_NS};
-use shard::chain::{Role, View};
+use ::server::{
+    CoreView, Door, DoorView, Ending, Membership, ReplicaView as View, Role, Server, TURN_BOUNDS_NS,
+};
 use wire::{Clock, Kind, Refusal, ShardId};
 
 use super::page::{Figures, Histogram, Labels, Page, by};
