@@ -96,7 +96,8 @@ impl Shard {
         }
         let job = self.job.as_mut().expect("it was made above if there was none");
         let joined = job.join(worker, header.incarnation(), join)?;
-        let rested = self.rests == Rests::Job;
+        // An observer does not tell whether the workers of the job that was restored live.
+        let rested = self.rests == Rests::Job && (is_new || worker != WorkerId::OBSERVER);
         if rested {
             self.rests = Rests::Rows;
         }

@@ -258,7 +258,7 @@ impl Machine {
             StoreState::Recording { bytes } => PartState::Asked { server: from, bytes },
             StoreState::Marked { clock, bytes } => PartState::Marked { server: from, clock, bytes },
             StoreState::Recorded(recorded) => PartState::Done(recorded),
-            StoreState::NotRecorded { reason } => return self.lose_part(shard, reason, now),
+            StoreState::NotRecorded { reason } => return self.lose_part(shard, &reason, now),
             StoreState::Loading | StoreState::Loaded | StoreState::NotLoaded { .. } => return,
         };
     }
@@ -329,12 +329,12 @@ impl Machine {
                 (!chain.replicas.contains(&server)).then_some((shard, server))
             });
         for (shard, server) in gone.collect::<Vec<_>>() {
-            self.lose_part(shard, format!("{server} has left the chain of {shard}"), now);
+            self.lose_part(shard, &format!("{server} has left the chain of {shard}"), now);
         }
     }
 
     /// A part failed: it is begun again, or everything is, or nothing.
-    fn lose_part(&mut self, shard: ShardId, why: String, now: Time) {
+    fn lose_part(&mut self, shard: ShardId, why: &str, now: Time) {
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
         let part = &mut taking.parts[shard.index()];
         if part.attempts >= PART_ATTEMPTS_MAX {

@@ -279,7 +279,7 @@ fn one_is_due_after_so_long_and_again_after_the_last() {
     stage.wait(STEP);
     let begin = StoreTask::Begin { shards: 2 };
     stage.wait(STEP);
-    assert_eq!(stage.tasks, [begin.clone()]);
+    assert_eq!(stage.tasks, std::slice::from_ref(&begin));
     stage.handle(Event::Store(StoreNews::Failed { why: "the store".into() }));
     stage.tasks.clear();
     assert_eq!(stage.status().failure.as_deref(), Some("the store"));

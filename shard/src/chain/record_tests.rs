@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use wire::{Clock, Flags, Header, Holds, JobId, Join, Kind, Refusal, RowLife, Staleness, Status};
+use wire::{
+    Clock, Flags, Header, Holds, JobId, Join, Kind, Refusal, RowLife, Staleness, Status, WorkerId,
+};
 use zerocopy::IntoBytes;
 
 use super::tests::{LIVES, Letter, Pair, keyed, message, push, spec, station, way};
@@ -191,6 +193,9 @@ fn status(shard: &mut Shard, letter: &Letter) -> Status {
 fn a_restored_shard_keeps_its_rows_for_whichever_job_changes_them_first() {
     let (tapes, was) = small();
     let mut shard = restored(&tapes, None).expect("whole");
+    let observer = Header { worker: WorkerId::OBSERVER.get(), ..join(7).header() };
+    let observer = message(observer, &join(7).bytes()[HEADER_BYTES..]);
+    assert_eq!(status(&mut shard, &observer), Status::Done, "who reads keeps nobody away");
     for job in [8, 9] {
         // The first of them ended before it had done anything.
         assert_eq!(status(&mut shard, &join(job)), Status::Done);
