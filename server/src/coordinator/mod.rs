@@ -16,8 +16,6 @@ mod cause;
 mod census;
 mod checkpointer;
 mod conduct;
-#[cfg(test)]
-mod conduct_tests;
 mod connection;
 mod detector;
 mod event;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use wire::{
-    Clock, Flags, Header, Holds, JobId, Join, Kind, Refusal, RowLife, Staleness, Status, WorkerId,
+    Clock, Flags, HEADER_BYTES, Header, Holds, JobId, Join, Kind, Refusal, RowLife, Staleness,
+    Status, WorkerId,
 };
 use zerocopy::IntoBytes;
 

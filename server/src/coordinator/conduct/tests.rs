@@ -8,15 +8,13 @@ use wire::{
     ToMember,
 };
 
-use super::assign::Spread;
-use super::checkpointer::{Parts, StoreNews, StoreTask};
-use super::conduct::{
-    CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX,
-};
-use super::event::{Action, ConnectionId, Event};
-use super::machine::Machine;
-use super::spec::ClusterSpec;
-use super::store::Entry;
+use super::super::assign::Spread;
+use super::super::checkpointer::{Parts, StoreNews, StoreTask};
+use super::super::event::{Action, ConnectionId, Event};
+use super::super::machine::Machine;
+use super::super::spec::ClusterSpec;
+use super::super::store::Entry;
+use super::{CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX};
 
 const STEP: Duration = Duration::from_millis(250);
 const PERSON: ConnectionId = ConnectionId(100);
