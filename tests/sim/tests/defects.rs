@@ -29,7 +29,7 @@ fn first_failure(defect: Defect, plan: impl Fn(u64) -> Plan) -> Failure {
     failure
 }
 
-/// What workers and readers see is wrong, in a pull or in the end, or a shard does not know a worker
+/// What workers and readers see is wrong, in a pull or in the end, or a shard does not know one
 /// that was told that it has joined.
 fn is_wrong_value(failure: &Failure) -> bool {
     use Failure::{Invented, Lost, Miscounted, Overtaken, Rows, Session, Stale, WentBack};
