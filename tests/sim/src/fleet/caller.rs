@@ -2,7 +2,7 @@
 //! watch.
 //!
 //! Owns where a caller stands, by the times of `server::Agent` and `worker::Watch`, which have
-//! threads and sockets for it. What a server says of its chains is the agent's own, `server::Notes`.
+//! threads and sockets for it. What a server says of its chains is the agent's, `server::Notes`.
 //!
 //! Invariant: epochs that a caller knows never go back.
 
