@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::coordinating::Coordinator;
-use crate::death::children;
+use crate::processes::children;
 use crate::{Files, gradwire, run, run_well, stderr, train, wait_for};
 
 /// A run under way; dropped, it is killed, and with it its children.

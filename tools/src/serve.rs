@@ -122,6 +122,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
         None => Door::tcp(Arc::clone(&server), &arguments.listen, exposure),
     }
     .map_err(Failure::failed)?;
+    // Open until the end, whether its figures are shown or not.
     let door = Arc::new(door);
     let listen = match door.address() {
         Some(address) => address.to_string(),
@@ -131,7 +132,8 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
         [] => None,
         _ => Some(Arc::new(become_member(arguments, Arc::clone(&server), cores, &listen)?)),
     };
-    let figures = ServerFigures { server, door, membership: membership.clone() };
+    let (open, members) = (Arc::clone(&door), membership.clone());
+    let figures = ServerFigures { server, door: open, membership: members };
     let shown = Endpoint::start(arguments.metrics.as_deref(), figures)?;
     let metrics = shown.as_ref().map(|endpoint| endpoint.address().to_string());
     if arguments.child {
