@@ -30,6 +30,7 @@ fn servers() -> Local {
         epoch: Epoch::new(1),
         rules: Rules::builtin(),
         table_bytes_max: 1 << 24,
+        memory_bytes_max: u64::MAX,
         isa: Isa::detect(),
     };
     let spec = LocalSpec { servers: SHARDS, server, timeouts: Timeouts::default() };
