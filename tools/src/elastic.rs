@@ -372,6 +372,6 @@ mod tests {
         assert_eq!(change.seconds, 2.0);
         assert!((change.dipped_s - 0.6).abs() < 1e-9, "{}", change.dipped_s);
         assert!((change.dipped_s_longest - 0.5).abs() < 1e-9, "{}", change.dipped_s_longest);
-        assert_eq!(change.keys_per_s_least, 750.0);
+        assert_eq!(change.keys_per_s_least, 780.0);
     }
 }

@@ -266,6 +266,27 @@ fn pair_with_a_row(mutation: Mutation) -> Pair {
 }
 
 #[test]
+fn a_row_that_was_too_old_to_be_sent_and_is_loaded_again_reaches_who_is_filled() {
+    let mut pair = Pair::new(Holds::Part, 512, Mutation::None);
+    let short = RowLife { expiry: Expiry::Clocks(1), ..RowLife::default() };
+    pair.join(&[(short, false), (RowLife::default(), true)]);
+    pair.ask(&push(1, 0, 0, &[5, 6], Flags::NONE));
+    // Ticks by the other table's pushes, so that nothing sweeps the first.
+    let many: Vec<u64> = (0..1000).collect();
+    (0..5).for_each(|clock| pair.ask(&push(2 + clock, clock, 1, &many, Flags::TICK)));
+    pair.link();
+    for _ in 0..8 {
+        pair.turn();
+    }
+    assert!(pair.head.notices().is_empty(), "it is filled already: this proves nothing");
+    pair.ask(&keyed(Header::new(Kind::Load), &[5], &[1.0, 2.0]));
+    pair.settle();
+    let (head, tail) = (pair.head.shard_mut().image(), pair.tail.shard_mut().image());
+    assert!(head.rows[0].contains_key(&5), "a load makes a row young");
+    assert_eq!(head, tail);
+}
+
+#[test]
 fn what_moves_while_a_server_is_filled_is_missed_if_it_is_not_noted() {
     let steps: Vec<_> = (0..300).map(|n| (kernels::hash::mix(n) | 2, 100, 0)).collect();
     let (head, tail) = fill_amid_changes(&steps, 20, 512, Mutation::None);

@@ -355,6 +355,13 @@ impl Table {
             if self.part == Part::Some && at[0] == MISSING {
                 continue;
             }
+            if at[0] != MISSING
+                && let Some(aging) = &self.aging
+                && let found = stored(&self.index, &self.rows)
+                && aging.is_old(found.floats, at[0] as usize * found.stride, moment.clock)
+            {
+                self.index.note(key[0]); // Whoever is being filled was not sent it: see `fill`.
+            }
             self.add_missing(key, &mut at, stamp);
             let mut stored = stored_mut(&mut self.index, &mut self.rows);
             let start = at[0] as usize * stored.stride;
