@@ -1,4 +1,4 @@
-//! Pushes to a cluster: batches of many keys, at full or at a given speed, checked to the last count.
+//! Pushes to a cluster: batches of keys, at full or at a given speed, checked to the last count.
 //!
 //! Owns what was pushed. What happens to the servers meanwhile, and what is measured of them, is
 //! left to the caller.
@@ -116,7 +116,7 @@ impl ClusterLoad {
     /// Pushes one batch after another while `goes_on` says so, and waits for all answers.
     ///
     /// - `keys_per_s`: the speed; none: as fast as answers come.
-    /// - `acknowledged`: counts keys; those of the pushes that may be under way are counted already.
+    /// - `acknowledged`: counts keys, those too of the pushes that may be under way.
     ///
     /// # Errors
     ///

@@ -24,8 +24,9 @@ use wire::{
     read_header, seal,
 };
 
-use crate::core_thread::{Command, CoreHandle, Placed, ServerSpec};
+use crate::core_thread::{Command, CoreHandle, Placed};
 use crate::report::Report;
+use crate::spec::ServerSpec;
 
 /// How long connecting to a successor, with its handshake, may take.
 const CONNECT_MAX: Duration = Duration::from_secs(1);

@@ -4,20 +4,17 @@
 //! loop's content is left to `turn`.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kernels::Isa;
 use shard::chain::{Notice, Restored};
-use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
-use transport::tcp::{self, TcpBackend};
-use transport::{Limits, Link, Transport, Waker};
+use transport::tcp;
+use transport::{Link, Transport, Waker};
 use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId};
 
 use crate::budget::Budget;
@@ -27,8 +24,9 @@ use crate::guest::Who;
 use crate::pinning::{Pinning, pin};
 use crate::recordings::Tap;
 use crate::report::{REPORTS_MAX, Report};
+use crate::spec::{Hosting, ServerSpec, StartError, Way};
 use crate::storing::{Storing, shards_of};
-use crate::turn::{Core, OnClosed};
+use crate::turn::Core;
 use crate::view::{CoreView, Stand, seen};
 
 /// How long a core sleeps at most before it looks around.
@@ -42,75 +40,6 @@ const START_MAX: Duration = Duration::from_secs(10);
 
 /// Requests that a worker may have in flight on one shard.
 const CREDIT: u16 = 64;
-
-/// How a server's bytes move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Shared memory, between threads or processes of this host.
-    Shm,
-    /// TCP, by io_uring where the kernel allows it and by epoll where not.
-    Tcp(TcpBackend),
-}
-
-/// Which shards a server holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Hosting {
-    /// As many as it has cores, alone: there is no coordinator.
-    #[default]
-    OneACore,
-    /// Those that [`Server::place`] gives it, shard `i` on core `i % cores`.
-    ByPlacement,
-}
-
-/// What a server is made of.
-#[derive(Clone, Debug)]
-pub struct ServerSpec {
-    /// Which shards it holds.
-    pub hosting: Hosting,
-    /// What the end of a worker's connection means; in a cluster, [`OnClosed::AwaitReconnect`].
-    pub on_closed: OnClosed,
-    /// Threads; each has one shard, or those that it is given.
-    pub cores: u16,
-    /// How bytes move.
-    pub way: Way,
-    /// Bounds of each core's transport.
-    pub limits: Limits,
-    /// Whether threads stay on one processor.
-    pub pinning: Pinning,
-    /// The generation of the routing table.
-    pub epoch: Epoch,
-    /// The rules that the shards know.
-    pub rules: Rules,
-    /// What the rows of one table may take on one shard, in bytes.
-    pub table_bytes_max: u64,
-    /// What all that peers can make the server hold may take together, in bytes: tables, logs of
-    /// chains, slots of connections.
-    pub memory_bytes_max: u64,
-    /// The instruction set of the shards' kernels.
-    pub isa: Isa,
-}
-
-/// Why a server does not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// No core, or more than there are shard numbers.
-    Cores {
-        /// Asked for.
-        cores: u16,
-    },
-    /// A core could not build its transport, or its thread.
-    Core {
-        /// Which one.
-        core: u16,
-        /// Why.
-        reason: String,
-    },
-    /// There is no thread that makes links to other servers.
-    Links {
-        /// Why.
-        reason: String,
-    },
-}
 
 /// Running cores.
 #[derive(Debug)]
@@ -518,21 +447,3 @@ impl Running {
         let _ = self.told.report.try_send(report);
     }
 }
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Cores { cores } => {
-                write!(f, "{cores} cores; a server has 1 to {}", u16::MAX - 1)
-            }
-            StartError::Core { core, reason } => {
-                write!(f, "core {core} does not start: {reason}")
-            }
-            StartError::Links { reason } => {
-                write!(f, "links to other servers cannot be made: {reason}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for StartError {}

@@ -24,13 +24,14 @@ mod recorder;
 mod recordings;
 mod reply;
 mod report;
+mod spec;
 mod storing;
 mod turn;
 mod view;
 
 pub use agent::{Agent, AgentEvent, AgentSpec, AgentView, Notes, Reporter};
 pub use chains::{News, Share};
-pub use core_thread::{Hosting, Server, ServerSpec, StartError, Way};
+pub use core_thread::Server;
 pub use door::{Door, Exposure, ListenError, listen};
 pub use guest::Who;
 pub use membership::Membership;
@@ -38,6 +39,7 @@ pub use pinning::{Pinning, pin, processor_here};
 pub use report::Report;
 pub use shard::Tally;
 pub use shard::chain::{Role, View as ReplicaView};
+pub use spec::{Hosting, ServerSpec, StartError, Way};
 pub use turn::{Core, OnClosed};
 pub use view::{
     CoreView, DoorView, Ending, Peers, TURN_BOUNDS_NS, Traffic, TurnedAwayCounts, Turns,

@@ -132,9 +132,9 @@ pub(crate) fn run(arguments: &ElasticArgs) -> Result<(), Failure> {
         keys_by_tenth: observed.keys_by_tenth,
     };
     if arguments.rig.json {
-        json(&report)?
+        json(&report)?;
     } else {
-        table(&report.pairs())?
+        table(&report.pairs())?;
     }
     match report.lost + report.doubled {
         0 => Ok(()),

@@ -87,9 +87,9 @@ pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
         doubled: tallies.iter().map(|tally| tally.doubled).sum(),
     };
     if arguments.rig.json {
-        json(&report)?
+        json(&report)?;
     } else {
-        table(&report.pairs())?
+        table(&report.pairs())?;
     }
     match report.lost + report.doubled {
         0 => Ok(()),

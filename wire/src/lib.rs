@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpointing;
+mod cluster_status;
 mod control;
 mod control_frame;
 mod define;
@@ -29,10 +30,13 @@ pub use checkpointing::{
     CheckpointStatus, CheckpointTaken, CheckpointUnderWay, RecordOrder, RecordedPart,
     RestoreStatus, RestoredFrom, STORE_FAILURES_SHOWN_MAX, StoreReport, StoreState,
 };
+pub use cluster_status::{
+    ChainState, ChainStatus, ClusterStatus, EpochCause, EpochCounts, ServerState, ServerStatus,
+    StoreCounts,
+};
 pub use control::{
-    Applicant, Apply, Ask, Beat, CONTROL_NAME_BYTES_MAX, Candidate, ChainReport, ChainState,
-    ChainStatus, ClusterStatus, Denial, EpochCause, EpochCounts, Life, Observation, ServerState,
-    ServerStatus, StoreCounts, ToCoordinator, ToMember, Welcome,
+    Applicant, Apply, Ask, Beat, CONTROL_NAME_BYTES_MAX, Candidate, ChainReport, Denial, Life,
+    Observation, ToCoordinator, ToMember, Welcome,
 };
 pub use control_frame::{
     CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, ControlBuffer, ControlError, control_frame,

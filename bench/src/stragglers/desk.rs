@@ -117,7 +117,7 @@ impl Desk {
             !place.has_spare && place.since.is_some_and(|since| now - since > limit)
         };
         let mut places = (0..).zip(&mut self.places);
-        let (number, place) = places.find(|(_, place)| is_late(&place))?;
+        let (number, place) = places.find(|(_, place)| is_late(place))?;
         place.has_spare = true;
         place.batch.map(|batch| Late { place: number, batch })
     }

@@ -49,10 +49,11 @@ pub(super) struct Floor<'a> {
     pub(super) desk: Mutex<Desk>,
 }
 
-/// What a machine does.
-enum Role {
-    Worker { place: u32, incarnation: u32, session: Session },
-    Spare,
+/// A place that a machine has; without one it is a spare.
+struct Held {
+    place: u32,
+    incarnation: u32,
+    session: Session,
 }
 
 /// How a worker's part ended.
@@ -99,21 +100,16 @@ impl<'a> Machine<'a> {
     ///
     /// - `session`: of the place that it has at first; none: it is a spare.
     pub(super) fn run(mut self, session: Option<Session>) -> Result<(), BenchError> {
-        let place = self.number;
-        let mut role = match session {
-            Some(session) => Role::Worker { place, incarnation: 1, session },
-            None => Role::Spare,
-        };
+        let (place, incarnation) = (self.number, 1);
+        let mut held = session.map(|session| Held { place, incarnation, session });
         loop {
-            role = match role {
-                Role::Worker { place, incarnation, session } => {
-                    match self.work(place, incarnation, session)? {
-                        Parting::Through if !self.floor.backs_up => return Ok(()),
-                        Parting::Through | Parting::Replaced => Role::Spare,
-                    }
-                }
-                Role::Spare => match self.wait_for_late()? {
-                    Some(role) => role,
+            held = match held {
+                Some(held) => match self.work(held)? {
+                    Parting::Through if !self.floor.backs_up => return Ok(()),
+                    Parting::Through | Parting::Replaced => None,
+                },
+                None => match self.wait_for_late()? {
+                    Some(held) => Some(held),
                     None => return Ok(()),
                 },
             };
@@ -121,12 +117,8 @@ impl<'a> Machine<'a> {
     }
 
     /// Does the batches of a place.
-    fn work(
-        &mut self,
-        place: u32,
-        incarnation: u32,
-        mut session: Session,
-    ) -> Result<Parting, BenchError> {
+    fn work(&mut self, held: Held) -> Result<Parting, BenchError> {
+        let Held { place, incarnation, mut session } = held;
         loop {
             let dealt = self.floor.desk().deal(place, incarnation);
             let Some(batch) = dealt else { break };
@@ -177,7 +169,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Waits until somebody is late, does its batch, and takes its place over. None: all is over.
-    fn wait_for_late(&mut self) -> Result<Option<Role>, BenchError> {
+    fn wait_for_late(&mut self) -> Result<Option<Held>, BenchError> {
         let mut observer = self.floor.session(WorkerId::OBSERVER, 1)?;
         loop {
             if self.floor.desk().is_over() {
@@ -204,7 +196,7 @@ impl<'a> Machine<'a> {
         handover: Handover,
         keys: &[u64],
         deltas: Vec<f32>,
-    ) -> Result<Role, BenchError> {
+    ) -> Result<Held, BenchError> {
         let (place, incarnation) = (late.place, handover.incarnation);
         let mut session = self.floor.session(WorkerId::new(place), incarnation)?;
         // The life before may have pushed in the last moment.
@@ -212,7 +204,7 @@ impl<'a> Machine<'a> {
             push(&mut session, keys, deltas).map_err(failed(Doing::Push))?;
         }
         self.floor.desk().finish(place, incarnation, self.floor.now());
-        Ok(Role::Worker { place, incarnation, session })
+        Ok(Held { place, incarnation, session })
     }
 }
 

@@ -98,7 +98,7 @@ pub enum Action {
 }
 
 /// A defect put in on purpose, so that a test can show that it would be found. No coordinator that
-/// serves has one: only [`Machine::with_defect`] puts it in.
+/// serves has one: only [`super::Machine::with_defect`] puts it in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Defect {
     /// None.

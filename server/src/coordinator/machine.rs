@@ -45,7 +45,7 @@ const STANDSTILL: Duration = Duration::from_millis(50);
 
 /// Who is at the other end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Caller {
+pub(super) enum Caller {
     Server(ServerId),
     Watcher,
     Person,
@@ -65,7 +65,7 @@ pub struct Machine {
     pub(super) proposal: Option<Proposal>,
     pub(super) census: Census,
     pub(super) gossip: Gossip,
-    callers: BTreeMap<ConnectionId, Caller>,
+    pub(super) callers: BTreeMap<ConnectionId, Caller>,
     pub(super) moves: Vec<Move>,
     leavers: Leavers,
     pub(super) history: VecDeque<Past>,
@@ -187,7 +187,7 @@ impl Machine {
     }
 
     /// Says no and ends the link.
-    fn deny(&mut self, connection: ConnectionId, denial: Denial) {
+    pub(super) fn deny(&mut self, connection: ConnectionId, denial: Denial) {
         self.send(connection, ToMember::Denied(denial));
         self.callers.remove(&connection);
         self.actions.push(Action::Close { connection });
@@ -483,28 +483,6 @@ impl Machine {
             let server = self.census.get(member.server);
             if let Some(connection) = server.and_then(|server| server.connection) {
                 self.welcome(connection, Caller::Server(member.server));
-            }
-        }
-    }
-
-    /// Forgets servers that no placement names and that are not about to be named.
-    fn dismiss_strangers(&mut self) {
-        let is_over = |server: &&super::census::Server| {
-            let is_there = matches!(server.health, Health::Fit | Health::Expected);
-            let is_member = self.placement.member(server.member.server).is_some();
-            !is_member && (!is_there || server.wish == Wish::Leave)
-        };
-        let over: Vec<ServerId> =
-            self.census.iter().filter(is_over).map(|server| server.member.server).collect();
-        for number in over {
-            let Some(server) = self.census.remove(number) else { continue };
-            let Some(connection) = server.connection else { continue };
-            if server.wish == Wish::Leave {
-                self.send(connection, ToMember::Released);
-                self.callers.remove(&connection);
-                self.actions.push(Action::Close { connection });
-            } else {
-                self.deny(connection, Denial::Removed { server: number });
             }
         }
     }

@@ -9,8 +9,8 @@
 use wire::{Ask, Denial, Placement, ServerId, Time, ToMember};
 
 use super::assign::Move;
-use super::census::{Changed, Health, Why, Wish};
-use super::event::ConnectionId;
+use super::census::{Changed, Health, Server, Why, Wish};
+use super::event::{Action, ConnectionId};
 use super::machine::Machine;
 
 /// A person's moves that wait.
@@ -34,6 +34,28 @@ impl Machine {
             Err(reason) => ToMember::Denied(Denial::Impossible { reason }),
         };
         self.send(connection, answer);
+    }
+
+    /// Forgets servers that no placement names and that are not about to be named.
+    pub(super) fn dismiss_strangers(&mut self) {
+        let is_over = |server: &&Server| {
+            let is_there = matches!(server.health, Health::Fit | Health::Expected);
+            let is_member = self.placement.member(server.member.server).is_some();
+            !is_member && (!is_there || server.wish == Wish::Leave)
+        };
+        let over: Vec<ServerId> =
+            self.census.iter().filter(is_over).map(|server| server.member.server).collect();
+        for number in over {
+            let Some(server) = self.census.remove(number) else { continue };
+            let Some(connection) = server.connection else { continue };
+            if server.wish == Wish::Leave {
+                self.send(connection, ToMember::Released);
+                self.callers.remove(&connection);
+                self.actions.push(Action::Close { connection });
+            } else {
+                self.deny(connection, Denial::Removed { server: number });
+            }
+        }
     }
 
     /// A server shall give its shards away.

@@ -196,12 +196,13 @@ impl<S> Replica<S> {
         if epoch <= self.shard.epoch || self.role == Role::Alone {
             return false;
         }
-        if self.mutation == Mutation::HeadsForever && self.role == Role::Head {
-            if station.is_none_or(|station| station.place > 0) {
-                self.successor = None;
-                self.acknowledge_own();
-                return false;
-            }
+        if self.mutation == Mutation::HeadsForever
+            && self.role == Role::Head
+            && station.is_none_or(|station| station.place > 0)
+        {
+            self.successor = None;
+            self.acknowledge_own();
+            return false;
         }
         self.shard.epoch = epoch;
         self.shard.progress = true; // What waits for a clock is for another head to answer.

@@ -48,7 +48,6 @@ const TABLE: TableId = TableId::new(0);
 const PUSH_KEYS: u64 = 10_000;
 /// Messages of pushes that are not answered yet.
 const OUTSTANDING_MAX: usize = 8;
-/// How long anything may take.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Between two probes, and two pushes of a job that all but sleeps.
