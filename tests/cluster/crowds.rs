@@ -13,6 +13,10 @@ use serde_json::Value;
 use crate::metrics::{Running, Shown};
 use crate::{Files, run_well, skipped, wait_for};
 
+/// What one connection may have unreleased and unsent by the transport's limits, in bytes, and one
+/// message besides.
+const CONNECTION_BYTES_MAX: u32 = (4 + 4 + 1) << 20;
+
 const SERVE: [&str; 5] = ["serve", "--listen", "127.0.0.1:0", "--cores", "1"];
 
 #[test]
@@ -26,7 +30,7 @@ fn pushes_are_exact_amid_a_crowd_and_its_memory_is_bounded() {
     assert!(report["shut_out"].as_u64() > Some(0), "{report}");
     // What each of the hostile may have unreleased and unsent, by the transport's limits, and 64
     // KiB for each of the idle.
-    let bound_kib = 50 * (4 + 4 + 1) * 1024 + 300 * 64;
+    let bound_kib = 50 * u64::from(CONNECTION_BYTES_MAX >> 10) + 300 * 64;
     let grown_kib = report["server_kib_in_crowd"].as_u64().expect("a figure")
         - report["server_kib_alone"].as_u64().expect("a figure");
     assert!(grown_kib < bound_kib, "{report}");
@@ -78,7 +82,10 @@ fn a_server_whose_memory_is_used_up_says_that_it_is_busy_and_holds_no_more() {
     becomes_busy(&server);
     let held = server.figure("gradwire_memory_held_bytes", "");
     let bound = server.figure("gradwire_memory_bound_bytes", "");
-    assert!(held <= bound, "{held} of {bound} bytes");
+    // Of the worker and of who watches the run: slots of connections that are there may grow when
+    // tables may not.
+    let slots = f64::from(2 * CONNECTION_BYTES_MAX);
+    assert!(held <= bound + slots, "{held} of {bound} bytes");
 }
 
 #[test]
