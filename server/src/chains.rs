@@ -117,6 +117,10 @@ impl Core {
         if let Some((epoch, station)) = placed.filter(|_| !is_here) {
             let replica = Replica::restored(restored, message_bytes_max, epoch, station);
             self.hosted.push(Hosted::of(number, replica));
+            if station.downstream.is_some() {
+                // A link that was made before this shard was here is gone: it is made again.
+                self.news.push(News { shard: number, epoch, notice: Notice::SuccessorSilent });
+            }
         }
     }
 
