@@ -2,27 +2,19 @@
 //!
 //! Owns how they are put together. What is done to the cluster meanwhile is left to each.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bench::{ClusterLoad, ClusterLoadSpec, SoakTally};
 use clap::Args;
 use kernels::Isa;
-use transport::Limits;
-use transport::tcp::TcpBackend;
-use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
+use worker::{Watch, WorkerId};
 
 use crate::failure::Failure;
 use crate::flags::{Count, TransportFlag};
 use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren};
 use crate::rdma::RdmaArgs;
-
-/// How long a shard may be without a server that answers before a measurement has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long connecting to one server may take.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
+use crate::reach::{cluster_of, own_job, watch};
 
 /// The load and its measuring.
 #[derive(Clone, Debug, Args)]
@@ -89,10 +81,10 @@ impl Rig {
                 rdma: RdmaArgs::default(),
                 isa: Isa::detect(),
                 table_mib: None,
+                cores: 1,
             },
         })?;
-        let watch = Watch::start(std::slice::from_ref(&cluster.address), spec.name);
-        let placements = Arc::new(watch.map_err(Failure::failed)?);
+        let placements = watch(std::slice::from_ref(&cluster.address), spec.name)?;
         cluster.wait_whole(&placements, 0)?;
         Ok(Rig { cluster, placements, arguments: spec.arguments.clone() })
     }
@@ -101,19 +93,8 @@ impl Rig {
     pub(crate) fn load(&self) -> Result<ClusterLoad, Failure> {
         let arguments = &self.arguments;
         let spec = ClusterLoadSpec {
-            cluster: ClusterSpec {
-                placements: Arc::clone(&self.placements),
-                dial: Dial {
-                    worker: WorkerId::OBSERVER,
-                    incarnation: learn::INCARNATION,
-                    backend: TcpBackend::Uring,
-                    limits: Limits::default(),
-                    timeouts: Timeouts::default(),
-                    connect_max: CONNECT_MAX,
-                },
-                patience: PATIENCE,
-            },
-            job: JobId::new(RandomState::new().build_hasher().finish()),
+            cluster: cluster_of(&self.placements, WorkerId::OBSERVER),
+            job: own_job(),
             resident_keys: arguments.resident.0,
             keys_per_request: arguments.keys.0,
             dim: arguments.dim,
@@ -145,9 +126,4 @@ impl Rig {
 /// Compares every row with what was pushed.
 pub(crate) fn check(load: ClusterLoad) -> Result<SoakTally, Failure> {
     load.check().map_err(Failure::failed)
-}
-
-/// Names and values, to be printed.
-pub(crate) fn pairs_of<const N: usize>(pairs: [(&str, String); N]) -> Vec<(String, String)> {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

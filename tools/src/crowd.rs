@@ -14,22 +14,24 @@ use std::time::{Duration, Instant};
 
 use bench::{Crowd, CrowdLoad, CrowdTally, Spread, crowd_work};
 use clap::Args;
-use launch::{ChildEvent, Children};
+use kernels::Isa;
+use launch::Children;
 use serde::Serialize;
-use transport::Limits;
-use transport::tcp::TcpBackend;
-use worker::{ConnectSpec, Dial, JobId, Place, Timeouts, WorkerId};
+use worker::{ConnectSpec, Dial, JobId, Place, WorkerId};
 
 use crate::cli::TakingArgs;
 use crate::failure::Failure;
 use crate::files::raise_files_max;
-use crate::output::{complain, json, result};
-use crate::processes::Ready;
+use crate::flags::TransportFlag;
+use crate::output::{complain, exactly_once, json, result};
+use crate::processes::{ServerChildren, wait_ready};
 use crate::push_pull::{COMMIT, command};
+use crate::rdma::RdmaArgs;
+use crate::reach::dial;
 use crate::train::cluster::EPOCH;
 
-/// How long the server may take to say that it is ready, and anything else to connect.
-const READY_MAX: Duration = Duration::from_secs(20);
+/// How long a session may take to connect beside a crowd, and the server to show its figures.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// How long the server has to take in, or to let go of, a crowd before it is measured.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -77,7 +79,7 @@ struct CrowdReport {
 
 /// The server under measurement; killed with its children.
 struct Server {
-    children: Children,
+    _children: Children,
     address: SocketAddr,
     metrics: String,
     id: u32,
@@ -111,9 +113,11 @@ pub(crate) fn run(arguments: &CrowdArgs) -> Result<(), Failure> {
     })?;
     drop(server);
     if arguments.taking.json {
-        return json(&report);
+        json(&report)?;
+    } else {
+        report.lines().iter().try_for_each(|line| result(line))?;
     }
-    report.lines().iter().try_for_each(|line| result(line))
+    exactly_once(report.lost, report.doubled)
 }
 
 fn measure(
@@ -173,36 +177,27 @@ fn connect_spec(server: SocketAddr, worker: u32) -> ConnectSpec {
     ConnectSpec {
         places: vec![Place::Tcp(server.to_string())],
         epoch: EPOCH,
-        dial: Dial {
-            worker: WorkerId::new(worker),
-            incarnation: learn::INCARNATION,
-            backend: TcpBackend::Uring,
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            connect_max: READY_MAX,
-        },
+        dial: Dial { connect_max: ANSWER_MAX, ..dial(WorkerId::new(worker)) },
     }
 }
 
 impl Server {
     fn start(cores: u16) -> Result<Server, Failure> {
         let mut children = Children::new();
-        let cores = cores.to_string();
-        let arguments = ["serve", "--child", "--listen", "127.0.0.1:0", "--cores", &cores];
-        let arguments = arguments.iter().chain(&["--transport", "uring"]);
-        let arguments = arguments.chain(&["--metrics", "127.0.0.1:0", "--log", "error"]);
-        let arguments: Vec<String> = arguments.map(|&word| word.to_owned()).collect();
-        let number = children.spawn("server", &arguments, "").map_err(Failure::failed)?;
-        match children.next(READY_MAX) {
-            Some((_, ChildEvent::Line(line))) => {
-                let ready: Ready = serde_json::from_str(&line).map_err(Failure::failed)?;
-                let address = ready.listen.parse().map_err(Failure::failed)?;
-                let metrics = ready.metrics.unwrap_or_default();
-                let id = children.child(number).id();
-                Ok(Server { children, address, metrics, id })
-            }
-            _ => Err(Failure::failed(format!("the server did not start in {READY_MAX:?}"))),
-        }
+        let told = ServerChildren {
+            transport: TransportFlag::Uring,
+            rdma: RdmaArgs::default(),
+            isa: Isa::detect(),
+            table_mib: None,
+            cores,
+        };
+        let more = ["--metrics", "127.0.0.1:0", "--log", "error"];
+        let number = told.spawn(&mut children, "server", "127.0.0.1:0", &more)?;
+        let ready = wait_ready(&mut children, &[number])?.swap_remove(0);
+        let address = ready.listen.parse().map_err(Failure::failed)?;
+        let metrics = ready.metrics.unwrap_or_default();
+        let id = children.child(number).id();
+        Ok(Server { _children: children, address, metrics, id })
     }
 
     /// What its process has in memory.
@@ -219,16 +214,10 @@ impl Server {
     fn page(&self) -> Result<String, Failure> {
         let mut page = String::new();
         let mut stream = TcpStream::connect(&self.metrics).map_err(Failure::failed)?;
-        stream.set_read_timeout(Some(READY_MAX)).map_err(Failure::failed)?;
+        stream.set_read_timeout(Some(ANSWER_MAX)).map_err(Failure::failed)?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").map_err(Failure::failed)?;
         stream.read_to_string(&mut page).map_err(Failure::failed)?;
         Ok(page)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        tracing::debug!(children = ?self.children, "the server is ended");
     }
 }
 

@@ -13,9 +13,9 @@ use serde::Serialize;
 use wire::{Ask, Chain, Placement, ServerId};
 
 use crate::cluster::order;
-use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check, pairs_of};
+use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check};
 use crate::failure::Failure;
-use crate::output::{complain, count, json, table};
+use crate::output::{complain, count, exactly_once, json, pairs_of, table};
 use crate::push_pull::{COMMIT, command};
 
 /// How often the acknowledged keys are read.
@@ -136,10 +136,7 @@ pub(crate) fn run(arguments: &ElasticArgs) -> Result<(), Failure> {
     } else {
         table(&report.pairs())?;
     }
-    match report.lost + report.doubled {
-        0 => Ok(()),
-        wrong => Err(Failure::verdict(format!("{wrong} additions are lost or doubled"))),
-    }
+    exactly_once(report.lost, report.doubled)
 }
 
 /// What was seen of the paced load.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::cli::{DataArgs, TrainArgs};
 use crate::failure::Failure;
 use crate::flags::ClockBound;
-use crate::output::{complain, json, table};
+use crate::output::{complain, json, pairs_of, table};
 use crate::push_pull::{COMMIT, command};
 use crate::signals::Stop;
 use crate::train::plan::{Death, Drill};
@@ -216,7 +216,7 @@ fn line(run: u32, mode: Mode, deaths: usize, ended: &Result<Ended, Failure>) -> 
 
 impl JobSuccess {
     fn pairs(&self) -> Vec<(String, String)> {
-        let pairs = [
+        pairs_of([
             ("workers", self.workers.to_string()),
             ("probability of a death", self.death_probability.to_string()),
             ("runs of each mode", self.runs.to_string()),
@@ -230,8 +230,7 @@ impl JobSuccess {
             ("with restarts max s", format!("{:.2}", self.restart_seconds_max)),
             ("with restarts / calm", format!("{:.3}", self.restart_time_ratio)),
             ("runs with wrong rows", self.rows_wrong.to_string()),
-        ];
-        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        ])
     }
 }
 

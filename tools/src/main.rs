@@ -29,6 +29,7 @@ mod predict;
 mod processes;
 mod push_pull;
 mod rdma;
+mod reach;
 mod replication;
 mod report;
 mod serve;

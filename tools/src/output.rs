@@ -53,6 +53,19 @@ pub(crate) fn whole_file<T>(
     }
 }
 
+/// Names and values, to be printed by [`table`].
+pub(crate) fn pairs_of<const N: usize>(pairs: [(&str, String); N]) -> Vec<(String, String)> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The verdict of a measurement that has counted every push.
+pub(crate) fn exactly_once(lost: u64, doubled: u64) -> Result<(), Failure> {
+    match lost + doubled {
+        0 => Ok(()),
+        wrong => Err(Failure::verdict(format!("{wrong} additions are lost or doubled"))),
+    }
+}
+
 /// Names and values in two aligned columns.
 pub(crate) fn table(pairs: &[(String, String)]) -> Result<(), Failure> {
     let widest = |of: fn(&(String, String)) -> &String| {

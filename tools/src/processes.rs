@@ -44,10 +44,12 @@ pub(crate) struct ServerChildren {
     pub(crate) isa: Isa,
     /// What one table may take on one shard.
     pub(crate) table_mib: Option<u64>,
+    /// Threads that hold shards.
+    pub(crate) cores: u16,
 }
 
 impl ServerChildren {
-    /// Starts a server of one core. [`wait_ready`] waits for it.
+    /// Starts a server. [`wait_ready`] waits for it.
     ///
     /// - `more`: further arguments.
     pub(crate) fn spawn(
@@ -57,7 +59,8 @@ impl ServerChildren {
         listen: &str,
         more: &[&str],
     ) -> Result<usize, Failure> {
-        let mut words = vec!["serve", "--child", "--cores", "1", "--listen", listen];
+        let cores = self.cores.to_string();
+        let mut words = vec!["serve", "--child", "--cores", &cores, "--listen", listen];
         let (transport, isa) = (self.transport.to_string(), self.isa.level().to_string());
         words.extend(["--transport", &transport, "--isa", &isa]);
         words.extend(more);
@@ -70,15 +73,15 @@ impl ServerChildren {
     }
 }
 
-/// Waits until these children say where they listen: their places, in their order. What others say
-/// meanwhile is lost.
+/// Waits until these children say that they are ready: what they say, in their order. What others
+/// say meanwhile is lost.
 pub(crate) fn wait_ready(
     children: &mut Children,
     numbers: &[usize],
-) -> Result<Vec<String>, Failure> {
+) -> Result<Vec<Ready>, Failure> {
     let until = Instant::now() + READY_MAX;
-    let mut places = vec![None; numbers.len()];
-    while let Some(waited_for) = places.iter().position(Option::is_none) {
+    let mut told: Vec<Option<Ready>> = numbers.iter().map(|_| None).collect();
+    while let Some(waited_for) = told.iter().position(Option::is_none) {
         let left = until.saturating_duration_since(Instant::now());
         let Some((from, event)) = children.next(left) else {
             let (name, waited) = (children.child(numbers[waited_for]).name(), READY_MAX.as_secs());
@@ -86,8 +89,7 @@ pub(crate) fn wait_ready(
         };
         match (numbers.iter().position(|&number| number == from), event) {
             (Some(place), ChildEvent::Line(line)) => {
-                let ready: Ready = serde_json::from_str(&line).map_err(Failure::failed)?;
-                places[place] = Some(ready.listen);
+                told[place] = Some(serde_json::from_str(&line).map_err(Failure::failed)?);
             }
             (Some(_), ChildEvent::Ended) => {
                 let name = children.child(from).name();
@@ -96,7 +98,7 @@ pub(crate) fn wait_ready(
             (None, _) => {} // Somebody who was killed has ended.
         }
     }
-    Ok(places.into_iter().flatten().collect())
+    Ok(told.into_iter().flatten().collect())
 }
 
 /// What a cluster of child processes is made of.
@@ -187,8 +189,8 @@ impl ClusterProcesses {
         let words = ["coordinate".to_owned(), "--child".to_owned()];
         let arguments: Vec<String> = words.into_iter().chain(arguments).collect();
         let number = self.children.spawn("coordinator", &arguments, "").map_err(Failure::failed)?;
-        let place = wait_ready(&mut self.children, &[number])?.swap_remove(0);
-        (self.coordinator, self.address) = (number, place);
+        let ready = wait_ready(&mut self.children, &[number])?.swap_remove(0);
+        (self.coordinator, self.address) = (number, ready.listen);
         Ok(())
     }
 

@@ -9,9 +9,9 @@ use bench::{ClusterLoad, Spread};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check, pairs_of};
+use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check};
 use crate::failure::Failure;
-use crate::output::{complain, count, json, table};
+use crate::output::{complain, count, exactly_once, json, pairs_of, table};
 use crate::push_pull::{COMMIT, command};
 
 /// Replicas of the cluster that has some.
@@ -91,10 +91,7 @@ pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
     } else {
         table(&report.pairs())?;
     }
-    match report.lost + report.doubled {
-        0 => Ok(()),
-        wrong => Err(Failure::verdict(format!("{wrong} additions are lost or doubled"))),
-    }
+    exactly_once(report.lost, report.doubled)
 }
 
 /// Pushes for so long, and sees what the servers took for it.

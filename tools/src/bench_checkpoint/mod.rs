@@ -23,22 +23,19 @@ use serde::Serialize;
 use server::coordinator::{CheckpointSpec, ClusterSpec, Coordinator, RedbStore, Stored};
 use server::{AgentSpec, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Way};
 use shard::rule::{Sum, table_spec};
-use transport::Limits;
 use transport::tcp::TcpBackend;
 use wire::{
     Ask, Candidate, CheckpointStatus, ClusterStatus, RestoredFrom, ToCoordinator, ToMember,
 };
-use worker::{
-    Dial, Incarnation, JobId, Join, Session, Staleness, TableId, Then, Timeouts, Watch, WorkerId,
-    connect_cluster,
-};
+use worker::{JobId, Join, Session, Staleness, TableId, Then, WorkerId, connect_cluster};
 
 use self::plain::{forget, read_plain, write_plain};
 use crate::cluster::{Caller, CoordinatorArgs, unexpected};
 use crate::failure::Failure;
 use crate::flags::Count;
-use crate::output::{complain, count, json, table};
+use crate::output::{complain, count, json, pairs_of, table};
 use crate::push_pull::{COMMIT, command};
+use crate::reach::{cluster_of, watch};
 use crate::train::cluster::server_spec;
 use crate::train::plan::isa;
 
@@ -187,19 +184,9 @@ impl Running {
 
     fn session(&self, worker: WorkerId, dim: u16) -> Result<Session, Failure> {
         let address = self.coordinator.address().to_string();
-        let watch = Watch::start(&[address], CLUSTER).map_err(Failure::failed)?;
-        let spec = worker::ClusterSpec {
-            placements: Arc::new(watch),
-            dial: Dial {
-                worker,
-                incarnation: Incarnation::new(1),
-                backend: TcpBackend::Uring,
-                limits: Limits::default(),
-                timeouts: Timeouts::default(),
-                connect_max: Duration::from_secs(2),
-            },
-            patience: WAIT_MAX,
-        };
+        let placements = watch(&[address], CLUSTER)?;
+        let mut spec = cluster_of(&placements, worker);
+        spec.patience = WAIT_MAX;
         let mut session = connect_cluster(&spec).map_err(Failure::failed)?;
         let deadline = session.now() + WAIT_MAX;
         let join = Join { job: JobId::new(1), workers: 1, staleness: Staleness::ASP };
@@ -477,7 +464,7 @@ impl Report {
     }
 
     fn pairs(&self) -> Vec<(String, String)> {
-        let pairs = [
+        pairs_of([
             ("rows", count(self.rows)),
             ("bytes of a checkpoint", count(self.bytes)),
             ("pushed rows/s, alone", count(self.push_rows_per_s_alone as u64)),
@@ -494,7 +481,6 @@ impl Report {
             ("restored, MiB/s", format!("{:.0}", self.restore_mib_per_s)),
             ("plain files read, MiB/s", format!("{:.0}", self.plain_read_mib_per_s)),
             ("share", format!("{:.2}", self.restore_share)),
-        ];
-        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        ])
     }
 }

@@ -7,18 +7,15 @@ mod args;
 mod faults;
 pub(crate) mod workers;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bench::{SoakError, SoakLoad, SoakTally, soak_probe, soak_work};
 use kernels::Isa;
 use serde::Serialize;
-use transport::Limits;
-use transport::tcp::TcpBackend;
-use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
+use worker::{JobId, WorkerId};
 
 pub(crate) use self::args::SoakArgs;
 pub(crate) use self::faults::FaultFlag;
@@ -26,20 +23,15 @@ use self::faults::{Caused, Saboteur};
 use self::workers::{SoakWorkerPlan, SoakWorkers};
 use crate::failure::Failure;
 use crate::flags::TransportFlag;
-use crate::output::{complain, count, json, table};
+use crate::output::{complain, count, json, pairs_of, table};
 use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren};
 use crate::push_pull::{COMMIT, command};
 use crate::rdma::RdmaArgs;
+use crate::reach::{cluster_of, own_job, watch};
 use crate::signals::Stop;
 
 /// What the cluster of a soak is called.
 const CLUSTER: &str = "soak";
-
-/// How long a shard may be without a server that answers before the soak has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long connecting to one server may take.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// How often the run looks whether somebody wants it to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -126,7 +118,7 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
         }
         addresses => (None, watch(addresses, &plan.cluster)?),
     };
-    let job = JobId::new(RandomState::new().build_hasher().finish());
+    let job = own_job();
     let mut threads = plan.workers;
     if let Some(saboteur) = &mut saboteur
         && plan.faults.contains(&FaultFlag::KillWorker)
@@ -136,7 +128,7 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
         saboteur.workers = Some(SoakWorkers::start(told, plan.workers)?);
     }
     let load = SoakLoad {
-        cluster: cluster_spec(&placements),
+        cluster: cluster_of(&placements, WorkerId::OBSERVER),
         job,
         workers: plan.workers + 1,
         keys: plan.keys,
@@ -152,14 +144,7 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
             .map(|worker| scope.spawn(move || ended(load, work(worker))))
             .chain([scope.spawn(move || ended(load, soak_probe(load, plan.workers)))])
             .collect();
-        scope.spawn(move || {
-            while !load.over.load(Ordering::Relaxed) {
-                std::thread::sleep(LOOK_EVERY);
-                if stop.asked() {
-                    load.over.store(true, Ordering::Relaxed);
-                }
-            }
-        });
+        scope.spawn(move || end_when_asked(load, stop));
         let told = |one: &Caused| complain(&line(one));
         let caused = match &mut saboteur {
             Some(saboteur) => saboteur.disturb(load, &placements, told),
@@ -179,22 +164,6 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
         tallies.extend(workers.finish()?);
     }
     Ok(report(plan, &load, &caused, &tallies))
-}
-
-/// How a worker reaches the servers; who it is, is filled in.
-fn cluster_spec(placements: &Arc<Watch>) -> ClusterSpec {
-    ClusterSpec {
-        placements: Arc::clone(placements),
-        dial: Dial {
-            worker: WorkerId::OBSERVER,
-            incarnation: learn::INCARNATION,
-            backend: TcpBackend::Uring,
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            connect_max: CONNECT_MAX,
-        },
-        patience: PATIENCE,
-    }
 }
 
 /// What workers are told that are processes.
@@ -224,13 +193,9 @@ fn start(plan: &SoakArgs, data: &Path) -> Result<ClusterProcesses, Failure> {
             rdma: RdmaArgs::default(),
             isa: Isa::detect(),
             table_mib: None,
+            cores: 1,
         },
     })
-}
-
-fn watch(addresses: &[String], cluster: &str) -> Result<Arc<Watch>, Failure> {
-    let watch = Watch::start(addresses, cluster).map_err(Failure::failed)?;
-    Ok(Arc::new(watch))
 }
 
 /// Somebody else causes the faults, if there are any.
@@ -239,6 +204,16 @@ fn wait_out(load: &SoakLoad, duration: Duration) -> Vec<Caused> {
         std::thread::sleep(LOOK_EVERY);
     }
     Vec::new()
+}
+
+/// Ends the load when somebody wants it to end; returns when it has ended.
+fn end_when_asked(load: &SoakLoad, stop: &Stop) {
+    while !load.over.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK_EVERY);
+        if stop.asked() {
+            load.over.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A worker that cannot go on ends the soak for all.
@@ -303,7 +278,7 @@ fn quantile(values: &[f64], share: f64) -> Option<f64> {
 impl SoakReport {
     fn pairs(&self) -> Vec<(String, String)> {
         let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
-        let pairs = [
+        pairs_of([
             ("seconds", format!("{:.1}", self.seconds)),
             ("faults caused", count(self.kills)),
             ("pushes acknowledged", count(self.acknowledged)),
@@ -321,8 +296,7 @@ impl SoakReport {
             ("links replaced", count(self.reconnects)),
             ("duplicates refused", count(self.duplicates)),
             ("violations", count(self.violations)),
-        ];
-        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        ])
     }
 }
 

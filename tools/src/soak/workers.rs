@@ -6,18 +6,19 @@
 //! Invariant: a worker has one life at a time, and all of its lives push the same steps.
 
 use std::io::{self, BufRead};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bench::{SoakLoad, SoakTally, soak_work};
 use launch::{ChildEvent, Children, Signal};
 use serde::{Deserialize, Serialize};
-use worker::{Incarnation, JobId, Watch};
+use worker::{Incarnation, JobId, WorkerId};
 
-use super::{LOOK_EVERY, cluster_spec};
+use super::end_when_asked;
 use crate::failure::Failure;
 use crate::output;
+use crate::reach::{cluster_of, watch};
 use crate::signals::Stop;
 use crate::train::child::watch_parent;
 
@@ -174,9 +175,9 @@ pub(crate) fn run_child() -> Result<(), Failure> {
 }
 
 fn work(plan: &SoakWorkerPlan, stop: &Stop) -> Result<SoakTally, Failure> {
-    let watch = Watch::start(&plan.coordinators, &plan.cluster).map_err(Failure::failed)?;
+    let placements = watch(&plan.coordinators, &plan.cluster)?;
     let load = &SoakLoad {
-        cluster: cluster_spec(&Arc::new(watch)),
+        cluster: cluster_of(&placements, WorkerId::OBSERVER),
         job: JobId::new(plan.job),
         workers: plan.workers,
         keys: plan.keys,
@@ -186,14 +187,7 @@ fn work(plan: &SoakWorkerPlan, stop: &Stop) -> Result<SoakTally, Failure> {
         probes: Mutex::default(),
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !load.over.load(Ordering::Relaxed) {
-                std::thread::sleep(LOOK_EVERY);
-                if stop.asked() {
-                    load.over.store(true, Ordering::Relaxed);
-                }
-            }
-        });
+        scope.spawn(|| end_when_asked(load, stop));
         let begun = || drop(output::json(&Word::Begun));
         let tally = soak_work(load, plan.worker, Incarnation::new(plan.life), begun);
         load.over.store(true, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! Owns starting them and getting sessions with them. What workers do is left to `workers`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use server::{Hosting, OnClosed, Pinning, ServerSpec, Way, pin, processor_here};
 use shard::rule::Rules;
 use transport::Limits;
 use worker::{
-    ClusterSpec, ConnectSpec, Dial, Epoch, Incarnation, Place, Servers, Session, Timeouts, Watch,
+    ClusterSpec, ConnectSpec, Dial, Epoch, Incarnation, Place, Servers, Session, Timeouts,
     WorkerId, connect, connect_cluster,
 };
 
@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::flags::TransportFlag;
 use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren, wait_ready};
 use crate::rdma::{RdmaArgs, backend};
+use crate::reach::watch;
 
 /// The only generation of the routing table so far: shards do not move yet.
 pub(crate) const EPOCH: Epoch = Epoch::new(1);
@@ -213,8 +214,8 @@ impl Contact {
             let spec = ConnectSpec { places: self.places()?, epoch: EPOCH, dial };
             return connect(&spec).map_err(Failure::failed);
         };
-        let watch = Watch::start(addresses, cluster).map_err(Failure::failed)?;
-        let spec = ClusterSpec { placements: Arc::new(watch), dial, patience: PATIENCE };
+        let placements = watch(addresses, cluster)?;
+        let spec = ClusterSpec { placements, dial, patience: PATIENCE };
         connect_cluster(&spec).map_err(Failure::failed)
     }
 
@@ -265,7 +266,8 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
         let name = format!("server {server}");
         numbers.push(server_children(plan).spawn(children, &name, &listen, &[])?);
     }
-    let places = wait_ready(children, &numbers)?;
+    let ready = wait_ready(children, &numbers)?;
+    let places = ready.into_iter().map(|ready| ready.listen).collect();
     let (transport, rdma) = (plan.transport, plan.rdma.clone());
     let contact = Contact { places, coordinated: None, transport, rdma };
     Ok(Remote { contact, _sockets: sockets, _processes: None })
@@ -274,7 +276,7 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
 /// What the servers that this run starts are told.
 fn server_children(plan: &Plan) -> ServerChildren {
     let (rdma, isa, table_mib) = (plan.rdma.clone(), plan.isa, plan.table_mib);
-    ServerChildren { transport: plan.transport, rdma, isa, table_mib }
+    ServerChildren { transport: plan.transport, rdma, isa, table_mib, cores: 1 }
 }
 
 /// How a worker reaches a cluster by its coordinator.

@@ -12,19 +12,18 @@ pub(crate) mod plan;
 mod result;
 pub(crate) mod workers;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use launch::Children;
 use learn::data::{DataError, Source, SourceSpec};
 use learn::metrics::Metrics;
 use learn::{CALL_MAX, Continue, Epochs, INCARNATION, Job, Table, margins, read};
-use worker::{Incarnation, JobId, Servers, Session, TableSize, WorkerId};
+use worker::{Incarnation, Servers, Session, TableSize, WorkerId};
 
 use crate::cli::TrainArgs;
 use crate::failure::Failure;
 use crate::metrics::Endpoint;
 use crate::metrics::training::TrainingFigures;
 use crate::output::complain;
+use crate::reach::own_job;
 use crate::signals::Stop;
 use board::Board;
 use cluster::Cluster;
@@ -57,7 +56,7 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
     let mut children = Children::new();
     let cluster = Cluster::start(plan, &mut children)?;
     let mut observer = cluster.session(WorkerId::OBSERVER, INCARNATION)?;
-    let id = JobId::new(RandomState::new().build_hasher().finish());
+    let id = own_job();
     let staleness = plan.clock.staleness();
     let (job, weights) = regression(id, plan.workers, staleness, &plan.optimizer, plan.life);
     prepare(plan, &job, weights, &mut observer)?;
