@@ -89,8 +89,8 @@ pub(crate) struct MemberArgs {
     /// What people call this server [default: its host and port].
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// What fails together with it: replicas of a shard lie on distinct ones [default: the name of
-    /// this host].
+    /// What fails together with it: replicas of a shard lie on distinct ones. A rack's name, given
+    /// by all servers in it, keeps replicas in distinct racks [default: the name of this host].
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Option<String>,
     /// Where others reach it, if not where it listens.
