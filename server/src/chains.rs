@@ -8,7 +8,7 @@
 use shard::chain::{Notice, Replica, Restored, Role, Taken};
 use shard::{Shard, ShardSpec};
 use transport::{AdoptError, Link, PeerId, RecvSlot, SendSlot};
-use wire::{Epoch, Incarnation, JobId, Placement, ServerId, ShardId, WorkerId};
+use wire::{Epoch, Incarnation, JobId, Placement, ServerId, ShardId, Time, WorkerId};
 
 use crate::guest::{Party, Who};
 use crate::recordings::Tap;
@@ -26,6 +26,8 @@ pub(crate) struct Hosted {
     successor: Option<PeerId>,
     /// The job of the last worker that joined here.
     pub(crate) job: Option<JobId>,
+    /// When the last worker of its job went, if one did.
+    pub(crate) absent_since: Option<Time>,
     /// Where what it records goes, while it does.
     pub(crate) tap: Option<Tap>,
 }
@@ -57,7 +59,8 @@ impl Hosted {
     }
 
     fn of(number: ShardId, replica: Replica<SendSlot>) -> Hosted {
-        Hosted { number, replica, predecessor: None, successor: None, job: None, tap: None }
+        let (predecessor, successor, job) = (None, None, None);
+        Hosted { number, replica, predecessor, successor, job, absent_since: None, tap: None }
     }
 
     /// Whether it is in a chain, so that time matters to it.

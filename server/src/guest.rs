@@ -39,6 +39,9 @@ pub(crate) struct Guest {
     /// Which of [`Core::hosted`] it is here for.
     pub(crate) at: usize,
     pub(crate) who: Who,
+    /// It asked to join another job than its shard's, so that its number and life are not those of
+    /// a worker here.
+    pub(crate) is_of_other_job: bool,
     /// What it has sent and nobody has handled, in order.
     pub(crate) inbox: VecDeque<RecvSlot>,
     pub(crate) way_back: WayBack,

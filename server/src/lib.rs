@@ -6,6 +6,7 @@
 //! Invariant: a shard is touched by one thread only; a core that has nothing to do sleeps.
 #![forbid(unsafe_code)]
 
+mod absence;
 mod agent;
 mod budget;
 mod chain_links;

@@ -44,7 +44,8 @@ pub enum OnClosed {
     #[default]
     LoseWorker,
     /// The worker may come back over another connection and go on where it was. Its place is kept
-    /// meanwhile, however long, and the others wait for its clock as before.
+    /// meanwhile, and the others wait for its clock as before: however long, unless all of the
+    /// job's workers are gone and another job wants to begin.
     AwaitReconnect,
 }
 
@@ -143,7 +144,7 @@ impl Core {
             self.peers.resize_with(peer.index() + 1, || None);
         }
         let (inbox, way_back) = (VecDeque::new(), WayBack::Open);
-        let guest = Guest { peer, party, at, who, inbox, way_back };
+        let guest = Guest { peer, party, at, who, is_of_other_job: false, inbox, way_back };
         *guest.kind(&mut self.present) += 1;
         self.peers[peer.index()] = Some(Box::new(guest));
         Ok(peer)
@@ -384,6 +385,9 @@ impl Core {
 
     /// Handles one message; gives it back where its answer has no room.
     fn handle(&mut self, at: usize, who: Who, slot: RecvSlot) -> Result<(), Blocked> {
+        if self.on_closed == OnClosed::AwaitReconnect {
+            self.dismiss_absent(at, &slot);
+        }
         let mut reply = Reply {
             transport: &mut *self.transport,
             peer: slot.peer(),
@@ -474,6 +478,7 @@ impl Core {
                 shard.worker_lost(guest.who.worker, guest.who.incarnation);
             }
             Party::Worker => {
+                self.note_absence(&guest);
                 let replica = &mut self.hosted[guest.at].replica;
                 replica.drop_held(|slot| slot.peer() == peer);
             }

@@ -1,5 +1,7 @@
 //! One core over a simulated network: what it keeps, and what it gives back.
 
+use std::time::Duration;
+
 use gradwire_server::{Core, OnClosed, Who};
 use kernels::Isa;
 use kernels::crc32c::crc32c;
@@ -256,4 +258,41 @@ fn what_a_table_owes_is_done_before_further_long_requests_and_after_short_ones()
     let later: Vec<u64> = rig.turn().iter().map(|answer| answer.sequence).collect();
     assert_eq!(later, [2]);
     assert_eq!(rig.core.shard(SHARD).expect("it is here").upkeep(), Upkeep::None, "there was time");
+}
+
+/// Has worker 0 of another job join, over a connection of its own.
+fn join_another(rig: &mut Rig) -> Status {
+    let join = Join { job: JobId::new(2), workers: 1, staleness: Staleness::BSP }.to_bytes();
+    rig.link(0);
+    rig.ask(0, Kind::Join, Header::new(Kind::Join), &join);
+    rig.turn()[0].status().expect("a status that is known")
+}
+
+fn pass(rig: &Rig, seconds: u64) {
+    rig.world.advance_to(rig.world.now() + Duration::from_secs(seconds));
+}
+
+#[test]
+fn a_job_whose_workers_are_all_gone_gives_way_to_another_after_a_while() {
+    let mut rig = Rig::new(OnClosed::AwaitReconnect);
+    rig.endpoint.close(rig.peers[0]);
+    rig.endpoint.close(rig.peers[1]);
+    rig.turn();
+    pass(&rig, 44);
+    assert_eq!(join_another(&mut rig), Status::Refused(Refusal::JobMismatch));
+    pass(&rig, 2);
+    assert_eq!(join_another(&mut rig), Status::Done);
+}
+
+#[test]
+fn a_job_with_a_worker_that_is_there_gives_way_to_nobody() {
+    let mut rig = Rig::new(OnClosed::AwaitReconnect);
+    let (ours, _) = (rig.peers[1], rig.endpoint.close(rig.peers[0]));
+    rig.turn();
+    pass(&rig, 1000);
+    assert_eq!(join_another(&mut rig), Status::Refused(Refusal::JobMismatch));
+    // Gone for a moment only.
+    rig.endpoint.close(ours);
+    rig.turn();
+    assert_eq!(join_another(&mut rig), Status::Refused(Refusal::JobMismatch));
 }

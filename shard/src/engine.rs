@@ -230,6 +230,16 @@ impl Shard {
         self.job.as_ref().is_some_and(|job| job.has_member(worker, incarnation))
     }
 
+    /// The job whose workers have not all left; another one's join is refused.
+    pub(crate) fn job_served(&self) -> Option<JobId> {
+        self.job.as_ref().filter(|job| job.is_active()).map(Job::id)
+    }
+
+    /// The workers that take part in the job, and their lives.
+    pub(crate) fn joined(&self) -> Vec<(WorkerId, Incarnation)> {
+        self.job.as_ref().map_or_else(Vec::new, Job::joined)
+    }
+
     /// The job that whoever sent the last join was taken into; once.
     pub fn take_joined(&mut self) -> Option<JobId> {
         self.job.as_mut().and_then(|job| job.take_newcomer().then(|| job.id()))

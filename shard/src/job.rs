@@ -85,6 +85,15 @@ impl Job {
         self.lost.is_none() && self.members.iter().any(joined)
     }
 
+    /// The workers that take part, and their lives.
+    pub(crate) fn joined(&self) -> Vec<(WorkerId, Incarnation)> {
+        let lives = (0..).zip(&self.members).filter_map(|(worker, member)| match member.life {
+            Life::Joined(incarnation) => Some((WorkerId::new(worker), incarnation)),
+            Life::NotJoined | Life::Left(_) => None,
+        });
+        lives.collect()
+    }
+
     /// A worker, or an observer, takes part.
     pub(crate) fn join(
         &mut self,

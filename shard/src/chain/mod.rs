@@ -16,6 +16,7 @@
 //! put out of the chain. What is acknowledged upstream, this server and all behind it have
 //! applied.
 
+mod dismiss;
 mod fill;
 mod follow;
 mod link;

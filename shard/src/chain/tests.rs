@@ -6,7 +6,7 @@ use kernels::Isa;
 use proptest::prelude::*;
 use wire::{
     Announced, Define, Expiry, Flags, HEADER_BYTES, Incarnation, JobId, Join, KeyAdmission, Keyed,
-    RowLife, Seal, ServerId, Staleness, TableSpec,
+    Refusal, RowLife, Seal, ServerId, Staleness, Status, TableSpec,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -386,4 +386,20 @@ fn a_cursor_of_another_epochs_head_is_stale_though_as_many_rows_have_moved() {
     pair.tail.release(after_promises, |slot| answers.letters.push_back(slot));
     let answer = answers.letters.pop_back().expect("an answer").header();
     assert_eq!(answer.status(), Ok(Status::Refused(Refusal::CursorStale)));
+}
+
+#[test]
+fn workers_that_are_dismissed_have_left_on_every_replica_and_are_refused_when_they_come_back() {
+    let mut pair = pair_with_a_row(Mutation::None);
+    pair.head.dismiss();
+    pair.settle();
+    assert_eq!((pair.head.job_served(), pair.tail.job_served()), (None, None));
+    assert_eq!(pair.head.shard_mut().image(), pair.tail.shard_mut().image());
+    pair.ask(&push(2, 1, 0, &[5], Flags::NONE));
+    pair.settle();
+    let answer = pair.answers.letters.pop_back().expect("an answer");
+    assert_eq!(answer.header().status(), Ok(Status::Refused(Refusal::NotJoined)));
+    let join = Join { job: JobId::new(8), workers: 1, staleness: Staleness::BSP };
+    pair.done(&message(Header::new(Kind::Join), &join.to_bytes()));
+    assert_eq!(pair.tail.job_served(), Some(JobId::new(8)));
 }
