@@ -19,8 +19,8 @@ use crate::sum::Sum;
 /// short enough for a damage to be told from a place.
 pub const BLOCK_BYTES: usize = 4 << 20;
 
-/// Bytes of a block's header.
-pub(crate) const BLOCK_HEAD_BYTES: usize = 32;
+/// Bytes of a block's header, which stand before its payload.
+pub const BLOCK_HEAD_BYTES: usize = 32;
 
 /// The longest payload, in bytes: one message of the longest.
 pub(crate) const BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX + LENGTH_BYTES;
@@ -38,6 +38,27 @@ pub struct Block {
 }
 
 impl Block {
+    /// A block of messages that stand in memory as they do in a payload.
+    ///
+    /// - `words`: [`BLOCK_HEAD_BYTES`] of any content, `payload_bytes` of messages, each behind its
+    ///   length in 8 bytes and filled up with zeros to a multiple of 8; what follows is not read.
+    /// - `messages`: how many there are.
+    /// - Panics: if `words` is shorter than that, or no payload is that long.
+    pub fn of(words: Vec<u64>, payload_bytes: usize, messages: u32) -> Block {
+        let bytes = BLOCK_HEAD_BYTES + payload_bytes;
+        assert!(payload_bytes <= BLOCK_BYTES_MAX && payload_bytes.is_multiple_of(WORD_BYTES));
+        assert!(bytes <= words.len() * WORD_BYTES, "{bytes} bytes of {} words", words.len());
+        let mut block = Block { words, bytes };
+        block.as_mut_bytes()[..BLOCK_HEAD_BYTES].fill(0);
+        block.as_mut_bytes()[28..BLOCK_HEAD_BYTES].copy_from_slice(&messages.to_le_bytes());
+        block
+    }
+
+    /// Its memory, to be used for something else.
+    pub fn into_words(self) -> Vec<u64> {
+        self.words
+    }
+
     /// Its messages, in the order in which they were appended.
     pub fn messages(&self) -> Messages<'_> {
         Messages { rest: self.payload() }

@@ -25,7 +25,7 @@ mod tests;
 mod writer;
 
 pub use backend::{Options, StoreOption};
-pub use block::{BLOCK_BYTES, Block, Messages};
+pub use block::{BLOCK_BYTES, BLOCK_HEAD_BYTES, Block, Messages};
 pub use check::{Checkpoint, Depth, Found, NewestError, PassedOver};
 pub use error::{Broken, RetainError, StoreError, WriteError};
 pub use layout::CheckpointNumber;

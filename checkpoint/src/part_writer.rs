@@ -23,8 +23,9 @@ use crate::manifest::{ClusterId, PartEntry};
 use crate::part::{HEAD_BYTES, PartHead};
 use crate::sum::{Root, Sum};
 
-/// Buffers of a part: one is filled, one is written, one waits.
-const BLOCKS_MAX: usize = 3;
+/// Buffers of a part: one is filled, one is written, the others wait. Blocks that were not copied
+/// are short, and a disk is not to wait for them.
+const BLOCKS_MAX: usize = 6;
 
 /// What part is to be written. It may travel to another process, which writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +117,21 @@ impl PartWriter {
         }
         self.block.push(message);
         Ok(())
+    }
+
+    /// Appends messages as a block of their own, which is not copied. Waits while the store is
+    /// behind by all buffers.
+    ///
+    /// - Returns a block that was written before, for its memory.
+    /// - Errors: the part has failed.
+    pub fn append_block(&mut self, block: Block) -> Result<Block, WriteError> {
+        if self.block.payload_bytes() > 0 {
+            self.hand_over()?;
+        }
+        let begun = std::mem::replace(&mut self.block, block);
+        self.hand_over()?;
+        // Each block that goes comes back, so the one that was begun can be given away.
+        Ok(std::mem::replace(&mut self.block, begun))
     }
 
     /// Writes what is left, makes the part durable and gives it its name.

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use checkpoint::{
-    CheckpointNumber, ClusterId, Options, PartEnd, PartEntry, PartPlan, PartWriter, Store,
-    StoreError, WriteError,
+    BLOCK_HEAD_BYTES, Block, CheckpointNumber, ClusterId, Options, PartEnd, PartEntry, PartPlan,
+    PartWriter, Store, StoreError, WriteError,
 };
-use shard::chain::{Reached, Tape};
+use shard::chain::{Reached, TAPE_HEAD_BYTES, Tape};
 use wire::{Clock, RecordOrder, RecordedPart, ShardId, StoreReport, StoreState};
 
 use crate::core_thread::{Command, CoreHandle};
@@ -25,8 +25,15 @@ use crate::report::Report;
 /// Recordings of a server at once; each has two threads and some 16 MiB of buffers.
 pub(crate) const RECORDINGS_MAX: usize = 256;
 
-/// Tapes between a core and a recorder, of some 512 KiB.
+/// Tapes between a core and a recorder, of some 1 MiB.
 const TAPES_MAX: usize = 8;
+
+/// A tape with so many bytes of messages is a block of its own; what is shorter is copied into one
+/// with others, since a disk is slow with short ones.
+const BLOCK_BYTES_MIN: usize = 256 << 10;
+
+// A tape's memory becomes a block's.
+const _: () = assert!(TAPE_HEAD_BYTES == BLOCK_HEAD_BYTES);
 
 /// How soon a recorder notices a cut, its deadline, or that it is of no use.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -164,7 +171,7 @@ impl Job {
 /// The way from the core.
 struct Way {
     inbox: Receiver<Tape>,
-    spares: SyncSender<Tape>,
+    spares: SyncSender<Vec<u64>>,
     end: Arc<OnceLock<String>>,
 }
 
@@ -179,13 +186,20 @@ impl Way {
                 return Err(Lost::Core(self.end.get().cloned().unwrap_or_else(none)));
             }
         };
-        for message in tape.messages() {
-            progress.note(message);
-            part.append(message).map_err(Lost::Write)?;
+        if progress.bytes == 0 {
+            tape.messages().next().into_iter().for_each(|first| progress.note(first));
         }
-        progress.bytes += tape.bytes() as u64;
+        let (bytes, count) = (tape.bytes(), tape.count());
+        progress.bytes += bytes as u64;
         progress.reached = tape.reached;
-        let _ = self.spares.try_send(tape);
+        let spare = if bytes < BLOCK_BYTES_MIN {
+            tape.messages().try_for_each(|it| part.append(it)).map_err(Lost::Write)?;
+            tape.into_words()
+        } else {
+            let block = Block::of(tape.into_words(), bytes, count);
+            part.append_block(block).map_err(Lost::Write)?.into_words()
+        };
+        let _ = self.spares.try_send(spare);
         Ok(true)
     }
 }

@@ -13,6 +13,7 @@ use shard::chain::Tape;
 use wire::{ShardId, Time};
 
 use crate::turn::Core;
+use crate::view::Turns;
 
 /// Time of the rate that may be made up for after a pause.
 const BURST: Duration = Duration::from_millis(20);
@@ -23,8 +24,8 @@ pub(crate) struct Tap {
     /// Of the checkpoint.
     pub(crate) number: u64,
     pub(crate) tapes: SyncSender<Tape>,
-    /// Tapes that were written, to be used again.
-    pub(crate) spare: Receiver<Tape>,
+    /// Memory of tapes that were written, to be used again.
+    pub(crate) spare: Receiver<Vec<u64>>,
     /// Why the core ended the recording, if it did.
     pub(crate) end: Arc<OnceLock<String>>,
     /// What this core may record, in bytes a second; none: as fast as it goes.
@@ -40,6 +41,8 @@ pub(crate) struct Recordings {
     paid_at: Time,
     /// Whether a page waits for that.
     waits: bool,
+    /// What they took of turns.
+    pub(crate) took: Turns,
 }
 
 impl Core {
@@ -76,6 +79,7 @@ impl Core {
         if self.hosted.iter().all(|hosted| hosted.tap.is_none()) {
             return false;
         }
+        let begun = self.transport.now();
         let more = self.add_page();
         for hosted in &mut self.hosted {
             let Some(tap) = &hosted.tap else { continue };
@@ -105,6 +109,7 @@ impl Core {
                 hosted.tap = None;
             }
         }
+        self.recordings.took.note(self.transport.now() - begun);
         more
     }
 

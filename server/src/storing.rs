@@ -7,9 +7,11 @@
 //! admitted to it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 
 use checkpoint::Options;
 use shard::ShardSpec;
@@ -76,7 +78,8 @@ impl Storing {
         wanted
     }
 
-    /// Starts to load shards, a thread for each core that is to have some.
+    /// Starts to load shards: a thread for each core that is to have some, and more where cores are
+    /// fewer than processors.
     pub(crate) fn load(
         &self,
         from: &RestoredFrom,
@@ -84,10 +87,14 @@ impl Storing {
         wanted: &[ShardId],
         cores: &Arc<[CoreHandle]>,
     ) {
-        for core in 0..cores.len() {
+        let threads = match self.pinning {
+            Pinning::Pinned { .. } => 1, // All would have one processor.
+            Pinning::Free => available_parallelism().map_or(1, NonZero::get).div_ceil(cores.len()),
+        };
+        for (core, thread) in (0..cores.len()).flat_map(|it| (0..threads).map(move |at| (it, at))) {
             let loads = self.loads();
             let its = wanted.iter().filter(|shard| shard.index() % cores.len() == core);
-            let its = its.filter_map(|&shard| {
+            let its = its.skip(thread).step_by(threads).filter_map(|&shard| {
                 Some((shard, seeded(&self.made_of, shard), loads.get(&shard)?.clone()))
             });
             let its: Vec<_> = its.collect();

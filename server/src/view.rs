@@ -45,6 +45,8 @@ pub struct CoreView {
     pub traffic: Traffic,
     /// Its turns.
     pub turns: Turns,
+    /// What recordings for checkpoints took of each turn that had one.
+    pub recording: Turns,
     /// Connections, by what is at the other end.
     pub peers: Peers,
     /// Requests that were received and are not handled yet.
@@ -85,13 +87,15 @@ pub enum Ending {
     System,
 }
 
-/// Turns of a core that found something to do.
+/// Turns of a core that found something to do, or what one kind of work took of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     /// How many took so long: up to each of [`TURN_BOUNDS_NS`], and longer.
     pub counts: [u64; TURN_BOUNDS_NS.len() + 1],
     /// How long all took together.
     pub total: Duration,
+    /// How long the longest took.
+    pub longest: Duration,
 }
 
 /// Connections, by what is at the other end.
@@ -185,6 +189,7 @@ impl Turns {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.counts[TURN_BOUNDS_NS.partition_point(|&bound_ns| bound_ns < took_ns)] += 1;
         self.total += took;
+        self.longest = self.longest.max(took);
     }
 }
 
@@ -239,5 +244,6 @@ mod tests {
         assert_eq!((turns.counts[0], turns.counts[1]), (2, 1));
         assert_eq!((turns.counts[13], turns.counts[14]), (1, 1));
         assert_eq!(turns.total, Duration::from_nanos(200_002_002));
+        assert_eq!(turns.longest, Duration::from_nanos(100_000_001));
     }
 }

@@ -6,6 +6,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
 /// A file system, as far as checkpoints use it.
 pub(crate) trait Disk: Send + Sync + 'static {
     /// An open file.
@@ -28,6 +30,9 @@ pub(crate) trait Disk: Send + Sync + 'static {
 /// A file, written or read from its start.
 pub(crate) trait DiskFile: Send + 'static {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// From now on it is written past the kernel's cache, in whole pages that lie at a page's
+    /// boundary; or no longer. Fails where the file system knows no such way.
+    fn set_direct(&mut self, is_direct: bool) -> io::Result<()>;
     /// Makes what was written durable. If it fails once, nothing written before is to be trusted.
     fn sync(&mut self) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
@@ -110,6 +115,12 @@ impl Disk for OsDisk {
 impl DiskFile for File {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         Write::write_all(self, bytes)
+    }
+
+    fn set_direct(&mut self, is_direct: bool) -> io::Result<()> {
+        let mut flags = fcntl_getfl(&*self)?;
+        flags.set(OFlags::DIRECT, is_direct);
+        Ok(fcntl_setfl(&*self, flags)?)
     }
 
     fn sync(&mut self) -> io::Result<()> {

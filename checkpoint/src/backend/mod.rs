@@ -9,6 +9,7 @@
 #[cfg(feature = "cloud")]
 mod cloud;
 mod disk;
+mod gathered;
 mod local;
 mod objects;
 mod place;

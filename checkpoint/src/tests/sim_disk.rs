@@ -207,13 +207,13 @@ impl Disk for SimDisk {
         let mut sim = self.sim();
         sim.call()?;
         let node = sim.add(path, Node::File { now: vec![], durable: vec![], lost: false })?;
-        Ok(SimFile { disk: self.clone(), node, offset: 0 })
+        Ok(SimFile { disk: self.clone(), node, offset: 0, is_direct: false })
     }
 
     fn open(&self, path: &Path) -> io::Result<SimFile> {
         let mut sim = self.sim();
         sim.call()?;
-        Ok(SimFile { disk: self.clone(), node: sim.find(path)?, offset: 0 })
+        Ok(SimFile { disk: self.clone(), node: sim.find(path)?, offset: 0, is_direct: false })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -282,10 +282,14 @@ pub(super) struct SimFile {
     disk: SimDisk,
     node: usize,
     offset: usize,
+    is_direct: bool,
 }
 
 impl DiskFile for SimFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let is_page =
+            bytes.len().is_multiple_of(4096) && bytes.as_ptr().addr().is_multiple_of(4096);
+        assert!(!self.is_direct || is_page, "{} bytes past the cache", bytes.len());
         let mut sim = self.disk.sim();
         let called = sim.call();
         let written = if called.is_ok() { bytes.len() } else { bytes.len() / 2 };
@@ -293,6 +297,11 @@ impl DiskFile for SimFile {
             now.extend_from_slice(&bytes[..written]);
         }
         called
+    }
+
+    fn set_direct(&mut self, is_direct: bool) -> io::Result<()> {
+        self.is_direct = is_direct;
+        Ok(())
     }
 
     /// As Linux does it: pages that could not be written are clean after the sync that said so, and

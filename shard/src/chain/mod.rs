@@ -43,7 +43,9 @@ use self::link::Successor;
 use self::log::{Log, Part};
 use self::pass::{Catching, Passing};
 use self::record::Recording;
-pub use self::record::{Reached, RecordError, RecordingEnd, Tape, TapeMessages, tables_of_state};
+pub use self::record::{
+    Reached, RecordError, RecordingEnd, TAPE_HEAD_BYTES, Tape, TapeMessages, tables_of_state,
+};
 pub use self::restore::{RestoreError, Restored, Restoring};
 pub use self::state::Image;
 pub use self::view::{Progress, View};

@@ -32,7 +32,13 @@ const WAITING_BYTES_MAX: usize = 128 << 20;
 const PAGES_WAITING_BYTES_MAX: usize = 4 << 20;
 
 /// A tape is full at so many bytes; one message may pass it.
-const TAPE_BYTES: usize = 512 << 10;
+const TAPE_BYTES: usize = 1 << 20;
+
+/// Room in front of a tape's messages, for whoever writes it down, in bytes.
+pub const TAPE_HEAD_BYTES: usize = 32;
+
+/// The same in words.
+const HEAD_WORDS: usize = TAPE_HEAD_BYTES / LENGTH_BYTES;
 
 /// Buffers that are kept for further tapes.
 const SPARE_MAX: usize = 16;
@@ -40,11 +46,15 @@ const SPARE_MAX: usize = 16;
 /// Bytes of a message's length on a tape.
 const LENGTH_BYTES: usize = size_of::<u64>();
 
-/// Whole messages of a recording, in their order, each behind its length in bytes.
+/// Whole messages of a recording, in their order, each behind its length in bytes and filled up
+/// with zeros to a multiple of 8; in front of the first there is room, [`TAPE_HEAD_BYTES`].
 #[derive(Debug, Default)]
 pub struct Tape {
-    /// Lengths and messages, each at a multiple of 8 bytes.
+    /// Lengths and messages, each at a multiple of 8 bytes; then what is left of earlier ones.
     words: Vec<u64>,
+    /// Words in use, the room in front included.
+    used: usize,
+    count: u32,
     /// What the shard had come to after the last operation on it.
     pub reached: Reached,
 }
@@ -107,7 +117,7 @@ pub(super) struct Recording {
     /// How often tables had been dropped at its start.
     dropped: u64,
     /// The tape that is being written.
-    current: Vec<u64>,
+    current: Tape,
     full: VecDeque<Tape>,
     spare: Vec<Vec<u64>>,
     /// Of all tapes.
@@ -126,12 +136,40 @@ pub struct TapeMessages<'a> {
 impl Tape {
     /// Its messages, each at a multiple of 8 bytes.
     pub fn messages(&self) -> TapeMessages<'_> {
-        TapeMessages { rest: self.words.as_bytes() }
+        TapeMessages { rest: self.words[HEAD_WORDS.min(self.used)..self.used].as_bytes() }
     }
 
-    /// What it takes, in bytes.
+    /// What its messages take with their lengths, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.words.as_slice())
+        self.used.saturating_sub(HEAD_WORDS) * LENGTH_BYTES
+    }
+
+    /// How many messages it has.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Its memory: [`TAPE_HEAD_BYTES`] of room, [`Tape::bytes`] of messages, and what nobody reads.
+    pub fn into_words(self) -> Vec<u64> {
+        self.words
+    }
+
+    /// Whether a message of so many words, its length included, still belongs here.
+    fn has_room(&self, words: usize) -> bool {
+        self.count == 0 || (self.used + words) * LENGTH_BYTES <= TAPE_BYTES
+    }
+
+    /// Room for a message of so many bytes at its end.
+    fn add(&mut self, bytes: usize) -> &mut [u8] {
+        let begin = self.used.max(HEAD_WORDS);
+        let end = begin + 1 + bytes.div_ceil(LENGTH_BYTES);
+        if end > self.words.len() {
+            self.words.resize(end.max(TAPE_BYTES / LENGTH_BYTES), 0);
+        }
+        self.words[end - 1] = 0; // What fills the message up.
+        self.words[begin] = bytes as u64;
+        (self.used, self.count) = (end, self.count + 1);
+        &mut self.words[begin + 1..end].as_mut_bytes()[..bytes]
     }
 }
 
@@ -175,7 +213,7 @@ impl<S> Replica<S> {
             isa: self.shard.isa,
             tables,
             dropped: self.shard.tables.dropped(),
-            current: Vec::new(),
+            current: Tape::default(),
             full: VecDeque::new(),
             spare: Vec::new(),
             bytes: 0,
@@ -259,13 +297,12 @@ impl<S> Replica<S> {
     }
 
     /// Gives a tape's memory to further ones.
-    pub fn reuse_tape(&mut self, mut tape: Tape) {
+    pub fn reuse_tape(&mut self, words: Vec<u64>) {
         if let Some(recording) = &mut self.recording
             && recording.spare.len() < SPARE_MAX
-            && tape.bytes() <= 2 * TAPE_BYTES
+            && size_of_val(words.as_slice()) <= 2 * TAPE_BYTES
         {
-            tape.words.clear();
-            recording.spare.push(tape.words);
+            recording.spare.push(words);
         }
     }
 
@@ -320,19 +357,15 @@ impl Recording {
         let tick = if header.flags().has(Flags::TICK) { Flags::TICK } else { Flags::NONE };
         let header = Header { flags: tick.get(), body_crc: 0, credit: 0, ..header };
         let bytes = HEADER_BYTES + body[0].len() + body[1].len();
-        let words = (LENGTH_BYTES + bytes).div_ceil(LENGTH_BYTES);
+        let words = 1 + bytes.div_ceil(LENGTH_BYTES);
         if self.is_over || self.bytes + words * LENGTH_BYTES > WAITING_BYTES_MAX {
             self.is_over = true;
             return;
         }
-        let begin = self.current.len();
-        if begin > 0 && (begin + words) * LENGTH_BYTES > TAPE_BYTES {
+        if !self.current.has_room(words) {
             self.close();
         }
-        let begin = self.current.len();
-        self.current.resize(begin + words, 0);
-        self.current[begin] = bytes as u64;
-        let message = &mut self.current[begin + 1..].as_mut_bytes()[..bytes];
+        let message = self.current.add(bytes);
         let (first, second) = message[HEADER_BYTES..].split_at_mut(body[0].len());
         first.copy_from_slice(body[0]);
         second.copy_from_slice(body[1]);
@@ -343,10 +376,10 @@ impl Recording {
 
     /// The tape that is being written is full, as far as there is anything on it.
     fn close(&mut self) {
-        if !self.current.is_empty() {
-            let next = self.spare.pop().unwrap_or_default();
-            let words = std::mem::replace(&mut self.current, next);
-            self.full.push_back(Tape { words, reached: self.reached });
+        if self.current.count > 0 {
+            let next = Tape { words: self.spare.pop().unwrap_or_default(), ..Tape::default() };
+            let full = std::mem::replace(&mut self.current, next);
+            self.full.push_back(Tape { reached: self.reached, ..full });
         }
     }
 }

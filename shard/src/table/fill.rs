@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use kernels::MISSING;
+use kernels::lines::Payload;
 use wire::{COUNT_LINE_WIDTH, RowsView};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -28,7 +29,7 @@ const NOTED_MAX: usize = 1 << 20;
 /// Lines that one part of the walk looks at, most of them empty or not.
 const LINES_WALKED: usize = 4096;
 
-/// Keys of a page that are looked for at once.
+/// Keys of a page that are looked for, and added, at once.
 const PAGE_BLOCK_KEYS: usize = 64;
 
 /// How much of a table's rows there are.
@@ -225,33 +226,80 @@ impl Table {
     /// - Errors: [`Full`]. Some rows may have been taken in.
     pub(crate) fn take_page(&mut self, page: RowsView<'_>, clock: u32) -> Result<(), Full> {
         let width = self.page_width();
-        let full = Full { rows: self.index.keys() as u64 };
-        for (place, (key, row)) in page.keys.iter().zip(page.rows.chunks_exact(width)).enumerate() {
-            if place.is_multiple_of(PAGE_BLOCK_KEYS) {
-                // Brings the lines in, all at once.
-                let block = &page.keys[place..page.keys.len().min(place + PAGE_BLOCK_KEYS)];
-                self.find(block, &mut [MISSING; PAGE_BLOCK_KEYS][..block.len()]);
-            }
-            let (key, mut at) = (std::slice::from_ref(key), [MISSING]);
-            self.find(key, &mut at);
-            if at[0] == MISSING {
-                if self.index.keys() >= self.rows_max
-                    && let Some(aging) = &mut self.aging
-                {
-                    // Rows that the other table has swept already.
-                    aging.sweep_all(&mut self.index, &mut self.rows, clock);
-                }
-                if self.index.keys() >= self.rows_max {
-                    return Err(full);
-                }
-                self.reserve(1)?;
-                self.add_missing(key, &mut at, 0);
-            }
-            let stored = stored_mut(&mut self.index, &mut self.rows);
-            let start = at[0] as usize * stored.stride;
-            stored.floats[start..start + width].copy_from_slice(row);
+        let mut at = [MISSING; PAGE_BLOCK_KEYS];
+        let blocks = (0..page.keys.len()).step_by(PAGE_BLOCK_KEYS);
+        for (block, rows) in blocks.zip(page.rows.chunks(PAGE_BLOCK_KEYS * width)) {
+            let keys = &page.keys[block..];
+            let at = &mut at[..keys.len().min(PAGE_BLOCK_KEYS)];
+            self.find(keys, at); // Of those behind the block, too, the lines are brought in.
+            self.take_block(&keys[..at.len()], rows, at, clock)?;
         }
         Ok(())
+    }
+
+    /// Takes in a block of a page.
+    ///
+    /// - `at`: where its keys were found.
+    fn take_block(
+        &mut self,
+        keys: &[u64],
+        rows: &[f32],
+        at: &[u32],
+        clock: u32,
+    ) -> Result<(), Full> {
+        let width = self.page_width();
+        let (mut absent, mut count) = ([(0, 0); PAGE_BLOCK_KEYS], 0);
+        let stored = stored_mut(&mut self.index, &mut self.rows);
+        for (place, (&row, from)) in at.iter().zip(rows.chunks_exact(width)).enumerate() {
+            if row == MISSING {
+                absent[count] = (keys[place], place);
+                count += 1;
+            } else {
+                let start = row as usize * stored.stride;
+                stored.floats[start..start + width].copy_from_slice(from);
+            }
+        }
+        let absent = &mut absent[..count];
+        if absent.is_empty() {
+            return Ok(());
+        }
+        self.make_place(count, clock)?;
+        // A key that stands twice in a page is added once: its last row stays.
+        absent.sort_unstable();
+        for (at, &(key, place)) in absent.iter().enumerate() {
+            if absent.get(at + 1).is_none_or(|&(next, _)| next != key) {
+                self.add_row(key, &rows[place * width..][..width]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for so many rows of a page.
+    fn make_place(&mut self, more: usize, clock: u32) -> Result<(), Full> {
+        let full = Full { rows: self.index.keys() as u64 };
+        if self.index.keys() + more > self.rows_max
+            && let Some(aging) = &mut self.aging
+        {
+            // Rows that the other table has swept already.
+            aging.sweep_all(&mut self.index, &mut self.rows, clock);
+        }
+        if self.index.keys() + more > self.rows_max {
+            return Err(full);
+        }
+        self.reserve(more)
+    }
+
+    /// Adds a row of a page, stamp and all, after [`Table::make_place`].
+    fn add_row(&mut self, key: u64, row: &[f32]) {
+        let mut payload = Payload::default();
+        if let Some(rows) = &mut self.rows {
+            payload[0] = rows.add();
+            let start = payload[0] as usize * rows.stride();
+            rows.floats_mut()[start..start + row.len()].copy_from_slice(row);
+        } else {
+            payload.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits());
+        }
+        self.index.insert(key, &payload);
     }
 
     /// Width of a page's rows.
