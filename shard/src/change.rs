@@ -96,6 +96,9 @@ impl Shard {
         }
         let job = self.job.as_mut().expect("it was made above if there was none");
         let joined = job.join(worker, header.incarnation(), join)?;
+        if joined == Changes::Something && self.mutation == Mutation::LivesForgotten {
+            job.forget_pushes_of(worker);
+        }
         // An observer does not tell whether the workers of the job that was restored live.
         let rested = self.rests == Rests::Job && (is_new || worker != WorkerId::OBSERVER);
         if rested {

@@ -66,7 +66,8 @@ pub enum Mutation {
     AcksEarly,
     /// A new head does not know the pushes that the one before has applied.
     PushesForgotten,
-    /// A successor takes operations of a chain's epoch that is over.
+    /// Servers do not compare the epochs of their chain: a successor takes operations of one that
+    /// is over, and who sent them its word.
     StaleEpochsTaken,
     /// A head answers before the tail has what the answer shows.
     AnswersNotHeld,
@@ -82,6 +83,8 @@ pub enum Mutation {
     TicksTwice,
     /// A head that was replaced goes on as if it were alone.
     HeadsForever,
+    /// A worker's later life does not find the pushes of those before.
+    LivesForgotten,
 }
 
 /// What became of a message.

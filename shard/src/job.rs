@@ -304,6 +304,13 @@ impl Job {
         self.members.iter_mut().for_each(|member| member.admission = Admission::default());
     }
 
+    /// The same of one worker.
+    pub(crate) fn forget_pushes_of(&mut self, worker: WorkerId) {
+        if let Some(member) = self.members.get_mut(worker.get() as usize) {
+            member.admission = Admission::default();
+        }
+    }
+
     /// Looks for the slowest clock again. Whether it has moved.
     fn find_slowest(&mut self) -> bool {
         let takes_part = |member: &&Member| !matches!(member.life, Life::Left(_));

@@ -76,7 +76,8 @@ impl<S> Replica<S> {
         let Some(successor) = &mut self.successor else { return false };
         let holds = successor.holds;
         let Some(link) = &mut successor.link else { return false };
-        if word.epoch() != self.shard.epoch {
+        let stale_is_taken = self.mutation == crate::Mutation::StaleEpochsTaken;
+        if word.epoch() != self.shard.epoch && !stale_is_taken {
             return false;
         }
         if !link.has_begun {

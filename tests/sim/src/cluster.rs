@@ -32,8 +32,6 @@ const EPOCH: Epoch = Epoch::new(1);
 const STOPS_STREAM: u64 = u64::MAX - 1;
 /// The same for what befalls servers in chains.
 const SERVERS_STREAM: u64 = u64::MAX - 3;
-const INCARNATION: Incarnation = Incarnation::new(1);
-
 /// What the rows of one shard may take, in bytes.
 const TABLE_BYTES_MAX: u64 = 1 << 20;
 
@@ -58,6 +56,8 @@ pub(crate) struct Guest {
     /// Which watch tells it where shards are.
     pub(crate) watch: usize,
     pub(crate) id: WorkerId,
+    /// Which life of it.
+    pub(crate) life: Incarnation,
 }
 
 /// Who moves the world on.
@@ -212,8 +212,11 @@ impl Cluster {
 
     /// A session with every shard.
     pub(crate) fn session(&self, guest: Guest, plan: &Plan) -> Session {
+        let inner = self.world.endpoint(self.limits);
+        let endpoint = inner.id();
+        self.with_fleet(|fleet| fleet.seat_guest(guest.watch, endpoint));
         let mut transport = Driven {
-            inner: self.world.endpoint(self.limits),
+            inner,
             world: self.world.clone(),
             cores: Rc::clone(&self.cores),
             driver: Rc::clone(&self.driver),
@@ -230,7 +233,7 @@ impl Cluster {
             servers: (0..plan.shards).map(server_name).collect(),
             routing: Routing::new(EPOCH, plan.shards).expect("a plan has few shards"),
             worker: guest.id,
-            incarnation: INCARNATION,
+            incarnation: guest.life,
             isa: self.isa,
             timeouts: plan.timeouts,
         })
@@ -314,14 +317,14 @@ impl Cluster {
     /// A new connection of a worker to a shard, of which the shard has its end already.
     fn link(&self, shard: usize, guest: Guest) -> (Link, Epoch) {
         if let Some(fleet) = &mut self.cores.borrow_mut().fleet {
-            return fleet.link(guest.watch, guest.id, ShardId::new(shard as u16));
+            return fleet.link(guest, ShardId::new(shard as u16));
         }
         let (ours, theirs) = self.world.link();
         let who = Who {
             shard: ShardId::new(shard as u16),
             epoch: EPOCH,
             worker: guest.id,
-            incarnation: INCARNATION,
+            incarnation: guest.life,
             message_bytes_max: self.limits.message_bytes_max,
         };
         let adopted = self.cores.borrow_mut().cores[shard].adopt(Link::Simulated(theirs), who);

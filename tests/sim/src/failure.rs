@@ -120,6 +120,17 @@ pub enum Failure {
         /// In which one it is.
         after: Epoch,
     },
+    /// A server answered a worker though it knew that another one is the head.
+    FencedAnswered {
+        /// Which server.
+        server: ServerId,
+        /// Of which shard.
+        shard: ShardId,
+        /// In which epoch the answer was made.
+        epoch: Epoch,
+        /// Which epoch it knew of.
+        known: Epoch,
+    },
     /// The store took two placements of one epoch.
     RecordedTwice {
         /// Which epoch.
@@ -204,6 +215,11 @@ impl fmt::Display for Failure {
             Failure::EpochWentBack { life, shard, before, after } => {
                 write!(f, "{shard} on the server of life {life} went from {before} to {after}")
             }
+            Failure::FencedAnswered { server, shard, epoch, known } => write!(
+                f,
+                "{server} answered for {shard} at {epoch}, and knew that another one is the head \
+                 at {known}"
+            ),
             Failure::RecordedTwice { epoch } => {
                 write!(f, "the store took two placements of {epoch}")
             }

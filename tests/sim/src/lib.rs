@@ -16,12 +16,16 @@
 //! 3. A key never holds more than was pushed so far, nor less than any worker had read before it
 //!    was asked for.
 //!
+//! Workers die at any push, and come back into their places; some that were taken for dead go on
+//! sending for a while.
+//!
 //! Where servers hold shards in chains, the real coordinator places them. Servers and coordinators
 //! crash, freeze, lose each other and their store, and are replaced on top of that, and then:
 //!
 //! 4. A pull sees every push that was acknowledged to anybody before it was asked.
-//! 5. Epochs go up, the store takes one placement of each, and nobody hears of another.
-//! 6. Replicas that have applied as many operations of one epoch hold the same; no shard is given
+//! 5. Who knows that another server is a shard's head answers nobody.
+//! 6. Epochs go up, the store takes one placement of each, and nobody hears of another.
+//! 7. Replicas that have applied as many operations of one epoch hold the same; no shard is given
 //!    up of which a replica lives; once nothing goes wrong any more, every chain becomes whole.
 #![forbid(unsafe_code)]
 
@@ -29,7 +33,9 @@ mod agenda;
 mod cluster;
 mod failure;
 mod fleet;
+mod journal;
 mod ledger;
+mod lives;
 mod member;
 mod plan;
 mod random;

@@ -1,6 +1,7 @@
 //! One worker of the job: pulls, checks what it sees, pushes, ticks, and mends its links.
 //!
-//! Owns a session and what this worker has read so far. Which reads are true is left to `ledger`.
+//! Owns a session and what this worker has read so far. Which reads are true is left to `ledger`,
+//! how it dies and comes back to `lives`.
 //!
 //! Invariant: a pull is asked only after the answer to the one before was checked, but for one
 //! ahead of its clock, which is asked before the pushes that it waits for.
@@ -11,14 +12,16 @@ use std::time::Duration;
 
 use shard::rule::{Sum, table_spec};
 use worker::{
-    Counts, Epoch, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Then, Time,
-    WorkerError, WorkerId,
+    Counts, Epoch, Incarnation, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Then,
+    Time, WorkerError, WorkerId,
 };
 
 use crate::cluster::{Cluster, Guest};
 use crate::failure::Failure;
 use crate::fleet::Fleet;
+use crate::journal::{Ends, Journal, Pushed};
 use crate::ledger::Ledger;
+use crate::lives::Lives;
 use crate::plan::Plan;
 use crate::random::Random;
 
@@ -42,14 +45,16 @@ const CALLS_MAX: usize = 100_000;
 
 /// A worker in the middle of its job.
 pub(crate) struct Member {
-    worker: u32,
-    session: Session,
+    pub(crate) worker: u32,
+    pub(crate) session: Session,
     /// By shard: the epoch that it was last linked at.
-    epochs: Vec<Epoch>,
+    pub(crate) epochs: Vec<Epoch>,
     random: Random,
-    phase: Phase,
+    pub(crate) phase: Phase,
     /// The pull for the clock after this one, if it is asked already.
-    next: Option<Asked>,
+    pub(crate) next: Option<Asked>,
+    pub(crate) journal: Journal,
+    pub(crate) lives: Lives,
     /// By key: what this worker has pushed.
     pushed: Vec<u64>,
     /// Keys of pushes whose answers nobody has seen yet.
@@ -57,7 +62,7 @@ pub(crate) struct Member {
     /// By key: the most this worker has seen.
     seen: Vec<f32>,
     /// Pulls whose keys are pushed at times.
-    pulled: Vec<(Rc<Split>, Vec<u64>)>,
+    pub(crate) pulled: Vec<(Rc<Split>, Vec<u64>)>,
     pub(crate) tally: Tally,
 }
 
@@ -67,18 +72,24 @@ pub(crate) struct Tally {
     pub(crate) pushes: u64,
     pub(crate) pulls: u64,
     pub(crate) reconnects: u64,
+    /// Lives that ended too early.
+    pub(crate) deaths: u64,
+    /// Of those, the ones that went on sending for a while.
+    pub(crate) undead: u64,
 }
 
 /// Where a worker is in its loop.
-enum Phase {
+pub(crate) enum Phase {
+    /// Dead until then.
+    Dead { until: Time },
     /// About to pull, at once or when all of its pushes are answered.
     Asking(When),
     /// Waiting for values.
     Pulling(Asked),
     /// Computing until that moment, listening or not.
     Thinking { until: Time, listening: Listening },
-    /// About to push, this many times more in this clock; `clock_key_at` of them with its own key.
-    Pushing { left: u64, clock_key_at: u64 },
+    /// About to push, of the step of this clock the push of this number.
+    Pushing { number: usize },
     /// All clocks are ticked, not all is answered.
     Draining,
     /// Done: everything that it pushed is answered.
@@ -86,19 +97,19 @@ enum Phase {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
+pub(crate) enum When {
     AtOnce,
     OncePushesAreAnswered,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Listening {
+pub(crate) enum Listening {
     Yes,
     No,
 }
 
 /// A pull under way.
-struct Asked {
+pub(crate) struct Asked {
     ticket: PullTicket,
     split: Rc<Split>,
     keys: Vec<u64>,
@@ -120,9 +131,11 @@ impl Member {
     ) -> Result<Member, Failure> {
         let mut member = Member {
             worker,
-            session: cluster.session(guest(worker), plan),
+            session: cluster.session(guest(worker, FIRST_LIFE), plan),
             epochs: Vec::new(),
             random: Random::new(seed, u64::from(worker)),
+            journal: Journal::default(),
+            lives: Lives::new(seed, worker),
             phase: Phase::Asking(When::AtOnce),
             next: None,
             pushed: vec![0; keys],
@@ -131,13 +144,18 @@ impl Member {
             pulled: Vec::new(),
             tally: Tally::default(),
         };
-        let join = Join { job: JOB, workers: plan.workers, staleness: plan.staleness };
-        member.call(cluster, |session, deadline| session.join(join, deadline))?;
-        let spec = table(plan);
-        member.call(cluster, |session, deadline| {
-            session.define_coded(TABLE, &spec, plan.codec, deadline)
-        })?;
+        member.take_part(cluster, plan)?;
         Ok(member)
+    }
+
+    /// Joins the job and defines the table.
+    pub(crate) fn take_part(&mut self, cluster: &Cluster, plan: &Plan) -> Result<(), Failure> {
+        let join = Join { job: JOB, workers: plan.workers, staleness: plan.staleness };
+        self.call(cluster, |session, deadline| session.join(join, deadline))?;
+        let spec = table(plan);
+        self.call(cluster, |session, deadline| {
+            session.define_coded(TABLE, &spec, plan.codec, deadline)
+        })
     }
 
     /// Takes part for as long as it can without waiting.
@@ -148,6 +166,17 @@ impl Member {
         ledger: &mut Ledger,
     ) -> Result<(), Failure> {
         let now = cluster.now();
+        self.turn_undead(now);
+        match self.phase {
+            Phase::Dead { until } if now < until => return Ok(()),
+            Phase::Dead { .. } => self.begin_life(cluster, plan)?,
+            _ => {
+                if !self.is_over() && self.dies_in_turn(plan) {
+                    self.die(cluster, plan);
+                    return Ok(());
+                }
+            }
+        }
         match self.phase {
             Phase::Thinking { until, listening: Listening::No } if now < until => return Ok(()),
             _ => self.listen(cluster)?,
@@ -170,13 +199,15 @@ impl Member {
                     self.think(plan, now)
                 }
                 Phase::Thinking { until, .. } if now >= until => {
-                    let left = 1 + self.random.below(plan.pushes_max);
-                    let clock_key_at = 1 + self.random.below(left);
-                    Phase::Pushing { left, clock_key_at }
+                    self.write_step(plan, ledger);
+                    Phase::Pushing { number: 0 }
                 }
-                Phase::Pushing { left, clock_key_at } => {
-                    self.push(plan, ledger, left, clock_key_at)?
+                Phase::Pushing { number } if self.dies_before_push(plan) => {
+                    self.phase = Phase::Pushing { number };
+                    self.die(cluster, plan);
+                    return Ok(());
                 }
+                Phase::Pushing { number } => self.push(ledger, number)?,
                 Phase::Draining if self.session.pushes_outstanding() == 0 => return Ok(()),
                 waits => {
                     self.phase = waits;
@@ -188,9 +219,15 @@ impl Member {
 
     /// Tells the ledger what was acknowledged.
     fn note_answers(&mut self, ledger: &mut Ledger) {
-        if self.session.pushes_outstanding() == 0 {
+        if self.is_all_answered() {
             ledger.acknowledge(self.unanswered.drain(..));
         }
+    }
+
+    /// Whether all that any life of it has pushed is answered.
+    fn is_all_answered(&self) -> bool {
+        let is_all_pushed = self.session.clock().get() == self.journal.clocks();
+        is_all_pushed && self.session.pushes_outstanding() == 0
     }
 
     /// Whether everything that it pushed is answered.
@@ -201,7 +238,8 @@ impl Member {
     /// Lets the world know when it wants to run again. Who does not listen does not park either:
     /// the world finds out in its own time.
     pub(crate) fn park(&mut self, plan: &Plan) {
-        if !matches!(self.phase, Phase::Thinking { listening: Listening::No, .. }) {
+        let is_deaf = matches!(self.phase, Phase::Thinking { listening: Listening::No, .. });
+        if !is_deaf && !matches!(self.phase, Phase::Dead { .. }) {
             // The park returns before time goes on. A session that is polled too seldom takes it
             // that nobody was listening, and would never find a server silent.
             let deadline = self.session.now() + plan.timeouts.request / POLLS_A_REQUEST;
@@ -253,10 +291,11 @@ impl Member {
     /// What it is about, for a report.
     pub(crate) fn describe(&self) -> String {
         let phase = match &self.phase {
+            Phase::Dead { until } => format!("dead until {} ns", until.nanos()),
             Phase::Asking(_) => "about to pull".to_owned(),
             Phase::Thinking { until, .. } => format!("thinking until {} ns", until.nanos()),
             Phase::Pulling(asked) => format!("pulling for clock {}", asked.clock),
-            Phase::Pushing { left, .. } => format!("with {left} pushes to make"),
+            Phase::Pushing { number } => format!("about to make push {number} of its step"),
             Phase::Draining => "finishing".to_owned(),
             Phase::Over => "over".to_owned(),
         };
@@ -270,7 +309,7 @@ impl Member {
 
     /// Takes in what has come, over new links where the old ones broke.
     fn listen(&mut self, cluster: &Cluster) -> Result<(), Failure> {
-        cluster.follow(&mut self.session, guest(self.worker), &mut self.epochs);
+        cluster.follow(&mut self.session, self.lives.guest(self.worker), &mut self.epochs);
         for _ in 0..TRIES_MAX {
             match self.session.poll() {
                 Ok(()) => return Ok(()),
@@ -290,7 +329,7 @@ impl Member {
             if let Some(failure) = cluster.with_fleet(Fleet::failed).flatten() {
                 return Err(failure);
             }
-            cluster.follow(&mut self.session, guest(self.worker), &mut self.epochs);
+            cluster.follow(&mut self.session, self.lives.guest(self.worker), &mut self.epochs);
             let session = &mut self.session;
             let deadline = session.now() + CALL_MAX;
             match cluster.let_wait(|| call(session, deadline)) {
@@ -311,7 +350,7 @@ impl Member {
             | WorkerError::Silent { server, .. }
             | WorkerError::Moved { server, .. } => {
                 self.tally.reconnects += 1;
-                cluster.relink(&mut self.session, guest(self.worker), &server);
+                cluster.relink(&mut self.session, self.lives.guest(self.worker), &server);
                 Ok(())
             }
             error => Err(self.failed(error)),
@@ -347,7 +386,7 @@ impl Member {
         let ticket = self.session.pull_ahead(TABLE, &split, 1, ahead);
         let ticket = ticket.map_err(|error| self.failed(error))?;
         self.tally.pulls += 1;
-        let all_answered = self.session.pushes_outstanding() == 0;
+        let all_answered = self.is_all_answered();
         let own = |&key: &u64| match all_answered {
             true => ledger.applied(self.pushed[key as usize]).max(ledger.acknowledged(key)),
             false => ledger.acknowledged(key),
@@ -357,44 +396,57 @@ impl Member {
         Ok(Asked { ticket, split, keys, clock: self.session.clock().get() + ahead, own, seen })
     }
 
-    /// Pushes once, and ends the clock with the last push or after it.
-    fn push(
-        &mut self,
-        plan: &Plan,
-        ledger: &mut Ledger,
-        left: u64,
-        clock_key_at: u64,
-    ) -> Result<Phase, Failure> {
-        let clock = self.session.clock().get();
-        let (split, keys) = match self.random.below(2) {
-            0 if !self.pulled.is_empty() => {
+    /// Draws what the next step pushes, and writes it down.
+    fn write_step(&mut self, plan: &Plan, ledger: &Ledger) {
+        let pushes = 1 + self.random.below(plan.pushes_max);
+        let clock_key_at = self.random.below(pushes);
+        let draw = |number| {
+            if self.random.below(2) == 0 && !self.pulled.is_empty() {
                 let at = self.random.below(self.pulled.len() as u64) as usize;
-                self.pulled[at].clone()
+                let (split, keys) = self.pulled[at].clone();
+                return Pushed { keys, split: Some(split) };
             }
-            _ => {
-                let mut keys = self.some_counters(plan);
-                if left == clock_key_at {
-                    keys.insert(ledger.clock_key(self.worker));
-                }
-                let keys: Vec<u64> = keys.into_iter().collect();
-                (self.session.split(&keys).map_err(|error| self.failed(error))?, keys)
+            let mut keys = self.some_counters(plan);
+            if number == clock_key_at {
+                keys.insert(ledger.clock_key(self.worker));
             }
+            Pushed { keys: keys.into_iter().collect(), split: None }
         };
-        let is_last = left == 1;
-        let ticks_apart = self.random.below(3) == 0;
-        let then = if is_last && !ticks_apart { Then::Tick } else { Then::More };
-        ledger.push(clock, &keys);
-        keys.iter().for_each(|&key| self.pushed[key as usize] += 1);
-        self.unanswered.extend(&keys);
+        let pushes = (0..pushes).map(draw).collect();
+        let ends = if self.random.below(3) == 0 { Ends::Apart } else { Ends::WithPush };
+        self.journal.write(pushes, ends);
+    }
+
+    /// Makes one push of the step that its clock is at, and ends the clock with the last one.
+    fn push(&mut self, ledger: &mut Ledger, number: usize) -> Result<Phase, Failure> {
+        let clock = self.session.clock().get();
+        let step = self.journal.step(clock).expect("it was written down");
+        let Pushed { keys, split } = step.pushes[number].clone();
+        let (is_last, ends) = (number + 1 == step.pushes.len(), step.ends);
+        if number == step.noted {
+            step.noted += 1;
+            ledger.push(clock, &keys);
+            keys.iter().for_each(|&key| self.pushed[key as usize] += 1);
+            self.unanswered.extend(&keys);
+        }
+        let split = match split {
+            Some(split) => split,
+            None => self.session.split(&keys).map_err(|error| self.failed(error))?,
+        };
+        let then = if is_last && ends == Ends::WithPush { Then::Tick } else { Then::More };
         self.tally.pushes += 1;
         let pushed = self.push_ones(&split, then);
-        let pushed = match is_last && ticks_apart {
+        let pushed = match is_last && ends == Ends::Apart {
             true => pushed.and_then(|()| self.session.tick()),
             false => pushed,
         };
         pushed.map_err(|error| self.failed(error))?;
         Ok(match is_last {
-            false => Phase::Pushing { left: left - 1, clock_key_at },
+            false => Phase::Pushing { number: number + 1 },
+            // An earlier life has come further.
+            true if self.session.clock().get() < self.journal.clocks() => {
+                Phase::Pushing { number: 0 }
+            }
             true => {
                 let when = [When::AtOnce, When::AtOnce, When::OncePushesAreAnswered];
                 Phase::Asking(self.random.choose(&when))
@@ -452,9 +504,12 @@ impl Member {
     }
 }
 
+/// The first life of each worker.
+pub(crate) const FIRST_LIFE: Incarnation = Incarnation::new(1);
+
 /// How the cluster knows a worker.
-fn guest(worker: u32) -> Guest {
-    Guest { watch: worker as usize, id: WorkerId::new(worker) }
+pub(crate) fn guest(worker: u32, life: Incarnation) -> Guest {
+    Guest { watch: worker as usize, id: WorkerId::new(worker), life }
 }
 
 /// The one table of the job.

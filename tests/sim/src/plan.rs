@@ -19,6 +19,8 @@ const PLAN_STREAM: u64 = u64::MAX;
 const CHAINS_STREAM: u64 = u64::MAX - 2;
 /// The same for plans in which servers die.
 const DEATHS_STREAM: u64 = u64::MAX - 4;
+/// The same for how often workers die.
+const LIVES_STREAM: u64 = u64::MAX - 5;
 
 /// More clocks than any plan has.
 const CLOCKS_BEYOND: u32 = 1000;
@@ -45,6 +47,9 @@ pub struct Plan {
     pub keys_max: u64,
     /// How often a worker computes for a while before it pushes, in per mille of its clocks.
     pub thinks_per_mille: u64,
+    /// How often a worker dies before a push, in per mille of them; and at any other of its turns a
+    /// twentieth as often.
+    pub deaths_per_mille: u64,
     /// How often a shard stops for a while, in per mille of the world's steps.
     pub stops_per_mille: u64,
     /// Bounds of every host's transport: short messages are many messages.
@@ -91,6 +96,9 @@ pub enum Strikes {
     /// Heads lose their successors or the coordinators, and some watches with them: who was put out
     /// lives, and some ask it still.
     Apart,
+    /// A head is parted from all others, with some who ask it on its side: who was put out lives,
+    /// answers those, and comes back before it has heard that it was put out.
+    Parted,
     /// Servers lose their power and stay away until nothing goes wrong any more: nobody is told.
     Silence,
 }
@@ -117,6 +125,7 @@ impl Plan {
             pushes_max: 1 + random.below(6),
             keys_max: random.choose(&[3, 30]),
             thinks_per_mille: random.choose(&[0, 0, 50, 300]),
+            deaths_per_mille: deaths(seed),
             stops_per_mille: random.choose(&[0, 0, 1]),
             limits: Limits {
                 message_bytes_max,
@@ -169,6 +178,7 @@ impl Plan {
             readers: 2,
             clocks: 200,
             thinks_per_mille: 0,
+            deaths_per_mille: 0,
             timeouts: Timeouts { request, give_up: request * 5 },
             faults: Faults { delay_ns, clock_drift_ppm_max: 10_000, ..Faults::NONE },
             ..Plan::chained_from_seed(seed)
@@ -209,8 +219,13 @@ impl Plan {
 
     /// The same job on a network and on hosts that do nothing wrong.
     pub fn without_faults(self) -> Plan {
-        Plan { faults: Faults::NONE, stops_per_mille: 0, ..self }
+        Plan { faults: Faults::NONE, stops_per_mille: 0, deaths_per_mille: 0, ..self }
     }
+}
+
+/// In half of all plans no worker dies.
+fn deaths(seed: u64) -> u64 {
+    Random::new(seed, LIVES_STREAM).choose(&[0, 0, 5, 30])
 }
 
 /// A codec that keeps ones as they are, on their way to a shard: counts on their way back are

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use worker::{Epoch, PullTicket, Session, Split, Time, WorkerError, WorkerId};
+use worker::{Epoch, Incarnation, PullTicket, Session, Split, Time, WorkerError, WorkerId};
 
 use crate::cluster::{Cluster, Guest};
 use crate::failure::Failure;
@@ -59,7 +59,7 @@ impl Reader {
         reader: usize,
     ) -> Result<Reader, Failure> {
         let watch = plan.workers as usize + reader;
-        let guest = Guest { watch, id: WorkerId::OBSERVER };
+        let guest = Guest { watch, id: WorkerId::OBSERVER, life: Incarnation::new(1) };
         let mut reader = Reader {
             guest,
             session: cluster.session(guest, plan),

@@ -89,6 +89,10 @@ pub struct Report {
     pub pulls: u64,
     /// Links that broke and were made anew.
     pub reconnects: u64,
+    /// Workers that died and came back into their places.
+    pub deaths: u64,
+    /// Of those, the ones that were only taken for dead.
+    pub undead: u64,
     /// What befell servers in chains.
     pub servers: ServerCounts,
     /// How long each read of each reader took, in ns of world time.
@@ -215,6 +219,8 @@ fn report(run: &Run<'_>) -> Report {
         pushes: 0,
         pulls: 0,
         reconnects: 0,
+        deaths: 0,
+        undead: 0,
         servers: cluster.with_fleet(|fleet| fleet.counts).unwrap_or_default(),
         reads_ns: readers.iter().flat_map(|reader| reader.reads_ns.iter().copied()).collect(),
     };
@@ -229,6 +235,8 @@ fn report(run: &Run<'_>) -> Report {
         report.pushes += member.tally.pushes;
         report.pulls += member.tally.pulls;
         report.reconnects += member.tally.reconnects;
+        report.deaths += member.tally.deaths;
+        report.undead += member.tally.undead;
     }
     report
 }

@@ -3,11 +3,13 @@
 //! Owns the kinds of failures that each may show itself by: a defect that is found by another check
 //! than the one that is there for it would hide behind a second one.
 
+use std::time::Duration;
+
 use kernels::Isa;
 use server::coordinator;
 use shard::Mutation;
 use sim::{Defect, Failure, Plan, Setup, StoreDefect, Strikes, run_plan};
-use worker::Staleness;
+use worker::{Staleness, Timeouts};
 
 /// Within how many seeds a defect must be found.
 const SEEDS: u64 = 200;
@@ -21,9 +23,17 @@ fn long_fills(seed: u64) -> Plan {
     Plan { counters: 2000, keys_max: 30, ..Plan::chained_from_seed(seed) }
 }
 
+/// The first failure that a defect causes. Without it the same seeds find nothing.
 fn first_failure(defect: Defect, plan: impl Fn(u64) -> Plan) -> Failure {
-    let run = |seed| run_plan(&Setup { seed, isa: Isa::detect(), defect }, &plan(seed)).err();
-    (0..SEEDS).find_map(run).expect("some seed finds it")
+    let run = |seed, defect| run_plan(&Setup { seed, isa: Isa::detect(), defect }, &plan(seed));
+    let found = (0..SEEDS).find_map(|seed| Some((seed, run(seed, defect).err()?)));
+    let (found, failure) = found.expect("some seed finds it");
+    println!("{defect:?}: found by seed {found}: {failure}");
+    for seed in 0..=found {
+        let done = run(seed, Defect::None);
+        done.unwrap_or_else(|failure| panic!("without {defect:?}: {failure}\nseed {seed}"));
+    }
+    failure
 }
 
 /// What workers and readers see is wrong, in a pull or in the end, or a shard does not know one
@@ -76,9 +86,8 @@ fn a_new_head_that_has_forgotten_pushes_is_found() {
 }
 
 #[test]
-#[ignore = "not seen to be found yet"]
 fn a_successor_that_takes_operations_of_an_epoch_that_is_over_is_found() {
-    let failure = first_failure(Defect::Shard(Mutation::StaleEpochsTaken), apart);
+    let failure = first_failure(Defect::Shard(Mutation::StaleEpochsTaken), parted);
     assert!(is_wrong_replica(&failure), "{failure}");
 }
 
@@ -89,9 +98,8 @@ fn answers_that_are_not_held_are_found() {
 }
 
 #[test]
-#[ignore = "not found within these seeds yet"]
 fn a_broken_promise_not_to_answer_is_found() {
-    let failure = first_failure(Defect::Shard(Mutation::PromisesBroken), apart);
+    let failure = first_failure(Defect::Shard(Mutation::PromisesBroken), parted_quietly);
     assert!(is_wrong_value(&failure), "{failure}");
 }
 
@@ -123,7 +131,8 @@ fn a_tick_that_counts_twice_is_found() {
 #[test]
 fn a_replaced_head_that_goes_on_answering_is_found() {
     let failure = first_failure(Defect::Shard(Mutation::HeadsForever), storm);
-    assert!(is_wrong_value(&failure) || is_stuck(&failure), "{failure}");
+    let is_fenced = matches!(failure, Failure::FencedAnswered { .. });
+    assert!(is_fenced || is_wrong_value(&failure) || is_stuck(&failure), "{failure}");
 }
 
 #[test]
@@ -168,11 +177,28 @@ fn a_coordinator_that_forgets_all_epochs_when_it_begins_anew_is_found() {
     assert!(is_fork || is_stuck(&failure), "{failure}");
 }
 
-/// Heads are put out though they live.
-fn apart(seed: u64) -> Plan {
-    let mut plan = Plan { thinks_per_mille: 0, ..storm(seed) };
+/// Heads are put out though they live, and some go on asking them.
+fn parted(seed: u64) -> Plan {
+    parts(storm(seed))
+}
+
+/// The same while workers push seldom: a head that was put out has nothing that waits for its
+/// chain, and answers who reads there.
+fn parted_quietly(seed: u64) -> Plan {
+    let request = Duration::from_millis(20);
+    parts(Plan {
+        workers: 2,
+        readers: 3,
+        pushes_max: 1,
+        thinks_per_mille: 900,
+        timeouts: Timeouts { request, give_up: request * 5 },
+        ..storm(seed)
+    })
+}
+
+fn parts(mut plan: Plan) -> Plan {
     plan.chains.iter_mut().for_each(|chains| {
-        (chains.strikes, chains.events_per_mille) = (Strikes::Apart, 5);
+        (chains.strikes, chains.events_per_mille) = (Strikes::Parted, 5);
     });
     plan
 }

@@ -6,7 +6,9 @@
 //!
 //! Invariant: a process acts on placements whose epochs go up, under the number it was given last.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use server::{Core, OnClosed, Share};
@@ -16,6 +18,7 @@ use transport::simulated::{EndpointId, World};
 use wire::{Candidate, Epoch, Holds, Placement, Refusal, ServerId, ShardId, Time};
 
 use super::caller::Caller;
+use super::witness::{Seen, Witness};
 use crate::failure::Failure;
 
 const ALL: Share = Share { core: 0, cores: 1 };
@@ -45,6 +48,10 @@ pub(crate) struct Process {
     pub(crate) wanted: BTreeMap<ShardId, Wanted>,
     /// By shard: the epoch that it was seen in last.
     epochs: BTreeMap<ShardId, Epoch>,
+    /// By shard: the epoch that it was heard to be over for.
+    fenced: BTreeMap<ShardId, Epoch>,
+    /// What it answers workers.
+    pub(crate) seen: Rc<RefCell<Seen>>,
 }
 
 /// Whether it runs.
@@ -79,6 +86,8 @@ impl Process {
     pub(crate) fn new(world: &World, limits: Limits, host: usize, life: u64) -> Process {
         let endpoint = world.endpoint(limits);
         let endpoint_id = endpoint.id();
+        let seen = Rc::new(RefCell::new(Seen::default()));
+        let witness = Box::new(Witness::new(endpoint, Rc::clone(&seen)));
         let candidate = Candidate {
             life: None,
             name: format!("s{life}"),
@@ -89,7 +98,7 @@ impl Process {
         };
         Process {
             life,
-            core: Core::with_on_closed(Box::new(endpoint), OnClosed::AwaitReconnect, []),
+            core: Core::with_on_closed(witness, OnClosed::AwaitReconnect, []),
             endpoint: endpoint_id,
             caller: Caller::new(life, Some(candidate)),
             ours: None,
@@ -99,6 +108,8 @@ impl Process {
             power: Power::On,
             wanted: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            fenced: BTreeMap::new(),
+            seen,
         }
     }
 
@@ -174,9 +185,32 @@ impl Process {
             && other > epoch
         {
             self.core.fence(shard, other);
+            self.fenced.insert(shard, other);
         }
         let pause = RETRY_FIRST * 2_u32.saturating_pow(failures - 1);
         (pause.min(RETRY_MAX), is_reported.then_some(lost))
+    }
+
+    /// Looks whether it has answered workers since the last time though it knew that another server
+    /// is the head.
+    pub(crate) fn check_answers(&mut self) -> Result<(), Failure> {
+        let answers = self.seen.borrow_mut().take_answers();
+        for (shard, epoch) in answers {
+            let placed = self.placed.as_ref();
+            let Some((ours, chain)) =
+                placed.and_then(|(ours, placement)| Some((*ours, placement.chain(shard)?)))
+            else {
+                continue;
+            };
+            let fenced = self.fenced.get(&shard).copied().unwrap_or_default();
+            let known = chain.epoch.max(fenced);
+            let station = chain.station(ours);
+            let is_head = station.is_some_and(|it| it.place == 0 && it.holds == Holds::Everything);
+            if !is_head || fenced > chain.epoch {
+                return Err(Failure::FencedAnswered { server: ours, shard, epoch, known });
+            }
+        }
+        Ok(())
     }
 
     /// Looks whether the epochs of its shards have gone on.

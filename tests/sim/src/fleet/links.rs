@@ -13,6 +13,7 @@ use wire::{ChainReport, Epoch, Incarnation, Observation, Placement, ShardId, Tim
 
 use super::host::{Power, Tried, host_of};
 use super::{Fleet, Happening, Stirred};
+use crate::cluster::Guest;
 use crate::failure::Failure;
 
 /// How long connecting to a successor, with its handshake, may take.
@@ -149,16 +150,18 @@ impl Fleet {
 
     /// A link of a worker, or of a reader, to a shard's head as its watch knows it, with the
     /// chain's epoch. If that server is gone or says no, the link is over soon.
-    pub(crate) fn link(&mut self, watch: usize, worker: WorkerId, shard: ShardId) -> (Link, Epoch) {
-        let now = self.world.now();
+    pub(crate) fn link(&mut self, guest: Guest, shard: ShardId) -> (Link, Epoch) {
+        let (now, watch) = (self.world.now(), guest.watch);
         let (ours, theirs) = self.world.link();
         let theirs = Link::Simulated(theirs);
         let known = &self.known[watch];
         let chain = known.chain(shard).expect("a placement names all shards");
         let epoch = chain.epoch;
         let Some(&head) = chain.replicas.first() else { return (Link::Simulated(ours), epoch) };
-        let there = self.hosts[host_of(known, head)].as_mut();
-        let there = there.filter(|process| process.power == Power::On);
+        let host = host_of(known, head);
+        let is_parted = self.is_parted(now, host, watch);
+        let there = self.hosts[host].as_mut();
+        let there = there.filter(|process| process.power == Power::On && !is_parted);
         // Who was just sent away waits for news before it asks again.
         let last = self.linked.insert((watch, shard), (now, epoch));
         let is_again = last.is_some_and(|(at, known)| known == epoch && now < at + AGAIN_AFTER);
@@ -167,12 +170,15 @@ impl Fleet {
             Some(process) => {
                 let who = Who {
                     shard,
-                    worker,
-                    incarnation: Incarnation::new(1),
+                    worker: guest.id,
+                    incarnation: guest.life,
                     epoch,
                     message_bytes_max: self.limits.message_bytes_max,
                 };
-                process.core.adopt(theirs, who).expect("an end of its own world");
+                let peer = process.core.adopt(theirs, who).expect("an end of its own world");
+                if let Some(peer) = peer {
+                    process.seen.borrow_mut().note_worker(peer, shard);
+                }
                 self.stirred = Stirred::Yes;
             }
             None => {

@@ -14,15 +14,17 @@ mod control;
 mod council;
 mod host;
 mod links;
+mod parting;
 mod store;
 mod strikes;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use server::coordinator::{self, ConnectionId, Entry, Probe};
 use shard::ShardSpec;
-use transport::simulated::World;
+use transport::simulated::{EndpointId, World};
 use transport::{Limits, Link};
 use wire::{Epoch, Placement, ServerId, ShardId, Time};
 
@@ -85,6 +87,10 @@ pub(crate) struct Fleet {
     cut_off: Vec<(Node, Node, Time)>,
     /// Hosts that do not reach each other until then.
     shut: Vec<(usize, usize, Time)>,
+    /// Hosts and watches whose sessions do not reach each other until then.
+    parted: Vec<(usize, usize, Time)>,
+    /// By watch: the endpoint of its session.
+    guests: Vec<Option<EndpointId>>,
     /// Until when servers may be put out since two coordinators run, or did.
     doubled_until: Time,
     /// By watch and shard: when it was last linked, and in which epoch.
@@ -122,6 +128,8 @@ pub struct Counts {
     pub freezes: u64,
     /// Pairs of servers that lost each other.
     pub splits: u64,
+    /// Heads that lost everybody but some who ask them.
+    pub partings: u64,
     /// Servers that lost the coordinators, or were lost by them.
     pub cuts: u64,
     /// Coordinators that died.
@@ -170,7 +178,7 @@ enum Happening {
     Returns(usize),
     /// Somebody has something to do.
     Wakes,
-    Reunite(transport::simulated::EndpointId, transport::simulated::EndpointId),
+    Reunite(EndpointId, EndpointId),
 }
 
 impl Fleet {
@@ -202,6 +210,8 @@ impl Fleet {
             failed: None,
             cut_off: Vec::new(),
             shut: Vec::new(),
+            parted: Vec::new(),
+            guests: vec![None; watches],
             doubled_until: now,
             linked: BTreeMap::new(),
             unanswered: Vec::new(),
@@ -279,6 +289,9 @@ impl Fleet {
                 continue;
             };
             while process.core.turn() {}
+            if let Err(failure) = process.check_answers() {
+                self.failed.get_or_insert(failure);
+            }
             process.core.park(process.core.now() + PARK_MAX);
             let said = process.core.news().drain(..);
             news.extend(said.map(|news| (host, process.life, news)));

@@ -25,9 +25,9 @@ const DELAY_NS: RangeInclusive<u64> = 10_000..=200_000;
 
 const MILLISECOND_NS: u64 = 1_000_000;
 /// How long a server is frozen, shut off or away at most, in nanoseconds.
-const AWAY_NS_MAX: u64 = 900 * MILLISECOND_NS;
+pub(super) const AWAY_NS_MAX: u64 = 900 * MILLISECOND_NS;
 /// How long a server does not reach a coordinator at most, in nanoseconds.
-const CUT_NS_MAX: u64 = 2000 * MILLISECOND_NS;
+pub(super) const CUT_NS_MAX: u64 = 2000 * MILLISECOND_NS;
 /// How long a coordinator is away or frozen at most, in nanoseconds.
 const LEADERLESS_NS_MAX: u64 = 1500 * MILLISECOND_NS;
 /// How long the last words of a server that dies are lost at most, in nanoseconds.
@@ -38,7 +38,7 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 
 /// What a strike must leave of each chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Struck {
+pub(super) enum Struck {
     /// What the server holds is gone.
     Dies,
     /// It may be put out where there is another.
@@ -55,8 +55,9 @@ impl Fleet {
             Strikes::Silence => return self.go_out(now, host),
             Strikes::Apart if self.random.below(2) == 0 => return self.split_head(now),
             Strikes::Apart => return self.cut_off(now, host),
+            Strikes::Parted => return self.part(now),
         }
-        match self.random.below(17) {
+        match self.random.below(19) {
             0..=2 => self.crash(now, host),
             3 => self.go_out(now, host),
             4 | 5 => self.freeze(now, host),
@@ -74,11 +75,12 @@ impl Fleet {
                 self.counts.resets += 1;
                 self.control.reset_some(now);
             }
+            16 | 17 => self.part(now),
             _ => self.order_move(now),
         }
     }
 
-    fn within(&mut self, now: Time, ns_max: u64) -> Time {
+    pub(super) fn within(&mut self, now: Time, ns_max: u64) -> Time {
         now + Duration::from_nanos(self.random.below(ns_max))
     }
 
@@ -90,7 +92,7 @@ impl Fleet {
     }
 
     /// Whether a strike leaves each chain of the server at this host a good replica.
-    fn may_strike(&self, now: Time, host: usize, struck: Struck) -> bool {
+    pub(super) fn may_strike(&self, now: Time, host: usize, struck: Struck) -> bool {
         let Some(process) = self.hosts[host].as_ref().filter(|it| it.power == Power::On) else {
             return false;
         };
@@ -114,7 +116,7 @@ impl Fleet {
         self.placements().all(|placement| placement.chains.iter().all(survives))
     }
 
-    fn trouble(&mut self, host: usize, until: Time) {
+    pub(super) fn trouble(&mut self, host: usize, until: Time) {
         if let Some(process) = &mut self.hosts[host] {
             process.troubled_until = process.troubled_until.max(until + AFTERMATH);
         }
@@ -357,6 +359,7 @@ impl Fleet {
         self.calm = Calm::Yes;
         self.events_left = 0;
         self.shut.clear();
+        self.parted.clear();
         self.cut_off.clear();
         self.control.calm();
         self.world.heal();
