@@ -1,9 +1,10 @@
 //! Hot keys: which few keys a shard is asked for most often.
 //!
 //! Owns a sketch of the keys that are pulled: a fixed number of counters, in sets of a few ways, of
-//! which a new key takes over the smallest (Metwally, Agrawal, El Abbadi, "Efficient computation of
-//! frequent and top-k elements in data streams", 2005, cut into sets). One key in [`SAMPLE_KEYS`] is
-//! looked at, so that a pull pays next to nothing. What is done about hot keys is left to workers.
+//! which a new key takes over the smallest (Metwally, Agrawal, El Abbadi, "Efficient computation
+//! of frequent and top-k elements in data streams", 2005, cut into sets). One key in
+//! [`SAMPLE_KEYS`] is looked at, so that a pull pays next to nothing. What is done about hot keys
+//! is left to workers.
 //!
 //! Invariant: a counter is never below how often its key was looked at since it came, halvings
 //! aside, and exceeds that by its `over` at most.

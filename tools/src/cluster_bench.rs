@@ -11,7 +11,7 @@ use clap::Args;
 use kernels::Isa;
 use transport::Limits;
 use transport::tcp::TcpBackend;
-use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
+use worker::{ClusterSpec, Dial, JobId, Reading, Timeouts, Watch, WorkerId};
 
 use crate::failure::Failure;
 use crate::flags::{Count, TransportFlag};
@@ -99,6 +99,11 @@ impl Rig {
 
     /// A session that has pushed each key once.
     pub(crate) fn load(&self) -> Result<ClusterLoad, Failure> {
+        self.load_by(0.0)
+    }
+
+    /// The same; batches are drawn by a law of Zipf.
+    pub(crate) fn load_by(&self, zipf_exponent: f64) -> Result<ClusterLoad, Failure> {
         let arguments = &self.arguments;
         let spec = ClusterLoadSpec {
             cluster: ClusterSpec {
@@ -112,12 +117,14 @@ impl Rig {
                     connect_max: CONNECT_MAX,
                 },
                 patience: PATIENCE,
+                reading: Reading::Heads,
             },
             job: JobId::new(RandomState::new().build_hasher().finish()),
             resident_keys: arguments.resident.0,
             keys_per_request: arguments.keys.0,
             dim: arguments.dim,
             in_flight: usize::from(arguments.in_flight),
+            zipf_exponent,
             seed: arguments.seed,
         };
         spec.check().map_err(Failure::usage)?;
@@ -131,14 +138,18 @@ impl Rig {
 
     /// Processor time that all servers together have taken so far.
     pub(crate) fn servers_time(&mut self) -> Result<Duration, Failure> {
+        Ok(self.time_by_server()?.into_iter().sum())
+    }
+
+    /// Processor time that each server has taken so far.
+    pub(crate) fn time_by_server(&mut self) -> Result<Vec<Duration>, Failure> {
         let cluster = &mut self.cluster;
-        let mut sum = Duration::ZERO;
-        for &server in &cluster.servers {
+        let time = |&server: &usize| {
             let child = cluster.children.child(server);
             let gone = || Failure::failed(format!("{} has ended", child.name()));
-            sum += child.processor_time().ok_or_else(gone)?;
-        }
-        Ok(sum)
+            child.processor_time().ok_or_else(gone)
+        };
+        cluster.servers.iter().map(time).collect()
     }
 }
 

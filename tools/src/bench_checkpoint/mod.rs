@@ -29,8 +29,8 @@ use wire::{
     Ask, Candidate, CheckpointStatus, ClusterStatus, RestoredFrom, ToCoordinator, ToMember,
 };
 use worker::{
-    Dial, Incarnation, JobId, Join, Session, Staleness, TableId, Then, Timeouts, Watch, WorkerId,
-    connect_cluster,
+    Dial, Incarnation, JobId, Join, Reading, Session, Staleness, TableId, Then, Timeouts, Watch,
+    WorkerId, connect_cluster,
 };
 
 use self::plain::{forget, read_plain, write_plain};
@@ -186,10 +186,9 @@ impl Running {
     }
 
     fn session(&self, worker: WorkerId, dim: u16) -> Result<Session, Failure> {
-        let address = self.coordinator.address().to_string();
-        let watch = Watch::start(&[address], CLUSTER).map_err(Failure::failed)?;
+        let watch = Watch::start(&[self.coordinator.address().to_string()], CLUSTER);
         let spec = worker::ClusterSpec {
-            placements: Arc::new(watch),
+            placements: Arc::new(watch.map_err(Failure::failed)?),
             dial: Dial {
                 worker,
                 incarnation: Incarnation::new(1),
@@ -199,6 +198,7 @@ impl Running {
                 connect_max: Duration::from_secs(2),
             },
             patience: WAIT_MAX,
+            reading: Reading::Heads,
         };
         let mut session = connect_cluster(&spec).map_err(Failure::failed)?;
         let deadline = session.now() + WAIT_MAX;

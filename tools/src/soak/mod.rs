@@ -18,7 +18,7 @@ use kernels::Isa;
 use serde::Serialize;
 use transport::Limits;
 use transport::tcp::TcpBackend;
-use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
+use worker::{ClusterSpec, Dial, JobId, Reading, Timeouts, Watch, WorkerId};
 
 pub(crate) use self::args::SoakArgs;
 pub(crate) use self::faults::FaultFlag;
@@ -194,6 +194,7 @@ fn cluster_spec(placements: &Arc<Watch>) -> ClusterSpec {
             connect_max: CONNECT_MAX,
         },
         patience: PATIENCE,
+        reading: Reading::Heads, // What is acknowledged is compared with all that is read.
     }
 }
 

@@ -21,7 +21,7 @@ use worker::{
 use super::plan::{Coordinated, Plan, ServersWanted, StartedAs};
 use crate::cluster::CLUSTER;
 use crate::failure::Failure;
-use crate::flags::TransportFlag;
+use crate::flags::{ReadFlag, TransportFlag};
 use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren, wait_ready};
 use crate::rdma::{RdmaArgs, backend};
 
@@ -72,6 +72,7 @@ pub(crate) struct Contact {
     pub(crate) places: Vec<String>,
     /// Who knows the places instead, where shards move.
     pub(crate) coordinated: Option<Coordinated>,
+    pub(crate) read: ReadFlag,
     pub(crate) transport: TransportFlag,
     pub(crate) rdma: RdmaArgs,
 }
@@ -108,7 +109,8 @@ impl Cluster {
             (ServersWanted::Running(places), _) => {
                 let (places, rdma) = (places.clone(), plan.rdma.clone());
                 let transport = plan.transport;
-                let contact = Contact { places, coordinated: None, transport, rdma };
+                let contact =
+                    Contact { places, coordinated: None, read: plan.read, transport, rdma };
                 contact.places()?;
                 Ok(Cluster::remote(Remote { contact, _sockets: None, _processes: None }))
             }
@@ -214,7 +216,8 @@ impl Contact {
             return connect(&spec).map_err(Failure::failed);
         };
         let watch = Watch::start(addresses, cluster).map_err(Failure::failed)?;
-        let spec = ClusterSpec { placements: Arc::new(watch), dial, patience: PATIENCE };
+        let (placements, reading) = (Arc::new(watch), self.read.reading());
+        let spec = ClusterSpec { placements, dial, patience: PATIENCE, reading };
         connect_cluster(&spec).map_err(Failure::failed)
     }
 
@@ -267,7 +270,7 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
     }
     let places = wait_ready(children, &numbers)?;
     let (transport, rdma) = (plan.transport, plan.rdma.clone());
-    let contact = Contact { places, coordinated: None, transport, rdma };
+    let contact = Contact { places, coordinated: None, read: plan.read, transport, rdma };
     Ok(Remote { contact, _sockets: sockets, _processes: None })
 }
 
@@ -280,7 +283,8 @@ fn server_children(plan: &Plan) -> ServerChildren {
 /// How a worker reaches a cluster by its coordinator.
 fn coordinated_contact(plan: &Plan, coordinated: Coordinated) -> Contact {
     let (transport, rdma) = (plan.transport, plan.rdma.clone());
-    Contact { places: Vec::new(), coordinated: Some(coordinated), transport, rdma }
+    let (places, read) = (Vec::new(), plan.read);
+    Contact { places, coordinated: Some(coordinated), read, transport, rdma }
 }
 
 /// Starts a coordinator and servers as processes, each shard on some of them.
