@@ -6,17 +6,17 @@
 //! Invariant: each push adds one to each value of its keys, so once everything is acknowledged a
 //! row holds exactly what was pushed to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use learn::INCARNATION;
 use shard::rule::{Sum, table_spec};
-use wire::Time;
+use wire::{ServerId, Time};
 use worker::{
-    ClusterSpec, JobId, Join, Session, Staleness, TableId, Then, WorkerError, WorkerId,
-    connect_cluster,
+    ClusterSpec, Counts, JobId, Join, Reading, Session, Staleness, TableId, Then, WorkerError,
+    WorkerId, connect_cluster,
 };
 
 use crate::error::SpecError;
@@ -47,6 +47,8 @@ pub struct ClusterLoadSpec {
     pub dim: u16,
     /// Pushes that are under way.
     pub in_flight: usize,
+    /// 0 draws all keys alike; 0.99 is the usual skew.
+    pub zipf_exponent: f64,
     /// Draws the keys.
     pub seed: u64,
 }
@@ -60,6 +62,15 @@ pub struct ClusterLoad {
     /// By batch.
     pushes: Vec<u64>,
     requests: usize,
+}
+
+/// Pulls that were answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// How many.
+    pub pulls: u64,
+    /// Values that lack what was pushed before.
+    pub wrong: u64,
 }
 
 impl ClusterLoadSpec {
@@ -78,6 +89,7 @@ impl ClusterLoadSpec {
             resident_keys: self.resident_keys,
             dim: usize::from(self.dim),
             in_flight: self.in_flight,
+            zipf_exponent: self.zipf_exponent,
             seed: self.seed,
             ..PushPullSpec::default()
         }
@@ -145,6 +157,53 @@ impl ClusterLoad {
             acknowledged.fetch_add(self.spec.keys_per_request as u64, Ordering::Relaxed);
         }
         Ok(self.session.wait_pushes(0, deadline(&self.session))?)
+    }
+
+    /// Whether pulls go to replicas that are not the head, from here on.
+    pub fn read_from(&mut self, reading: Reading) {
+        self.session.read_from(reading);
+    }
+
+    /// Keys of pulls that each server was asked for so far.
+    pub fn keys_by_server(&self) -> HashMap<ServerId, u64> {
+        self.session.keys_by_server().collect()
+    }
+
+    /// What the session has counted.
+    pub fn counts(&self) -> Counts {
+        self.session.counts()
+    }
+
+    /// Pulls one batch after another while `goes_on` says so, several at a time, and compares what
+    /// comes with what was pushed. How many.
+    ///
+    /// # Errors
+    ///
+    /// The session cannot go on.
+    pub fn pull_while(&mut self, mut goes_on: impl FnMut() -> bool) -> Result<Pulled, SoakError> {
+        let mut under_way = VecDeque::new();
+        let (mut pulled, mut next) = (Pulled::default(), 0);
+        loop {
+            let more = goes_on();
+            if more {
+                let number = next % self.keys.batches.len();
+                let split = self.session.split(&self.keys.batches[number])?;
+                let ticket = self.session.pull(TABLE, &split, self.spec.dim)?;
+                under_way.push_back((number, ticket));
+                next += 1;
+            }
+            if under_way.len() < self.spec.in_flight && more {
+                continue;
+            }
+            let Some((number, ticket)) = under_way.pop_front() else { return Ok(pulled) };
+            let until = deadline(&self.session);
+            let values = self.session.wait_pull(ticket, until)?;
+            // Each key was pushed once before, and in each push of its batch; it may be in others.
+            let pushed_min = (1 + self.pushes[number]) as f32;
+            pulled.wrong += values.iter().filter(|&&value| value < pushed_min).count() as u64;
+            pulled.pulls += 1;
+            self.session.recycle(values);
+        }
     }
 
     /// Compares every row with what was pushed to it, and leaves the job.

@@ -32,7 +32,7 @@ mod turns;
 mod verify;
 
 pub use bystander::Precedence;
-pub use cluster_load::{ClusterLoad, ClusterLoadSpec};
+pub use cluster_load::{ClusterLoad, ClusterLoadSpec, Pulled};
 pub use codec::{CodecRow, CodecSpec, Trained, render_codecs, run_codecs};
 pub use codec_stream::{CodecBatch, CodecStream};
 pub use crowd::{Crowd, CrowdError, CrowdLoad, CrowdTally, HARMFUL, Manner, crowd_work};

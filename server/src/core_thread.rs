@@ -15,7 +15,7 @@ use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
 use transport::tcp;
 use transport::{Link, Transport, Waker};
-use wire::{Epoch, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId};
+use wire::{Epoch, Flags, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId};
 
 use crate::budget::Budget;
 use crate::chain_links::{ChainLinks, LinkNews};
@@ -243,6 +243,11 @@ impl Server {
         match follows {
             true if hello.epoch() == chain.epoch && has_upstream => Ok(()),
             true => Err(Refusal::EpochMismatch { shard: chain.epoch }),
+            false if hello.flags().has(Flags::ANY_REPLICA) => {
+                let holds = station.is_some_and(|station| station.holds == Holds::Everything);
+                let reads = holds && hello.epoch() == chain.epoch;
+                if reads { Ok(()) } else { Err(Refusal::NotHead { shard: chain.epoch }) }
+            }
             false if is_head => Ok(()),
             false => Err(Refusal::NotHead { shard: chain.epoch }),
         }

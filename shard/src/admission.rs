@@ -54,6 +54,12 @@ impl Admission {
         }
     }
 
+    /// Whether everything up to a sequence is applied of which these are the low bits: it is less
+    /// than 2^15 away.
+    pub(crate) fn has_applied_upto(&self, low_bits: u16) -> bool {
+        low_bits.wrapping_sub(self.applied_upto as u16) as i16 <= 0
+    }
+
     /// Remembers that this fresh sequence was applied, and that it finished `tick` if there is
     /// one. Returns the newest clock that is finished now, if this finished any.
     pub(crate) fn applied(&mut self, sequence: Sequence, tick: Option<Clock>) -> Option<Clock> {
@@ -141,6 +147,16 @@ mod tests {
         assert_eq!(admission.applied(sequence(1), None), None);
         assert_eq!(admission.applied(sequence(2), None), Some(Clock::new(1)));
         assert_eq!(admission.applied(sequence(4), Some(Clock::new(2))), Some(Clock::new(2)));
+    }
+
+    #[test]
+    fn low_bits_tell_whether_all_up_to_a_sequence_is_applied_also_where_they_begin_anew() {
+        let mut admission = Admission { applied_upto: 65_534, ..Admission::default() };
+        assert!(admission.has_applied_upto(65_534) && !admission.has_applied_upto(65_535));
+        admission.applied(sequence(65_536), None);
+        assert!(!admission.has_applied_upto(0), "the one before is missing");
+        admission.applied(sequence(65_535), None);
+        assert!(admission.has_applied_upto(0) && !admission.has_applied_upto(1));
     }
 
     #[test]

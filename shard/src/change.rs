@@ -160,6 +160,7 @@ impl Shard {
             (Some(clock), Mutation::TicksTwice) => Some(clock.next()),
             (finished, _) => finished,
         };
+        self.progress |= job.note_pushed(header.worker());
         if let Some(clock) = finished {
             self.progress |= job.tick(header.worker(), clock);
         }

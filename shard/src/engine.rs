@@ -18,6 +18,7 @@ use zerocopy::IntoBytes;
 use crate::answer::{Outbox, REPLY_BYTES, Stamp};
 use crate::change::{Nowhere, Sink, is_change};
 use crate::decode::{Decoder, Encoder};
+use crate::hot::{HOT_KEYS_MAX, HotKey, HotKeys};
 use crate::job::Job;
 use crate::read::Pulled;
 use crate::room::Room;
@@ -69,6 +70,10 @@ pub enum Mutation {
     /// Servers do not compare the epochs of their chain: a successor takes operations of one that
     /// is over, and who sent them its word.
     StaleEpochsTaken,
+    /// A replica answers a pull that its own clocks do not permit yet.
+    ReplicasReadEarly,
+    /// A replica answers a pull without the pushes that its sender sent before.
+    OwnPushesMissed,
     /// A head answers before the tail has what the answer shows.
     AnswersNotHeld,
     /// A head answers pulls however long ago its chain last heard of it, and a new one at once.
@@ -129,6 +134,7 @@ pub struct Shard {
     pub(crate) places: Vec<u32>,
     pub(crate) progress: bool,
     pub(crate) tally: Tally,
+    pub(crate) hot: HotKeys,
     pub(crate) rests: Rests,
 }
 
@@ -163,6 +169,7 @@ impl Shard {
             places,
             progress: false,
             tally,
+            hot: HotKeys::default(),
             rests: Rests::No,
         }
     }
@@ -256,6 +263,11 @@ impl Shard {
     /// The slowest worker's clock and the furthest one's; none without a job.
     pub fn clocks(&self) -> Option<(Clock, Clock)> {
         self.job.as_ref().map(|job| (job.slowest(), job.furthest()))
+    }
+
+    /// The keys that it is asked for most, the hottest first.
+    pub fn hot_keys(&self) -> [HotKey; HOT_KEYS_MAX] {
+        self.hot.top()
     }
 
     /// Says what its tables may still take; `None` bounds them no more.

@@ -48,6 +48,8 @@ pub(crate) struct Member {
     clock: Clock,
     pub(crate) admission: Admission,
     pub(crate) known: KnownKeys,
+    /// Whether a pull waits here for pushes that its sender sent before it.
+    awaits_pushes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,6 +171,21 @@ impl Job {
     /// Whether a pull at this clock sees all it must see.
     pub(crate) fn may_read(&self, clock: Clock) -> bool {
         clock.get() <= self.slowest.get().saturating_add(self.join.staleness.clocks_max())
+    }
+
+    /// Whether all pushes are here that the sender of this pull sent before it. If not,
+    /// [`Job::note_pushed`] says when to look again. An observer has none.
+    pub(crate) fn has_pushes_before(&mut self, header: &Header) -> bool {
+        let Ok(member) = self.member(header.worker(), header.incarnation()) else { return true };
+        let has_all = member.admission.has_applied_upto(header.credit);
+        member.awaits_pushes |= !has_all;
+        has_all
+    }
+
+    /// A push of this worker was applied. Whether a pull of it waits for that.
+    pub(crate) fn note_pushed(&mut self, worker: WorkerId) -> bool {
+        let member = self.members.get_mut(worker.get() as usize);
+        member.is_some_and(|member| std::mem::take(&mut member.awaits_pushes))
     }
 
     /// A worker has finished the steps up to `clock`. Whether somebody may go on now.

@@ -5,7 +5,7 @@
 use kernels::codec::ValueCodec;
 use kernels::hash::mix;
 use wire::{
-    Carried, Coded, Encoding, HEADER_BYTES, Header, KeyForm, Keyed, Keys, Kind, Refusal,
+    Carried, Coded, Encoding, Flags, HEADER_BYTES, Header, KeyForm, Keyed, Keys, Kind, Refusal,
     ScanCursor, Seal, WorkerId,
 };
 use zerocopy::IntoBytes;
@@ -23,18 +23,25 @@ impl Shard {
         pulled: Pulled<'_>,
         outbox: &mut O,
     ) -> Result<(), Stop> {
-        let waits = header.worker() != WorkerId::OBSERVER && self.mutation != Mutation::ReadsEarly;
+        let anywhere = header.flags().has(Flags::ANY_REPLICA);
+        let early = self.mutation == Mutation::ReadsEarly
+            || anywhere && self.mutation == Mutation::ReplicasReadEarly;
+        let waits = header.worker() != WorkerId::OBSERVER && !early;
         let stamp = self.stamp();
         self.member_job(header)?;
         let job = self.job.as_mut().expect("the sender is of it");
-        let may_read = !waits || job.may_read(header.clock());
+        let has_own = !anywhere
+            || self.mutation == Mutation::OwnPushesMissed
+            || job.has_pushes_before(header);
+        let may_read = has_own && (!waits || job.may_read(header.clock()));
         let clock = job.moment(header).clock;
         // Before the wait: messages that come meanwhile may use what this one tells of keys.
         let keys = match pulled {
             Pulled::Plain(keys) => keys.as_slice(),
             Pulled::Coded(coded) => {
                 let member = job.member(header.worker(), header.incarnation());
-                let known = member.ok().map(|member| &mut member.known);
+                // What its sender tells a replica in passing, no push of it will name.
+                let known = member.ok().filter(|_| !anywhere).map(|member| &mut member.known);
                 self.decoder.pull_keys(header, coded, known)?
             }
         };
@@ -49,7 +56,8 @@ impl Shard {
         let seal = outbox.seal();
         let mut slot = outbox.acquire(HEADER_BYTES + body_bytes).ok_or(Stop::NoSlot)?;
         let body = &mut O::bytes_mut(&mut slot)[HEADER_BYTES..];
-        let mut places = matches!(pulled, Pulled::Coded(_)).then_some(&mut self.places);
+        let keeps_places = matches!(pulled, Pulled::Coded(_)) && !anywhere;
+        let mut places = keeps_places.then_some(&mut self.places);
         if codec == ValueCodec::F32 {
             table.pull(keys, floats_mut(body), seal, clock, places.as_deref_mut());
         } else {
@@ -57,6 +65,7 @@ impl Shard {
             table.pull(keys, rows, Seal::Body, clock, places.as_deref_mut());
             self.encoder.encode(codec, shape, body);
         }
+        self.hot.note(header.table(), keys);
         if let (Some(at), Ok(member)) = (places, job.member(header.worker(), header.incarnation()))
         {
             let places = Places { at, changes: table.changes() };
@@ -65,7 +74,8 @@ impl Shard {
         let answer = stamp.header(header, Kind::Values);
         let encoding = Encoding::new(KeyForm::Plain, codec.to_u8(), Carried::All).get();
         let width = shape.width() as u16;
-        stamp.send(outbox, slot, Header { keys: header.keys, width, encoding, ..answer });
+        let flags = if self.hot.is_hot() { Flags::HOT } else { Flags::NONE }.get();
+        stamp.send(outbox, slot, Header { flags, keys: header.keys, width, encoding, ..answer });
         self.tally.moved(header);
         Ok(())
     }

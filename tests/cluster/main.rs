@@ -12,6 +12,7 @@ mod crowds;
 mod death;
 mod doctor;
 mod failover;
+mod hot;
 mod lives;
 mod metrics;
 mod namespaces;

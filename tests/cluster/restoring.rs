@@ -18,8 +18,8 @@ use shard::rule::{Sum, table_spec};
 use transport::Limits;
 use transport::tcp::TcpBackend;
 use worker::{
-    ClusterSpec, Dial, Incarnation, JobId, Join, Session, Staleness, TableId, Then, Timeouts,
-    Watch, WorkerError, WorkerId, connect_cluster,
+    ClusterSpec, Dial, Incarnation, JobId, Join, Reading, Session, Staleness, TableId, Then,
+    Timeouts, Watch, WorkerError, WorkerId, connect_cluster,
 };
 
 use crate::{Files, gradwire, run, run_well, skipped, stderr, wait_for};
@@ -179,7 +179,7 @@ fn session(address: &str, worker: WorkerId, job: u64) -> Session {
         connect_max: Duration::from_secs(2),
     };
     let patience = Duration::from_secs(20);
-    let spec = ClusterSpec { placements: Arc::new(watch), dial, patience };
+    let spec = ClusterSpec { placements: Arc::new(watch), dial, patience, reading: Reading::Heads };
     let mut session = connect_cluster(&spec).expect("a session");
     let deadline = session.now() + Duration::from_secs(30);
     let join = Join { job: JobId::new(job), workers: WORKERS, staleness: Staleness::BSP };

@@ -17,8 +17,9 @@ use crate::doctor::Need;
 use crate::elastic::ElasticArgs;
 use crate::flags::{
     AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogFormat,
-    LogLevel, TransportFlag, WorkFlag, format_parser,
+    LogLevel, ReadFlag, TransportFlag, WorkFlag, format_parser,
 };
+use crate::hot::HotArgs;
 use crate::job_success::JobSuccessArgs;
 use crate::push_pull::COMMIT;
 use crate::rdma::RdmaArgs;
@@ -115,6 +116,9 @@ pub(crate) enum BenchCommand {
     Transport(LinkArgs),
     /// What a second replica of each shard costs its servers, in clusters of processes.
     Replication(ReplicationArgs),
+    /// Pulls of keys of which few are hot, from heads alone and from all replicas, in a cluster of
+    /// processes.
+    Hot(HotArgs),
     /// What slow workers cost, by how far workers may be apart, and what a spare one saves.
     Stragglers(StragglerArgs),
     /// What servers that join and leave do to a load, in a cluster of processes.
@@ -278,6 +282,10 @@ pub(crate) struct TrainArgs {
     /// was [default: 16].
     #[arg(long, help_heading = "Cluster", value_name = "N")]
     pub(crate) restarts: Option<u32>,
+    /// Which servers of a cluster answer pulls: heads, or other replicas of a shard as well
+    /// [default: auto].
+    #[arg(long, help_heading = "Cluster", value_enum)]
+    pub(crate) read: Option<ReadFlag>,
     /// How bytes move [default: auto].
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) transport: Option<TransportFlag>,

@@ -91,6 +91,11 @@ impl Rig {
 
     /// A session that has pushed each key once.
     pub(crate) fn load(&self) -> Result<ClusterLoad, Failure> {
+        self.load_by(0.0)
+    }
+
+    /// The same; batches are drawn by a law of Zipf.
+    pub(crate) fn load_by(&self, zipf_exponent: f64) -> Result<ClusterLoad, Failure> {
         let arguments = &self.arguments;
         let spec = ClusterLoadSpec {
             cluster: cluster_of(&self.placements, WorkerId::OBSERVER),
@@ -99,6 +104,7 @@ impl Rig {
             keys_per_request: arguments.keys.0,
             dim: arguments.dim,
             in_flight: usize::from(arguments.in_flight),
+            zipf_exponent,
             seed: arguments.seed,
         };
         spec.check().map_err(Failure::usage)?;
@@ -112,14 +118,18 @@ impl Rig {
 
     /// Processor time that all servers together have taken so far.
     pub(crate) fn servers_time(&mut self) -> Result<Duration, Failure> {
+        Ok(self.time_by_server()?.into_iter().sum())
+    }
+
+    /// Processor time that each server has taken so far.
+    pub(crate) fn time_by_server(&mut self) -> Result<Vec<Duration>, Failure> {
         let cluster = &mut self.cluster;
-        let mut sum = Duration::ZERO;
-        for &server in &cluster.servers {
+        let time = |&server: &usize| {
             let child = cluster.children.child(server);
             let gone = || Failure::failed(format!("{} has ended", child.name()));
-            sum += child.processor_time().ok_or_else(gone)?;
-        }
-        Ok(sum)
+            child.processor_time().ok_or_else(gone)
+        };
+        cluster.servers.iter().map(time).collect()
     }
 }
 

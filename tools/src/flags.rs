@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use learn::data::{BadRows, Format};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
-use worker::{CodecChoice, Expiry, KeyAdmission, Staleness};
+use worker::{CodecChoice, Expiry, KeyAdmission, Reading, Staleness};
 
 /// How what is logged is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -224,6 +224,30 @@ impl fmt::Display for TransportFlag {
             TransportFlag::Epoll => "epoll",
             TransportFlag::Verbs => "verbs",
         })
+    }
+}
+
+/// Which servers of a chain answer pulls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ReadFlag {
+    /// Heads answer all.
+    Heads,
+    /// Replicas behind them answer, too, where a few keys are asked for much more than others.
+    #[default]
+    Auto,
+    /// Replicas answer, too, on all shards.
+    Replicas,
+}
+
+impl ReadFlag {
+    /// As sessions have it.
+    pub(crate) fn reading(self) -> Reading {
+        match self {
+            ReadFlag::Heads => Reading::Heads,
+            ReadFlag::Auto => Reading::Auto,
+            ReadFlag::Replicas => Reading::Replicas,
+        }
     }
 }
 

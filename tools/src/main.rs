@@ -19,6 +19,7 @@ mod elastic;
 mod failure;
 mod files;
 mod flags;
+mod hot;
 mod job_success;
 mod link;
 mod memory_here;
@@ -92,6 +93,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(BenchCommand::Checkpoint(arguments)) => bench_checkpoint::run(&arguments),
         Command::Bench(BenchCommand::Transport(arguments)) => link::run(&arguments),
         Command::Bench(BenchCommand::Replication(arguments)) => replication::run(&arguments),
+        Command::Bench(BenchCommand::Hot(arguments)) => hot::run(&arguments),
         Command::Bench(BenchCommand::Stragglers(arguments)) => stragglers::run(&arguments),
         Command::Bench(BenchCommand::Elastic(arguments)) => elastic::run(&arguments),
         Command::Bench(BenchCommand::JobSuccess(arguments)) => job_success::run(&arguments),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use transport::Limits;
 use transport::tcp::TcpBackend;
-use worker::{ClusterSpec, Dial, JobId, Timeouts, Watch, WorkerId};
+use worker::{ClusterSpec, Dial, JobId, Reading, Timeouts, Watch, WorkerId};
 
 use crate::failure::Failure;
 
@@ -42,5 +42,10 @@ pub(crate) fn dial(worker: WorkerId) -> Dial {
 
 /// How a worker reaches the servers of a cluster.
 pub(crate) fn cluster_of(placements: &Arc<Watch>, worker: WorkerId) -> ClusterSpec {
-    ClusterSpec { placements: Arc::clone(placements), dial: dial(worker), patience: PATIENCE }
+    ClusterSpec {
+        placements: Arc::clone(placements),
+        dial: dial(worker),
+        patience: PATIENCE,
+        reading: Reading::Heads, // What is acknowledged is compared with all that is read.
+    }
 }

@@ -13,7 +13,7 @@ use crate::status::Status;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 
 /// The version of the wire that this build speaks.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 // layout-begin
 /// The header as it stands on the wire. Little-endian, no padding, 64 bytes.
@@ -50,7 +50,8 @@ pub struct Header {
     pub body_bytes: u32,
     /// How many f32 a key has in the body.
     pub width: u16,
-    /// Answer: requests that the worker may have in flight on this shard.
+    /// Answer: requests that the worker may have in flight on this shard. In a pull that any
+    /// replica may answer, the low bits of the number of the worker's last push before it.
     pub credit: u16,
     /// CRC32C of the body, if the flag `BODY_CHECKED` is set, else 0.
     pub body_crc: u32,
@@ -163,6 +164,11 @@ impl Flags {
     pub const MORE: Flags = Flags(4);
     /// This piece of a message is not its first one.
     pub const CONTINUES: Flags = Flags(8);
+    /// Any replica of the chain may answer this pull; in a hello, the sender will send only such.
+    pub const ANY_REPLICA: Flags = Flags(16);
+    /// A few keys of this shard are a good part of what is pulled from it: other replicas may be
+    /// asked, too.
+    pub const HOT: Flags = Flags(32);
 
     /// Both sets of bits.
     pub const fn with(self, other: Flags) -> Flags {

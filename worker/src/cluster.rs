@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use kernels::Isa;
 use transport::Waker;
-use wire::{Epoch, Placement, Routing, RoutingError, ServerId, ShardId};
+use wire::{Chain, Epoch, Flags, Member, Placement, Routing, RoutingError, ServerId, ShardId};
 
 use crate::connect::{ConnectError, Dial, Hello, Place, ask, greet, open};
+use crate::replicas::{Reading, RouteTo};
 use crate::routes::{Route, Routes};
 use crate::session::{Session, SessionSpec};
 use crate::watch::{Watch, WatchError};
@@ -42,6 +43,8 @@ pub struct ClusterSpec {
     pub dial: Dial,
     /// How long there may be no placement, or a shard without a server that answers.
     pub patience: Duration,
+    /// Whether pulls go to replicas that are not the head.
+    pub reading: Reading,
 }
 
 /// Why there is no session with a cluster.
@@ -120,7 +123,7 @@ fn try_connect(spec: &ClusterSpec, until: Instant) -> Result<Session, ClusterErr
     let mut session = Session::new(SessionSpec {
         transport,
         peers,
-        servers: heads.iter().map(Head::name).collect(),
+        servers: heads.iter().map(Answerer::name).collect(),
         routing,
         worker: dial.worker,
         incarnation: dial.incarnation,
@@ -129,23 +132,26 @@ fn try_connect(spec: &ClusterSpec, until: Instant) -> Result<Session, ClusterErr
     });
     let epochs: Vec<Epoch> = heads.iter().map(|head| head.epoch).collect();
     session.set_epochs(&epochs);
+    session.set_hosts(&heads.iter().map(|head| head.server).collect::<Vec<_>>());
+    session.read_from(spec.reading);
     dial.connect_max = dial.connect_max.min(RECONNECT_MAX);
     let routes = Guide::start(Arc::clone(&spec.placements), dial, epochs, waker);
     session.follow(Box::new(routes.map_err(ClusterError::Thread)?), spec.patience);
     Ok(session)
 }
 
-/// Who answers for a shard.
+/// A server that answers for a shard: its head, or for pulls alone a replica behind it.
 #[derive(Clone, Debug)]
-struct Head {
+struct Answerer {
     shard: ShardId,
     epoch: Epoch,
+    to: RouteTo,
     server: ServerId,
     server_name: String,
     place: Place,
 }
 
-impl Head {
+impl Answerer {
     /// What errors call it.
     fn name(&self) -> String {
         format!("{} ({}) at {}, {}", self.server_name, self.server, self.place, self.shard)
@@ -153,28 +159,59 @@ impl Head {
 
     fn greet(&self, isa: Isa, dial: &Dial) -> Result<transport::Link, ConnectError> {
         let message_bytes_max = dial.limits.message_bytes_max;
-        let hello = Hello { shard: self.shard.get(), epoch: self.epoch, message_bytes_max };
+        let flags = match self.to {
+            RouteTo::Head => Flags::NONE,
+            RouteTo::Replica => Flags::ANY_REPLICA,
+        };
+        let hello = Hello { shard: self.shard.get(), epoch: self.epoch, flags, message_bytes_max };
         greet(isa, &self.place, hello, dial)
     }
 }
 
 /// Who answers for a shard in a placement.
-fn head(placement: &Placement, shard: usize) -> Result<Head, ClusterError> {
+fn head(placement: &Placement, shard: usize) -> Result<Answerer, ClusterError> {
     let shard = ShardId::new(u16::try_from(shard).expect("`Placement::check` has bounded them"));
     let (Some(chain), Some(member)) = (placement.chain(shard), placement.head(shard)) else {
         let (epoch, cause) = (placement.epoch, placement.cause.clone());
         return Err(ClusterError::ShardLost { shard, epoch, cause });
     };
+    answerer(shard, chain, member, RouteTo::Head)
+}
+
+fn answerer(
+    shard: ShardId,
+    chain: &Chain,
+    member: &Member,
+    to: RouteTo,
+) -> Result<Answerer, ClusterError> {
     let server = member.server;
     let wrong = |_| ClusterError::Place { server, place: member.place.clone() };
     let place = Place::from_str(&member.place).map_err(wrong)?;
-    Ok(Head { shard, epoch: chain.epoch, server, server_name: member.name.clone(), place })
+    let (epoch, server_name) = (chain.epoch, member.name.clone());
+    Ok(Answerer { shard, epoch, to, server, server_name, place })
+}
+
+/// The replicas behind the head of a shard that a wish is for.
+fn replicas(placement: &Placement, shard: usize, wish: &ReplicaWish) -> Vec<Answerer> {
+    let Ok(shard) = u16::try_from(shard).map(ShardId::new) else { return Vec::new() };
+    let Some(chain) = placement.chain(shard) else { return Vec::new() };
+    let behind = chain.replicas.iter().skip(1).filter(|&&server| wish.is_for(server));
+    let members = behind.filter_map(|&server| placement.member(server));
+    members.filter_map(|it| answerer(shard, chain, it, RouteTo::Replica).ok()).collect()
 }
 
 /// A session's side of the thread that makes its links.
 struct Guide {
-    wants: Sender<(ShardId, Epoch)>,
+    wants: Sender<Want>,
     found: Receiver<Route>,
+}
+
+/// What a session asks for.
+enum Want {
+    /// A link to the head of a shard, whose epoch it knows as this one.
+    Head(ShardId, Epoch),
+    /// Links to replicas of a shard; or to one, which was lost.
+    Replicas(ShardId, Option<ServerId>),
 }
 
 impl Guide {
@@ -185,10 +222,11 @@ impl Guide {
         epochs: Vec<Epoch>,
         waker: Waker,
     ) -> Result<Guide, std::io::Error> {
-        // A session wants each shard once until it gets a link, so both are bounded by shards.
+        // A session wants each link once until it gets one, so both are bounded by its links.
         let (wants, wanted) = channel();
         let (sender, found) = sync_channel(epochs.len());
-        let shards = epochs.into_iter().map(|epoch| Shard { epoch, wish: None }).collect();
+        let shard = |epoch| Shard { epoch, wish: None, reads_replicas: false, replicas: None };
+        let shards = epochs.into_iter().map(shard).collect();
         let isa = Isa::detect();
         let scout = Scout { placements, dial, isa, shards, sender, waker };
         thread::Builder::new().name("routes".to_owned()).spawn(move || scout.run(&wanted))?;
@@ -203,7 +241,11 @@ impl Routes for Guide {
 
     fn want(&mut self, shard: ShardId, epoch: Epoch) {
         // A thread that ended by a panic hears nothing: the session's patience ends by itself.
-        let _ = self.wants.send((shard, epoch));
+        let _ = self.wants.send(Want::Head(shard, epoch));
+    }
+
+    fn want_replicas(&mut self, shard: ShardId, lost: Option<ServerId>) {
+        let _ = self.wants.send(Want::Replicas(shard, lost));
     }
 }
 
@@ -223,6 +265,17 @@ struct Shard {
     /// Of the newest link that was handed over.
     epoch: Epoch,
     wish: Option<Wish>,
+    /// Whether the session wants links to its replicas, too.
+    reads_replicas: bool,
+    /// Those that are to be made.
+    replicas: Option<ReplicaWish>,
+}
+
+/// Links to replicas that are to be made.
+struct ReplicaWish {
+    wish: Wish,
+    /// To these; none: to all.
+    servers: Option<Vec<ServerId>>,
 }
 
 /// A link that is to be made.
@@ -232,12 +285,34 @@ struct Wish {
     retry: Duration,
 }
 
+impl Wish {
+    fn new() -> Wish {
+        Wish { at: Instant::now(), retry: RETRY_FIRST }
+    }
+
+    /// Whether it is time; if so, it is time again after a longer while.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.at <= now;
+        if is_due {
+            (self.at, self.retry) = (now + self.retry, (2 * self.retry).min(RETRY_MAX));
+        }
+        is_due
+    }
+}
+
+impl ReplicaWish {
+    fn is_for(&self, server: ServerId) -> bool {
+        self.servers.as_ref().is_none_or(|servers| servers.contains(&server))
+    }
+}
+
 impl Scout {
-    fn run(mut self, wanted: &Receiver<(ShardId, Epoch)>) {
+    fn run(mut self, wanted: &Receiver<Want>) {
         let mut placement_seen = Epoch::default();
         loop {
             match wanted.recv_timeout(self.until_next()) {
-                Ok((shard, epoch)) => self.note_want(shard, epoch),
+                Ok(Want::Head(shard, epoch)) => self.note_want(shard, epoch),
+                Ok(Want::Replicas(shard, lost)) => self.note_replicas_wanted(shard, lost),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -253,8 +328,10 @@ impl Scout {
     /// How long there is nothing to do.
     fn until_next(&self) -> Duration {
         let now = Instant::now();
-        let due = self.shards.iter().filter_map(|shard| shard.wish.as_ref());
-        let next = due.map(|wish| wish.at.saturating_duration_since(now)).min();
+        let replicas = |shard: &Shard| shard.replicas.as_ref().map(|it| it.wish.at);
+        let heads = |shard: &Shard| shard.wish.as_ref().map(|wish| wish.at);
+        let due = self.shards.iter().flat_map(|shard| [heads(shard), replicas(shard)]).flatten();
+        let next = due.map(|at| at.saturating_duration_since(now)).min();
         next.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
     }
 
@@ -271,7 +348,21 @@ impl Scout {
         let shard = &mut self.shards[shard.index()];
         // A route on its way to the session may have overtaken its word.
         if epoch >= shard.epoch {
-            shard.wish.get_or_insert(Wish { at: Instant::now(), retry: RETRY_FIRST });
+            shard.wish.get_or_insert_with(Wish::new);
+        }
+    }
+
+    /// The session wants links to replicas, or has lost one.
+    fn note_replicas_wanted(&mut self, shard: ShardId, lost: Option<ServerId>) {
+        let shard = &mut self.shards[shard.index()];
+        shard.reads_replicas = true;
+        let servers = lost.map(|lost| vec![lost]);
+        match (&mut shard.replicas, servers) {
+            (Some(ReplicaWish { servers: Some(all), .. }), Some(more)) => all.extend(more),
+            (Some(ReplicaWish { servers: None, .. }), Some(_)) => {}
+            (_, servers) => {
+                shard.replicas = Some(ReplicaWish { wish: Wish::new(), servers });
+            }
         }
     }
 
@@ -279,7 +370,9 @@ impl Scout {
     fn note_moved(&mut self, placement: &Placement) {
         for (shard, chain) in self.shards.iter_mut().zip(&placement.chains) {
             if chain.epoch > shard.epoch {
-                shard.wish = Some(Wish { at: Instant::now(), retry: RETRY_FIRST });
+                shard.wish = Some(Wish::new());
+                let all = || ReplicaWish { wish: Wish::new(), servers: None };
+                shard.replicas = shard.reads_replicas.then(all);
             }
         }
     }
@@ -288,35 +381,42 @@ impl Scout {
     /// answer holds up no other.
     fn connect_due(&mut self, placement: &Placement) {
         let now = Instant::now();
-        let mut heads: Vec<Head> = Vec::new();
+        let mut wanted: Vec<Answerer> = Vec::new();
         for (number, shard) in self.shards.iter_mut().enumerate() {
-            let Some(wish) = &mut shard.wish else { continue };
-            if wish.at > now {
-                continue;
+            if shard.wish.as_mut().is_some_and(|wish| wish.is_due(now)) {
+                match head(placement, number) {
+                    Ok(head) if head.epoch >= shard.epoch => wanted.push(head),
+                    _ => {} // Nobody answers for it yet.
+                }
             }
-            (wish.at, wish.retry) = (now + wish.retry, (2 * wish.retry).min(RETRY_MAX));
-            match head(placement, number) {
-                Ok(head) if head.epoch >= shard.epoch => heads.push(head),
-                _ => {} // Nobody answers for it yet.
+            if let Some(wish) = &mut shard.replicas
+                && wish.wish.is_due(now)
+            {
+                let behind = replicas(placement, number, wish);
+                // One that has left the chain is waited for no longer.
+                wish.servers = Some(behind.iter().map(|one| one.server).collect());
+                if behind.is_empty() {
+                    shard.replicas = None;
+                }
+                wanted.extend(behind);
             }
         }
-        if heads.is_empty() {
+        if wanted.is_empty() {
             return;
         }
-        heads.sort_by_key(|head| head.server);
+        wanted.sort_by_key(|one| one.server);
         let (isa, dial) = (self.isa, &self.dial);
         let made = thread::scope(|scope| {
-            let one = |heads: &[Head]| -> Vec<Route> {
-                heads.iter().map_while(|head| connect_one(isa, dial, head)).collect()
+            let one = |wanted: &[Answerer]| -> Vec<Route> {
+                wanted.iter().map_while(|one| connect_one(isa, dial, one)).collect()
             };
-            let servers = heads.chunk_by(|left, right| left.server == right.server);
-            let running: Vec<_> = servers.map(|heads| scope.spawn(move || one(heads))).collect();
+            let servers = wanted.chunk_by(|left, right| left.server == right.server);
+            let running: Vec<_> = servers.map(|some| scope.spawn(move || one(some))).collect();
             let joined = running.into_iter().filter_map(|thread| thread.join().ok());
             joined.flatten().collect::<Vec<Route>>()
         });
         for route in made {
-            let shard = &mut self.shards[route.shard.index()];
-            (shard.epoch, shard.wish) = (route.epoch, None);
+            self.shards[route.shard.index()].note_made(&route);
             if self.sender.send(route).is_err() {
                 return; // The session is gone; so is this thread, soon.
             }
@@ -325,15 +425,24 @@ impl Scout {
     }
 }
 
-/// A link to the head of a shard, unless it cannot be had now.
-fn connect_one(isa: Isa, dial: &Dial, head: &Head) -> Option<Route> {
-    match head.greet(isa, dial) {
-        Ok(link) => {
-            let (shard, epoch, server) = (head.shard, head.epoch, head.name());
-            Some(Route { shard, epoch, server, link })
+impl Shard {
+    /// A link has been made.
+    fn note_made(&mut self, route: &Route) {
+        match route.to {
+            RouteTo::Head => (self.epoch, self.wish) = (route.epoch, None),
+            RouteTo::Replica => {
+                let missing = self.replicas.as_mut().and_then(|wish| wish.servers.as_mut());
+                missing.into_iter().for_each(|servers| servers.retain(|&one| one != route.host));
+            }
         }
-        Err(_) => None,
     }
+}
+
+/// A link to who answers for a shard, unless it cannot be had now.
+fn connect_one(isa: Isa, dial: &Dial, one: &Answerer) -> Option<Route> {
+    let link = one.greet(isa, dial).ok()?;
+    let (shard, epoch, to, host) = (one.shard, one.epoch, one.to, one.server);
+    Some(Route { shard, epoch, to, host, server: one.name(), link })
 }
 
 impl ClusterError {

@@ -18,8 +18,8 @@ use transport::shm::{self, Shm, ShmError};
 use transport::tcp::{self, TcpBackend};
 use transport::{AdoptError, Limits, Link, Transport};
 use wire::{
-    DEFINE_BODY_BYTES, Epoch, HEADER_BYTES, Header, Incarnation, Kind, Malformed, Refusal, Routing,
-    RoutingError, Seal, Status, WorkerId, read_header, seal,
+    DEFINE_BODY_BYTES, Epoch, Flags, HEADER_BYTES, Header, Incarnation, Kind, Malformed, Refusal,
+    Routing, RoutingError, Seal, Status, WorkerId, read_header, seal,
 };
 
 use crate::session::{Session, SessionSpec, Timeouts};
@@ -142,6 +142,8 @@ pub(crate) struct Hello {
     pub(crate) shard: u16,
     /// At which the worker takes the shard to be served.
     pub(crate) epoch: Epoch,
+    /// [`Flags::ANY_REPLICA`], or none.
+    pub(crate) flags: Flags,
     pub(crate) message_bytes_max: usize,
 }
 
@@ -167,7 +169,8 @@ pub fn connect(spec: &ConnectSpec) -> Result<Session, ConnectError> {
     let mut transport = open(by_unix, dial.backend, limits)?;
     let mut peers = Vec::new();
     for &(place, shard) in &shards {
-        let hello = Hello { shard, epoch: spec.epoch, message_bytes_max: limits.message_bytes_max };
+        let (epoch, flags) = (spec.epoch, Flags::NONE);
+        let hello = Hello { shard, epoch, flags, message_bytes_max: limits.message_bytes_max };
         let link = greet(isa, place, hello, dial)?;
         let adopt = |error| ConnectError::Adopt { place: place.clone(), error };
         peers.push(transport.adopt(link).map_err(adopt)?);
@@ -204,7 +207,8 @@ pub(crate) fn open(
 /// Asks a server how many shards it has.
 pub(crate) fn ask(isa: Isa, place: &Place, dial: &Dial) -> Result<Told, ConnectError> {
     let message_bytes_max = dial.limits.message_bytes_max;
-    let hello = Hello { shard: ASK, epoch: Epoch::default(), message_bytes_max };
+    let (epoch, flags) = (Epoch::default(), Flags::NONE);
+    let hello = Hello { shard: ASK, epoch, flags, message_bytes_max };
     let welcome = match place {
         Place::Tcp(address) => {
             let mut stream = tcp_stream(address, place, dial.connect_max)?;
@@ -263,6 +267,7 @@ fn introduce(
 ) -> Result<Header, ConnectError> {
     let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
     let hello = Header {
+        flags: hello.flags.get(),
         epoch: hello.epoch.get(),
         worker: dial.worker.get(),
         incarnation: dial.incarnation.get(),

@@ -33,6 +33,10 @@ pub struct Counts {
     pub push_bytes: u64,
     /// Keys whose values were asked for, each time they were.
     pub keys_pulled: u64,
+    /// Those of them that replicas behind heads were asked for.
+    pub keys_from_replicas: u64,
+    /// Pulls that such replicas refused, lost or were late with.
+    pub pulls_handed_over: u64,
     /// Bytes of pulls, headers and whatever was sent again included.
     pub pull_bytes: u64,
     /// Bytes of the values that came, headers included.

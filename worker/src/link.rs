@@ -138,6 +138,16 @@ impl Link {
         self.window(sequence).take(sequence)
     }
 
+    /// When the oldest unanswered request that is no push was asked.
+    pub(crate) fn first_asked_at(&self) -> Option<Time> {
+        self.others.requests.iter().flatten().next().map(|request| request.first_at)
+    }
+
+    /// Takes the oldest unanswered request out that is no push.
+    pub(crate) fn take_first(&mut self) -> Option<Request> {
+        self.others.take(Sequence::new(self.others.first))
+    }
+
     /// Takes out what nobody waits for any more.
     pub(crate) fn forget(&mut self, origin: Origin) {
         let first = self.others.first;

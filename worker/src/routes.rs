@@ -8,9 +8,10 @@
 use std::time::Duration;
 
 use transport::Link;
-use wire::{Epoch, ShardId, Time};
+use wire::{Epoch, ServerId, ShardId, Time};
 
 use crate::error::WorkerError;
+use crate::replicas::RouteTo;
 use crate::session::Session;
 
 /// A new link to a shard; its handshake is over.
@@ -20,6 +21,10 @@ pub struct Route {
     pub shard: ShardId,
     /// The epoch that it is served at there.
     pub epoch: Epoch,
+    /// Whether that is its head.
+    pub to: RouteTo,
+    /// The server.
+    pub host: ServerId,
     /// What errors call the server.
     pub server: String,
     /// The link.
@@ -34,6 +39,10 @@ pub trait Routes {
     /// The session has no link to this shard any more, whose epoch it knew as this one. A route
     /// comes by [`Routes::poll`], and if that one is lost too, the session asks again.
     fn want(&mut self, shard: ShardId, epoch: Epoch);
+
+    /// The session wants links to the replicas behind this shard's head, from now on also to those
+    /// that it will have later; or it has lost the link to one of them.
+    fn want_replicas(&mut self, shard: ShardId, lost: Option<ServerId>);
 }
 
 /// A session's routes, and what it waits for.
@@ -58,6 +67,10 @@ enum Missing {
 }
 
 impl Following {
+    pub(crate) fn want_replicas(&mut self, shard: ShardId, lost: Option<ServerId>) {
+        self.routes.want_replicas(shard, lost);
+    }
+
     /// Whether a shard that is lost may come back yet.
     pub(crate) fn is_patient(&self, shard: usize, now: Time) -> bool {
         match self.lost[shard] {
@@ -101,6 +114,7 @@ impl Session {
                 (as_it_was, _) => as_it_was,
             };
         }
+        self.want_replicas(&mut following);
         // At most one a shard in a turn: who floods us with links is heard again in the next one.
         for _ in 0..self.links.len() {
             let Some(route) = following.routes.poll() else { break };
@@ -126,7 +140,10 @@ impl Session {
     }
 
     fn take_route(&mut self, following: &mut Following, route: Route, now: Time) {
-        let Route { shard, epoch, server, link } = route;
+        if route.to == RouteTo::Replica {
+            return self.take_replica(route, now);
+        }
+        let Route { shard, epoch, host, server, link, .. } = route;
         let known = &self.links[shard.index()];
         let newer = epoch > known.epoch || epoch == known.epoch && known.lost.is_some();
         if !newer {
@@ -136,6 +153,7 @@ impl Session {
             Ok(peer) => {
                 self.reconnect(shard, peer, epoch);
                 self.links[shard.index()].server = server;
+                self.note_head(shard.index(), host);
                 let missing = &mut following.lost[shard.index()];
                 let since = missing.since().unwrap_or(now);
                 *missing = Missing::Untried { since, at: now };

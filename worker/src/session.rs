@@ -25,6 +25,7 @@ use crate::error::WorkerError;
 use crate::link::{Link, REQUESTS_MAX};
 use crate::port::Port;
 use crate::pull::{PullTicket, Pulls, Values, ValuesBody};
+use crate::replicas::ReplicaLinks;
 use crate::request::{Body, Coding, Origin, Request};
 use crate::routes::Following;
 use crate::split::{KEYS_MAX, Split, Splitter};
@@ -104,6 +105,7 @@ pub struct Session {
     pub(crate) attentive_since: Time,
     /// Who finds other servers for shards that are lost here, if anybody does.
     pub(crate) following: Option<Following>,
+    pub(crate) behind: ReplicaLinks,
     worker: WorkerId,
     incarnation: Incarnation,
     pub(crate) clock: Clock,
@@ -141,6 +143,7 @@ impl Session {
             polled_at: now,
             attentive_since: now,
             following: None,
+            behind: ReplicaLinks::default(),
             worker: spec.worker,
             incarnation: spec.incarnation,
             clock: Clock::new(0),
@@ -252,7 +255,7 @@ impl Session {
                 let header = self.header(Kind::Pull, table, range.len(), width);
                 let header = Header { clock: clock.get(), encoding, ..header };
                 let body = Body::Keys { split: Rc::clone(split), range };
-                self.admit(shard, header, body, Origin::Pull(place));
+                self.admit_pull(shard, header, body, Origin::Pull(place));
             }
         }
         self.counts.keys_pulled += split.keys_count() as u64;
@@ -335,9 +338,7 @@ impl Session {
     /// Gives up a pull. An answer that still comes is dropped.
     #[allow(clippy::needless_pass_by_value)] // A ticket is spent.
     pub fn cancel(&mut self, ticket: PullTicket) {
-        for link in &mut self.links {
-            link.forget(Origin::Pull(ticket.place));
-        }
+        self.forget_pull(ticket.place);
         if let (Some(values), _) = self.pulls.end(ticket.place) {
             self.recycle(values);
         }
@@ -376,6 +377,7 @@ impl Session {
         self.shard_of_peer[old.index()] = None;
         self.note_peer(peer, shard);
         self.timer_at = now;
+        self.retire_older(shard, now);
     }
 
     /// The error that ended the session.
@@ -434,7 +436,7 @@ impl Session {
     }
 
     /// The form of keys in messages about a table. An observer tells a shard nothing that lasts.
-    fn key_codec(&self, table: TableId) -> KeyCodec {
+    pub(crate) fn key_codec(&self, table: TableId) -> KeyCodec {
         match self.codecs.of(table).keys {
             KeyCodec::Numbered if self.worker == WorkerId::OBSERVER => KeyCodec::Packed,
             codec => codec,

@@ -5,9 +5,11 @@
 //!
 //! Invariant: a slot is released in the turn in which it came, or a pull or call keeps it.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use transport::{Event, Fault, PeerId, RecvSlot, SendRefusal};
+use kernels::codec::Damaged;
+use transport::{Event, Fault, PeerId, RecvSlot};
 use wire::{Clock, HEADER_BYTES, Header, Joined, KeyForm, Kind, Malformed, Refusal, Status, Time};
 use zerocopy::FromBytes;
 
@@ -19,6 +21,7 @@ use crate::port::Towards;
 use crate::pull::{Arrival, MayKeep, PullTicket, Values};
 use crate::request::{Body, Origin, Reliance, Request};
 use crate::session::Session;
+use crate::split::Split;
 
 /// How often the time between two sendings of a pull doubles: it may wait at the shard for long,
 /// which drops each copy of what waits there. Over a network that loses answers the slowest pull
@@ -60,7 +63,7 @@ impl Session {
                     let received = self.receive(peer, slot, now);
                     outcome = outcome.and(received);
                 }
-                Event::Closed { peer, fault } => self.note_closed(peer, fault),
+                Event::Closed { peer, fault } => self.note_closed(peer, fault, now),
             }
         }
         self.events = events;
@@ -68,6 +71,7 @@ impl Session {
             self.send_unsent(shard, now);
         }
         self.run_timers(now);
+        self.run_late(now);
         self.follow_routes(now);
         self.port.transport.flush();
         if let Err(error) = &outcome {
@@ -106,9 +110,7 @@ impl Session {
         match self.pulls.end(place) {
             (Some(values), _) => Ok(values),
             (None, refused) => {
-                for link in &mut self.links {
-                    link.forget(Origin::Pull(place));
-                }
+                self.forget_pull(place);
                 Err(refused.expect("a pull that is over has its values or a refusal"))
             }
         }
@@ -137,7 +139,7 @@ impl Session {
     /// Parks until something may have come, or `deadline`; shorter where a request is due sooner.
     pub fn park(&mut self, deadline: Time) {
         self.note_gap(self.now());
-        let mut until = deadline.min(self.timer_at);
+        let mut until = deadline.min(self.timer_at).min(self.behind.due_at);
         if self.links.iter().any(Link::has_unsent) {
             until = until.min(Time::from_nanos(self.now().nanos() + CREDIT_PARK_NS));
         }
@@ -174,43 +176,6 @@ impl Session {
         WorkerError::TimedOut { server: server.to_owned(), awaited, waited }
     }
 
-    /// Sends a shard's unsent requests as far as there is credit: first the pushes, so that a
-    /// pull finds on the shard whatever was pushed before it was asked.
-    pub(crate) fn send_unsent(&mut self, shard: usize, now: Time) {
-        let link = &mut self.links[shard];
-        if link.lost.is_some() {
-            return;
-        }
-        let (peer, in_flight_max) = (link.peer, link.in_flight_max());
-        let numbers = &mut link.numbers;
-        let windows =
-            [(&mut link.pushes, usize::MAX), (&mut link.others, self.port.pulls_bytes_max)];
-        for (window, bytes_max) in windows {
-            loop {
-                let (in_flight, in_flight_bytes) = (window.in_flight, window.in_flight_bytes);
-                let Some(request) = window.first_unsent() else { break };
-                let bytes = request.message_bytes();
-                if in_flight >= in_flight_max || in_flight_bytes.saturating_add(bytes) > bytes_max {
-                    return;
-                }
-                let to = Towards { peer, shard, numbers: &mut *numbers };
-                match self.port.post(to, request) {
-                    Ok(sent_bytes) => {
-                        self.counts.note_sent(&request.header, sent_bytes);
-                        request.sends = 1;
-                        request.due_at = self.port.due_at(now, self.timeouts.request);
-                        self.timer_at = self.timer_at.min(now + self.timeouts.request);
-                        window.note_sent(bytes);
-                    }
-                    Err(refusal) => {
-                        link.lost = fault_of(refusal).map(Lost::Fault);
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
     /// A caller that computed for a while has not listened: silence counts from now on only, and
     /// what has come meanwhile gets a moment to be found before anything is sent again.
     fn note_gap(&mut self, now: Time) {
@@ -223,16 +188,16 @@ impl Session {
         self.polled_at = now;
     }
 
-    fn note_closed(&mut self, peer: PeerId, fault: Fault) {
-        if let Some(&Some(shard)) = self.shard_of_peer.get(peer.index()) {
-            self.links[shard].lost.get_or_insert(Lost::Fault(fault));
+    fn note_closed(&mut self, peer: PeerId, fault: Fault, now: Time) {
+        match self.shard_of_peer.get(peer.index()) {
+            Some(&Some(shard)) => _ = self.links[shard].lost.get_or_insert(Lost::Fault(fault)),
+            _ => self.note_replica_closed(peer, fault, now),
         }
     }
 
     fn receive(&mut self, peer: PeerId, slot: RecvSlot, now: Time) -> Result<(), WorkerError> {
         let Some(&Some(shard)) = self.shard_of_peer.get(peer.index()) else {
-            self.port.transport.release(slot);
-            return Ok(());
+            return self.receive_from_replica(peer, slot, now);
         };
         let header = match self.port.open(&slot) {
             Ok(header) => header,
@@ -318,10 +283,13 @@ impl Session {
         if !matches!(header.kind(), Kind::Rows) {
             link.clock_slowest = link.clock_slowest.max(Clock::new(header.clock));
         }
+        if header.kind() == Kind::Values {
+            self.note_hot(shard, &header);
+        }
         if status == Status::Duplicate {
             self.counts.duplicates += 1;
         }
-        let request = link.take(header.sequence()).expect("it was just found");
+        let request = self.links[shard].take(header.sequence()).expect("it was just found");
         self.complete(shard, request, slot)
     }
 
@@ -359,31 +327,28 @@ impl Session {
         let (asked, form) = (request.header, request.coding.form);
         Ok(match (request.origin, request.body) {
             (Origin::Pull(place), Body::Keys { range, split }) => {
-                let link = &mut self.links[shard];
                 let bytes = slot.bytes().len();
                 self.counts.values_bytes += bytes as u64;
                 if form != KeyForm::Plain {
                     let (start, end, pull) = (range.start, range.end, asked.sequence());
                     split.note_listed(Listed { shard, start, end, pull });
                 }
-                let body = &slot.bytes()[HEADER_BYTES..];
-                let decoded = match self.codecs.decode(&asked, body, (&split, range.clone())) {
-                    Ok(decoded) => decoded,
-                    Err(damaged) => {
-                        let server = link.server.clone();
-                        self.port.transport.release(slot);
-                        return Err(WorkerError::Undecodable { server, damaged });
-                    }
-                };
-                let may_keep = match link.held_bytes + bytes <= self.port.recv_bytes_max / 2 {
+                let held_bytes = self.links[shard].held_bytes + bytes;
+                let may_keep = match held_bytes <= self.port.recv_bytes_max / 2 {
                     true => MayKeep::Yes { shard },
                     false => MayKeep::No,
                 };
-                match self.pulls.arrive(place, range, slot, decoded, may_keep) {
-                    Arrival::Copied(slot) => Some(slot),
-                    Arrival::Kept => {
-                        link.held_bytes += bytes;
+                let part = PulledPart { place, asked, split: &split, range };
+                match self.take_values(part, slot, may_keep) {
+                    Ok(Arrival::Copied(slot)) => Some(slot),
+                    Ok(Arrival::Kept) => {
+                        self.links[shard].held_bytes = held_bytes;
                         None
+                    }
+                    Err((slot, damaged)) => {
+                        self.port.transport.release(slot);
+                        let server = self.links[shard].server.clone();
+                        return Err(WorkerError::Undecodable { server, damaged });
                     }
                 }
             }
@@ -406,6 +371,23 @@ impl Session {
             }
             _ => Some(slot),
         })
+    }
+
+    /// Hands the values of a part to its pull.
+    ///
+    /// - Errors: they mean nothing; with the slot, which nobody has then.
+    pub(crate) fn take_values(
+        &mut self,
+        part: PulledPart<'_>,
+        slot: RecvSlot,
+        may_keep: MayKeep,
+    ) -> Result<Arrival, (RecvSlot, Damaged)> {
+        let PulledPart { place, asked, split, range } = part;
+        let body = &slot.bytes()[HEADER_BYTES..];
+        match self.codecs.decode(&asked, body, (split, range.clone())) {
+            Ok(decoded) => Ok(self.pulls.arrive(place, range, slot, decoded, may_keep)),
+            Err(damaged) => Err((slot, damaged)),
+        }
     }
 
     /// Tells whoever waits that a shard said no. A push that is refused ends the session.
@@ -472,6 +454,16 @@ impl Session {
     }
 }
 
+/// A part of a pull that has come.
+pub(crate) struct PulledPart<'a> {
+    pub(crate) place: usize,
+    /// The request's header.
+    pub(crate) asked: Header,
+    pub(crate) split: &'a Split,
+    /// Its grouped keys.
+    pub(crate) range: Range<usize>,
+}
+
 /// How a wait ended.
 pub(crate) enum Waited {
     /// What was waited for is there.
@@ -481,15 +473,4 @@ pub(crate) enum Waited {
         /// When the wait began.
         since: Time,
     },
-}
-
-/// What a send slot's refusal means for the link. Without credit the request just waits.
-fn fault_of(refusal: SendRefusal) -> Option<Fault> {
-    match refusal {
-        SendRefusal::NoCredit => None,
-        SendRefusal::NoSuchPeer => Some(Fault::PeerClosed),
-        SendRefusal::TooLarge { bytes, bytes_max } => {
-            panic!("messages are cut to the transport's limit, but {bytes} is over {bytes_max}")
-        }
-    }
 }

@@ -10,10 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fake::Rig;
-use gradwire_worker::{Refusal, Route, Routes, TableId, Then, WorkerError};
+use gradwire_worker::{Refusal, Route, RouteTo, Routes, TableId, Then, WorkerError};
 use transport::simulated::World;
 use transport::{Link, Transport};
-use wire::{Epoch, Kind, ShardId};
+use wire::{Epoch, Kind, ServerId, ShardId};
 
 const TABLE: TableId = TableId::new(3);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,8 +58,11 @@ impl Routes for Scripted {
         let endpoint = &mut self.shards[shard.index()].borrow_mut().endpoint;
         endpoint.adopt(Link::Simulated(theirs)).expect("it is of this world");
         let (server, link) = (format!("host at {epoch}"), Link::Simulated(ours));
-        self.ready.push_back(Route { shard, epoch, server, link });
+        let (to, host) = (RouteTo::Head, ServerId::new(1));
+        self.ready.push_back(Route { shard, epoch, to, host, server, link });
     }
+
+    fn want_replicas(&mut self, _: ShardId, _: Option<ServerId>) {}
 }
 
 fn push_ones(rig: &mut Rig, keys: &[u64]) {

@@ -22,11 +22,14 @@ mod follow;
 mod link;
 mod log;
 mod pass;
+mod read;
 mod record;
 mod restore;
 mod state;
 mod view;
 
+#[cfg(test)]
+mod read_tests;
 #[cfg(test)]
 mod record_tests;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use kernels::crc32c::crc32c;
-use wire::{Epoch, Header, Holds, Kind, Refusal, Station, Status, Time};
+use wire::{Epoch, Header, Holds, Kind, Station, Time};
 
 use self::fill::Filling;
 use self::link::Successor;
@@ -49,7 +52,7 @@ pub use self::record::{
 pub use self::restore::{RestoreError, Restored, Restoring};
 pub use self::state::Image;
 pub use self::view::{Progress, View};
-use crate::answer::{Outbox, REPLY_BYTES};
+use crate::answer::Outbox;
 use crate::engine::{Mutation, Outcome, Shard, ShardSpec};
 use crate::table::Upkeep;
 
@@ -317,7 +320,7 @@ impl<S> Replica<S> {
             return Outcome::NoSlot; // This server will hear of that epoch, too.
         }
         if self.role != Role::Head {
-            return self.send_away(&header, outbox);
+            return self.handle_behind_head(&header, bytes, outbox);
         }
         if self.is_log_full() {
             return Outcome::NoSlot;
@@ -334,15 +337,6 @@ impl<S> Replica<S> {
             self.answer(now, slot, outbox);
         }
         outcome
-    }
-
-    /// Tells a worker that another server is the head.
-    fn send_away<O: Outbox>(&self, header: &Header, outbox: &mut O) -> Outcome {
-        let Some(slot) = outbox.acquire(REPLY_BYTES) else { return Outcome::NoSlot };
-        let shard = self.shard.epoch;
-        let refusal = Refusal::EpochMismatch { shard: self.fenced_by.max(shard) };
-        self.shard.stamp().reply(outbox, slot, header, Status::Refused(refusal));
-        Outcome::Answered
     }
 
     /// Sends an answer now, or once the tail has all that it shows.
@@ -480,8 +474,8 @@ impl<S> Replica<S> {
     }
 
     fn is_promised(&self, now: Time) -> bool {
-        let is_promised = self.promised_until.is_some_and(|until| now < until);
-        is_promised && self.mutation != Mutation::PromisesBroken
+        let until = self.promised_until.filter(|_| self.role == Role::Head);
+        until.is_some_and(|until| now < until) && self.mutation != Mutation::PromisesBroken
     }
 
     /// Whether there is no room for another operation. A server that is being filled does not stop

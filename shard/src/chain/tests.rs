@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::*;
 use crate::rule::{Adam, Rules, Sum, table_spec};
 
-const EPOCH: Epoch = Epoch::new(3);
+pub(super) const EPOCH: Epoch = Epoch::new(3);
 const INCARNATION: Incarnation = Incarnation::new(1);
 const OTHER: ServerId = ServerId::new(9);
 
@@ -99,13 +99,13 @@ pub(super) fn keyed(header: Header, keys: &[u64], values: &[f32]) -> Letter {
 
 /// Two servers, and the way between them.
 pub(super) struct Pair {
-    now: Time,
+    pub(super) now: Time,
     /// What requests are stamped with.
     pub(super) epoch: Epoch,
     pub(super) head: Replica<Letter>,
     pub(super) tail: Replica<Letter>,
     answers: Way,
-    down: Way,
+    pub(super) down: Way,
     up: Way,
 }
 
@@ -256,7 +256,7 @@ proptest! {
 }
 
 /// A chain of two whose job has a table with a row in it.
-fn pair_with_a_row(mutation: Mutation) -> Pair {
+pub(super) fn pair_with_a_row(mutation: Mutation) -> Pair {
     let mut pair = Pair::new(Holds::Everything, 1 << 20, mutation);
     pair.link();
     pair.settle();

@@ -5,6 +5,7 @@
 use wire::{Clock, Epoch, TableSize};
 
 use super::{Replica, Role};
+use crate::hot::{HOT_KEYS_MAX, HotKey};
 
 /// A replica at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct View {
     pub clocks: Option<(Clock, Clock)>,
     /// The sizes of all tables together.
     pub size: TableSize,
+    /// The keys that this server is asked for most, the hottest first.
+    pub hot: [HotKey; HOT_KEYS_MAX],
 }
 
 /// How far filling a successor is, in lines of tables' indexes. A table that grows meanwhile has
@@ -57,6 +60,7 @@ impl<S> Replica<S> {
             filling: self.progress(),
             clocks: self.shard.clocks(),
             size: self.shard.size(),
+            hot: self.shard.hot_keys(),
         }
     }
 }

@@ -270,7 +270,23 @@ fn write_shards(page: &mut Page<'_>, cores: &[CoreView]) -> fmt::Result {
             },
         ),
     ];
-    families.into_iter().try_for_each(|(name, help, value)| page.gauges(name, help, all(value)))
+    families.into_iter().try_for_each(|(name, help, value)| page.gauges(name, help, all(value)))?;
+    page.gauges(
+        "gradwire_hot_key_ratio",
+        "Of what is pulled from a shard here, the part of each of its hottest keys, at least",
+        shards.iter().flat_map(|(shard, view)| hot_keys(*shard, view)),
+    )
+}
+
+/// The keys that a shard is asked for most.
+fn hot_keys(shard: ShardId, view: &View) -> impl Iterator<Item = (Labels, f64)> {
+    let found = view.hot.into_iter().filter(|hot| hot.share_ppm > 0);
+    found.map(move |hot| {
+        let numbers = [("shard", u64::from(shard.get())), ("table", u64::from(hot.table.get()))];
+        let labels = numbers.into_iter().chain([("key", hot.key)]);
+        let labels = labels.map(|(name, number)| (name, number.to_string())).collect();
+        (labels, f64::from(hot.share_ppm) / 1e6)
+    })
 }
 
 fn clock(clock: Clock) -> f64 {

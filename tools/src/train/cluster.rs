@@ -21,7 +21,7 @@ use worker::{
 use super::plan::{Coordinated, Plan, ServersWanted, StartedAs};
 use crate::cluster::CLUSTER;
 use crate::failure::Failure;
-use crate::flags::TransportFlag;
+use crate::flags::{ReadFlag, TransportFlag};
 use crate::processes::{ClusterProcesses, ClusterProcessesSpec, ServerChildren, wait_ready};
 use crate::rdma::{RdmaArgs, backend};
 use crate::reach::watch;
@@ -73,6 +73,7 @@ pub(crate) struct Contact {
     pub(crate) places: Vec<String>,
     /// Who knows the places instead, where shards move.
     pub(crate) coordinated: Option<Coordinated>,
+    pub(crate) read: ReadFlag,
     pub(crate) transport: TransportFlag,
     pub(crate) rdma: RdmaArgs,
 }
@@ -109,7 +110,8 @@ impl Cluster {
             (ServersWanted::Running(places), _) => {
                 let (places, rdma) = (places.clone(), plan.rdma.clone());
                 let transport = plan.transport;
-                let contact = Contact { places, coordinated: None, transport, rdma };
+                let contact =
+                    Contact { places, coordinated: None, read: plan.read, transport, rdma };
                 contact.places()?;
                 Ok(Cluster::remote(Remote { contact, _sockets: None, _processes: None }))
             }
@@ -215,7 +217,8 @@ impl Contact {
             return connect(&spec).map_err(Failure::failed);
         };
         let placements = watch(addresses, cluster)?;
-        let spec = ClusterSpec { placements, dial, patience: PATIENCE };
+        let reading = self.read.reading();
+        let spec = ClusterSpec { placements, dial, patience: PATIENCE, reading };
         connect_cluster(&spec).map_err(Failure::failed)
     }
 
@@ -269,7 +272,7 @@ fn start_children(plan: &Plan, servers: u16, children: &mut Children) -> Result<
     let ready = wait_ready(children, &numbers)?;
     let places = ready.into_iter().map(|ready| ready.listen).collect();
     let (transport, rdma) = (plan.transport, plan.rdma.clone());
-    let contact = Contact { places, coordinated: None, transport, rdma };
+    let contact = Contact { places, coordinated: None, read: plan.read, transport, rdma };
     Ok(Remote { contact, _sockets: sockets, _processes: None })
 }
 
@@ -282,7 +285,8 @@ fn server_children(plan: &Plan) -> ServerChildren {
 /// How a worker reaches a cluster by its coordinator.
 fn coordinated_contact(plan: &Plan, coordinated: Coordinated) -> Contact {
     let (transport, rdma) = (plan.transport, plan.rdma.clone());
-    Contact { places: Vec::new(), coordinated: Some(coordinated), transport, rdma }
+    let (places, read) = (Vec::new(), plan.read);
+    Contact { places, coordinated: Some(coordinated), read, transport, rdma }
 }
 
 /// Starts a coordinator and servers as processes, each shard on some of them.

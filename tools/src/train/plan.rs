@@ -17,7 +17,7 @@ use worker::{CodecChoice, RowLife};
 use crate::cli::{DataArgs, TrainArgs};
 use crate::cluster::CLUSTER;
 use crate::failure::Failure;
-use crate::flags::{ClockBound, CodecFlag, TransportFlag};
+use crate::flags::{ClockBound, CodecFlag, ReadFlag, TransportFlag};
 use crate::rdma::RdmaArgs;
 
 /// Share of the rows that is held out where no test file is named.
@@ -47,6 +47,7 @@ pub(crate) struct Plan {
     pub(crate) restarts: u32,
     /// What befalls the workers by arrangement.
     pub(crate) drill: Option<Drill>,
+    pub(crate) read: ReadFlag,
     pub(crate) transport: TransportFlag,
     pub(crate) rdma: RdmaArgs,
     pub(crate) codec: CodecFlag,
@@ -124,9 +125,7 @@ impl Plan {
         };
         let in_cluster =
             matches!(servers, ServersWanted::Coordinated(_) | ServersWanted::Replicated { .. });
-        if args.restarts.is_some() && !(in_cluster && started_as == StartedAs::Processes) {
-            return Err(Failure::usage("--restarts is for --processes in a cluster"));
-        }
+        check_cluster_flags(&args, in_cluster, started_as)?;
         let transport = args.transport.unwrap_or(TransportFlag::Auto);
         let by_tcp = |place: &String| !place.starts_with("unix:");
         let running = match &servers {
@@ -159,6 +158,7 @@ impl Plan {
             started_as,
             restarts: args.restarts.unwrap_or(RESTARTS_DEFAULT),
             drill: None,
+            read: args.read.unwrap_or_default(),
             transport,
             rdma: args.rdma,
             codec: args.codec.unwrap_or(CodecFlag(CodecChoice::AUTO)),
@@ -182,6 +182,23 @@ pub(crate) fn isa(level: Option<&str>) -> Result<Isa, Failure> {
     let Some(level) = level else { return Ok(Isa::detect()) };
     let level: Level = level.parse().map_err(|error| Failure::usage(format!("--isa: {error}")))?;
     Ok(Isa::detect().at_most(level))
+}
+
+/// Refuses flags that mean something in a cluster alone.
+fn check_cluster_flags(
+    args: &TrainArgs,
+    in_cluster: bool,
+    started_as: StartedAs,
+) -> Result<(), Failure> {
+    let has_lives = in_cluster && started_as == StartedAs::Processes;
+    if args.restarts.is_some() && !has_lives {
+        return Err(Failure::usage("--restarts is for --processes in a cluster"));
+    }
+    if args.read.is_some() && !in_cluster {
+        let why = "--read is for clusters: servers without a coordinator have no replicas";
+        return Err(Failure::usage(why));
+    }
+    Ok(())
 }
 
 fn in_range(name: &str, count: u32) -> Result<(), Failure> {
@@ -391,6 +408,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         table_mib: line.table_mib.or(file.table_mib),
         processes: line.processes.or(file.processes),
         restarts: line.restarts.or(file.restarts),
+        read: line.read.or(file.read),
         transport: line.transport.or(file.transport),
         rdma: line.rdma.or(file.rdma),
         codec: line.codec.or(file.codec),

@@ -110,6 +110,9 @@ pub(crate) struct Traffic {
     /// Bytes of pushes, headers included.
     pub(crate) push_bytes: u64,
     pub(crate) keys_pulled: u64,
+    /// Of them, those that replicas behind heads were asked for.
+    #[serde(default)]
+    pub(crate) keys_from_replicas: u64,
     /// Bytes of pulls, headers included.
     pub(crate) pull_bytes: u64,
     /// Bytes of the answers to pulls, headers included.
@@ -123,6 +126,7 @@ impl Traffic {
             pairs_carried: counts.pairs_carried,
             push_bytes: counts.push_bytes,
             keys_pulled: counts.keys_pulled,
+            keys_from_replicas: counts.keys_from_replicas,
             pull_bytes: counts.pull_bytes,
             values_bytes: counts.values_bytes,
         }
@@ -135,6 +139,7 @@ impl Traffic {
             pairs_carried: sum.pairs_carried + one.pairs_carried,
             push_bytes: sum.push_bytes + one.push_bytes,
             keys_pulled: sum.keys_pulled + one.keys_pulled,
+            keys_from_replicas: sum.keys_from_replicas + one.keys_from_replicas,
             pull_bytes: sum.pull_bytes + one.pull_bytes,
             values_bytes: sum.values_bytes + one.values_bytes,
         })

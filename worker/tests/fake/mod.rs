@@ -46,6 +46,8 @@ pub(crate) struct FakeShard {
     /// The clock of a worker that is not there; pulls beyond it wait.
     pub(crate) slowest: u64,
     pub(crate) applied: HashSet<(u32, u32, u64)>,
+    /// Of each pull: whether any replica may answer it, as its flag, and `credit`.
+    pub(crate) pulls_seen: Vec<(u8, u16)>,
     /// The most pulls that ever waited at once.
     pub(crate) waiting_most: usize,
     waiting: Vec<(PeerId, Header, Vec<u64>)>,
@@ -68,6 +70,7 @@ impl FakeShard {
             epochs_seen: Vec::new(),
             slowest: u64::MAX,
             applied: HashSet::new(),
+            pulls_seen: Vec::new(),
             waiting_most: 0,
             waiting: Vec::new(),
         }
@@ -119,7 +122,11 @@ impl FakeShard {
                 }
                 self.reply(peer, header, status);
             }
-            Message::Pull(keys) => self.pull(peer, header, keys.as_slice().to_vec()),
+            Message::Pull(keys) => {
+                let any = header.flags & Flags::ANY_REPLICA.get();
+                self.pulls_seen.push((any, header.credit));
+                self.pull(peer, header, keys.as_slice().to_vec());
+            }
             Message::Load(view) => {
                 for (key, row) in view.keys.iter().zip(view.rows.chunks(header.width.into())) {
                     self.rows.insert(*key, row.to_vec());
