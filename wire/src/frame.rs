@@ -122,7 +122,12 @@ impl std::error::Error for Malformed {}
 /// - Errors: magic, version or kind is not ours, or the length is beyond [`FRAME_BYTES_MAX`].
 ///   The checksum is not looked at.
 pub fn framed_bytes(head: &[u8; HEADER_BYTES]) -> Result<usize, Malformed> {
-    let header = Header::peek(head)?;
+    framed_since(head, VERSION)
+}
+
+/// The same, of a message of this version or a later one up to ours.
+pub(crate) fn framed_since(head: &[u8; HEADER_BYTES], oldest: u16) -> Result<usize, Malformed> {
+    let header = Header::peek_since(head, oldest)?;
     let body_bytes = header.body_bytes;
     if body_bytes as usize > FRAME_BYTES_MAX - HEADER_BYTES {
         return Err(Malformed::TooLong { body_bytes });
@@ -130,12 +135,13 @@ pub fn framed_bytes(head: &[u8; HEADER_BYTES]) -> Result<usize, Malformed> {
     Ok(HEADER_BYTES + body_bytes as usize)
 }
 
-/// Refuses a header of another magic, version or kind. Used by [`Header::peek`].
-pub(crate) fn check_ours(magic: u32, version: u16) -> Result<(), Malformed> {
+/// Refuses a header of another magic, or of a version that is older than `oldest` or later than
+/// ours.
+pub(crate) fn check_ours(magic: u32, version: u16, oldest: u16) -> Result<(), Malformed> {
     if magic != MAGIC {
         return Err(Malformed::Magic { found: magic });
     }
-    if version != VERSION {
+    if !(oldest..=VERSION).contains(&version) {
         return Err(Malformed::Version { found: version, ours: VERSION });
     }
     Ok(())

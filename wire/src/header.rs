@@ -15,6 +15,10 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 /// The version of the wire that this build speaks.
 pub const VERSION: u16 = 7;
 
+/// The oldest version whose recorded messages are read: what checkpoints hold has had the same bytes
+/// since. A change of a job's state, of pages, counts or operations makes this [`VERSION`].
+pub const RECORDED_SINCE: u16 = 6;
+
 // layout-begin
 /// The header as it stands on the wire. Little-endian, no padding, 64 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -213,8 +217,13 @@ impl Header {
 
     /// Reads a header whose magic, version and kind are ours. The checksum is not looked at.
     pub fn peek(head: &[u8; HEADER_BYTES]) -> Result<Header, Malformed> {
+        Header::peek_since(head, VERSION)
+    }
+
+    /// The same, of this version or a later one up to ours.
+    pub(crate) fn peek_since(head: &[u8; HEADER_BYTES], oldest: u16) -> Result<Header, Malformed> {
         let header: Header = zerocopy::transmute!(*head);
-        check_ours(header.magic, header.version)?;
+        check_ours(header.magic, header.version, oldest)?;
         match Kind::from_u8(header.kind) {
             Some(_) => Ok(header),
             None => Err(Malformed::Kind { found: header.kind }),

@@ -50,7 +50,7 @@ pub use encoding::{
     NUMBERS_MAX, NumbersHead, PART_BYTES, VALUES_BY_COLUMN, columns,
 };
 pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
-pub use header::{Flags, Header, Kind, MAGIC, VERSION};
+pub use header::{Flags, Header, Kind, MAGIC, RECORDED_SINCE, VERSION};
 pub use ids::{
     Clock, Epoch, Incarnation, JobId, Key, Sequence, ServerId, ShardId, TableId, WorkerId,
 };
@@ -62,7 +62,9 @@ pub use lane::{
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };
-pub use message::{COUNT_LINE_WIDTH, Keyed, Keys, Message, Seal, open, read_header, seal};
+pub use message::{
+    COUNT_LINE_WIDTH, Keyed, Keys, Message, Seal, open, open_recorded, read_header, seal,
+};
 pub use placement::{
     Chain, Holds, Member, Placement, PlacementError, REPLICAS_MAX, SERVERS_MAX, Station,
 };

@@ -9,8 +9,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::define::{Announced, TableSpec};
 use crate::encoding::{self, Coded, Encoding, KeyForm};
-use crate::frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
-use crate::header::{Flags, Header, Kind};
+use crate::frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_since};
+use crate::header::{Flags, Header, Kind, RECORDED_SINCE, VERSION};
 use crate::ids::Key;
 use crate::join::{Join, Joined};
 use crate::lane::LaneMessage;
@@ -123,14 +123,22 @@ pub enum Seal {
 
 /// Reads and checks the header of a message: magic, version, kind, length, header checksum.
 pub fn read_header(bytes: &[u8], crc32c: impl Fn(&[u8]) -> u32) -> Result<Header, Malformed> {
+    read_header_since(bytes, VERSION, crc32c)
+}
+
+fn read_header_since(
+    bytes: &[u8],
+    oldest: u16,
+    crc32c: impl Fn(&[u8]) -> u32,
+) -> Result<Header, Malformed> {
     let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Err(Malformed::TooShort { bytes: bytes.len() });
     };
-    let promised = framed_bytes(head)?;
+    let promised = framed_since(head, oldest)?;
     if promised != bytes.len() {
         return Err(Malformed::Length { promised, bytes: bytes.len() });
     }
-    let header = Header::peek(head)?;
+    let header = Header::peek_since(head, oldest)?;
     let computed = crc32c(&head[..HEADER_BYTES - 4]);
     if computed != header.header_crc {
         return Err(Malformed::Checksum { promised: header.header_crc, computed });
@@ -148,8 +156,25 @@ pub fn open(
     bytes: &[u8],
     crc32c: impl Fn(&[u8]) -> u32,
 ) -> Result<(Header, Message<'_>), Malformed> {
+    open_since(bytes, VERSION, crc32c)
+}
+
+/// Opens a message that was recorded, by this build or one whose recordings have the same bytes: as
+/// [`open`], but that its version may be as old as [`RECORDED_SINCE`].
+pub fn open_recorded(
+    bytes: &[u8],
+    crc32c: impl Fn(&[u8]) -> u32,
+) -> Result<(Header, Message<'_>), Malformed> {
+    open_since(bytes, RECORDED_SINCE, crc32c)
+}
+
+fn open_since(
+    bytes: &[u8],
+    oldest: u16,
+    crc32c: impl Fn(&[u8]) -> u32,
+) -> Result<(Header, Message<'_>), Malformed> {
     assert!(bytes.as_ptr().addr().is_multiple_of(8), "a message is 8-byte aligned");
-    let header = read_header(bytes, &crc32c)?;
+    let header = read_header_since(bytes, oldest, &crc32c)?;
     let body = &bytes[HEADER_BYTES..];
     if header.flags().has(Flags::BODY_CHECKED) {
         let computed = crc32c(body);

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use kernels::Isa;
+use kernels::crc32c::crc32c;
 use proptest::prelude::*;
 use wire::{
-    Clock, Flags, HEADER_BYTES, Header, Holds, JobId, Join, Kind, Refusal, RowLife, Staleness,
-    Status, WorkerId,
+    Clock, Flags, HEADER_BYTES, Header, Holds, JobId, Join, Kind, Malformed, Refusal, RowLife,
+    Staleness, Status, WorkerId,
 };
 use zerocopy::IntoBytes;
 
@@ -177,6 +179,36 @@ fn a_recording_that_is_cut_off_or_mixed_up_makes_no_shard() {
     let words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
     let torn = words.as_bytes();
     assert!(matches!(try_with(&[torn]), Err(RestoreError::Malformed(_))));
+}
+
+/// A message as a build of another version would have recorded it, in whole words.
+fn of_version(message: &[u8], version: u16) -> Vec<u64> {
+    let (words, _) = message.as_chunks();
+    let mut words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    let head = words.as_mut_bytes();
+    head[4..6].copy_from_slice(&version.to_le_bytes());
+    let crc = crc32c(Isa::detect(), 0, &head[..HEADER_BYTES - 4]);
+    head[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    words
+}
+
+#[test]
+fn recordings_of_earlier_versions_are_read_as_far_back_as_they_have_the_same_bytes() {
+    let (tapes, _) = small();
+    let read = |version: u16| {
+        let mut restoring = Restoring::new(spec(1, 1 << 20, Mutation::None), None);
+        for message in tapes.iter().flat_map(Tape::messages) {
+            restoring.take(of_version(message, version).as_bytes())?;
+        }
+        restoring.finish().map(drop)
+    };
+    for version in wire::RECORDED_SINCE..=wire::VERSION {
+        assert_eq!(read(version), Ok(()));
+    }
+    for found in [wire::RECORDED_SINCE - 1, wire::VERSION + 1] {
+        let other = Malformed::Version { found, ours: wire::VERSION };
+        assert_eq!(read(found), Err(RestoreError::Malformed(other)));
+    }
 }
 
 fn join(job: u64) -> Letter {

@@ -96,7 +96,7 @@ impl Restoring {
             return Ok(());
         }
         let isa = self.shard.isa;
-        let opened = wire::open(bytes, |bytes| crc32c(isa, 0, bytes));
+        let opened = wire::open_recorded(bytes, |bytes| crc32c(isa, 0, bytes));
         let (header, message) = opened.map_err(RestoreError::Malformed)?;
         let header = Header { epoch: self.shard.epoch.get(), ..header };
         let kind = header.kind();
