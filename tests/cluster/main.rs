@@ -11,6 +11,7 @@ mod coordinating;
 mod crowds;
 mod death;
 mod doctor;
+mod etcd;
 mod failover;
 mod lives;
 mod metrics;
@@ -24,6 +25,7 @@ mod restoring;
 mod row_life;
 mod serving;
 mod shaped_link;
+mod standby;
 mod training;
 
 use std::io::Write;
