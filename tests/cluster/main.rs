@@ -13,6 +13,7 @@ mod death;
 mod doctor;
 mod etcd;
 mod failover;
+mod faults;
 mod lives;
 mod metrics;
 mod namespaces;
