@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use transport::{ControlFault, ControlLink, ControlWriter};
+use transport::{ControlFault, ControlLink, ControlWriter, Coordinators};
 use wire::{
     Applicant, Apply, Beat, Candidate, ChainReport, Clock, Denial, Epoch, Life, Observation,
     Placement, RecordOrder, ServerId, ShardId, StoreReport, StoreState, ToCoordinator, ToMember,
@@ -28,11 +28,8 @@ const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// How long a coordinator may answer no beat before its link is made anew.
 const SILENT_MAX: Duration = Duration::from_secs(1);
 
-/// The first pause after a link that failed; each further one is twice as long.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long one of several may say nothing at all on a new link: one that sleeps still accepts it.
+const FIRST_WORD_MAX: Duration = Duration::from_millis(300);
 
 /// How soon the agent notices that it shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -170,6 +167,10 @@ enum Over {
     Fault(ControlFault),
     Silent,
     Denied,
+    /// Another coordinator leads, or none does.
+    StandsBy {
+        leader: Option<String>,
+    },
     Ended,
 }
 
@@ -329,27 +330,30 @@ impl Notes {
 
 impl<F: FnMut(AgentEvent)> Attendant<F> {
     fn run(&mut self) {
-        let mut pause = PAUSE_MIN;
-        for turn in 0.. {
-            let addresses = &self.spec.coordinators;
-            let Some(address) = addresses.get(turn % addresses.len().max(1)).cloned() else {
-                return;
-            };
+        let mut coordinators = Coordinators::new(self.spec.coordinators.clone());
+        while let Some(address) = coordinators.take() {
             let linked_at = Instant::now();
-            match self.attend(&address) {
-                Over::Ended => return,
-                Over::Fault(fault) => tracing::debug!(%fault, "the coordinator is away"),
-                Over::Silent => tracing::warn!(address, "the coordinator is silent"),
-                Over::Denied => {}
-            }
+            let over = self.attend(&address);
             if self.shared.is_linked.swap(false, Ordering::Relaxed) {
                 tracing::warn!(address, "the coordinator is gone; looking for it");
             }
             if linked_at.elapsed() > SILENT_MAX {
-                pause = PAUSE_MIN;
+                coordinators.served();
             }
+            let pause = match over {
+                Over::Ended => return,
+                Over::StandsBy { leader } => coordinators.stands_by(leader),
+                Over::Denied => coordinators.failed(),
+                Over::Fault(fault) => {
+                    tracing::debug!(%fault, "the coordinator is away");
+                    coordinators.failed()
+                }
+                Over::Silent => {
+                    tracing::warn!(address, "the coordinator is silent");
+                    coordinators.failed()
+                }
+            };
             self.sleep(pause);
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -377,16 +381,20 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
         writer.send(&ToCoordinator::Apply(apply))?;
         self.shared.notes().begin_link();
         let (mut beat_at, mut heard_at) = (Instant::now(), Instant::now());
+        let mut patience = match self.spec.coordinators.len() {
+            1 => SILENT_MAX,
+            _ => FIRST_WORD_MAX,
+        };
         let mut leave = Said::NotYet;
         while !self.shared.is_stopping() {
             if let Some(message) = link.receive::<ToMember>(beat_at)? {
-                heard_at = Instant::now();
+                (heard_at, patience) = (Instant::now(), SILENT_MAX);
                 if let Some(over) = self.take(message) {
                     return Ok(over);
                 }
             }
             let now = Instant::now();
-            if now.duration_since(heard_at) > SILENT_MAX {
+            if now.duration_since(heard_at) > patience {
                 return Ok(Over::Silent);
             }
             if now >= beat_at {
@@ -438,6 +446,9 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
                 }
             }
             ToMember::Placement(placement) => self.take_placement(placement),
+            ToMember::Denied(Denial::NotLeading { leader, .. }) => {
+                return Some(Over::StandsBy { leader });
+            }
             ToMember::Denied(denial) => {
                 if let Denial::Removed { .. } = denial {
                     self.spec.server.life = None;

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gradwire_server::coordinator::{
-    ClusterSpec, Coordinator, Entry, RedbStore, Spread, Store, StoreError,
+    Claim, Claims, ClusterSpec, Coordinator, Duty, Entry, RedbStore, Spread, Store, StoreError,
+    Stored,
 };
 use gradwire_server::{Agent, AgentEvent, AgentSpec, Exposure};
 use transport::ControlLink;
@@ -44,6 +45,10 @@ struct Fake {
 
 impl Fake {
     fn start(name: &str, coordinator: SocketAddr, cluster: &str) -> Fake {
+        Fake::start_among(name, vec![coordinator.to_string()], cluster)
+    }
+
+    fn start_among(name: &str, coordinators: Vec<String>, cluster: &str) -> Fake {
         let place = TcpListener::bind("127.0.0.1:0").expect("a port");
         let server = Candidate {
             life: None,
@@ -53,7 +58,6 @@ impl Fake {
             memory_mib: 1024,
             cores: 2,
         };
-        let coordinators = vec![coordinator.to_string()];
         let spec = AgentSpec { coordinators, cluster: cluster.to_owned(), server };
         let (tell, events) = channel();
         let agent = Agent::start(spec, move |event| {
@@ -335,4 +339,218 @@ fn a_coordinator_that_finds_another_one_active_steps_down() {
     let (ours, theirs) = (Epoch::new(0), Epoch::new(1));
     assert_eq!(second.stop(), Err(StoreError::Conflict { ours, theirs }));
     assert!(!first.has_ended());
+}
+
+/// What several coordinators have in common.
+#[derive(Clone, Default)]
+struct Ground(Arc<Mutex<Common>>);
+
+#[derive(Default)]
+struct Common {
+    entries: Vec<Entry>,
+    claim: Option<Claim>,
+    /// Changes with each claim.
+    revision: u64,
+    /// Who is not answered.
+    parted: Vec<u64>,
+}
+
+/// One coordinator's view of it, in a term if it leads.
+struct View {
+    ground: Ground,
+    writer: u64,
+    revision: u64,
+    term: Option<u64>,
+}
+
+impl Ground {
+    fn coordinate(&self, writer: u64) -> Coordinator {
+        let claims = View { ground: self.clone(), writer, revision: 0, term: None };
+        let places = ("127.0.0.1:0", None);
+        let exposure = Exposure::Loopback;
+        Coordinator::start_among(
+            spec(4, 2, 2),
+            Box::new(claims),
+            places,
+            exposure,
+            Stored::default(),
+        )
+        .expect("a coordinator")
+    }
+
+    fn part(&self, writers: &[u64]) {
+        self.0.lock().expect("whole").parted = writers.to_vec();
+    }
+
+    fn term(&self) -> u64 {
+        self.0.lock().expect("whole").claim.as_ref().map_or(0, |claim| claim.term)
+    }
+}
+
+impl View {
+    fn common(&self) -> Result<std::sync::MutexGuard<'_, Common>, StoreError> {
+        let common = self.ground.0.lock().expect("whole");
+        match common.parted.contains(&self.writer) {
+            true => Err(StoreError::Unreachable { what: "parted".to_owned() }),
+            false => Ok(common),
+        }
+    }
+}
+
+impl Claims for View {
+    fn cluster_id(&self) -> u64 {
+        7
+    }
+
+    fn writer(&self) -> u64 {
+        self.writer
+    }
+
+    fn newest(&mut self) -> Result<Option<Claim>, StoreError> {
+        let (revision, claim) = {
+            let common = self.common()?;
+            (common.revision, common.claim.clone())
+        };
+        self.revision = revision;
+        Ok(claim)
+    }
+
+    fn replace(&mut self, next: &Claim) -> Result<Option<Claim>, StoreError> {
+        let mut common = self.common()?;
+        if common.revision == self.revision {
+            common.revision += 1;
+            common.claim = Some(next.clone());
+        }
+        let (revision, claim) = (common.revision, common.claim.clone());
+        drop(common);
+        self.revision = revision;
+        Ok(claim)
+    }
+
+    fn log(&self, term: u64) -> Box<dyn Store> {
+        let (ground, writer) = (self.ground.clone(), self.writer);
+        Box::new(View { ground, writer, revision: 0, term: Some(term) })
+    }
+}
+
+impl Store for View {
+    fn cluster_id(&self) -> u64 {
+        7
+    }
+
+    fn newest(&mut self) -> Result<Option<Entry>, StoreError> {
+        Ok(self.common()?.entries.last().cloned())
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let mut common = self.common()?;
+        let (ours, theirs) =
+            (self.term.unwrap_or(0), common.claim.as_ref().map_or(0, |claim| claim.term));
+        if ours != theirs {
+            return Err(StoreError::Fenced { ours, theirs });
+        }
+        let newest = common.entries.last().map_or(0, |one| one.placement.epoch.get());
+        assert_eq!(entry.placement.epoch.get(), newest + 1, "who leads knows the newest");
+        common.entries.push(entry.clone());
+        Ok(())
+    }
+
+    fn history(&mut self, _: usize) -> Result<Vec<(Epoch, String)>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Waits until one of two leads: which one, and in which term.
+fn wait_leader(pair: &[Coordinator], may: impl Fn(usize) -> bool) -> (usize, u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for (number, one) in pair.iter().enumerate().filter(|(number, _)| may(*number)) {
+            if let Duty::Leads { term } = one.duty() {
+                return (number, term);
+            }
+        }
+        assert!(Instant::now() < deadline, "nobody leads");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn another_coordinator_goes_on_where_one_ended_and_servers_stay_who_they_are() {
+    let ground = Ground::default();
+    let mut pair = vec![ground.coordinate(1), ground.coordinate(2)];
+    let places: Vec<_> = pair.iter().map(|one| one.address().to_string()).collect();
+    let (old, first) = wait_leader(&pair, |_| true);
+    let fakes = ["a", "b"].map(|name| Fake::start_among(name, places.clone(), "ctr"));
+    let numbers = fakes.each_ref().map(Fake::wait_welcome);
+    let watch = Watch::start(&places, "ctr").expect("a watch");
+    let before = wait_for(&watch, |placement| placement.servers.len() == 2);
+    // Who stands by names the one that leads.
+    let mut link = ControlLink::connect(&places[1 - old], PATIENCE).expect("connects");
+    let apply = Apply::new("ctr", Epoch::new(0), Applicant::Person);
+    link.writer().send(&ToCoordinator::Apply(apply)).expect("sent");
+    let told = link.receive::<ToMember>(Instant::now() + PATIENCE).expect("open");
+    let leader = Some(places[old].clone());
+    assert_eq!(told, Some(ToMember::Denied(Denial::NotLeading { leader, why: None })));
+    assert_eq!(pair.remove(old).stop(), Ok(()));
+    let (_, second) = wait_leader(&pair, |_| true);
+    assert_eq!(second, first + 1);
+    assert_eq!(fakes.each_ref().map(Fake::wait_welcome), numbers);
+    let newcomer = Fake::start_among("c", places, "ctr");
+    let number = newcomer.wait_welcome();
+    let after = wait_for(&watch, |placement| placement.member(number).is_some());
+    assert_eq!(after.epoch.get(), before.epoch.get() + 1);
+    assert!(numbers.iter().all(|number| after.member(*number).is_some()));
+    let shown = status(&mut person(pair[0].address()));
+    assert_eq!((shown.term, shown.leader), (second, Some(pair[0].address().to_string())));
+}
+
+#[test]
+fn a_coordinator_that_its_store_does_not_hear_is_followed_and_stands_by() {
+    let ground = Ground::default();
+    let pair = [ground.coordinate(1), ground.coordinate(2)];
+    let places: Vec<_> = pair.iter().map(|one| one.address().to_string()).collect();
+    let (old, first) = wait_leader(&pair, |_| true);
+    let fakes = ["a", "b"].map(|name| Fake::start_among(name, places.clone(), "ctr"));
+    let numbers = fakes.each_ref().map(Fake::wait_welcome);
+    ground.part(&[old as u64 + 1]);
+    let (new, second) = wait_leader(&pair, |number| number != old);
+    assert_eq!(second, first + 1);
+    assert_eq!(fakes.each_ref().map(Fake::wait_welcome), numbers);
+    let deadline = Instant::now() + PATIENCE;
+    while matches!(pair[old].duty(), Duty::Leads { .. }) {
+        assert!(Instant::now() < deadline, "it does not notice");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    ground.part(&[]);
+    let leader = Some(pair[new].address().to_string());
+    let stands_by = Duty::StandsBy { leader, why: None };
+    while pair[old].duty() != stands_by {
+        assert!(Instant::now() < deadline, "{:?}", pair[old].duty());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(ground.term(), second);
+}
+
+#[test]
+fn while_the_store_hears_nobody_none_leads_and_a_worker_may_still_begin() {
+    let ground = Ground::default();
+    let pair = [ground.coordinate(1), ground.coordinate(2)];
+    let places: Vec<_> = pair.iter().map(|one| one.address().to_string()).collect();
+    wait_leader(&pair, |_| true);
+    let fakes = ["a", "b"].map(|name| Fake::start_among(name, places.clone(), "ctr"));
+    let numbers = fakes.each_ref().map(Fake::wait_welcome);
+    let watch = Watch::start(&places, "ctr").expect("a watch");
+    let before = wait_for(&watch, |placement| placement.servers.len() == 2);
+    ground.part(&[1, 2]);
+    let deadline = Instant::now() + PATIENCE;
+    let leads = |one: &Coordinator| matches!(one.duty(), Duty::Leads { .. });
+    while pair.iter().any(leads) {
+        assert!(Instant::now() < deadline, "somebody leads without its store");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let late = Watch::start(&places, "ctr").expect("a watch");
+    assert_eq!(wait_for(&late, |_| true), before);
+    ground.part(&[]);
+    wait_leader(&pair, |_| true);
+    assert_eq!(fakes.each_ref().map(Fake::wait_welcome), numbers);
 }

@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gradwire_server::coordinator::{Entry, EtcdStore, HISTORY_MAX, Store, StoreError};
+use gradwire_server::coordinator::{
+    Claim, Claims, Entry, EtcdClaims, EtcdStore, HISTORY_MAX, Store, StoreError,
+};
 use tempfile::TempDir;
 use wire::{Epoch, Placement};
 
@@ -72,7 +74,7 @@ fn run(data: &TempDir, endpoint: &str, peer: &str) -> std::io::Result<Child> {
 fn entry(epoch: u64) -> Entry {
     let cause = format!("cause {epoch}");
     let placement = Placement { epoch: Epoch::new(epoch), cause, ..Placement::default() };
-    Entry { placement, numbers_given: epoch as u32 }
+    Entry { placement, numbers_given: epoch as u32, ..Entry::default() }
 }
 
 #[test]
@@ -108,4 +110,33 @@ fn an_etcd_that_is_away_is_an_error_that_may_pass() {
     drop(etcd);
     let error = store.append(&entry(1)).expect_err("nobody answers");
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+}
+
+#[test]
+fn of_two_claims_in_one_etcd_one_is_written_and_an_older_term_appends_nothing() {
+    let test = "of_two_claims_in_one_etcd_one_is_written_and_an_older_term_appends_nothing";
+    let Some(etcd) = Etcd::start(test) else { return };
+    let (mut one, mut other) = (EtcdClaims::of(&etcd.open()), EtcdClaims::of(&etcd.open()));
+    assert_eq!(one.cluster_id(), other.cluster_id());
+    assert_eq!((one.newest(), other.newest()), (Ok(None), Ok(None)));
+    let claim = |claims: &EtcdClaims, term, beat| {
+        let (writer, address) = (claims.writer(), Some("h:1".to_owned()));
+        Claim { term, beat, writer, address, is_over: false }
+    };
+    let first = claim(&one, 1, 1);
+    assert_eq!(one.replace(&first), Ok(Some(first.clone())));
+    assert_eq!(other.replace(&claim(&other, 1, 1)), Ok(Some(first)), "it saw none before");
+    let again = claim(&one, 1, 2);
+    assert_eq!(one.replace(&again), Ok(Some(again)));
+    let mut log = one.log(1);
+    log.append(&entry(1)).expect("it leads");
+    let newest = other.newest().expect("read");
+    assert_eq!(newest.map(|claim| claim.beat), Some(2));
+    let second = claim(&other, 2, 1);
+    assert_eq!(other.replace(&second), Ok(Some(second.clone())));
+    assert_eq!(log.append(&entry(2)), Err(StoreError::Fenced { ours: 1, theirs: 2 }));
+    assert_eq!(one.replace(&claim(&one, 1, 3)), Ok(Some(second)), "it is told who leads");
+    let mut next = other.log(2);
+    assert_eq!(next.newest(), Ok(Some(entry(1))));
+    assert_eq!(next.append(&entry(2)), Ok(()));
 }

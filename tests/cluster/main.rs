@@ -11,8 +11,10 @@ mod coordinating;
 mod crowds;
 mod death;
 mod doctor;
+mod etcd;
 mod failover;
 mod hot;
+mod faults;
 mod lives;
 mod metrics;
 mod namespaces;
@@ -25,6 +27,7 @@ mod restoring;
 mod row_life;
 mod serving;
 mod shaped_link;
+mod standby;
 mod training;
 
 use std::io::Write;

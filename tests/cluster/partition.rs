@@ -1,6 +1,6 @@
 //! A cluster on hosts of its own, whose network is cut: namespaces joined by a bridge.
 //!
-//! Owns the namespaces of one test, and the cuts. The load, and the comparison of what it counted,
+//! Owns the cuts. The load, and the comparison of what it counted,
 //! is `gradwire soak` against a running cluster.
 
 use std::process::Stdio;
@@ -9,52 +9,20 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::namespaces::{inside, succeeds};
+use crate::namespaces::{HUB, Hosts, address, inside, succeeds};
 use crate::processes::Running;
 use crate::{gradwire, skipped, wait_for};
 
-/// The coordinator's and the workers' address.
-const HUB: &str = "10.77.32.1";
 const COORDINATOR: &str = "10.77.32.1:7200";
 const SERVERS: usize = 3;
 
 /// How long a cut lasts: longer than anybody believes in a server that says nothing.
 const CUT: Duration = Duration::from_secs(3);
 
-/// Namespaces on one bridge; gone with it.
-struct Hosts {
-    hub: String,
-    servers: Vec<String>,
-}
+/// A coordinator and workers on the hub, servers on the others.
+struct Cluster(Hosts);
 
-impl Hosts {
-    /// Builds them; nothing where this process may not.
-    fn build(test: &str) -> Option<Hosts> {
-        let id = format!("{}{test}", std::process::id());
-        let server = |number: usize| format!("gw{id}s{number}");
-        let hosts = Hosts { hub: format!("gw{id}h"), servers: (0..SERVERS).map(server).collect() };
-        let hub = &hosts.hub;
-        let mut steps = vec![
-            format!("ip netns add {hub}"),
-            format!("ip -n {hub} link set lo up"),
-            format!("ip -n {hub} link add br0 type bridge"),
-            format!("ip -n {hub} addr add {HUB}/24 dev br0"),
-            format!("ip -n {hub} link set br0 up"),
-        ];
-        for (number, name) in hosts.servers.iter().enumerate() {
-            steps.extend([
-                format!("ip netns add {name}"),
-                format!("ip link add v{number} netns {hub} type veth peer name gw0 netns {name}"),
-                format!("ip -n {hub} link set v{number} master br0"),
-                format!("ip -n {hub} link set v{number} up"),
-                format!("ip -n {name} addr add {}/24 dev gw0", address(number)),
-                format!("ip -n {name} link set lo up"),
-                format!("ip -n {name} link set gw0 up"),
-            ]);
-        }
-        steps.iter().all(|step| succeeds(step)).then_some(hosts)
-    }
-
+impl Cluster {
     /// Starts the coordinator and all servers, two replicas of each shard.
     fn start(&self) -> Vec<Running> {
         let data = tempfile::tempdir().expect("a temporary directory").keep();
@@ -63,28 +31,24 @@ impl Hosts {
             ["coordinate", "--insecure", "--listen", COORDINATOR, "--data", data, "--cluster"],
             ["cut", "--shards", "4", "--replicas", "2", "--servers-min", "3"],
         ];
-        let mut running = vec![self.run(&self.hub, &coordinate.concat())];
-        for (number, namespace) in self.servers.iter().enumerate() {
+        let mut running = vec![self.0.run(&self.0.hub, &coordinate.concat())];
+        for (number, namespace) in self.0.others.iter().enumerate() {
             let (listen, name) = (format!("{}:7201", address(number)), format!("s{number}"));
             let serve = [
                 &["serve", "--insecure", "--cores", "1", "--listen", &listen][..],
                 &["--coordinator", COORDINATOR, "--cluster", "cut", "--name", &name],
                 &["--host", &name],
             ];
-            running.push(self.run(namespace, &serve.concat()));
+            running.push(self.0.run(namespace, &serve.concat()));
         }
         running
-    }
-
-    fn run(&self, namespace: &str, arguments: &[&str]) -> Running {
-        Running::start(&mut inside(namespace, &gradwire(arguments)))
     }
 
     /// What the coordinator says of the cluster.
     fn status(&self) -> Option<Value> {
         let status =
             gradwire(&["status", "--json", "--coordinator", COORDINATOR, "--cluster", "cut"]);
-        let output = inside(&self.hub, &status).output().expect("`ip` runs");
+        let output = inside(&self.0.hub, &status).output().expect("`ip` runs");
         serde_json::from_slice(&output.stdout).ok()
     }
 
@@ -99,33 +63,23 @@ impl Hosts {
     }
 }
 
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for namespace in self.servers.iter().chain([&self.hub]) {
-            succeeds(&format!("ip netns del {namespace}"));
-        }
-    }
-}
-
-fn address(server: usize) -> String {
-    format!("10.77.32.{}", server + 2)
-}
-
 /// Lets a load run while a wire is cut and mended, and compares.
 fn survive(test: &str, name: &str, cut: impl Fn(&Hosts) -> Vec<(String, String)>) {
     if !rustix::process::geteuid().is_root() {
         return skipped(test, "network namespaces need root");
     }
-    let Some(hosts) = Hosts::build(name) else {
+    let Some(hosts) = Hosts::build(name, SERVERS) else {
         return skipped(test, "`ip` cannot join namespaces by a bridge here");
     };
-    let _running = hosts.start();
-    hosts.wait_whole();
+    let cluster = Cluster(hosts);
+    let _running = cluster.start();
+    cluster.wait_whole();
+    let hosts = &cluster.0;
     let soak = ["soak", "--json", "--for", "16s", "--coordinator", COORDINATOR, "--cluster", "cut"];
     let mut soak = inside(&hosts.hub, &gradwire(&soak));
     let soak = soak.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("`ip` runs");
     sleep(Duration::from_secs(2));
-    for (breaks, mends) in cut(&hosts) {
+    for (breaks, mends) in cut(hosts) {
         assert!(succeeds(&breaks), "{breaks}");
         sleep(CUT);
         assert!(succeeds(&mends), "{mends}");
@@ -138,7 +92,7 @@ fn survive(test: &str, name: &str, cut: impl Fn(&Hosts) -> Vec<(String, String)>
         assert_eq!(report[name], 0, "{name} in {report}");
     }
     assert!(report["acknowledged"].as_u64() > Some(100), "{report}");
-    hosts.wait_whole();
+    cluster.wait_whole();
 }
 
 #[test]
@@ -155,7 +109,7 @@ fn a_server_that_hears_and_is_not_heard_is_replaced_and_comes_back() {
     let test = "a_server_that_hears_and_is_not_heard_is_replaced_and_comes_back";
     survive(test, "b", |hosts| {
         let route =
-            |does: &str| format!("ip -n {} route {does} blackhole {HUB}/32", hosts.servers[1]);
+            |does: &str| format!("ip -n {} route {does} blackhole {HUB}/32", hosts.others[1]);
         vec![(route("add"), route("del"))]
     });
 }
@@ -164,7 +118,7 @@ fn a_server_that_hears_and_is_not_heard_is_replaced_and_comes_back() {
 fn neighbours_in_a_chain_that_cannot_reach_each_other_are_parted() {
     let test = "neighbours_in_a_chain_that_cannot_reach_each_other_are_parted";
     survive(test, "c", |hosts| {
-        let (from, to) = (&hosts.servers[1], address(2));
+        let (from, to) = (&hosts.others[1], address(2));
         let route = |does: &str| format!("ip -n {from} route {does} blackhole {to}/32");
         vec![(route("add"), route("del"))]
     });

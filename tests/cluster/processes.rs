@@ -2,7 +2,7 @@
 //!
 //! Owns no story: what is done to them is each test's.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -17,6 +17,12 @@ impl Running {
     /// Starts it.
     pub(crate) fn start(command: &mut Command) -> Running {
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().expect("it starts"))
+    }
+
+    /// Starts it; what it says to anybody goes into a file.
+    pub(crate) fn start_into(command: &mut Command, log: File) -> Running {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Running(command.spawn().expect("it starts"))
     }
 

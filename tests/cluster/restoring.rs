@@ -352,6 +352,30 @@ fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
     load.join();
 }
 
+#[test]
+fn a_store_that_is_away_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
+    const KEYS: u64 = 5000;
+    let files = Files::new();
+    let (place, away) = (files.path("checkpoints"), files.path("away"));
+    let running = Running::start(&files.path("data"), 2, 4, 2, &["--checkpoints", &place]);
+    let load = running.load(1, KEYS, u64::MAX);
+    running.take_well();
+    // As a file system that is no longer mounted there.
+    std::fs::rename(&place, &away).expect("renamed");
+    files.file("checkpoints", "nobody's");
+    let output = running.take();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&place), "{}", stderr(&output));
+    load.wait_steps(load.steps() + STEPS_FIRST);
+    std::fs::remove_file(&place).expect("it is there");
+    std::fs::rename(&away, &place).expect("renamed");
+    verify_number(&place, 1);
+    assert!(running.take_well()["number"].as_u64() > Some(1));
+    verify(&place);
+    running.kill();
+    load.join();
+}
+
 fn verify_number(place: &str, number: u64) {
     run_well(&["checkpoint", "verify", place, "--number", &number.to_string()]);
 }

@@ -8,6 +8,7 @@
 mod api;
 mod control;
 mod control_link;
+mod coordinators;
 mod desk;
 mod epoll;
 mod outbox;
@@ -27,4 +28,5 @@ pub use api::{
     Waker,
 };
 pub use control_link::{ControlFault, ControlLink, ControlWriter};
+pub use coordinators::Coordinators;
 pub use slot::{RecvSlot, SendSlot};

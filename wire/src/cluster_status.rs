@@ -21,8 +21,14 @@ pub struct ClusterStatus {
     pub replicas: u8,
     /// Servers that must have applied for the first placement.
     pub servers_min: usize,
-    /// Since when this coordinator runs, in ms.
+    /// Since when this coordinator leads, in ms.
     pub up_ms: u64,
+    /// In which term it leads; 0: it is the only one.
+    #[serde(default)]
+    pub term: u64,
+    /// Where the coordinator that leads is reached; none: it is the only one, or nobody has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
     /// Who watches.
     pub watchers: usize,
     /// For how long the store has not taken an epoch that is to be recorded, in ms; no server is

@@ -278,6 +278,14 @@ pub enum Denial {
         /// Why.
         reason: String,
     },
+    /// Another coordinator leads, or none does yet. The applicant asks that one, or each of those
+    /// that it knows in turn.
+    NotLeading {
+        /// Where the leader is; none: nobody is known to lead.
+        leader: Option<String>,
+        /// What keeps the coordinator that answers from leading, if something does.
+        why: Option<String>,
+    },
     /// The message makes no sense where it came.
     Unexpected {
         /// What would have.
@@ -349,6 +357,15 @@ impl fmt::Display for Denial {
                 write!(f, "there are {count_max} {what} already, as many as there may be")
             }
             Denial::Impossible { reason } => f.write_str(reason),
+            Denial::NotLeading { leader: Some(leader), .. } => {
+                write!(f, "this coordinator stands by; {leader} leads")
+            }
+            Denial::NotLeading { leader: None, why: Some(why) } => {
+                write!(f, "this coordinator cannot lead: {why}")
+            }
+            Denial::NotLeading { leader: None, why: None } => {
+                f.write_str("this coordinator stands by, and knows of none that leads")
+            }
             Denial::Unexpected { expected } => write!(f, "{expected} was expected"),
         }
     }

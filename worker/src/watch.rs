@@ -12,23 +12,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use transport::{ControlFault, ControlLink, ControlWriter};
+use transport::{ControlFault, ControlLink, ControlWriter, Coordinators};
 use wire::{Applicant, Apply, Beat, Denial, Epoch, Placement, ServerId, ToCoordinator, ToMember};
 
 /// How long a coordinator may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
 
 /// How often a watcher shows that it is there.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
+const BEAT_EVERY: Duration = Duration::from_millis(400);
 
 /// How long a coordinator may say nothing before its link is made anew.
-const SILENT_MAX: Duration = Duration::from_secs(3);
+const SILENT_MAX: Duration = Duration::from_millis(1500);
 
-/// The first pause after a link that failed; each further one is twice as long.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long one of several may say nothing at all on a new link: one that sleeps still accepts it.
+const FIRST_WORD_MAX: Duration = Duration::from_millis(300);
 
 /// How soon the thread notices that it shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -68,6 +65,17 @@ struct State {
     writer: Option<ControlWriter>,
     denied: Option<Denial>,
     ailment: Option<String>,
+}
+
+/// Why a link is over.
+enum Over {
+    /// The coordinator is silent, or the watch ends.
+    Silent,
+    /// The coordinator stands by.
+    StandsBy {
+        /// Who leads instead.
+        leader: Option<String>,
+    },
 }
 
 impl Watch {
@@ -182,26 +190,39 @@ impl Shared {
 }
 
 fn run(shared: &Shared, coordinators: &[String], cluster: &str) {
-    let mut pause = PAUSE_MIN;
-    for address in coordinators.iter().cycle() {
+    let first_word_max = if coordinators.len() == 1 { SILENT_MAX } else { FIRST_WORD_MAX };
+    let mut coordinators = Coordinators::new(coordinators.to_vec());
+    while let Some(address) = coordinators.take() {
         if shared.is_stopping() {
             return;
         }
         let linked_at = Instant::now();
-        if let Err(fault) = watch(shared, address, cluster) {
-            shared.state().ailment.get_or_insert_with(|| fault.to_string());
-        }
+        let over = watch(shared, &address, cluster, first_word_max);
         shared.state().writer = None;
         if linked_at.elapsed() > SILENT_MAX {
-            pause = PAUSE_MIN;
+            coordinators.served();
         }
+        let pause = match over {
+            Ok(Over::StandsBy { leader }) => coordinators.stands_by(leader),
+            Ok(Over::Silent) => coordinators.failed(),
+            Err(fault) => {
+                shared.state().ailment.get_or_insert_with(|| fault.to_string());
+                coordinators.failed()
+            }
+        };
         shared.sleep(pause);
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
 /// One link, until it fails or is silent, or the watch ends.
-fn watch(shared: &Shared, address: &str, cluster: &str) -> Result<(), ControlFault> {
+///
+/// - `first_word_max`: how long the coordinator may take to say anything.
+fn watch(
+    shared: &Shared,
+    address: &str,
+    cluster: &str,
+    first_word_max: Duration,
+) -> Result<Over, ControlFault> {
     let mut link = ControlLink::connect(address, CONNECT_MAX)?;
     let began = Instant::now();
     let epoch = shared.state().newest.as_ref().map_or(Epoch::new(0), |newest| newest.epoch);
@@ -209,14 +230,22 @@ fn watch(shared: &Shared, address: &str, cluster: &str) -> Result<(), ControlFau
     writer.send(&ToCoordinator::Apply(Apply::new(cluster, epoch, Applicant::Watcher)))?;
     shared.state().writer = Some(writer);
     let (mut heard_at, mut beat_at) = (began, began + BEAT_EVERY);
+    let mut patience = first_word_max;
     while !shared.is_stopping() {
         if let Some(message) = link.receive::<ToMember>(Instant::now() + LOOK_EVERY)? {
-            heard_at = Instant::now();
+            (heard_at, patience) = (Instant::now(), SILENT_MAX);
+            let leader = match &message {
+                ToMember::Denied(Denial::NotLeading { leader, .. }) => Some(leader.clone()),
+                _ => None,
+            };
             shared.take(message);
+            if let Some(leader) = leader {
+                return Ok(Over::StandsBy { leader });
+            }
         }
         let now = Instant::now();
-        if now.duration_since(heard_at) > SILENT_MAX {
-            return Ok(());
+        if now.duration_since(heard_at) > patience {
+            return Ok(Over::Silent);
         }
         if now >= beat_at {
             beat_at = now + BEAT_EVERY;
@@ -228,7 +257,7 @@ fn watch(shared: &Shared, address: &str, cluster: &str) -> Result<(), ControlFau
             }
         }
     }
-    Ok(())
+    Ok(Over::Silent)
 }
 
 impl fmt::Display for WatchError {

@@ -11,6 +11,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use wire::{Chain, Epoch, ServerId, ShardId};
 
 use super::first::Draft;
@@ -52,11 +53,14 @@ pub(super) struct Seat {
 }
 
 /// A replica that is to go from one server to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Move {
-    pub(super) shard: ShardId,
-    pub(super) from: ServerId,
-    pub(super) to: ServerId,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Which shard's.
+    pub shard: ShardId,
+    /// Whose replica goes.
+    pub from: ServerId,
+    /// Who gets one.
+    pub to: ServerId,
 }
 
 /// What servers and people have said since the placement that is built upon.

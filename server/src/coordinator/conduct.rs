@@ -222,6 +222,11 @@ impl Machine {
         match (stage, news) {
             (stage, StoreNews::Found { taken }) => {
                 self.conductor.stage = stage;
+                // Coordinators that follow each other take them as often as one would.
+                let every = self.conductor.plan.every;
+                let left = every.map(|it| it.saturating_sub(Duration::from_millis(taken.ago_ms)));
+                let due = left.map(|left| now + left);
+                self.conductor.due = self.conductor.due.min(due);
                 self.conductor.last.get_or_insert((taken, Some(now)));
             }
             (Stage::Beginning { since }, StoreNews::Begun { number }) => {

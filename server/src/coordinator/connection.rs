@@ -20,7 +20,7 @@ const WAITING_BYTES_MAX: usize = 2 * CONTROL_BYTES_MAX;
 /// How long a peer may take nothing of what waits for it.
 const STUCK_MAX: Duration = Duration::from_secs(2);
 
-/// How long a peer may say nothing: watchers beat each second, servers more often.
+/// How long a peer may say nothing: watchers beat some times a second, servers more often.
 const SILENT_MAX: Duration = Duration::from_secs(10);
 
 /// Most bytes that are read from a peer before others have their turn.

@@ -4,16 +4,14 @@
 //! is stored is left to `store_etcd`. There is no gRPC here, so that no asynchronous runtime and no
 //! compiler of protocols is needed for a handful of small calls a day.
 //!
-//! Invariant: a call ends within [`CALL_MAX`] for each endpoint, and its answer is bounded.
+//! Invariant: a call ends in the time that each endpoint was given, once to connect and once to
+//! answer, and its answer is bounded.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-/// How long one endpoint may take: to connect, and then to answer.
-const CALL_MAX: Duration = Duration::from_secs(1);
 
 /// Longest answer, in bytes: a few entries in base64.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -26,6 +24,8 @@ pub(super) struct Gateway {
     endpoints: Vec<String>,
     /// The one that answered last.
     current: usize,
+    /// How long one endpoint may take: to connect, and then to answer.
+    call_max: Duration,
 }
 
 /// Why a call has no answer.
@@ -38,8 +38,13 @@ pub(super) enum CallError {
 }
 
 impl Gateway {
-    pub(super) fn new(endpoints: Vec<String>) -> Gateway {
-        Gateway { endpoints, current: 0 }
+    pub(super) fn new(endpoints: Vec<String>, call_max: Duration) -> Gateway {
+        Gateway { endpoints, current: 0, call_max }
+    }
+
+    /// Another one to the same etcd, whose calls take as long as that.
+    pub(super) fn another(&self, call_max: Duration) -> Gateway {
+        Gateway { endpoints: self.endpoints.clone(), current: self.current, call_max }
     }
 
     /// Asks each endpoint in turn, beginning with the one that answered last. Only calls that may
@@ -48,7 +53,7 @@ impl Gateway {
         let mut last = CallError::Unreachable("no endpoint is named".to_owned());
         for _ in 0..self.endpoints.len() {
             let endpoint = &self.endpoints[self.current];
-            match exchange(endpoint, path, body) {
+            match exchange(endpoint, path, body, self.call_max) {
                 Ok((200, answer)) => return Ok(answer),
                 // An etcd that has no leader answers by 503 or 504; another may do better.
                 Ok((status, answer)) if status < 500 => {
@@ -75,11 +80,16 @@ fn why(answer: &Value) -> &str {
 }
 
 /// One request and its answer: the status and the body.
-fn exchange(endpoint: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
+fn exchange(
+    endpoint: &str,
+    path: &str,
+    body: &Value,
+    call_max: Duration,
+) -> io::Result<(u16, Value)> {
     let unknown = || io::Error::new(io::ErrorKind::NotFound, "no such host");
     let address = endpoint.to_socket_addrs()?.next().ok_or_else(unknown)?;
-    let mut stream = TcpStream::connect_timeout(&address, CALL_MAX)?;
-    stream.set_write_timeout(Some(CALL_MAX))?;
+    let mut stream = TcpStream::connect_timeout(&address, call_max)?;
+    stream.set_write_timeout(Some(call_max))?;
     let body = serde_json::to_vec(body)?;
     // Version 1.0: the answer comes in one piece and ends with the connection.
     let head = format!(
@@ -89,7 +99,7 @@ fn exchange(endpoint: &str, path: &str, body: &Value) -> io::Result<(u16, Value)
     );
     stream.write_all(head.as_bytes())?;
     stream.write_all(&body)?;
-    let answer = read_whole(&mut stream, Instant::now() + CALL_MAX)?;
+    let answer = read_whole(&mut stream, Instant::now() + call_max)?;
     let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let ends_at = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let ends_at = ends_at.ok_or_else(|| malformed("the answer is no HTTP"))?;
@@ -189,7 +199,7 @@ mod tests {
     fn an_endpoint_that_does_not_answer_is_named_within_its_time() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = listener.local_addr().expect("an address").to_string();
-        let mut gateway = Gateway::new(vec![endpoint.clone()]);
+        let mut gateway = Gateway::new(vec![endpoint.clone()], Duration::from_millis(100));
         match gateway.call("/v3/kv/range", &Value::Null) {
             Err(CallError::Unreachable(what)) => assert!(what.contains(&endpoint), "{what}"),
             other => panic!("{other:?}"),

@@ -42,20 +42,39 @@ pub(super) enum Told {
     Fenced(StoreError),
 }
 
+/// What wakes the loop.
+#[derive(Debug)]
+pub(super) struct Wake(UnixStream);
+
+impl Wake {
+    pub(super) fn new(socket: UnixStream) -> Wake {
+        Wake(socket)
+    }
+
+    pub(super) fn another(&self) -> io::Result<Wake> {
+        Ok(Wake(self.0.try_clone()?))
+    }
+
+    pub(super) fn ring(&self) {
+        // A full socket wakes it anyway.
+        let _ = (&self.0).write(&[1]);
+    }
+}
+
 /// The way from helpers to the loop.
 #[derive(Debug)]
 pub(super) struct Bell {
     told: Sender<Told>,
-    wake: UnixStream,
+    wake: Wake,
 }
 
 impl Bell {
-    pub(super) fn new(told: Sender<Told>, wake: UnixStream) -> Bell {
+    pub(super) fn new(told: Sender<Told>, wake: Wake) -> Bell {
         Bell { told, wake }
     }
 
     pub(super) fn another(&self) -> io::Result<Bell> {
-        Ok(Bell { told: self.told.clone(), wake: self.wake.try_clone()? })
+        Ok(Bell { told: self.told.clone(), wake: self.wake.another()? })
     }
 
     /// Has the loop handle an event after the one that it is at.
@@ -64,9 +83,9 @@ impl Bell {
     }
 
     fn ring(&self, told: Told) {
-        // A loop that has ended needs no news, and a full socket wakes it anyway.
+        // A loop that has ended needs no news.
         if self.told.send(told).is_ok() {
-            let _ = (&self.wake).write(&[1]);
+            self.wake.ring();
         }
     }
 }
@@ -147,7 +166,7 @@ fn record(mut store: Box<dyn Store>, tasks: &Receiver<Task>, bell: &Bell) {
                     bell.ring(Told::Happened(Event::Recorded { took }));
                     break;
                 }
-                Err(error @ StoreError::Conflict { .. }) => {
+                Err(error @ (StoreError::Conflict { .. } | StoreError::Fenced { .. })) => {
                     bell.ring(Told::Fenced(error));
                     return;
                 }

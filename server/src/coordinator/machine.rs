@@ -16,7 +16,7 @@ use wire::{
     ToCoordinator, ToMember, Welcome,
 };
 
-use super::assign::{Crew, Leavers, Move};
+use super::assign::{Crew, Leavers};
 use super::cause::cause;
 use super::census::{Census, Changed, Health, Told, Why, Wish};
 use super::conduct::Conductor;
@@ -24,7 +24,7 @@ use super::detector::BEAT_EVERY;
 use super::event::{Action, ConnectionId, Defect, Event};
 use super::gossip::Gossip;
 use super::ledger::Ledger;
-use super::orders::is_open;
+use super::orders::Desk;
 use super::restoring::Restoring;
 use super::spec::ClusterSpec;
 use super::store::Entry;
@@ -58,6 +58,8 @@ pub struct Machine {
     defect: Defect,
     pub(super) spec: ClusterSpec,
     pub(super) cluster_id: u64,
+    /// In which term it leads, and where it is reached; 0: it is the only one.
+    pub(super) lead: (u64, Option<String>),
     pub(super) placement: Arc<Placement>,
     numbers_given: u32,
     /// Of those, the ones that the store knows of.
@@ -66,7 +68,7 @@ pub struct Machine {
     pub(super) census: Census,
     pub(super) gossip: Gossip,
     pub(super) callers: BTreeMap<ConnectionId, Caller>,
-    pub(super) moves: Vec<Move>,
+    pub(super) desk: Desk,
     leavers: Leavers,
     pub(super) history: VecDeque<Past>,
     pub(super) ledger: Ledger,
@@ -90,12 +92,14 @@ impl Machine {
         past: Vec<(Epoch, String)>,
         now: Time,
     ) -> Machine {
-        let census = Census::recover(&newest.placement, now);
+        let mut census = Census::recover(&newest.placement, now);
+        let desk = Desk::resumed(&newest, &mut census);
         let past = past.into_iter().map(|(epoch, cause)| Past { epoch, cause, at: None });
         Machine {
             defect: Defect::None,
             spec,
             cluster_id,
+            lead: (0, None),
             placement: Arc::new(newest.placement),
             numbers_given: newest.numbers_given,
             numbers_recorded: newest.numbers_given,
@@ -103,7 +107,7 @@ impl Machine {
             census,
             gossip: Gossip::default(),
             callers: BTreeMap::new(),
-            moves: Vec::new(),
+            desk,
             leavers: Leavers::new(),
             history: past.take(HISTORY_SHOWN_MAX).collect(),
             ledger: Ledger::default(),
@@ -381,9 +385,13 @@ impl Machine {
         self.reconsider_at = now + RECONSIDER_EVERY;
         self.dismiss_strangers();
         self.look_at_store(now);
-        if let Some(placement) = self.next_placement(now) {
+        let next = self.next_placement(now).or_else(|| self.placement_for_orders());
+        self.await_record(next.is_some());
+        if let Some(placement) = next {
             debug_assert_eq!(placement.check(), Ok(()));
-            let entry = Arc::new(Entry { placement, numbers_given: self.numbers_given });
+            let orders = self.orders(&placement);
+            let numbers_given = self.numbers_given;
+            let entry = Arc::new(Entry { placement, numbers_given, orders });
             self.actions.push(Action::Record(Arc::clone(&entry)));
             if self.defect == Defect::ToldEarly {
                 let (placement, all) = (entry.placement.clone().into(), self.callers.keys());
@@ -409,7 +417,7 @@ impl Machine {
             let census = &self.census;
             let is_heard = |server| census.get(server).is_some_and(|it| it.health == Health::Fit);
             let mut news = self.gossip.news(now, is_heard);
-            news.moves.clone_from(&self.moves);
+            news.moves.clone_from(&self.desk.moves);
             if self.defect == Defect::FilledUnasked {
                 news.filled.extend(old.shards().map(|(shard, chain)| (shard, chain.epoch)));
             }
@@ -455,7 +463,7 @@ impl Machine {
         self.ledger.placed(&old, &placement, has_left);
         self.changed = Changed::Yes;
         self.gossip.prune(&placement);
-        self.moves.retain(|wish| is_open(*wish, &placement));
+        self.answer_orders(&entry.orders, &placement);
         match old.chains.is_empty() {
             true => self.begin_restoring(),
             false => self.prune_loads(),

@@ -3,20 +3,86 @@
 //! Owns which wishes can be, and says why one cannot. Carrying them out is left to `assign`, at
 //! its own pace.
 //!
-//! Invariant: an order that is refused changed nothing. One that was accepted is kept until it is
-//! done or cannot be done any more, or until the coordinator ends.
+//! Invariant: an order that is refused changed nothing. One that was accepted is in the log before
+//! anybody is told so, and is kept there until it is done or cannot be done any more.
 
-use wire::{Ask, Denial, Placement, ServerId, Time, ToMember};
+use wire::{Ask, Denial, Epoch, Placement, ServerId, Time, ToMember};
 
 use super::assign::Move;
-use super::census::{Changed, Health, Server, Why, Wish};
+use super::census::{Census, Changed, Health, Server, Why, Wish};
 use super::event::{Action, ConnectionId};
 use super::machine::Machine;
+use super::store::{Entry, Orders};
 
 /// A person's moves that wait.
 const MOVES_MAX: usize = 256;
 
+/// Orders that are being carried out, and who waits for an answer.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    pub(super) moves: Vec<Move>,
+    /// Those that the log has.
+    recorded: Orders,
+    /// Who has given an order that is in no entry yet.
+    new: Vec<ConnectionId>,
+    /// Whose order is in the entry that is being recorded.
+    proposed: Vec<ConnectionId>,
+}
+
+impl Desk {
+    /// Goes on with what the log has.
+    pub(super) fn resumed(newest: &Entry, census: &mut Census) -> Desk {
+        let Entry { placement, orders, .. } = newest;
+        for &number in &orders.leaving {
+            if let Some(server) = census.get_mut(number) {
+                server.wish = Wish::Leave;
+            }
+        }
+        let open = orders.moves.iter().copied().filter(|wish| is_open(*wish, placement));
+        Desk { moves: open.collect(), recorded: orders.clone(), ..Desk::default() }
+    }
+}
+
 impl Machine {
+    /// What is still to be carried out once this placement is there.
+    pub(super) fn orders(&self, placement: &Placement) -> Orders {
+        let leaves = |server: &&Server| {
+            server.wish == Wish::Leave && placement.member(server.member.server).is_some()
+        };
+        let leaving = self.census.iter().filter(leaves).map(|server| server.member.server);
+        let moves = self.desk.moves.iter().copied().filter(|wish| is_open(*wish, placement));
+        Orders { leaving: leaving.collect(), moves: moves.collect() }
+    }
+
+    /// The same placement as now, to record orders with; none: the log has them.
+    pub(super) fn placement_for_orders(&self) -> Option<Placement> {
+        let old = &*self.placement;
+        let is_placed = old.epoch > Epoch::new(0);
+        if !is_placed || self.orders(old).are_among(&self.desk.recorded) {
+            return None;
+        }
+        let epoch = Epoch::new(old.epoch.get() + 1);
+        Some(Placement { epoch, cause: "an order".to_owned(), ..old.clone() })
+    }
+
+    /// Whoever has given an order waits for the entry that has it, or for none.
+    pub(super) fn await_record(&mut self, is_proposed: bool) {
+        let new = std::mem::take(&mut self.desk.new);
+        match is_proposed {
+            true => self.desk.proposed = new,
+            false => new.into_iter().for_each(|one| self.send(one, ToMember::Done)),
+        }
+    }
+
+    /// The log has these orders.
+    pub(super) fn answer_orders(&mut self, recorded: &Orders, placement: &Placement) {
+        self.desk.recorded.clone_from(recorded);
+        self.desk.moves.retain(|wish| is_open(*wish, placement));
+        for connection in std::mem::take(&mut self.desk.proposed) {
+            self.send(connection, ToMember::Done);
+        }
+    }
+
     /// Answers a person.
     pub(super) fn asked(&mut self, connection: ConnectionId, ask: Ask, now: Time) {
         let done = match ask {
@@ -27,13 +93,17 @@ impl Machine {
             Ask::Move { shard, from, to } => self.wish_to_move(Move { shard, from, to }),
             Ask::Drain { server } => self.wish_to_leave(server),
             Ask::Forget { server } => self.forget(server),
-            Ask::Checkpoint => self.wish_for_checkpoint(),
+            Ask::Checkpoint => match self.wish_for_checkpoint() {
+                Ok(()) => return self.send(connection, ToMember::Done),
+                Err(reason) => Err(reason),
+            },
         };
-        let answer = match done {
-            Ok(()) => ToMember::Done,
-            Err(reason) => ToMember::Denied(Denial::Impossible { reason }),
-        };
-        self.send(connection, answer);
+        match done {
+            Ok(()) => self.desk.new.push(connection),
+            Err(reason) => {
+                self.send(connection, ToMember::Denied(Denial::Impossible { reason }));
+            }
+        }
     }
 
     /// Forgets servers that no placement names and that are not about to be named.
@@ -88,17 +158,17 @@ impl Machine {
         if !self.census.get(to).is_some_and(|server| server.health == Health::Fit) {
             return Err(format!("{to} is not there"));
         }
-        if self.moves.len() >= MOVES_MAX {
+        if self.desk.moves.len() >= MOVES_MAX {
             return Err(format!("{MOVES_MAX} moves wait already"));
         }
-        self.moves.push(wish);
+        self.desk.moves.push(wish);
         self.changed = Changed::Yes;
         Ok(())
     }
 }
 
 /// Whether a move has neither been done nor become impossible.
-pub(super) fn is_open(Move { shard, from, to }: Move, placement: &Placement) -> bool {
+fn is_open(Move { shard, from, to }: Move, placement: &Placement) -> bool {
     let chain = placement.chain(shard);
     let is_held = chain.is_some_and(|chain| chain.replicas.contains(&from));
     let is_done = chain.is_some_and(|chain| chain.replicas.contains(&to));

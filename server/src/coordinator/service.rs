@@ -1,60 +1,26 @@
-//! The coordinator's service: the loop that joins sockets, the clock, the store and the machine.
+//! The coordinator's service: starting one, and what its owner can see of it.
 //!
-//! Owns the listener, all connections and the loop's thread. What a message does is left to
-//! `machine`; what takes time, to `helpers`.
+//! Owns the thread of its loop and the checks before it starts. The loop itself is `rounds`.
 //!
-//! Invariant: the loop never waits for a peer, the store or a place, so that it looks at all
-//! servers each [`TICK_EVERY`].
+//! Invariant: nothing is left running of a coordinator that does not start.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
-use wire::{
-    CONTROL_BYTES_MAX, CheckpointStatus, Epoch, RestoredFrom, Time, ToMember, control_frame,
-};
+use wire::{CheckpointStatus, Epoch, RestoredFrom};
 
-use super::checkpointer::{CheckpointSpec, Checkpointer};
-use super::conduct::Conductor;
-use super::connection::{Connection, Ended};
-use super::event::{Action, ConnectionId, Event};
-use super::helpers::{Bell, Prober, Recorder, Told};
-use super::machine::{HISTORY_SHOWN_MAX, Machine};
+use super::checkpointer::CheckpointSpec;
+use super::claims::Claims;
+use super::lead::Start;
+use super::machine::HISTORY_SHOWN_MAX;
+use super::rounds::Loop;
 use super::spec::{ClusterSpec, SpecError};
-use super::store::{Store, StoreError};
+use super::store::{Entry, Store, StoreError};
 use crate::door::{Exposure, ListenError};
-
-/// How often the machine looks at all servers.
-pub const TICK_EVERY: Duration = Duration::from_millis(10);
-
-/// Connections at once; more are closed as they come.
-pub const CONNECTIONS_MAX: usize = 4096;
-
-/// How often connections are looked at for peers that say or read nothing.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// Events that are taken at once.
-const EVENTS_MAX: usize = 256;
-
-/// Connections that are accepted at once.
-const ACCEPTS_MAX: usize = 64;
-
-/// Bytes that are read at once.
-const PIECE_BYTES: usize = 64 << 10;
-
-const LISTENER: u64 = 0;
-const WAKE: u64 = 1;
-/// Numbers of connections begin here.
-const CONNECTION_FIRST: u64 = 2;
 
 /// A running coordinator; dropped, it ends.
 #[derive(Debug)]
@@ -74,11 +40,29 @@ pub struct Stored {
     pub restore: Option<RestoredFrom>,
 }
 
+/// What a coordinator does now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// It leads.
+    Leads {
+        /// In which term; 0: there is no other coordinator.
+        term: u64,
+    },
+    /// It waits for its turn.
+    StandsBy {
+        /// Where the leader is; none: nobody is known to lead.
+        leader: Option<String>,
+        /// What keeps this one from leading, if something does.
+        why: Option<String>,
+    },
+}
+
 /// What the loop shares with whoever started it.
-#[derive(Debug, Default)]
-struct Shared {
-    is_checkpoint_wanted: AtomicBool,
-    checkpoints: Mutex<Option<CheckpointStatus>>,
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) is_checkpoint_wanted: AtomicBool,
+    pub(super) checkpoints: Mutex<Option<CheckpointStatus>>,
+    pub(super) duty: Mutex<Duty>,
 }
 
 /// Why a coordinator does not start.
@@ -99,23 +83,6 @@ pub enum CoordinateError {
     },
     /// The operating system has no threads, sockets or files left.
     System(io::Error),
-}
-
-/// The loop's own state.
-struct Loop {
-    poll: rustix::fd::OwnedFd,
-    listener: TcpListener,
-    wake: UnixStream,
-    told: Receiver<Told>,
-    machine: Machine,
-    recorder: Recorder,
-    checkpointer: Option<Checkpointer>,
-    shared: Arc<Shared>,
-    prober: Prober,
-    connections: BTreeMap<u64, Connection>,
-    connections_made: u64,
-    began: Instant,
-    piece: Vec<u8>,
 }
 
 impl Coordinator {
@@ -146,25 +113,58 @@ impl Coordinator {
         stored: Stored,
     ) -> Result<Coordinator, CoordinateError> {
         let newest = store.newest().map_err(CoordinateError::Store)?;
-        spec.check(newest.as_ref()).map_err(CoordinateError::Spec)?;
-        let placed = newest.as_ref().map(|entry| entry.placement.epoch);
-        if let Some((epoch, from)) = placed.zip(stored.restore.as_ref()) {
-            let place = from.place.clone();
-            return Err(CoordinateError::NotEmpty { epoch, place });
-        }
+        may_begin(&spec, newest.as_ref(), &stored)?;
         let past = store.history(HISTORY_SHOWN_MAX).map_err(CoordinateError::Store)?;
+        let cluster_id = store.cluster_id();
+        let (spec_of_lead, term, address) = (spec.clone(), 0, None);
+        let start = Start { spec: spec_of_lead, term, address, cluster_id, newest, past, store };
+        Coordinator::run(spec, listen, exposure, stored, |rounds, _| rounds.lead(start))
+    }
+
+    /// Starts a coordinator that may not be the only one of its cluster: it stands by until it is
+    /// its turn to lead, and again whenever another one has taken over.
+    ///
+    /// - `address`: where others reach it; none: where it listens.
+    ///
+    /// # Errors
+    ///
+    /// As [`Coordinator::start_stored`].
+    pub fn start_among(
+        spec: ClusterSpec,
+        claims: Box<dyn Claims>,
+        (listen, address): (&str, Option<String>),
+        exposure: Exposure,
+        stored: Stored,
+    ) -> Result<Coordinator, CoordinateError> {
+        let newest = claims.log(0).newest().map_err(CoordinateError::Store)?;
+        may_begin(&spec, newest.as_ref(), &stored)?;
+        Coordinator::run(spec, listen, exposure, stored, |rounds, listens| {
+            // Others have no use for an address that is each host's own.
+            let at = Some(listens).filter(|at| !at.ip().is_unspecified());
+            rounds.contend(claims, address.or_else(|| at.map(|at| at.to_string())))
+        })
+    }
+
+    fn run(
+        spec: ClusterSpec,
+        listen: &str,
+        exposure: Exposure,
+        stored: Stored,
+        begin: impl FnOnce(&mut Loop, SocketAddr) -> io::Result<()>,
+    ) -> Result<Coordinator, CoordinateError> {
         let listener = listen_on(listen, exposure).map_err(CoordinateError::Listen)?;
         let address = listener.local_addr().map_err(CoordinateError::System)?;
-        let (cluster_id, newest) = (store.cluster_id(), newest.unwrap_or_default());
-        let mut machine = Machine::new(spec, cluster_id, newest, past, Time::default());
-        machine.restoring.from = stored.restore;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            is_checkpoint_wanted: AtomicBool::new(false),
+            checkpoints: Mutex::default(),
+            duty: Mutex::new(Duty::StandsBy { leader: None, why: None }),
+        });
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
-        let checkpoints = stored.checkpoints.as_ref();
-        let made = Loop::new(listener, machine, store, (checkpoints, Arc::clone(&shared)));
-        let thread = made.and_then(|mut one| {
-            let run = move || one.run(&stop);
+        let made = Loop::new(listener, spec, stored, Arc::clone(&shared));
+        let thread = made.and_then(|mut rounds| {
+            begin(&mut rounds, address)?;
+            let run = move || rounds.run(&stop);
             std::thread::Builder::new().name("coordinator".to_owned()).spawn(run)
         });
         let thread = Some(thread.map_err(CoordinateError::System)?);
@@ -192,8 +192,13 @@ impl Coordinator {
         self.shared.checkpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether it has ended by itself: another coordinator is active, and this one has stepped
-    /// down. To be asked for the reason by [`Coordinator::stop`].
+    /// What it does now.
+    pub fn duty(&self) -> Duty {
+        self.shared.duty.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it has ended by itself: another coordinator is active where there should be one, or
+    /// this one can never lead. To be asked for the reason by [`Coordinator::stop`].
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -223,6 +228,21 @@ impl Drop for Coordinator {
     }
 }
 
+/// Whether a coordinator can be what it was started for, given the newest entry.
+fn may_begin(
+    spec: &ClusterSpec,
+    newest: Option<&Entry>,
+    stored: &Stored,
+) -> Result<(), CoordinateError> {
+    spec.check(newest).map_err(CoordinateError::Spec)?;
+    let placed = newest.map(|entry| entry.placement.epoch);
+    if let Some((epoch, from)) = placed.zip(stored.restore.as_ref()) {
+        let place = from.place.clone();
+        return Err(CoordinateError::NotEmpty { epoch, place });
+    }
+    Ok(())
+}
+
 fn listen_on(listen: &str, exposure: Exposure) -> Result<TcpListener, ListenError> {
     let unknown = |error| ListenError::Address { address: listen.to_owned(), error };
     let none = || io::Error::new(io::ErrorKind::NotFound, "no such host");
@@ -235,242 +255,6 @@ fn listen_on(listen: &str, exposure: Exposure) -> Result<TcpListener, ListenErro
     let listener = TcpListener::bind(found).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     Ok(listener)
-}
-
-impl Loop {
-    fn new(
-        listener: TcpListener,
-        mut machine: Machine,
-        store: Box<dyn Store>,
-        (checkpoints, shared): (Option<&CheckpointSpec>, Arc<Shared>),
-    ) -> io::Result<Loop> {
-        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let (wake, rings) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        rings.set_nonblocking(true)?;
-        epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
-        epoll::add(&poll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        let (tells, told) = channel();
-        let prober = Prober::new(Bell::new(tells, rings));
-        let recorder = Recorder::start(store, prober.bell())?;
-        let cluster = (machine.spec.name.as_str(), machine.cluster_id);
-        let begin = |spec| Checkpointer::start(spec, cluster, prober.bell());
-        let checkpointer = checkpoints.map(begin).transpose()?;
-        if let Some(spec) = checkpoints {
-            machine.conductor = Conductor::new(spec.conduct(), Time::default());
-        }
-        Ok(Loop {
-            poll,
-            listener,
-            wake,
-            told,
-            machine,
-            recorder,
-            checkpointer,
-            shared,
-            prober,
-            connections: BTreeMap::new(),
-            connections_made: CONNECTION_FIRST,
-            began: Instant::now(),
-            piece: vec![0; PIECE_BYTES],
-        })
-    }
-
-    fn now(&self) -> Time {
-        Time::default() + self.began.elapsed()
-    }
-
-    /// Runs until it is told to stop, or another coordinator is active.
-    fn run(&mut self, stopping: &AtomicBool) -> Result<(), StoreError> {
-        let mut ready: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
-        let (mut tick_at, mut look_at) = (self.now(), self.now());
-        while !stopping.load(Ordering::Relaxed) {
-            let wait = (tick_at - self.now()).min(TICK_EVERY);
-            let timeout = Timespec::try_from(wait).expect("10 ms at most");
-            ready.clear();
-            // Interrupted or not: what is ready stays so.
-            let _ = epoll::wait(&self.poll, spare_capacity(&mut ready), Some(&timeout));
-            for event in &ready {
-                match event.data.u64() {
-                    LISTENER => self.accept(),
-                    WAKE => while matches!((&self.wake).read(&mut self.piece), Ok(1..)) {},
-                    number => self.serve(number),
-                }
-            }
-            while let Ok(told) = self.told.try_recv() {
-                match told {
-                    Told::Fenced(error) => return Err(error),
-                    Told::Happened(event) => {
-                        if matches!(event, Event::Probed { .. }) {
-                            self.prober.answered();
-                        }
-                        self.handle(event);
-                    }
-                }
-            }
-            let now = self.now();
-            if now >= tick_at {
-                tick_at = now + TICK_EVERY;
-                if self.shared.is_checkpoint_wanted.load(Ordering::Relaxed) {
-                    self.handle(Event::TakeCheckpoint);
-                }
-                self.handle(Event::Tick);
-                self.show_checkpoints(now);
-                self.flush(now);
-            }
-            if now >= look_at {
-                look_at = now + LOOK_EVERY;
-                self.look(now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells whoever started the loop about checkpoints.
-    fn show_checkpoints(&self, now: Time) {
-        let status = self.machine.conductor.status(now);
-        if status.as_ref().is_some_and(|status| status.under_way.is_some()) {
-            self.shared.is_checkpoint_wanted.store(false, Ordering::Relaxed);
-        }
-        *self.shared.checkpoints.lock().unwrap_or_else(PoisonError::into_inner) = status;
-    }
-
-    fn accept(&mut self) {
-        for _ in 0..ACCEPTS_MAX {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection is not accepted");
-                    return self.listen(epoll::EventFlags::empty());
-                }
-            };
-            if self.connections.len() >= CONNECTIONS_MAX {
-                tracing::warn!(CONNECTIONS_MAX, "too many connections: one is turned away");
-                continue;
-            }
-            let number = self.connections_made;
-            self.connections_made += 1;
-            let added = Connection::new(stream, self.now()).and_then(|connection| {
-                let data = epoll::EventData::new_u64(number);
-                epoll::add(&self.poll, connection.stream(), data, epoll::EventFlags::IN)?;
-                Ok(connection)
-            });
-            if let Ok(connection) = added {
-                self.connections.insert(number, connection);
-            }
-        }
-    }
-
-    /// Reads what has arrived on a connection.
-    fn serve(&mut self, number: u64) {
-        let now = self.now();
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let mut messages = Vec::new();
-        let read = connection.read(&mut self.piece, now, |message| messages.push(message));
-        for message in messages {
-            self.handle(Event::Said { connection: ConnectionId(number), message });
-        }
-        if let Err(ended) = read {
-            self.end(number, &ended);
-        }
-    }
-
-    /// Hands an event to the machine and does what it wants.
-    fn handle(&mut self, event: Event) {
-        let now = self.now();
-        for action in self.machine.handle(event, now) {
-            match action {
-                Action::Send { connection, message } => {
-                    if let Some(frame) = framed(&message) {
-                        self.send(connection, &frame);
-                    }
-                }
-                Action::Publish { connections, placement } => {
-                    tracing::info!(
-                        epoch = placement.epoch.get(),
-                        cause = placement.cause,
-                        "placed"
-                    );
-                    let message = ToMember::Placement((*placement).clone());
-                    let Some(frame) = framed(&message) else { continue };
-                    connections.into_iter().for_each(|connection| self.send(connection, &frame));
-                }
-                Action::Close { connection } => {
-                    let known = self.connections.get_mut(&connection.0);
-                    if let Some(Err(ended)) = known.map(|one| one.close(now)) {
-                        self.end(connection.0, &ended);
-                    }
-                }
-                Action::Probe { server, place } => self.prober.ask(server, place),
-                Action::Record(entry) => self.recorder.append(entry),
-                Action::Look { ours } => self.recorder.look(ours),
-                Action::Store(task) => {
-                    self.checkpointer.iter().for_each(|one| one.ask(task.clone()));
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, connection: ConnectionId, frame: &Arc<[u8]>) {
-        let now = self.now();
-        let Some(known) = self.connections.get_mut(&connection.0) else { return };
-        if let Err(ended) = known.send(Arc::clone(frame), now) {
-            self.end(connection.0, &ended);
-        }
-    }
-
-    /// Forgets a connection; the machine is told, with the next of its events at the latest.
-    fn end(&mut self, number: u64, ended: &Ended) {
-        if self.connections.remove(&number).is_none() {
-            return;
-        }
-        match ended {
-            Ended::Closed | Ended::Done => tracing::debug!(number, "a connection is closed"),
-            ended => tracing::warn!(number, ?ended, "a connection is given up"),
-        }
-        let connection = ConnectionId(number);
-        self.prober.bell().happened(Event::Closed { connection });
-    }
-
-    /// Sends what had to wait.
-    fn flush(&mut self, now: Time) {
-        let waiting = self.connections.iter_mut().filter(|(_, one)| one.is_waiting());
-        let over: Vec<(u64, Ended)> =
-            waiting.filter_map(|(number, one)| Some((*number, one.flush(now).err()?))).collect();
-        for (number, ended) in over {
-            self.end(number, &ended);
-        }
-    }
-
-    /// Listens, or does not until the next look.
-    fn listen(&self, flags: epoll::EventFlags) {
-        let data = epoll::EventData::new_u64(LISTENER);
-        if let Err(error) = epoll::modify(&self.poll, &self.listener, data, flags) {
-            tracing::error!(%error, "the listener cannot be watched");
-        }
-    }
-
-    /// Ends connections whose peers say or read nothing.
-    fn look(&mut self, now: Time) {
-        self.listen(epoll::EventFlags::IN);
-        let tired = |(number, one): (&u64, &Connection)| Some((*number, one.look(now).err()?));
-        let over: Vec<(u64, Ended)> = self.connections.iter().filter_map(tired).collect();
-        for (number, ended) in over {
-            self.end(number, &ended);
-        }
-    }
-}
-
-fn framed(message: &ToMember) -> Option<Arc<[u8]>> {
-    match control_frame(message, CONTROL_BYTES_MAX) {
-        Ok(frame) => Some(frame.into()),
-        Err(error) => {
-            // The bounds on names, servers and shards keep it below; see `wire::control`.
-            tracing::error!(%error, "a message is not sent");
-            None
-        }
-    }
 }
 
 impl fmt::Display for CoordinateError {

@@ -10,7 +10,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use wire::{Epoch, Placement};
+use wire::{Epoch, Placement, ServerId};
+
+use super::assign::Move;
 
 /// Entries that a store keeps; older ones are dropped.
 pub const HISTORY_MAX: u64 = 256;
@@ -22,6 +24,33 @@ pub struct Entry {
     pub placement: Placement,
     /// How many servers have been given a number until now, so that none is given twice.
     pub numbers_given: u32,
+    /// What was ordered and is not done.
+    #[serde(default, skip_serializing_if = "Orders::is_empty")]
+    pub orders: Orders,
+}
+
+/// Orders that are being carried out, so that the next coordinator goes on with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// Servers that give their shards away.
+    #[serde(default)]
+    pub leaving: Vec<ServerId>,
+    /// Replicas that go from one server to another.
+    #[serde(default)]
+    pub moves: Vec<Move>,
+}
+
+impl Orders {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.leaving.is_empty() && self.moves.is_empty()
+    }
+
+    /// Whether all of them are among others.
+    pub(super) fn are_among(&self, others: &Orders) -> bool {
+        self.leaving.iter().all(|one| others.leaving.contains(one))
+            && self.moves.iter().all(|one| others.moves.contains(one))
+    }
 }
 
 /// A log of placements of one cluster.
@@ -40,8 +69,8 @@ pub trait Store: Send {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Conflict`]: somebody else has appended; the caller steps down. Others: nothing
-    /// is known to be written, and the caller may try again.
+    /// [`StoreError::Conflict`] and [`StoreError::Fenced`]: somebody else has appended, or leads;
+    /// the caller steps down. Others: nothing is known to be written, and the caller may try again.
     fn append(&mut self, entry: &Entry) -> Result<(), StoreError>;
 
     /// The newest `count_max` epochs and why they came, the newest first.
@@ -61,6 +90,13 @@ pub enum StoreError {
         ours: Epoch,
         /// The newest that the store holds.
         theirs: Epoch,
+    },
+    /// Another coordinator leads: this one's term is over. Nothing was written.
+    Fenced {
+        /// The term of the one who asked.
+        ours: u64,
+        /// The newest term.
+        theirs: u64,
     },
     /// The store is another cluster's.
     OtherCluster {
@@ -99,6 +135,11 @@ pub enum StoreError {
         /// What it says.
         what: String,
     },
+    /// What the store holds is not what the coordinator was started for.
+    Unfit {
+        /// Both sides.
+        what: String,
+    },
     /// The store's servers do not answer.
     Unreachable {
         /// What was tried.
@@ -113,6 +154,10 @@ impl fmt::Display for StoreError {
                 f,
                 "the store is at {theirs}, this coordinator at {ours}: another one is active, and \
                  this one steps down"
+            ),
+            StoreError::Fenced { ours, theirs } => write!(
+                f,
+                "another coordinator leads: the store is in term {theirs}, this one led in {ours}"
             ),
             StoreError::OtherCluster { path, theirs, ours } => write!(
                 f,
@@ -132,6 +177,7 @@ impl fmt::Display for StoreError {
                 "{} is damaged: {what}; restore it from a copy, or begin a new cluster elsewhere",
                 path.display()
             ),
+            StoreError::Unfit { what } => write!(f, "this coordinator cannot lead: {what}"),
             StoreError::Unreachable { what } => write!(f, "the store does not answer: {what}"),
             StoreError::Disk { path, what } => write!(f, "{}: {what}", path.display()),
         }

@@ -4,11 +4,13 @@
 //! newest epoch and writes in one step, so that of two coordinators one goes on. Speaking to etcd
 //! is left to `gateway`.
 //!
-//! Invariant: an entry names its writer, so that one whose answer was lost is known again.
+//! Invariant: an entry names its writer, so that one whose answer was lost is known again; a log
+//! that was opened for a term appends in no other one.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,9 @@ use super::store::{Entry, HISTORY_MAX, Store, StoreError};
 
 /// The newest format that this build reads, and the one that it writes.
 const FORMAT: u32 = 1;
+
+/// How long one endpoint may take to answer.
+const CALL_MAX: Duration = Duration::from_secs(1);
 
 /// Digits of an epoch in a key, so that keys sort as epochs do.
 const EPOCH_DIGITS: usize = 20;
@@ -33,6 +38,20 @@ pub struct EtcdStore {
     cluster_id: u64,
     /// Drawn anew for each coordinator.
     writer: u64,
+    /// Who must lead while it appends; none: nobody is asked.
+    term: Option<Term>,
+}
+
+/// Who leads, as it stands beside the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Term {
+    pub(super) term: u64,
+    pub(super) writer: u64,
+}
+
+impl Term {
+    /// Its key.
+    pub(super) const KEY: &'static str = "term";
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,9 +76,9 @@ impl EtcdStore {
     /// No endpoint answers, or what is stored is another cluster's, of a newer build, or damaged.
     pub fn open(endpoints: Vec<String>, cluster: &str) -> Result<EtcdStore, StoreError> {
         let draw = || RandomState::new().build_hasher().finish();
-        let (gateway, writer) = (Gateway::new(endpoints), draw());
+        let (gateway, writer) = (Gateway::new(endpoints, CALL_MAX), draw());
         let prefix = format!("/gradwire/{cluster}/");
-        let mut store = EtcdStore { gateway, prefix, cluster_id: 0, writer };
+        let mut store = EtcdStore { gateway, prefix, cluster_id: 0, writer, term: None };
         let meta = Meta { format: FORMAT, cluster: cluster.to_owned(), cluster_id: draw() };
         let key = store.key("meta");
         // Made if it is not there; whoever made it, it is read afterwards.
@@ -85,22 +104,38 @@ impl EtcdStore {
         Ok(store)
     }
 
+    /// The same by links of its own, whose calls take as long as that at each endpoint.
+    pub(super) fn another(&self, call_max: Duration) -> EtcdStore {
+        let (gateway, prefix) = (self.gateway.another(call_max), self.prefix.clone());
+        EtcdStore { gateway, prefix, ..*self }
+    }
+
+    /// The same for who leads in a term.
+    pub(super) fn in_term(&self, term: Term) -> EtcdStore {
+        EtcdStore { writer: term.writer, term: Some(term), ..self.another(CALL_MAX) }
+    }
+
+    /// The number that was drawn for whoever opened it.
+    pub(super) fn writer(&self) -> u64 {
+        self.writer
+    }
+
     fn path(&self) -> PathBuf {
         PathBuf::from(format!("etcd:{}", self.prefix))
     }
 
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         to_base64(format!("{}{name}", self.prefix).as_bytes())
     }
 
-    fn call(&mut self, path: &str, body: &Value) -> Result<Value, StoreError> {
+    pub(super) fn call(&mut self, path: &str, body: &Value) -> Result<Value, StoreError> {
         self.gateway.call(path, body).map_err(|error| match error {
             CallError::Unreachable(what) => StoreError::Unreachable { what },
             CallError::Denied(what) => StoreError::Disk { path: self.path(), what },
         })
     }
 
-    fn damaged(&self, name: &str, what: &str) -> StoreError {
+    pub(super) fn damaged(&self, name: &str, what: &str) -> StoreError {
         StoreError::Damaged { path: self.path(), what: format!("{name} {what}") }
     }
 
@@ -112,7 +147,7 @@ impl EtcdStore {
     }
 
     /// The value that an answer to a range of one key has.
-    fn value<T: DeserializeOwned>(
+    pub(super) fn value<T: DeserializeOwned>(
         &self,
         name: &str,
         answer: &Value,
@@ -146,13 +181,19 @@ fn entry_name(epoch: u64) -> String {
     format!("entries/{epoch:0EPOCH_DIGITS$}")
 }
 
-fn to_json<T: Serialize>(value: &T) -> String {
+pub(super) fn to_json<T: Serialize>(value: &T) -> String {
     // Structures of numbers, text and lists: nothing of them can fail to be JSON.
     to_base64(&serde_json::to_vec(value).expect("plain values"))
 }
 
-fn put(key: &str, value: &str) -> Value {
+pub(super) fn put(key: &str, value: &str) -> Value {
     json!({"requestPut": {"key": key, "value": value}})
+}
+
+/// What the range of this number in a transaction has found.
+pub(super) fn response(answer: &Value, at: usize) -> Option<&Value> {
+    let range = answer.pointer(&format!("/responses/{at}/response_range"));
+    range.or_else(|| answer.pointer(&format!("/responses/{at}/responseRange")))
 }
 
 impl Store for EtcdStore {
@@ -172,33 +213,43 @@ impl Store for EtcdStore {
         let record = Record { writer: self.writer, entry: entry.clone() };
         let (newest, name) = (self.key("newest"), entry_name(epoch));
         let key = self.key(&name);
-        let compare = match epoch.saturating_sub(1) {
+        let term_key = self.key(Term::KEY);
+        let before = match epoch.saturating_sub(1) {
             0 => json!({"key": newest, "target": "VERSION", "result": "EQUAL", "version": "0"}),
             before => json!({
                 "key": newest, "target": "VALUE", "result": "EQUAL", "value": to_json(&before),
             }),
         };
+        let mut compare = vec![before];
+        compare.extend(self.term.map(|term| {
+            let value = to_json(&term);
+            json!({"key": term_key, "target": "VALUE", "result": "EQUAL", "value": value})
+        }));
         let mut success = vec![put(&newest, &to_json(&epoch)), put(&key, &to_json(&record))];
         if let Some(oldest) = epoch.checked_sub(HISTORY_MAX) {
             success.push(json!({"requestDeleteRange": {"key": self.key(&entry_name(oldest))}}));
         }
         let failure = json!([
             {"requestRange": {"key": newest}}, {"requestRange": {"key": key}},
+            {"requestRange": {"key": term_key}},
         ]);
-        let body = json!({"compare": [compare], "success": success, "failure": failure});
+        let body = json!({"compare": compare, "success": success, "failure": failure});
         let answer = self.call("/v3/kv/txn", &body)?;
         if answer.get("succeeded") == Some(&Value::Bool(true)) {
             return Ok(());
         }
-        let found = |at: usize| {
-            let range = answer.pointer(&format!("/responses/{at}/response_range"));
-            range.or_else(|| answer.pointer(&format!("/responses/{at}/responseRange")))
-        };
-        let null = Value::Null;
-        let theirs: Option<u64> = self.value("newest", found(0).unwrap_or(&null))?;
-        let there: Option<Record> = self.value(&name, found(1).unwrap_or(&null))?;
+        let found = |at: usize| response(&answer, at).unwrap_or(&Value::Null);
+        let theirs: Option<u64> = self.value("newest", found(0))?;
+        let there: Option<Record> = self.value(&name, found(1))?;
+        let term: Option<Term> = self.value(Term::KEY, found(2))?;
         if theirs == Some(epoch) && there.as_ref() == Some(&record) {
             return Ok(()); // An earlier attempt, whose answer was lost.
+        }
+        if let Some(ours) = self.term
+            && term != Some(ours)
+        {
+            let theirs = term.map_or(0, |term| term.term);
+            return Err(StoreError::Fenced { ours: ours.term, theirs });
         }
         let ours = Epoch::new(epoch.saturating_sub(1));
         Err(StoreError::Conflict { ours, theirs: Epoch::new(theirs.unwrap_or(0)) })

@@ -244,7 +244,7 @@ mod tests {
     fn entry(epoch: u64) -> Entry {
         let cause = format!("cause {epoch}");
         let placement = Placement { epoch: Epoch::new(epoch), cause, ..Placement::default() };
-        Entry { placement, numbers_given: epoch as u32 }
+        Entry { placement, numbers_given: epoch as u32, ..Entry::default() }
     }
 
     #[test]

@@ -709,6 +709,49 @@ fn a_drained_server_is_released_once_others_hold_its_shards() {
 }
 
 #[test]
+fn orders_are_in_the_log_and_the_next_coordinator_goes_on_with_them() {
+    let mut world = World::started(6, 2, 4);
+    let leaver = world.number(2);
+    let placement = world.placement();
+    let mut others = placement.shards().filter(|(_, chain)| !chain.replicas.contains(&leaver));
+    let (shard, chain) = others.next().expect("a shard that it does not hold");
+    let is_new = |one: &ServerId| *one != leaver && !chain.replicas.contains(one);
+    let to = (0..4).map(|slot| world.number(slot)).find(is_new).expect("one of four");
+    let from = chain.replicas[0];
+    world.ask(Ask::Move { shard, from, to });
+    world.ask(Ask::Drain { server: leaver });
+    world.run_ms(100);
+    let orders = world.stored.last().expect("recorded").orders.clone();
+    assert_eq!((orders.leaving, orders.moves.len()), (vec![leaver], 1));
+    world.restart_coordinator();
+    world.run_ms(500);
+    assert!(!world.slots[2].released);
+    world.fills_go_on = true;
+    world.run_ms(20_000);
+    assert!(world.slots[2].released);
+    assert!(!world.placement().chains[shard.index()].replicas.contains(&from));
+    assert!(world.stored.last().expect("recorded").orders.is_empty());
+}
+
+#[test]
+fn nobody_is_told_that_an_order_is_taken_before_the_log_has_it() {
+    let mut world = World::started(6, 2, 4);
+    let (connection, server, now) = (ConnectionId(u64::MAX), world.number(2), world.now);
+    let apply = Apply::new("ctr", Epoch::new(0), Applicant::Person);
+    world.machine.handle(Event::Said { connection, message: ToCoordinator::Apply(apply) }, now);
+    let message = ToCoordinator::Ask(Ask::Drain { server });
+    let said = world.machine.handle(Event::Said { connection, message }, now);
+    assert!(matches!(said[..], [Action::Record(_)]), "{said:?}");
+    let done = Action::Send { connection, message: ToMember::Done };
+    let said = world.machine.handle(Event::Recorded { took: TICK }, now);
+    assert!(said.contains(&done), "{said:?}");
+    // Said again, there is nothing to record.
+    let message = ToCoordinator::Ask(Ask::Drain { server });
+    let said = world.machine.handle(Event::Said { connection, message }, now);
+    assert!(said.contains(&done), "{said:?}");
+}
+
+#[test]
 fn a_move_fills_the_new_one_before_the_old_one_goes() {
     let mut world = World::started(3, 2, 4);
     let chain = world.placement().chains[1].clone();

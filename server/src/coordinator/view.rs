@@ -60,6 +60,8 @@ impl Machine {
             replicas: self.spec.replicas,
             servers_min: self.spec.servers_min,
             up_ms: millis(now - self.began_at),
+            term: self.lead.0,
+            leader: self.lead.1.clone(),
             watchers: self.watchers(),
             store_waits_ms: waits.map(|proposal| millis(now - proposal.since)),
             store_error: waits.and_then(|proposal| proposal.error.clone()),

@@ -215,7 +215,7 @@ impl Running {
     }
 
     fn status(&self) -> Result<ClusterStatus, Failure> {
-        let coordinator = self.coordinator.address().to_string();
+        let coordinator = vec![self.coordinator.address().to_string()];
         let at = CoordinatorArgs { coordinator, cluster: CLUSTER.to_owned() };
         match Caller::connect(&at.coordinator, &at.cluster)?
             .say(&ToCoordinator::Ask(Ask::Status))?

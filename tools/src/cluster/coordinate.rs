@@ -1,16 +1,17 @@
 //! `gradwire coordinate`: the coordinator of a cluster, until it is told to stop.
 //!
-//! Owns its start, its one line of greeting, and its end. One that finds another one active ends
-//! with a failure.
+//! Owns its start, its one line of greeting, a line for each lead that it takes or loses, and its
+//! end. One on a log of its own that finds another one active ends with a failure.
 
 use std::time::{Duration, Instant};
 
 use server::Exposure;
 use server::coordinator::{
-    ClusterSpec, CoordinateError, Coordinator, EtcdStore, RedbStore, Spread, Store,
+    ClusterSpec, CoordinateError, Coordinator, Duty, EtcdClaims, EtcdStore, RedbStore, Spread,
+    Store,
 };
 
-use super::{CoordinateArgs, CoordinatorArgs};
+use super::CoordinateArgs;
 use crate::failure::Failure;
 use crate::files::raise_files_max;
 use crate::metrics::Endpoint;
@@ -40,27 +41,12 @@ pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
     let servers_min = arguments.servers_min.unwrap_or(usize::from(replicas));
     let spec = ClusterSpec { name, shards, replicas, servers_min, spread };
     spec.check(None).map_err(Failure::usage)?;
-    let mut store: Box<dyn Store> = match &arguments.data {
-        Some(data) => Box::new(RedbStore::open(data, &spec.name).map_err(Failure::failed)?),
-        None => {
-            let etcd = EtcdStore::open(arguments.etcd.clone(), &spec.name);
-            Box::new(etcd.map_err(Failure::failed)?)
-        }
-    };
-    let newest = store.newest().map_err(Failure::failed)?;
-    if let (Some(entry), Some(place)) = (newest, arguments.storing.restore.clone()) {
-        // Said before all of the checkpoint is read.
-        let epoch = entry.placement.epoch;
-        return Err(Failure::failed(CoordinateError::NotEmpty { epoch, place }));
-    }
-    let stored = arguments.storing.stored(&spec.name, shards)?;
-    let takes_last = stored.checkpoints.is_some() && !arguments.child;
-    let coordinator = Coordinator::start_stored(spec, store, &arguments.listen, exposure, stored)
-        .map_err(Failure::failed)?;
+    let takes_last = arguments.storing.checkpoints.is_some() && !arguments.child;
+    let coordinator = start(arguments, spec, exposure)?;
     let listen = coordinator.address().to_string();
-    let (coordinator_at, cluster) = (listen.clone(), arguments.cluster.clone());
-    let at = CoordinatorArgs { coordinator: coordinator_at, cluster };
-    let metrics = Endpoint::start(arguments.metrics.as_deref(), CoordinatorFigures { at })?;
+    let figures =
+        CoordinatorFigures { address: listen.clone(), cluster: arguments.cluster.clone() };
+    let metrics = Endpoint::start(arguments.metrics.as_deref(), figures)?;
     let metrics = metrics.as_ref().map(|endpoint| endpoint.address().to_string());
     if arguments.child {
         watch_parent(stop.clone(), None)?;
@@ -76,13 +62,68 @@ pub(crate) fn run(arguments: &CoordinateArgs) -> Result<(), Failure> {
             arguments.cluster
         ));
     }
+    let mut duty = None;
     while !stop.asked() && !coordinator.has_ended() {
         std::thread::sleep(LOOK_EVERY);
+        let now = Some(coordinator.duty());
+        if now != duty && !arguments.child {
+            duty.clone_from(&now);
+            now.iter().filter_map(said_of).for_each(|line| complain(&line));
+        }
     }
-    if takes_last && !coordinator.has_ended() {
+    let leads = matches!(coordinator.duty(), Duty::Leads { .. });
+    if takes_last && leads && !coordinator.has_ended() {
         take_last_checkpoint(&coordinator);
     }
     coordinator.stop().map_err(Failure::failed)
+}
+
+/// Opens the log and starts the coordinator on it.
+fn start(
+    arguments: &CoordinateArgs,
+    spec: ClusterSpec,
+    exposure: Exposure,
+) -> Result<Coordinator, Failure> {
+    let mut claims = None;
+    let mut store: Box<dyn Store> = match &arguments.data {
+        Some(data) => Box::new(RedbStore::open(data, &spec.name).map_err(Failure::failed)?),
+        None => {
+            let etcd = EtcdStore::open(arguments.etcd.clone(), &spec.name);
+            let etcd = etcd.map_err(Failure::failed)?;
+            claims = Some(Box::new(EtcdClaims::of(&etcd)));
+            Box::new(etcd)
+        }
+    };
+    let newest = store.newest().map_err(Failure::failed)?;
+    if let (Some(entry), Some(place)) = (newest, arguments.storing.restore.clone()) {
+        // Said before all of the checkpoint is read.
+        let epoch = entry.placement.epoch;
+        return Err(Failure::failed(CoordinateError::NotEmpty { epoch, place }));
+    }
+    let stored = arguments.storing.stored(&spec.name, arguments.shards)?;
+    let listen = &arguments.listen;
+    let started = match claims {
+        Some(claims) => {
+            let places = (listen.as_str(), arguments.advertise.clone());
+            Coordinator::start_among(spec, claims, places, exposure, stored)
+        }
+        None => Coordinator::start_stored(spec, store, listen, exposure, stored),
+    };
+    started.map_err(Failure::failed)
+}
+
+/// What people are told when a coordinator's duty changes; none: they know.
+fn said_of(duty: &Duty) -> Option<String> {
+    match duty {
+        Duty::Leads { term: 0 } | Duty::StandsBy { leader: None, why: None } => None,
+        Duty::Leads { term } => Some(format!("gradwire: leads, in term {term}")),
+        Duty::StandsBy { leader: Some(leader), .. } => {
+            Some(format!("gradwire: stands by; {leader} leads"))
+        }
+        Duty::StandsBy { leader: None, why: Some(why) } => {
+            Some(format!("gradwire: stands by: {why}"))
+        }
+    }
 }
 
 /// Has a checkpoint taken before the end, if one can be.

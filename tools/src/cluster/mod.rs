@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use transport::ControlLink;
-use wire::{Applicant, Apply, Ask, Epoch, ServerId, ShardId, ToCoordinator, ToMember};
+use transport::{ControlLink, Coordinators};
+use wire::{Applicant, Apply, Ask, Denial, Epoch, ServerId, ShardId, ToCoordinator, ToMember};
 
 use self::storing::StoringArgs;
 use crate::failure::Failure;
@@ -23,6 +23,12 @@ pub(crate) const CLUSTER: &str = "gradwire";
 /// How long a coordinator may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// How long one may take to accept a link, and to say whether it leads.
+const LINK_MAX: Duration = Duration::from_secs(2);
+
+/// How long it may take to find the one that leads.
+const LEADER_MAX: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Args)]
 pub(crate) struct CoordinateArgs {
     /// Where to listen for servers, workers and people; port 0 takes a free one.
@@ -32,9 +38,13 @@ pub(crate) struct CoordinateArgs {
     #[arg(long, value_name = "DIR", required_unless_present = "etcd")]
     pub(crate) data: Option<PathBuf>,
     /// Keep the log in etcd instead, at one of these addresses; neither TLS nor passwords are
-    /// spoken.
+    /// spoken. Several coordinators may be started on it: one leads, the others stand by.
     #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', conflicts_with = "data")]
     pub(crate) etcd: Vec<String>,
+    /// Where others reach this coordinator, if not where it listens; with --etcd, coordinators that
+    /// stand by name it to whoever asks them.
+    #[arg(long, value_name = "HOST:PORT", requires = "etcd")]
+    pub(crate) advertise: Option<String>,
     /// The cluster's name: who asks for another one is turned away.
     #[arg(long, value_name = "NAME", default_value = CLUSTER)]
     pub(crate) cluster: String,
@@ -60,10 +70,10 @@ pub(crate) struct CoordinateArgs {
     /// Tell the address as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// End when standard input ends, and tell the address as JSON.
     /// Show figures at http://HOST:PORT/metrics, as Prometheus reads them.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
+    /// End when standard input ends, and tell the address as JSON.
     #[arg(long, hide = true)]
     pub(crate) child: bool,
 }
@@ -105,9 +115,10 @@ pub(crate) struct MemberArgs {
 /// Which coordinator is meant.
 #[derive(Debug, Args)]
 pub(crate) struct CoordinatorArgs {
-    /// The coordinator's address.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
-    pub(crate) coordinator: String,
+    /// The coordinator's address, or those that it may have: each is tried until one leads.
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    #[arg(default_value = "127.0.0.1:7070")]
+    pub(crate) coordinator: Vec<String>,
     /// The cluster's name.
     #[arg(long, value_name = "NAME", default_value = CLUSTER)]
     pub(crate) cluster: String,
@@ -171,13 +182,61 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn connect(coordinator: &str, cluster: &str) -> Result<Caller, Failure> {
-        let link = ControlLink::connect(coordinator, ANSWER_MAX).map_err(Failure::failed)?;
+    /// A link to the coordinator that leads; it may take some tries while another one takes over.
+    pub(crate) fn connect(coordinators: &[String], cluster: &str) -> Result<Caller, Failure> {
+        let until = Instant::now() + LEADER_MAX;
+        let mut list = Coordinators::new(coordinators.to_vec());
+        // How many in a row did not answer: if all of them, nobody stands by who could lead.
+        let mut unanswered = 0;
+        loop {
+            let address = list.take().ok_or_else(|| Failure::usage("--coordinator: none named"))?;
+            let (pause, failure) = match Caller::try_connect(&address, cluster) {
+                Ok(caller) => return Ok(caller),
+                Err(Unlinked::StandsBy { leader, why }) => {
+                    unanswered = 0;
+                    let denial = Denial::NotLeading { leader: leader.clone(), why };
+                    let failure = Failure::failed(format!("{address}: {denial}"));
+                    (list.stands_by(leader), failure)
+                }
+                Err(Unlinked::Unanswered(failure)) => {
+                    unanswered += 1;
+                    (list.failed(), failure)
+                }
+                Err(Unlinked::Denied(failure)) => return Err(failure),
+            };
+            if Instant::now() + pause >= until || unanswered >= coordinators.len() {
+                return Err(failure);
+            }
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// A link to this coordinator and no other one; none: it stands by.
+    pub(crate) fn connect_here(
+        coordinator: &str,
+        cluster: &str,
+    ) -> Result<Option<Caller>, Failure> {
+        match Caller::try_connect(coordinator, cluster) {
+            Ok(caller) => Ok(Some(caller)),
+            Err(Unlinked::StandsBy { .. }) => Ok(None),
+            Err(Unlinked::Unanswered(failure) | Unlinked::Denied(failure)) => Err(failure),
+        }
+    }
+
+    fn try_connect(coordinator: &str, cluster: &str) -> Result<Caller, Unlinked> {
+        let unanswered = |fault| Unlinked::Unanswered(Failure::failed(fault));
+        let link = ControlLink::connect(coordinator, LINK_MAX).map_err(unanswered)?;
         let mut caller = Caller { link };
         let apply = Apply::new(cluster, Epoch::new(0), Applicant::Person);
-        match caller.say(&ToCoordinator::Apply(apply))? {
-            ToMember::Welcome(_) => Ok(caller),
-            other => Err(unexpected(&other)),
+        caller.link.writer().send(&ToCoordinator::Apply(apply)).map_err(unanswered)?;
+        match caller.link.receive(Instant::now() + LINK_MAX).map_err(unanswered)? {
+            Some(ToMember::Welcome(_)) => Ok(caller),
+            Some(ToMember::Denied(Denial::NotLeading { leader, why })) => {
+                Err(Unlinked::StandsBy { leader, why })
+            }
+            Some(ToMember::Denied(denial)) => Err(Unlinked::Denied(Failure::failed(denial))),
+            Some(other) => Err(Unlinked::Denied(unexpected(&other))),
+            None => Err(Unlinked::Unanswered(unanswering(coordinator, LINK_MAX))),
         }
     }
 
@@ -188,12 +247,23 @@ impl Caller {
         match self.link.receive(deadline).map_err(Failure::failed)? {
             Some(ToMember::Denied(denial)) => Err(Failure::failed(denial)),
             Some(answer) => Ok(answer),
-            None => {
-                let waited_s = ANSWER_MAX.as_secs();
-                Err(Failure::failed(format!("the coordinator did not answer for {waited_s} s")))
-            }
+            None => Err(unanswering("the coordinator", ANSWER_MAX)),
         }
     }
+}
+
+/// Why there is no link to one coordinator.
+enum Unlinked {
+    /// It does not answer; another one may.
+    Unanswered(Failure),
+    /// It does not lead.
+    StandsBy { leader: Option<String>, why: Option<String> },
+    /// It says no, as every other one would.
+    Denied(Failure),
+}
+
+fn unanswering(who: &str, waited: Duration) -> Failure {
+    Failure::failed(format!("{who} did not answer for {} s", waited.as_secs()))
 }
 
 pub(crate) fn unexpected(answer: &ToMember) -> Failure {

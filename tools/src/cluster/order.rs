@@ -18,8 +18,8 @@ pub(crate) fn run(command: &OrderCommand) -> Result<(), Failure> {
 }
 
 /// Gives a coordinator an order.
-pub(crate) fn tell(coordinator: &str, cluster: &str, order: Ask) -> Result<(), Failure> {
-    match Caller::connect(coordinator, cluster)?.say(&ToCoordinator::Ask(order))? {
+pub(crate) fn tell(coordinators: &[String], cluster: &str, order: Ask) -> Result<(), Failure> {
+    match Caller::connect(coordinators, cluster)?.say(&ToCoordinator::Ask(order))? {
         ToMember::Done => Ok(()),
         other => Err(unexpected(&other)),
     }

@@ -89,9 +89,14 @@ fn lines(status: &ClusterStatus) -> Vec<String> {
 
 fn headline(status: &ClusterStatus) -> String {
     let ClusterStatus { cluster, epoch, shards, replicas, watchers, .. } = status;
+    let term = match (status.term, &status.leader) {
+        (0, _) => String::new(),
+        (term, None) => format!(" in term {term}"),
+        (term, Some(leader)) => format!(" by {leader} in term {term}"),
+    };
     format!(
         "cluster {cluster}: {epoch}, {shards} shards on {replicas} servers each, {} servers, \
-         {watchers} watchers; coordinated for {}",
+         {watchers} watchers; coordinated for {}{term}",
         status.servers.len(),
         ago(status.up_ms)
     )

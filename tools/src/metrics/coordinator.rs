@@ -9,29 +9,39 @@ use std::fmt;
 use wire::{Ask, ChainState, ClusterStatus, ServerState, ServerStatus, ToCoordinator, ToMember};
 
 use super::page::{Figures, Labels, Page, by};
-use crate::cluster::{Caller, CoordinatorArgs};
+use crate::cluster::Caller;
 
-/// A coordinator, by its address.
+/// A coordinator, by its address and its cluster.
 pub(crate) struct CoordinatorFigures {
-    pub(crate) at: CoordinatorArgs,
+    pub(crate) address: String,
+    pub(crate) cluster: String,
 }
 
 impl Figures for CoordinatorFigures {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
-        let asked = Caller::connect(&self.at.coordinator, &self.at.cluster)
-            .and_then(|mut caller| caller.say(&ToCoordinator::Ask(Ask::Status)));
+        let ask = |mut caller: Caller| caller.say(&ToCoordinator::Ask(Ask::Status));
+        let asked = Caller::connect_here(&self.address, &self.cluster)
+            .and_then(|caller| caller.map(ask).transpose());
         let status = match asked {
-            Ok(ToMember::Status(status)) => *status,
-            Ok(_) => ClusterStatus::default(),
+            Ok(Some(ToMember::Status(status))) => *status,
+            Ok(Some(_)) => ClusterStatus::default(),
+            // The figures are those of the one who leads.
+            Ok(None) => return write_leads(page, 0.0),
             Err(failure) => {
                 tracing::warn!(error = %failure, "the coordinator does not show itself");
                 return Ok(());
             }
         };
+        write_leads(page, 1.0)?;
         write_cluster(page, &status)?;
         write_servers(page, &status.servers)?;
         write_store(page, &status)
     }
+}
+
+fn write_leads(page: &mut Page<'_>, leads: f64) -> fmt::Result {
+    let help = "Whether this coordinator leads; of those of a cluster, one does";
+    page.gauge("gradwire_coordinator_leads", help, leads)
 }
 
 fn write_cluster(page: &mut Page<'_>, status: &ClusterStatus) -> fmt::Result {

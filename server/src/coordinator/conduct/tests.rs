@@ -57,7 +57,7 @@ impl Stage {
             ..Placement::default()
         };
         let now = Time::from_nanos(1 << 40);
-        let entry = Entry { placement, numbers_given: 2 };
+        let entry = Entry { placement, numbers_given: 2, ..Entry::default() };
         let mut machine = Machine::new(spec, 7, entry, Vec::new(), now);
         let conduct = Conduct { place: Some("p".into()), every, rate_mib_s: None };
         machine.conductor = Conductor::new(conduct, now);

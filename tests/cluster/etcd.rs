@@ -1,0 +1,82 @@
+//! An etcd of a test, where the program is installed: started, killed, started again on its data.
+//!
+//! Owns its process and its ports. What befalls it is each test's.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::processes::Running;
+use crate::wait_for;
+
+/// One etcd.
+pub(crate) struct Etcd {
+    process: Option<Running>,
+    data: TempDir,
+    /// Where it answers.
+    pub(crate) endpoint: String,
+    peer: String,
+}
+
+/// Whether the program is there.
+pub(crate) fn is_installed() -> bool {
+    Command::new("etcd").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// A port of this host that nobody listens at.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+impl Etcd {
+    /// Starts one on this host and waits until it answers.
+    pub(crate) fn start() -> Etcd {
+        let mut etcd = Etcd::at("127.0.0.1", free_port(), free_port());
+        etcd.run(|command| command);
+        let endpoint = etcd.endpoint.clone();
+        wait_for("etcd", || is_healthy(&endpoint).then_some(()));
+        etcd
+    }
+
+    /// One that does not run yet.
+    pub(crate) fn at(host: &str, port: u16, peer_port: u16) -> Etcd {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let (endpoint, peer) = (format!("{host}:{port}"), format!("{host}:{peer_port}"));
+        Etcd { process: None, data, endpoint, peer }
+    }
+
+    /// Starts it, on the data that it has.
+    pub(crate) fn run(&mut self, wrap: impl FnOnce(Command) -> Command) {
+        let (client, peer) = (format!("http://{}", self.endpoint), format!("http://{}", self.peer));
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(self.data.path());
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("default={peer}")]);
+        let log = File::create(self.data.path().join("log")).expect("a log");
+        self.process = Some(Running::start_into(&mut wrap(command), log));
+    }
+
+    /// As `kill -9`, or a host that is gone.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+}
+
+/// Whether an etcd answers, and has a leader.
+fn is_healthy(endpoint: &str) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(endpoint)?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        write!(stream, "GET /health HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains("\"true\""))
+}

@@ -1,0 +1,164 @@
+//! Faults that no other story has: two deaths at once, a rolling restart, clocks that differ.
+//!
+//! Owns a cluster of processes on this host. The load, and the comparison of what it counted, is
+//! `gradwire soak` against a running cluster; `docs/faults.md` lists all faults with their tests.
+
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::etcd::free_port;
+use crate::processes::{Running, signal};
+use crate::{gradwire, skipped, wait_for};
+
+/// How long a load runs before something befalls its cluster.
+const BEGUN: Duration = Duration::from_secs(2);
+
+/// A coordinator and servers.
+struct Cluster {
+    _data: TempDir,
+    _coordinator: Running,
+    place: String,
+    servers: Vec<Running>,
+    started: usize,
+    /// How many servers there shall be.
+    size: usize,
+    /// What a command is made of to run in it: its number, and the command.
+    wrap: fn(usize, Command) -> Command,
+}
+
+impl Cluster {
+    fn start(replicas: usize, size: usize, wrap: fn(usize, Command) -> Command) -> Cluster {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let place = format!("127.0.0.1:{}", free_port());
+        let (replicas, least) = (replicas.to_string(), size.to_string());
+        let data = directory.path().to_str().expect("text");
+        let arguments = [
+            &["coordinate", "--listen", &place, "--data", data, "--cluster", "hurt"][..],
+            &["--shards", "4", "--replicas", &replicas, "--servers-min", &least],
+        ];
+        let coordinator = Running::start(&mut gradwire(&arguments.concat()));
+        let mut cluster = Cluster {
+            _data: directory,
+            _coordinator: coordinator,
+            place,
+            servers: Vec::new(),
+            started: 0,
+            size,
+            wrap,
+        };
+        (0..size).for_each(|_| cluster.add_server());
+        cluster.wait_whole();
+        cluster
+    }
+
+    fn add_server(&mut self) {
+        let name = format!("s{}", self.started);
+        let arguments = [
+            &["serve", "--listen", "127.0.0.1:0", "--cores", "1", "--coordinator"][..],
+            &[&self.place, "--cluster", "hurt", "--name", &name, "--host", &name],
+        ];
+        let mut command = (self.wrap)(self.started, gradwire(&arguments.concat()));
+        self.servers.push(Running::start(&mut command));
+        self.started += 1;
+    }
+
+    fn status(&self) -> Option<Value> {
+        let at = ["status", "--json", "--coordinator", &self.place, "--cluster", "hurt"];
+        serde_json::from_slice(&gradwire(&at).output().expect("it runs").stdout).ok()
+    }
+
+    /// Waits until exactly these servers take part and no shard is in trouble.
+    fn wait_whole(&self) {
+        wait_for("a whole cluster", || {
+            let status = self.status()?;
+            let fit = status["servers"].as_array()?.iter().filter(|one| one["state"] == "Fit");
+            let whole = status["troubled"].as_array()?.is_empty();
+            (fit.count() == self.size && whole && status["epoch"].as_u64()? > 0).then_some(())
+        });
+    }
+
+    /// Lets a load run for so long while something happens, and compares what it counted.
+    fn survive(&mut self, duration: &str, story: impl FnOnce(&mut Cluster)) {
+        let soak = ["soak", "--json", "--for", duration, "--coordinator", &self.place];
+        let mut soak = gradwire(&[&soak[..], &["--cluster", "hurt"]].concat());
+        let soak = soak.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        sleep(BEGUN);
+        story(self);
+        let output = soak.wait_with_output().expect("it is ours");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+        for name in ["lost", "doubled", "violations"] {
+            assert_eq!(report[name], 0, "{name} in {report}");
+        }
+        assert!(report["acknowledged"].as_u64() > Some(100), "{report}");
+    }
+}
+
+fn as_it_is(_: usize, command: Command) -> Command {
+    command
+}
+
+#[test]
+fn two_servers_of_three_replicas_that_die_at_once_lose_and_double_nothing() {
+    let mut cluster = Cluster::start(3, 4, as_it_is);
+    cluster.survive("12s", |cluster| {
+        for server in &cluster.servers[..2] {
+            signal(server.id(), Signal::KILL);
+        }
+        cluster.servers.drain(..2);
+        (0..2).for_each(|_| cluster.add_server());
+        cluster.wait_whole();
+    });
+    cluster.wait_whole();
+}
+
+#[test]
+fn servers_that_are_replaced_one_after_the_other_under_load_lose_and_double_nothing() {
+    let mut cluster = Cluster::start(2, 3, as_it_is);
+    cluster.survive("20s", |cluster| {
+        for _ in 0..cluster.size {
+            cluster.add_server();
+            let mut old = cluster.servers.remove(0);
+            signal(old.id(), Signal::TERM);
+            let (status, said) = old.end();
+            assert!(status.success(), "it hands over what it holds: {said}");
+            cluster.wait_whole();
+        }
+    });
+    cluster.wait_whole();
+}
+
+/// In a time namespace whose clocks are hours from those of the others; the first one's are ahead,
+/// the second one's as they are.
+fn apart(number: usize, program: Command) -> Command {
+    let offset = ["7200", "0", "86400"][number % 3];
+    let mut command = Command::new("unshare");
+    command.args(["--time", "--monotonic", offset, "--boottime", offset, "--"]);
+    command.arg(program.get_program()).args(program.get_args()).stdin(Stdio::null());
+    if let Some(dir) = program.get_current_dir() {
+        command.current_dir(dir);
+    }
+    command
+}
+
+#[test]
+fn servers_whose_clocks_are_hours_apart_are_one_cluster_and_lose_nothing() {
+    let test = "servers_whose_clocks_are_hours_apart_are_one_cluster_and_lose_nothing";
+    let tried = apart(0, Command::new("true")).stderr(Stdio::null()).status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return skipped(test, "`unshare --time` makes no time namespace here");
+    }
+    let mut cluster = Cluster::start(2, 3, apart);
+    cluster.survive("10s", |cluster| {
+        signal(cluster.servers[0].id(), Signal::KILL);
+        cluster.servers.remove(0);
+        cluster.add_server();
+        cluster.wait_whole();
+    });
+}
