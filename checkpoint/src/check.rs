@@ -10,7 +10,7 @@ use wire::ShardId;
 use crate::backend::{Backend, Folder};
 use crate::error::{Broken, StoreError};
 use crate::layout::{CheckpointNumber, Object};
-use crate::manifest::{ClusterId, MANIFEST_BYTES_MAX, Manifest, PartEntry};
+use crate::manifest::{ClusterId, LINE_MAX, MANIFEST_BYTES_MAX, Manifest, PartEntry};
 use crate::part_reader::PartReader;
 use crate::store::{Store, has_manifest};
 
@@ -27,6 +27,8 @@ pub enum Depth {
 pub struct Checkpoint {
     store: Store,
     manifest: Manifest,
+    /// Those that it has the changes since, the one that has everything first.
+    bases: Vec<Manifest>,
 }
 
 /// What looking for the newest good checkpoint has found.
@@ -78,7 +80,36 @@ impl Store {
         cluster: Option<ClusterId>,
     ) -> Result<Checkpoint, Broken> {
         let manifest = read_manifest(&*self.backend, folder, cluster)?;
-        Ok(Checkpoint { store: self.clone(), manifest })
+        let bases = self.bases(&manifest)?;
+        Ok(Checkpoint { store: self.clone(), manifest, bases })
+    }
+
+    /// What has to be read before a checkpoint, the one that has everything first.
+    ///
+    /// - Errors: one of them is not there or broken, as far as can be told without reading parts.
+    pub(crate) fn bases(&self, manifest: &Manifest) -> Result<Vec<Manifest>, Broken> {
+        let object = self.backend.name(&Object::manifest(manifest.number));
+        let (mut bases, mut next) = (Vec::new(), manifest.base());
+        while let Some(base) = next {
+            if bases.len() + 1 == LINE_MAX as usize {
+                let what = "it stands for too many others";
+                return Err(Broken::Shape { object, offset: 0, what });
+            }
+            let found = self.backend.files(base).map_err(Broken::Store).and_then(|files| {
+                let folder = Folder { number: base, files };
+                read_manifest(&*self.backend, &folder, Some(manifest.cluster.id))
+            });
+            let wrong = |why| Broken::Base { object: object.clone(), base, why: Box::new(why) };
+            let found = found.map_err(wrong)?;
+            if found.shards != manifest.shards {
+                let what = "it has changes since one of other shards";
+                return Err(Broken::Shape { object, offset: 0, what });
+            }
+            next = found.base();
+            bases.push(found);
+        }
+        bases.reverse();
+        Ok(bases)
     }
 
     /// The newest checkpoint that is good, by `depth`, and what is wrong with the newer ones.
@@ -122,22 +153,45 @@ impl Checkpoint {
         &self.manifest
     }
 
+    /// Those that have to be read before it, the one that has everything first.
+    pub fn bases(&self) -> &[Manifest] {
+        &self.bases
+    }
+
+    /// The checkpoints whose parts of a shard make it, one after another: the last one that has
+    /// everything of it, and the changes since.
+    ///
+    /// - Panics: the cluster has no such shard.
+    pub fn line(&self, shard: ShardId) -> Vec<&Manifest> {
+        let all: Vec<&Manifest> = self.bases.iter().chain([&self.manifest]).collect();
+        let has_all = |manifest: &&Manifest| manifest.parts[shard.index()].base.is_none();
+        let first = all.iter().rposition(has_all).unwrap_or(0);
+        all[first..].to_vec()
+    }
+
     /// Begins to read a shard's part.
     ///
     /// - Errors: no thread for it. What is wrong with the part is said by the reader.
     /// - Panics: the cluster has no such shard.
     pub fn part(&self, shard: ShardId) -> Result<PartReader, Broken> {
-        let part = &self.manifest.parts[shard.index()];
-        PartReader::begin(&self.store.backend, self.store.limit, &self.manifest, part)
+        self.part_of(&self.manifest, shard)
     }
 
-    /// Reads and checks each byte of each part.
+    /// As [`Checkpoint::part`], of this one or of one that has to be read before.
+    pub fn part_of(&self, manifest: &Manifest, shard: ShardId) -> Result<PartReader, Broken> {
+        let part = &manifest.parts[shard.index()];
+        PartReader::begin(&self.store.backend, self.store.limit, manifest, part)
+    }
+
+    /// Reads and checks each byte of each part that is needed.
     ///
     /// - Errors: the first that is broken.
     pub fn check(&self) -> Result<(), Broken> {
         for part in &self.manifest.parts {
-            let mut reader = self.part(part.shard)?;
-            while reader.next()?.is_some() {}
+            for manifest in self.line(part.shard) {
+                let mut reader = self.part_of(manifest, part.shard)?;
+                while reader.next()?.is_some() {}
+            }
         }
         Ok(())
     }

@@ -127,6 +127,15 @@ pub enum Broken {
         /// What is wrong there.
         what: &'static str,
     },
+    /// It has the changes since another one, which is needed too and cannot be used.
+    Base {
+        /// The manifest that names it.
+        object: String,
+        /// The other one.
+        base: CheckpointNumber,
+        /// What is wrong with it.
+        why: Box<Broken>,
+    },
     /// A newer gradwire wrote it.
     Newer {
         /// The object, with its place.
@@ -209,6 +218,9 @@ impl fmt::Display for Broken {
             ),
             Broken::Shape { object, offset, what } => {
                 write!(f, "{object}: damaged at byte {offset}: {what}")
+            }
+            Broken::Base { object, base, why } => {
+                write!(f, "{object}: needs {base}, of which it has the changes: {why}")
             }
             Broken::Newer { object, format } => write!(
                 f,

@@ -29,7 +29,7 @@ pub use block::{BLOCK_BYTES, BLOCK_HEAD_BYTES, Block, Messages};
 pub use check::{Checkpoint, Depth, Found, NewestError, PassedOver};
 pub use error::{Broken, RetainError, StoreError, WriteError};
 pub use layout::CheckpointNumber;
-pub use manifest::{Cluster, ClusterId, Content, FORMAT, Manifest, PartEntry, TableNote};
+pub use manifest::{Cluster, ClusterId, Content, FORMAT, LINE_MAX, Manifest, PartEntry, TableNote};
 pub use part_reader::PartReader;
 pub use part_writer::{PartEnd, PartPlan, PartWriter};
 pub use retain::{KEEP_MIN, Removed};

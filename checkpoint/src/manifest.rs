@@ -13,9 +13,15 @@ use crate::error::Broken;
 use crate::layout::{CheckpointNumber, Object, is_part_file};
 use crate::sum::Sum;
 
-/// The format that this build writes. It reads this one and, once there is a second one, the one
-/// before.
-pub const FORMAT: u32 = 1;
+/// The newest format: that of checkpoints of changes. This build reads it and the one before.
+pub const FORMAT: u32 = 2;
+
+/// The format of checkpoints that have everything, and of all parts.
+pub(crate) const FORMAT_FULL: u32 = 1;
+
+/// The most checkpoints that one may stand for: changes, those before them, and so on to one that
+/// has everything.
+pub const LINE_MAX: u32 = 64;
 
 /// The longest manifest, in bytes: some 300 a part, and 65536 shards at most.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
@@ -53,6 +59,8 @@ pub struct Cluster {
 pub enum Content {
     /// Everything: it needs no other one.
     Full,
+    /// Of some shards only what has changed since this one, which has to be read before.
+    ChangesSince(CheckpointNumber),
 }
 
 /// What a table is, for people; its parts hold what is to be restored.
@@ -83,6 +91,13 @@ pub struct PartEntry {
     pub rows: u64,
     /// The shard's position after the last message: how many operations it had applied.
     pub position: u64,
+    /// The checkpoint since which it has the changes; none: it has everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<CheckpointNumber>,
+    /// The order of its rows, if it is known: a shard whose tables have the same one takes them in
+    /// fastest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// What a checkpoint is made of. Its checkpoint is whole if each part is what is said here.
@@ -123,6 +138,14 @@ impl Manifest {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.rows))
     }
 
+    /// The checkpoint that has to be read before this one.
+    pub fn base(&self) -> Option<CheckpointNumber> {
+        match self.content {
+            Content::Full => None,
+            Content::ChangesSince(base) => Some(base),
+        }
+    }
+
     /// The text of the manifest.
     pub(crate) fn to_text(&self) -> String {
         let json = serde_json::to_string(self).expect("names are strings, numbers are finite");
@@ -161,6 +184,12 @@ impl Manifest {
         }
         if !manifest.parts.iter().all(|part| is_part_file(&part.object, part.shard)) {
             return Err(shape(0, "a part has a name that is no part's"));
+        }
+        let base = manifest.base();
+        if base.is_some_and(|base| base >= number)
+            || manifest.parts.iter().any(|part| part.base.is_some() && part.base != base)
+        {
+            return Err(shape(0, "it has changes since what is none before it"));
         }
         Ok(manifest)
     }

@@ -9,7 +9,7 @@ use wire::ShardId;
 
 use crate::error::Broken;
 use crate::layout::CheckpointNumber;
-use crate::manifest::{ClusterId, FORMAT};
+use crate::manifest::{ClusterId, FORMAT, FORMAT_FULL};
 use crate::sum::Sum;
 
 /// Bytes of a part's header.
@@ -29,7 +29,7 @@ pub(crate) struct PartHead {
 impl PartHead {
     /// The header as it stands in the part.
     pub(crate) fn to_bytes(self) -> [u8; HEAD_BYTES] {
-        self.to_bytes_of_format(FORMAT)
+        self.to_bytes_of_format(FORMAT_FULL)
     }
 
     pub(crate) fn to_bytes_of_format(self, format: u32) -> [u8; HEAD_BYTES] {

@@ -158,6 +158,8 @@ impl PartWriter {
             root: self.root.sum(),
             rows: end.rows,
             position: end.position,
+            base: None,
+            seed: None,
         })
     }
 

@@ -4,6 +4,8 @@
 //! that what is left is no checkpoint; of an unfinished one nothing before its number is barred, so
 //! that a writer that was taken for dead cannot publish what is being removed.
 
+use std::collections::BTreeSet;
+
 use crate::backend::{Backend, New};
 use crate::check::read_manifest;
 use crate::error::{Broken, RetainError, StoreError};
@@ -22,7 +24,8 @@ pub struct Removed {
 }
 
 impl Store {
-    /// Removes published checkpoints but the newest `keep`, and unfinished ones that are older than
+    /// Removes published checkpoints but the newest `keep` and those that they have the changes
+    /// since, and unfinished ones that are older than
     /// the newest published one. Broken ones are removed once they are older than all that is kept;
     /// what cannot be read, is of a newer format or another cluster's does not count and is left
     /// alone. Parts are not read: `Checkpoint::check` does that.
@@ -37,13 +40,19 @@ impl Store {
         let folders = backend.list()?;
         let mut removed = Removed::default();
         let (mut published, mut cluster) = (0, None);
+        let mut needed = BTreeSet::new();
         for folder in folders.iter().rev() {
             let fate = match read_manifest(backend, folder, cluster) {
                 Ok(manifest) => {
                     // The newest one says whose place this is.
                     cluster = Some(manifest.cluster.id);
                     published += 1;
-                    if published > keep { Fate::Remove } else { Fate::Leave }
+                    if published <= keep || needed.contains(&folder.number) {
+                        needed.extend(manifest.base());
+                        Fate::Leave
+                    } else {
+                        Fate::Remove
+                    }
                 }
                 Err(Broken::Unfinished { .. } | Broken::Abandoned { .. }) if published > 0 => {
                     Fate::Bar
@@ -56,7 +65,7 @@ impl Store {
                     | Broken::OtherCluster { .. },
                 ) => Fate::Leave,
                 Err(_) => {
-                    if published >= keep {
+                    if published >= keep && !needed.contains(&folder.number) {
                         Fate::Remove
                     } else {
                         Fate::Leave

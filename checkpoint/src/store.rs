@@ -75,7 +75,10 @@ impl Store {
 
     fn listed(&self, folder: &Folder) -> Listed {
         let bytes = folder.files.iter().map(|stored| stored.bytes).sum();
-        let state = match read_manifest(&*self.backend, folder, None) {
+        let manifest = read_manifest(&*self.backend, folder, None);
+        // One without what it has the changes since is of no use.
+        let manifest = manifest.and_then(|manifest| self.bases(&manifest).map(|_| manifest));
+        let state = match manifest {
             Ok(manifest) => State::Published(Box::new(manifest)),
             Err(Broken::Unfinished { .. } | Broken::Abandoned { .. }) => State::Unfinished,
             Err(broken) => State::Broken(broken),

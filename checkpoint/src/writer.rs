@@ -12,7 +12,7 @@ use crate::check::{Odd, presence};
 use crate::error::{StoreError, WriteError};
 use crate::layout::{CheckpointNumber, Object};
 use crate::manifest::{
-    Cluster, Content, FORMAT, MANIFEST_BYTES_MAX, Manifest, PartEntry, TableNote,
+    Cluster, Content, FORMAT, FORMAT_FULL, MANIFEST_BYTES_MAX, Manifest, PartEntry, TableNote,
 };
 use crate::part_writer::PartPlan;
 use crate::retain::bar;
@@ -114,12 +114,17 @@ impl Writer {
         if let Some(shard) = odd {
             return Err(WriteError::Shards { shards, shard, parts: count(shard) });
         }
+        let base = parts.iter().filter_map(|part| part.base).max();
+        let (format, content) = match base {
+            None => (FORMAT_FULL, Content::Full),
+            Some(base) => (FORMAT, Content::ChangesSince(base)),
+        };
         Ok(Manifest {
-            format: FORMAT,
+            format,
             gradwire: env!("CARGO_PKG_VERSION").to_owned(),
             number: self.number,
             cluster: self.cluster.clone(),
-            content: Content::Full,
+            content,
             epoch: facts.epoch,
             clock: facts.clock,
             created_s: facts.created_s,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use checkpoint::{Broken, Checkpoint, CheckpointNumber, Options, Store, StoreError};
+use checkpoint::{Broken, CheckpointNumber, Manifest, Options, PartReader, Store, StoreError};
 use shard::ShardSpec;
 use shard::chain::{RestoreError, Restored, Restoring};
 use wire::{RestoredFrom, ShardId, StoreReport, StoreState};
@@ -128,31 +128,64 @@ impl Loader {
             let place = self.from.place.clone();
             return Err(NotLoaded::Shards { theirs, ours, place, number });
         }
-        let mut reader = checkpoint.part(shard).map_err(NotLoaded::Broken)?;
-        let mut restoring = Restoring::new(spec.clone(), checkpoint.manifest().clock);
-        let (mut bytes, mut blocks, mut messages) = (0, 0, 0);
-        let at = |block, message, error| {
-            let object = object(&checkpoint, &self.from.place, shard);
-            NotLoaded::Restore { object, block, message, error }
-        };
-        while let Some(block) = reader.next().map_err(NotLoaded::Broken)? {
-            if load.is_cancelled.load(Ordering::Relaxed) {
-                return Err(NotLoaded::Cancelled);
+        let line = checkpoint.line(shard);
+        // Rows come in the order of the lines that they go to, which the cache likes.
+        let seed = line[0].parts[shard.index()].seed.unwrap_or(spec.seed);
+        let mut restoring = Restoring::new(ShardSpec { seed, ..spec.clone() }, line[0].clock);
+        let mut bytes = 0;
+        for (number, manifest) in line.iter().enumerate() {
+            let object = || object(manifest, &self.from.place, shard);
+            if number > 0 {
+                let (block, message) = (0, 0);
+                restoring.go_on(manifest.clock).map_err(|error| NotLoaded::Restore {
+                    object: object(),
+                    block,
+                    message,
+                    error,
+                })?;
             }
-            for message in block.messages() {
-                restoring.take(message).map_err(|error| at(blocks, messages, error))?;
-                messages += 1;
-            }
-            bytes += block.payload_bytes() as u64;
-            blocks += 1;
+            let reader = checkpoint.part_of(manifest, shard).map_err(NotLoaded::Broken)?;
+            bytes += read(reader, &mut restoring, object, load)?;
         }
-        let restored = restoring.finish().map_err(|error| at(blocks, messages, error))?;
+        let last = line[line.len() - 1];
+        let restored = restoring.finish().map_err(|error| NotLoaded::Restore {
+            object: object(last, &self.from.place, shard),
+            block: last.parts[shard.index()].blocks,
+            message: last.parts[shard.index()].messages,
+            error,
+        })?;
         Ok((restored, bytes))
     }
 }
 
-fn object(checkpoint: &Checkpoint, place: &str, shard: ShardId) -> String {
-    let manifest = checkpoint.manifest();
+/// Does what a part says. Its bytes.
+fn read(
+    mut reader: PartReader,
+    restoring: &mut Restoring,
+    object: impl Fn() -> String,
+    load: &Load,
+) -> Result<u64, NotLoaded> {
+    let (mut bytes, mut block, mut message) = (0, 0, 0);
+    while let Some(next) = reader.next().map_err(NotLoaded::Broken)? {
+        if load.is_cancelled.load(Ordering::Relaxed) {
+            return Err(NotLoaded::Cancelled);
+        }
+        for text in next.messages() {
+            restoring.take(text).map_err(|error| NotLoaded::Restore {
+                object: object(),
+                block,
+                message,
+                error,
+            })?;
+            message += 1;
+        }
+        bytes += next.payload_bytes() as u64;
+        block += 1;
+    }
+    Ok(bytes)
+}
+
+fn object(manifest: &Manifest, place: &str, shard: ShardId) -> String {
     let number = manifest.number.get();
     format!("{place}/ckpt-{number:010}/{}", manifest.parts[shard.index()].object)
 }

@@ -15,7 +15,7 @@ use checkpoint::{
     BLOCK_HEAD_BYTES, Block, CheckpointNumber, ClusterId, Options, PartEnd, PartEntry, PartPlan,
     PartWriter, Store, StoreError, WriteError,
 };
-use shard::chain::{Reached, TAPE_HEAD_BYTES, Tape};
+use shard::chain::{Purpose, Reached, TAPE_HEAD_BYTES, Tape};
 use wire::{Clock, RecordOrder, RecordedPart, ShardId, StoreReport, StoreState};
 
 use crate::core_thread::{Command, CoreHandle};
@@ -139,7 +139,9 @@ impl Job {
         let end = Arc::new(OnceLock::new());
         let a_core = |mib: u32| (u64::from(mib) << 20) / self.cores.len() as u64;
         let bytes_per_s = order.rate_mib_s.map(a_core);
-        let tap = Tap { number: order.number, tapes, spare, end: Arc::clone(&end), bytes_per_s };
+        let RecordOrder { number, base, is_base, .. } = *order;
+        let purpose = Purpose { number, base, is_base };
+        let tap = Tap { purpose, tapes, spare, end: Arc::clone(&end), bytes_per_s };
         self.core().tell(Command::Record(order.shard, tap));
         let mut way = Way { inbox, spares, end };
         let mut progress = Progress::new();
@@ -161,10 +163,10 @@ impl Job {
                 self.tell(state);
             }
         }
-        let Reached { rows, position, .. } = progress.reached;
+        let Reached { rows, position, base, seed, .. } = progress.reached;
         drop(way); // The core records no longer.
         let entry = part.finish(PartEnd { rows, position }).map_err(Lost::Write)?;
-        Ok(recorded(&entry, progress.tables))
+        Ok(RecordedPart { base, seed: Some(seed), ..recorded(&entry, progress.tables) })
     }
 }
 
@@ -270,6 +272,8 @@ fn recorded(entry: &PartEntry, tables: Vec<(String, String)>) -> RecordedPart {
         rows: entry.rows,
         position: entry.position,
         tables,
+        base: None,
+        seed: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use shard::chain::Tape;
+use shard::chain::{Purpose, Tape};
 use wire::{ShardId, Time};
 
 use crate::turn::Core;
@@ -21,8 +21,8 @@ const BURST: Duration = Duration::from_millis(20);
 /// The way from a shard's recording to its writer.
 #[derive(Debug)]
 pub(crate) struct Tap {
-    /// Of the checkpoint.
-    pub(crate) number: u64,
+    /// Of the recording.
+    pub(crate) purpose: Purpose,
     pub(crate) tapes: SyncSender<Tape>,
     /// Memory of tapes that were written, to be used again.
     pub(crate) spare: Receiver<Vec<u64>>,
@@ -53,11 +53,11 @@ impl Core {
             let _ = tap.end.set("the server does not hold the shard".to_owned());
             return;
         };
-        if hosted.tap.as_ref().is_some_and(|known| known.number < tap.number) {
+        if hosted.tap.as_ref().is_some_and(|known| known.purpose.number < tap.purpose.number) {
             hosted.replica.end_recording();
             hosted.tap = None;
         }
-        match hosted.replica.begin_recording() {
+        match hosted.replica.begin_recording(tap.purpose) {
             Ok(()) => hosted.tap = Some(tap),
             Err(error) => drop(tap.end.set(error.to_string())),
         }
@@ -65,7 +65,7 @@ impl Core {
 
     /// Ends the recording of a shard for this checkpoint.
     pub(crate) fn end_recording(&mut self, shard: ShardId, number: u64) {
-        let is_it = |tap: &Tap| tap.number == number;
+        let is_it = |tap: &Tap| tap.purpose.number == number;
         let hosted = self.hosted.iter_mut().find(|hosted| hosted.number == shard);
         if let Some(hosted) = hosted.filter(|hosted| hosted.tap.as_ref().is_some_and(is_it)) {
             hosted.replica.end_recording();

@@ -39,6 +39,11 @@ impl Tables {
         self.dropped += 1;
     }
 
+    /// The order of keys in them.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// How often all were dropped.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped

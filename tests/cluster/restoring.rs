@@ -467,3 +467,42 @@ fn what_cannot_be_restored_is_one_line_and_a_broken_newest_one_is_passed_over() 
     });
     assert!(failed.contains("part-00001: damaged in the"), "{failed}");
 }
+
+#[test]
+fn a_cluster_begins_again_from_changes_over_a_full_checkpoint_and_not_without_it() {
+    const KEYS: u64 = 4000;
+    let files = Files::new();
+    let place = files.path("checkpoints");
+    let store = ["--checkpoints", &place, "--checkpoint-full-every", "3"];
+    let first = Running::start(&files.path("data"), 2, 3, 2, &store);
+    let load = first.load(1, KEYS, u64::MAX);
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        load.wait_steps(load.steps() + 5);
+        taken.push(first.take_well());
+    }
+    first.kill();
+    load.join();
+    verify(&place);
+    let content = |number: &str| {
+        let said = run_well(&["checkpoint", "inspect", &place, "--number", number, "--json"]);
+        serde_json::from_str::<Value>(&said).expect("one line of JSON")["content"].clone()
+    };
+    assert_eq!([content("4"), content("1")], [Value::from("full"), Value::from("full")]);
+    assert_eq!(content("5")["changes-since"], 4);
+    assert_eq!(content("3")["changes-since"], 2);
+    let restore = ["--restore", place.as_str()];
+    let second = Running::start(&files.path("again"), 2, 3, 1, &restore);
+    second.wait_restored();
+    second.check(1, KEYS, sum_at_cut(&taken[4]));
+    second.kill();
+    // The fifth is nothing without the fourth; the third needs two others, which were kept for it.
+    std::fs::remove_file(Path::new(&place).join("ckpt-0000000004/manifest")).expect("it is there");
+    let third = Running::start(&files.path("third"), 1, 3, 1, &restore);
+    third.wait_restored();
+    third.check(1, KEYS, sum_at_cut(&taken[2]));
+    third.kill();
+    let fifth = refused(&files.path("fifth"), "3", NAME, &format!("{place}#5"));
+    let said = "ckpt-0000000005/manifest: needs checkpoint 4, of which it has the changes";
+    assert!(fifth.contains(said), "{fifth}");
+}

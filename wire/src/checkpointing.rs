@@ -30,6 +30,12 @@ pub struct RecordOrder {
     pub rate_mib_s: Option<u32>,
     /// How long the whole may take, in ms; then it is given up.
     pub limit_ms: u64,
+    /// Changes since this checkpoint are enough, for who has recorded it; none: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<u64>,
+    /// Whether changes since this one may be wanted later.
+    #[serde(default)]
+    pub is_base: bool,
 }
 
 /// Where the state of a cluster comes from that did not begin empty.
@@ -106,6 +112,12 @@ pub struct RecordedPart {
     pub position: u64,
     /// By table: its name and the name of its rule.
     pub tables: Vec<(String, String)>,
+    /// The checkpoint since which it has the changes; none: it has everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<u64>,
+    /// The order of its rows, if it is known: see `ShardSpec` of the crate `shard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// What people see of a cluster's checkpoints.

@@ -185,10 +185,10 @@ fn a_newer_format_is_told_from_damage() {
     let (folder, store) = two();
     let files = files_of(folder.path(), 2);
     let manifest = fs::read_to_string(&files[0]).expect("it");
-    let json = manifest.lines().next().expect("a line").replace("\"format\":1", "\"format\":2");
+    let json = manifest.lines().next().expect("a line").replace("\"format\":1", "\"format\":3");
     let newer = format!("{json}\nxxh3-128 {}\n", Sum::of(format!("{json}\n").as_bytes()));
     fs::write(&files[0], newer).expect("it");
-    assert!(matches!(passed_over(&store), Broken::Newer { format: 2, .. }));
+    assert!(matches!(passed_over(&store), Broken::Newer { format: 3, .. }));
     assert!(passed_over(&store).to_string().ends_with("written by a newer gradwire"));
     fs::write(&files[0], manifest).expect("it");
 
@@ -198,9 +198,9 @@ fn a_newer_format_is_told_from_damage() {
         shard: ShardId::new(0),
     };
     let mut part = fs::read(&files[1]).expect("it");
-    part[..64].copy_from_slice(&head.to_bytes_of_format(2));
+    part[..64].copy_from_slice(&head.to_bytes_of_format(3));
     fs::write(&files[1], part).expect("it");
-    assert!(matches!(passed_over(&store), Broken::Newer { format: 2, .. }));
+    assert!(matches!(passed_over(&store), Broken::Newer { format: 3, .. }));
 }
 
 #[test]

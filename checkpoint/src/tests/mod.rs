@@ -5,6 +5,7 @@
 mod crash;
 mod damage;
 mod golden;
+mod line;
 mod objects;
 mod round_trip;
 mod sim_disk;

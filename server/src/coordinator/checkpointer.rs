@@ -10,8 +10,8 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use checkpoint::{
-    Cluster, ClusterId, Facts, Manifest, Options, PartEntry, State, Store, StoreError, Sum,
-    TableNote, Writer,
+    CheckpointNumber, Cluster, ClusterId, Facts, Manifest, Options, PartEntry, State, Store,
+    StoreError, Sum, TableNote, Writer,
 };
 use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId};
 
@@ -32,13 +32,21 @@ pub struct CheckpointSpec {
     pub keep: usize,
     /// What each server may write, in MiB/s; none: as fast as it goes.
     pub rate_mib_s: Option<u32>,
+    /// One in so many has everything, the others what has changed since the one before; 1: all
+    /// have everything. At most [`checkpoint::LINE_MAX`].
+    pub full_every: u32,
 }
 
 impl CheckpointSpec {
     /// What the machine has to know of it.
     pub(super) fn conduct(&self) -> Conduct {
-        let CheckpointSpec { place, every, rate_mib_s, .. } = self;
-        Conduct { place: Some(place.clone()), every: *every, rate_mib_s: *rate_mib_s }
+        let CheckpointSpec { place, every, rate_mib_s, full_every, .. } = self;
+        Conduct {
+            place: Some(place.clone()),
+            every: *every,
+            rate_mib_s: *rate_mib_s,
+            full_every: *full_every,
+        }
     }
 }
 
@@ -227,6 +235,8 @@ impl Hands {
                 messages: part.messages,
                 rows: part.rows,
                 position: part.position,
+                base: part.base.map(CheckpointNumber::new),
+                seed: part.seed,
             })
         });
         let entries = entries.collect::<Result<Vec<_>, String>>()?;

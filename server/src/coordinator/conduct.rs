@@ -19,6 +19,7 @@ use wire::{
     ServerId, ShardId, StoreReport, StoreState, Time, ToMember,
 };
 
+use self::base::Base;
 use super::census::Health;
 use super::checkpointer::{Parts, StoreNews, StoreTask};
 use super::event::Action;
@@ -54,6 +55,8 @@ pub(super) struct Conduct {
     pub(super) every: Option<Duration>,
     /// What each server may write, in MiB/s.
     pub(super) rate_mib_s: Option<u32>,
+    /// One in so many has everything.
+    pub(super) full_every: u32,
 }
 
 /// The conductor's state.
@@ -66,6 +69,7 @@ pub(super) struct Conductor {
     is_wanted: bool,
     attempts: u32,
     last: Option<(CheckpointTaken, Option<Time>)>,
+    base: Option<Base>,
     ended: u64,
     failure: Option<String>,
 }
@@ -87,6 +91,8 @@ enum Stage {
 #[derive(Debug)]
 struct Taking {
     number: u64,
+    /// The checkpoint since which changes are enough.
+    base: Option<u64>,
     since: Time,
     parts: Vec<Part>,
     /// Where it is cut, and since when that is known.
@@ -232,11 +238,13 @@ impl Machine {
             (Stage::Beginning { since }, StoreNews::Begun { number }) => {
                 let part = Part { attempts: 0, state: PartState::Wanted { at: now } };
                 let parts = vec![part; self.placement.chains.len()];
-                let taking = Taking { number, since, parts, cut: None, said_at: now };
+                let base = self.conductor.next_base();
+                let taking = Taking { number, base, since, parts, cut: None, said_at: now };
                 self.conductor.stage = Stage::Recording(taking);
             }
             (Stage::Publishing(taking), StoreNews::Published { number, bytes, rows, clock }) => {
                 let took_ms = Some(millis(now - taking.since));
+                self.conductor.note_base(&taking);
                 let taken = CheckpointTaken { number, bytes, rows, clock, ago_ms: 0, took_ms };
                 self.conductor.last = Some((taken, Some(now)));
                 self.end_checkpoint(None, now);
@@ -254,6 +262,7 @@ impl Machine {
     pub(super) fn hear_of_part(&mut self, from: ServerId, report: StoreReport, now: Time) {
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
         let StoreReport { shard, number, attempt, state } = report;
+        let base = taking.base;
         let Some(part) = taking.parts.get_mut(shard.index()) else { return };
         let is_newest = number == taking.number && attempt + 1 == part.attempts;
         if !is_newest || part.state.server() != Some(from) {
@@ -262,6 +271,9 @@ impl Machine {
         part.state = match state {
             StoreState::Recording { bytes } => PartState::Asked { server: from, bytes },
             StoreState::Marked { clock, bytes } => PartState::Marked { server: from, clock, bytes },
+            StoreState::Recorded(recorded) if recorded.base.is_some_and(|it| Some(it) != base) => {
+                return self.lose_part(shard, "it has the changes since another checkpoint", now);
+            }
             StoreState::Recorded(recorded) => PartState::Done(recorded),
             StoreState::NotRecorded { reason } => return self.lose_part(shard, &reason, now),
             StoreState::Loading | StoreState::Loaded | StoreState::NotLoaded { .. } => return,
@@ -386,7 +398,7 @@ impl Machine {
             };
             orders.push((server, shard, part.attempts - 1));
         }
-        let (number, since) = (taking.number, taking.since);
+        let (number, base, since) = (taking.number, taking.base, taking.since);
         if says_again && taking.cut.is_some() {
             self.say_cut();
         }
@@ -400,6 +412,8 @@ impl Machine {
                 place: place.clone(),
                 rate_mib_s: self.conductor.plan.rate_mib_s,
                 limit_ms: millis(CHECKPOINT_MAX.saturating_sub(now - since)),
+                base,
+                is_base: self.conductor.plan.full_every > 1,
             };
             self.tell_server(server, ToMember::Record(order));
         }
@@ -471,5 +485,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+mod base;
 #[cfg(test)]
 mod tests;

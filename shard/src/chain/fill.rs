@@ -186,6 +186,7 @@ pub(super) fn next_page<'a>(
             Filled::All => continue,
             Filled::Nothing => return Next::Nothing,
             Filled::Rows(width) => (Kind::Page, width),
+            Filled::Gone => (Kind::Page, 0),
             Filled::Counts => (Kind::Counts, COUNT_LINE_WIDTH),
         };
         let header = Header {

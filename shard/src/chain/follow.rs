@@ -10,9 +10,20 @@ use wire::{FRAME_BYTES_MAX, Flags, HEADER_BYTES, Header, Kind, Message, Status, 
 use zerocopy::IntoBytes;
 
 use super::log::is_of_chains;
-use super::{Replica, Role, Taken};
+use super::{Replica, Role};
 use crate::change::{Nowhere, Sink, is_change};
 use crate::engine::{Mutation, Shard};
+
+/// What became of a predecessor's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was applied, or had come before.
+    Done,
+    /// There is no room to pass it on. Nothing changed; take it again later.
+    NoRoom,
+    /// It cannot be what the predecessor meant: the link must be ended, and begins again.
+    Broken,
+}
 
 /// Where a follower stands.
 #[derive(Debug, Default)]
@@ -204,7 +215,7 @@ impl<S> Replica<S> {
             Message::Nothing => Ok(()),
             Message::State(words) => {
                 self.following.has_state = true;
-                self.shard.read_state(words).ok_or(Unfit::Differs)
+                self.shard.read_state(words, 0).ok_or(Unfit::Differs)
             }
             Message::Page(rows) => self.shard.take_page(&header, rows).ok_or(Unfit::Differs),
             Message::Counts(lines) => self.shard.take_counts(&header, lines).ok_or(Unfit::Differs),

@@ -42,13 +42,15 @@ use kernels::crc32c::crc32c;
 use wire::{Epoch, Header, Holds, Kind, Station, Time};
 
 use self::fill::Filling;
+pub use self::follow::Taken;
 use self::link::Successor;
 use self::log::{Log, Part};
 use self::pass::{Catching, Passing};
-use self::record::Recording;
 pub use self::record::{
-    Reached, RecordError, RecordingEnd, TAPE_HEAD_BYTES, Tape, TapeMessages, tables_of_state,
+    Purpose, Reached, RecordError, RecordingEnd, TAPE_HEAD_BYTES, Tape, TapeMessages,
+    tables_of_state,
 };
+use self::record::{Recording, Tracked};
 pub use self::restore::{RestoreError, Restored, Restoring};
 pub use self::state::Image;
 pub use self::view::{Progress, View};
@@ -94,17 +96,6 @@ pub enum Notice {
     SuccessorUnfit,
 }
 
-/// What became of a predecessor's message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// It was applied, or had come before.
-    Done,
-    /// There is no room to pass it on. Nothing changed; take it again later.
-    NoRoom,
-    /// It cannot be what the predecessor meant: the link must be ended, and begins again.
-    Broken,
-}
-
 /// An answer that waits.
 #[derive(Debug)]
 struct Held<S> {
@@ -132,6 +123,8 @@ pub struct Replica<S> {
     filling: Option<Filling>,
     /// What goes to a store of checkpoints; never while the successor is filled.
     recording: Option<Recording>,
+    /// Since when it is noted what changes, for a recording of that alone.
+    tracked: Option<Tracked>,
     /// Why the last recording ended by itself, until it is asked for.
     recording_end: Option<RecordingEnd>,
     /// Answers that wait for the tail, in their order.
@@ -164,6 +157,7 @@ impl<S> Replica<S> {
             successor: None,
             filling: None,
             recording: None,
+            tracked: None,
             recording_end: None,
             held: VecDeque::new(),
             proven: None,
@@ -264,7 +258,7 @@ impl<S> Replica<S> {
         let spec = self.spec.clone().expect("only a shard that was placed is emptied");
         self.shard = Shard::new(ShardSpec { epoch: self.shard.epoch, ..spec });
         self.shard.progress = true;
-        (self.position, self.acknowledged) = (0, 0);
+        (self.position, self.acknowledged, self.tracked) = (0, 0, None);
         self.log.restart(1);
         self.held.clear();
         self.following = follow::Following::default();

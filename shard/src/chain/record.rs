@@ -19,11 +19,12 @@ use wire::{Clock, FRAME_BYTES_MAX, Flags, HEADER_BYTES, Header, Holds, Kind, Sea
 use zerocopy::IntoBytes;
 
 use super::fill::{Next, PAGE_BYTES_MAX, marker_words, next_page};
+use super::state::CHANGES;
 use super::{Replica, Role};
 use crate::change::Sink;
 use crate::engine::{Rests, Shard};
 use crate::job::Job;
-use crate::table::Fill;
+use crate::table::{Fill, Table};
 
 /// What may wait to be taken, in bytes; beyond it the recording ends.
 const WAITING_BYTES_MAX: usize = 128 << 20;
@@ -59,6 +60,27 @@ pub struct Tape {
     pub reached: Reached,
 }
 
+/// What a recording is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purpose {
+    /// The checkpoint's number.
+    pub number: u64,
+    /// What has changed since this checkpoint is enough, if that is known here.
+    pub base: Option<u64>,
+    /// Whether a later recording may have this one as its base: from now on it is noted what
+    /// changes.
+    pub is_base: bool,
+}
+
+/// Since when it is noted what changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tracked {
+    /// The checkpoint whose recording began then.
+    number: u64,
+    /// How often tables had been dropped.
+    dropped: u64,
+}
+
 /// What a shard has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
@@ -70,6 +92,10 @@ pub struct Reached {
     pub position: u64,
     /// Whether the recording has a marker: all rows are in it, and it may be cut.
     pub is_marked: bool,
+    /// The checkpoint since which it has the changes; none: it has everything.
+    pub base: Option<u64>,
+    /// The order in which rows are recorded: a shard with the same one takes them in fastest.
+    pub seed: u64,
 }
 
 /// Why no recording begins. Nothing was changed.
@@ -189,7 +215,7 @@ impl<S> Replica<S> {
     /// Begins to record the shard: what [`Replica::take_tape`] gives from now on.
     ///
     /// - Errors: [`RecordError`]; only the tail of a chain records, and not while it fills another.
-    pub fn begin_recording(&mut self) -> Result<(), RecordError> {
+    pub fn begin_recording(&mut self, purpose: Purpose) -> Result<(), RecordError> {
         if matches!(self.role, Role::Out | Role::Joining) {
             return Err(RecordError::NotHeld);
         }
@@ -207,17 +233,30 @@ impl<S> Replica<S> {
         if bytes > bytes_max {
             return Err(RecordError::StateTooLong { bytes, bytes_max });
         }
-        let tables = self.shard.tables.all_mut();
-        let tables = tables.iter_mut().map(|table| table.begin_filling()).collect();
+        let dropped = self.shard.tables.dropped();
+        let base = purpose.base.filter(|&number| {
+            let is_known = self.tracked == Some(Tracked { number, dropped });
+            is_known && self.shard.tables.all().iter().all(Table::knows_changes)
+        });
+        words[0] |= if base.is_some() { CHANGES } else { 0 };
+        let begin = |table: &mut Table| {
+            if base.is_some() {
+                return table.begin_filling_changes();
+            }
+            table.set_tracked(purpose.is_base);
+            table.begin_filling()
+        };
+        let tables = self.shard.tables.all_mut().iter_mut().map(begin).collect();
+        self.tracked = purpose.is_base.then_some(Tracked { number: purpose.number, dropped });
         let mut recording = Recording {
             isa: self.shard.isa,
             tables,
-            dropped: self.shard.tables.dropped(),
+            dropped,
             current: Tape::default(),
             full: VecDeque::new(),
             spare: Vec::new(),
             bytes: 0,
-            reached: Reached::default(),
+            reached: Reached { base, ..Reached::default() },
             is_over: false,
         };
         recording.append(Header::new(Kind::State), [words.as_bytes(), &[]]);
@@ -316,8 +355,8 @@ impl<S> Replica<S> {
     #[inline]
     pub(super) fn note_reached(&mut self) {
         let Some(recording) = &mut self.recording else { return };
-        let is_marked = recording.reached.is_marked;
-        recording.reached = Reached { is_marked, ..self.shard.reached(self.position) };
+        let Reached { is_marked, base, .. } = recording.reached;
+        recording.reached = Reached { is_marked, base, ..self.shard.reached(self.position) };
         if recording.is_over {
             let bytes = recording.bytes;
             self.abort_recording(RecordingEnd::TooSlow { bytes });
@@ -341,7 +380,8 @@ impl Shard {
         let counts = self.job.as_ref().filter(|_| self.rests != Rests::Job).map(Job::slowest);
         let rows = self.tables.all().iter().map(|table| table.size().rows).sum();
         let clock = counts.unwrap_or(Clock::new(u64::MAX));
-        Reached { clock, rows, position, is_marked: false }
+        let seed = self.tables.seed();
+        Reached { clock, rows, position, seed, ..Reached::default() }
     }
 }
 

@@ -15,18 +15,32 @@ use super::tests::{LIVES, Letter, Pair, keyed, message, push, spec, station, way
 use super::*;
 use crate::{Mutation, Outcome};
 
-/// What a recording had, and the shard at the moments that a cut may mean.
+/// What recordings had, and the shard at the moments that a cut may mean.
 struct Recorded {
+    /// Of the last recording.
     tapes: Vec<Tape>,
+    /// Of those before it, each with the changes since the one before.
+    bases: Vec<Vec<Tape>>,
     /// Images by clock: as the shard was when its slowest clock became that.
     at_clock: Vec<Image>,
     last: Image,
 }
 
-/// A random job on a chain, whose tail records from step `before` on; each step adds a page.
+/// As [`record_line_amid_changes`], with one recording, from step `before` on.
 fn record_amid_changes(
     steps: &[(u64, u64, u16)],
     before: usize,
+    holds: Option<Holds>,
+    mutation: Mutation,
+) -> Recorded {
+    record_line_amid_changes(steps, &[before], holds, mutation)
+}
+
+/// A random job on a chain, whose tail begins a recording with each step that is named; each step
+/// adds a page.
+fn record_line_amid_changes(
+    steps: &[(u64, u64, u16)],
+    begins: &[usize],
     holds: Option<Holds>,
     mutation: Mutation,
 ) -> Recorded {
@@ -40,10 +54,17 @@ fn record_amid_changes(
     let lives: Vec<_> = LIVES.iter().zip([false, true].into_iter().cycle()).collect();
     pair.join(&lives.iter().map(|&(&life, is_wide)| (life, is_wide)).collect::<Vec<_>>());
     let (mut sequence, mut clock) = (0, 0);
-    let (mut tapes, mut at_clock) = (Vec::new(), Vec::new());
+    let (mut tapes, mut bases, mut at_clock) = (Vec::new(), Vec::new(), Vec::new());
     for (number, &(seed, count, table)) in steps.iter().enumerate() {
-        if number == before {
-            recorder(&mut pair, holds).begin_recording().expect("it is the tail");
+        if begins.contains(&number) {
+            let tail = recorder(&mut pair, holds);
+            if tail.is_recording() {
+                bases.push(finish(tail, std::mem::take(&mut tapes)));
+                tail.end_recording();
+            }
+            let number = bases.len() as u64;
+            let purpose = Purpose { number, base: number.checked_sub(1), is_base: true };
+            tail.begin_recording(purpose).expect("it is the tail");
         }
         let draw = |at: u64| kernels::hash::mix(seed ^ at << 32) % 5000;
         let keys: BTreeSet<u64> = (0..count).map(draw).collect();
@@ -75,14 +96,20 @@ fn record_amid_changes(
         }
     }
     let tail = recorder(&mut pair, holds);
+    let tapes = finish(tail, tapes);
+    let last = tail.shard_mut().image();
+    Recorded { tapes, bases, at_clock, last }
+}
+
+/// All that is left of a recording, behind what was taken of it.
+fn finish(tail: &mut Replica<Letter>, mut tapes: Vec<Tape>) -> Vec<Tape> {
     while tail.wants_page() {
         tail.record_page();
     }
     while let Some(tape) = tail.take_tape().expect("it goes on") {
         tapes.push(tape);
     }
-    let last = tail.shard_mut().image();
-    Recorded { tapes, at_clock, last }
+    tapes
 }
 
 /// Who records: the tail, or the head of a chain of one.
@@ -91,10 +118,22 @@ fn recorder(pair: &mut Pair, holds: Option<Holds>) -> &mut Replica<Letter> {
 }
 
 fn restored(tapes: &[Tape], until: Option<Clock>) -> Result<Shard, RestoreError> {
-    let mut restoring = Restoring::new(spec(77, 1 << 20, Mutation::None), until);
-    for message in tapes.iter().flat_map(Tape::messages) {
-        restoring.take(message)?;
+    restored_over(&[], tapes, until)
+}
+
+/// Of recordings of changes, each over the one before.
+fn restored_over(
+    bases: &[Vec<Tape>],
+    tapes: &[Tape],
+    until: Option<Clock>,
+) -> Result<Shard, RestoreError> {
+    let first = if bases.is_empty() { until } else { None };
+    let mut restoring = Restoring::new(spec(77, 1 << 20, Mutation::None), first);
+    for base in bases {
+        base.iter().flat_map(Tape::messages).try_for_each(|message| restoring.take(message))?;
+        restoring.go_on(None)?;
     }
+    tapes.iter().flat_map(Tape::messages).try_for_each(|message| restoring.take(message))?;
     Ok(restoring.finish()?.into_shard())
 }
 
@@ -117,6 +156,20 @@ proptest! {
         let holds = is_tail.then_some(Holds::Everything);
         let recorded = record_amid_changes(&steps, before, holds, Mutation::None);
         let shard = restored(&recorded.tapes, None);
+        prop_assert_eq!(image(shard.expect("it is whole")), recorded.last);
+    }
+
+    #[test]
+    fn recordings_of_changes_over_each_other_make_the_same_shard(
+        steps in steps(), begins in [0_usize..10, 10_usize..25, 25_usize..40, 40_usize..60],
+        is_tail: bool,
+    ) {
+        let holds = is_tail.then_some(Holds::Everything);
+        let recorded = record_line_amid_changes(&steps, &begins, holds, Mutation::None);
+        let whole = recorded.bases.iter().chain([&recorded.tapes]);
+        let bases: Vec<Option<u64>> = whole.map(|tapes| tapes[0].reached.base).collect();
+        prop_assert_eq!(bases, [None, Some(0), Some(1), Some(2)]);
+        let shard = restored_over(&recorded.bases, &recorded.tapes, None);
         prop_assert_eq!(image(shard.expect("it is whole")), recorded.last);
     }
 
@@ -148,6 +201,45 @@ fn what_moves_while_a_shard_is_recorded_is_missed_if_it_is_not_noted() {
         let same = image(restored(&recorded.tapes, None).expect("whole")) == recorded.last;
         assert_eq!(same, mutation == Mutation::None, "{mutation:?}");
     }
+}
+
+#[test]
+fn changes_are_fewer_than_everything_and_make_no_shard_alone() {
+    // Many rows first, and then few that change, of one table.
+    let many = (0..60).map(|n| (kernels::hash::mix(n) & !15 | 3, 119, 2));
+    let few = (60..90).map(|n| (kernels::hash::mix(n) & !15 | 3, 2, 2));
+    let steps: Vec<_> = many.chain(few).collect();
+    let recorded = record_line_amid_changes(&steps, &[59, 75], None, Mutation::None);
+    let bytes = |tapes: &[Tape]| tapes.iter().map(Tape::bytes).sum::<usize>();
+    let (base, changes) = (bytes(&recorded.bases[0]), bytes(&recorded.tapes));
+    assert!(changes * 4 < base, "{changes} of {base} bytes");
+    let over = restored_over(&recorded.bases, &recorded.tapes, None).expect("whole");
+    assert_eq!(image(over), recorded.last);
+    let unfit = RestoreError::Unfit { kind: Kind::State };
+    assert_eq!(restored(&recorded.tapes, None).err(), Some(unfit));
+    // And everything is not what has changed.
+    let twice = restored_over(&recorded.bases, &recorded.bases[0], None);
+    assert_eq!(twice.err(), Some(unfit));
+}
+
+#[test]
+fn who_has_not_recorded_the_base_records_everything() {
+    let mut pair = Pair::new(Holds::Everything, 1 << 20, Mutation::None);
+    assert!(pair.head.place(Epoch::new(4), Some(station(0, Holds::Everything, None))));
+    pair.epoch = Epoch::new(4);
+    pair.join(&[(RowLife::default(), false)]);
+    let mut base_of = |number, base, is_base| {
+        let purpose = Purpose { number, base, is_base };
+        pair.head.begin_recording(purpose).expect("it is alone");
+        let tapes = finish(&mut pair.head, Vec::new());
+        pair.head.end_recording();
+        tapes[0].reached.base
+    };
+    assert_eq!(base_of(1, Some(0), true), None, "it has recorded nothing");
+    assert_eq!(base_of(2, Some(1), true), Some(1));
+    assert_eq!(base_of(4, Some(1), true), None, "the second one may have failed");
+    assert_eq!(base_of(5, Some(4), false), Some(4));
+    assert_eq!(base_of(6, Some(5), true), None, "nobody noted what changed");
 }
 
 /// A chain of one with a row, as `restored` makes it of its recording.
@@ -257,12 +349,12 @@ fn a_restored_shard_knows_the_pushes_of_its_job() {
 #[test]
 fn a_fill_ends_a_recording_and_a_server_with_others_behind_it_begins_none() {
     let mut pair = Pair::new(Holds::Part, 1 << 20, Mutation::None);
-    assert_eq!(pair.head.begin_recording(), Err(RecordError::Filling));
-    assert_eq!(pair.tail.begin_recording(), Err(RecordError::NotHeld));
+    assert_eq!(pair.head.begin_recording(Purpose::default()), Err(RecordError::Filling));
+    assert_eq!(pair.tail.begin_recording(Purpose::default()), Err(RecordError::NotHeld));
     let mut pair = Pair::new(Holds::Everything, 1 << 20, Mutation::None);
-    assert_eq!(pair.head.begin_recording(), Err(RecordError::NotTail));
-    assert_eq!(pair.tail.begin_recording(), Ok(()));
-    assert_eq!(pair.tail.begin_recording(), Err(RecordError::Recording));
+    assert_eq!(pair.head.begin_recording(Purpose::default()), Err(RecordError::NotTail));
+    assert_eq!(pair.tail.begin_recording(Purpose::default()), Ok(()));
+    assert_eq!(pair.tail.begin_recording(Purpose::default()), Err(RecordError::Recording));
     pair.tail.place(Epoch::new(4), Some(station(0, Holds::Everything, Some(Holds::Part))));
     assert!(pair.tail.take_tape().is_ok(), "a place in a chain ends none");
     pair.tail.begin_filling();
@@ -276,7 +368,7 @@ fn a_recording_that_nobody_takes_ends_and_holds_nobody_up() {
     assert!(pair.head.place(Epoch::new(4), Some(station(0, Holds::Everything, None))));
     pair.epoch = Epoch::new(4);
     pair.join(&[(RowLife::default(), false)]);
-    pair.head.begin_recording().expect("it is alone");
+    pair.head.begin_recording(Purpose::default()).expect("it is alone");
     let keys: Vec<u64> = (0..10_000).collect();
     let mut sequence = 0;
     while pair.head.is_recording() && pair.head.recording_end.is_none() {

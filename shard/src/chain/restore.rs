@@ -17,6 +17,7 @@ use kernels::crc32c::crc32c;
 use wire::{Clock, Epoch, HEADER_BYTES, Header, Kind, Malformed, Message, Station};
 
 use super::Replica;
+use super::state::CHANGES;
 use crate::change::is_change;
 use crate::engine::{Rests, Shard, ShardSpec};
 
@@ -28,6 +29,8 @@ pub struct Restoring {
     until: Option<Clock>,
     stage: Stage,
     position: u64,
+    /// What the first word of its state has to say.
+    expected: u64,
 }
 
 /// A shard that was made of a recording.
@@ -84,7 +87,17 @@ impl Restoring {
     /// - `until`: where the recording is cut; none: at its end.
     pub fn new(spec: ShardSpec, until: Option<Clock>) -> Restoring {
         let shard = Shard::new(spec.clone());
-        Restoring { shard, spec, until, stage: Stage::Begun, position: 0 }
+        Restoring { shard, spec, until, stage: Stage::Begun, position: 0, expected: 0 }
+    }
+
+    /// The recording is over, and one of the changes since it follows.
+    ///
+    /// - `until`: where that one is cut.
+    /// - Errors: the one before was not whole.
+    pub fn go_on(&mut self, until: Option<Clock>) -> Result<(), RestoreError> {
+        self.check_over()?;
+        (self.until, self.stage, self.expected) = (until, Stage::Begun, CHANGES);
+        Ok(())
     }
 
     /// Does what the next message of the recording says.
@@ -103,7 +116,7 @@ impl Restoring {
         let unfit = RestoreError::Unfit { kind };
         match (self.stage, message) {
             (Stage::Begun, Message::State(words)) => {
-                self.shard.read_state(words).ok_or(unfit)?;
+                self.shard.read_state(words, self.expected).ok_or(unfit)?;
                 self.stage = Stage::Filling;
             }
             (Stage::Filling, Message::Page(rows)) => {
@@ -134,14 +147,17 @@ impl Restoring {
     ///
     /// - Errors: the recording was not whole.
     pub fn finish(mut self) -> Result<Restored, RestoreError> {
+        self.check_over()?;
+        self.shard.rests = Rests::Job;
+        let Restoring { shard, spec, position, .. } = self;
+        Ok(Restored { shard, spec, position })
+    }
+
+    fn check_over(&self) -> Result<(), RestoreError> {
         match (self.stage, self.until) {
             (Stage::Begun | Stage::Filling, _) => Err(RestoreError::CutOff),
             (Stage::Filled, Some(until)) => Err(RestoreError::Short { clock: self.clock(), until }),
-            (Stage::Filled, None) | (Stage::Over, _) => {
-                self.shard.rests = Rests::Job;
-                let Restoring { shard, spec, position, .. } = self;
-                Ok(Restored { shard, spec, position })
-            }
+            (Stage::Filled, None) | (Stage::Over, _) => Ok(()),
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Image {
     pub counts: Vec<BTreeMap<u64, Vec<u8>>>,
 }
 
+/// In the first word: what follows are changes, for a shard that has all before them.
+pub(super) const CHANGES: u64 = 8;
+
 const DEFINE_WORDS: usize = DEFINE_BODY_BYTES / 8;
 const NUMBERS: usize = 4;
 /// A table's definition, how many rows it has, and its numbers.
@@ -73,23 +76,32 @@ impl Shard {
         }
     }
 
-    /// Becomes what [`Shard::write_state`] wrote, with tables that are filled from now on.
-    pub(super) fn read_state(&mut self, words: &[u64]) -> Option<()> {
+    /// Becomes what [`Shard::write_state`] wrote, with tables that are filled from now on. If
+    /// changes follow, the tables that are there keep their rows.
+    ///
+    /// - `expected`: 0, or [`CHANGES`] if the shard has all before them.
+    pub(super) fn read_state(&mut self, words: &[u64], expected: u64) -> Option<()> {
         let mut words = Words::new(words);
-        let first = words.next()?;
-        self.rests = match first >> 1 {
+        let first = words.next().filter(|first| first & CHANGES == expected)?;
+        self.rests = match (first & !CHANGES) >> 1 {
             0 => Rests::No,
             1 => Rests::Rows,
             2 => Rests::Job,
             _ => return None,
         };
         self.job = if first & 1 == 1 { Some(Job::read(&mut words)?) } else { None };
-        let count = words.next().filter(|&count| count <= TABLES_MAX as u64)?;
+        let known = self.tables.all().len() as u64;
+        let counts = known..=TABLES_MAX as u64;
+        let count = words.next().filter(|count| counts.contains(count))?;
         for number in 0..count as u16 {
             let define = words.take(DEFINE_WORDS)?.as_bytes();
             let (spec, _) = TableSpec::from_bytes(define).ok()?;
+            // One that is there must be the same.
             self.tables.define(TableId::new(number), spec).ok()?;
             let table = &mut self.tables.all_mut()[usize::from(number)];
+            if u64::from(number) < known {
+                table.forget_counts();
+            }
             table.begin_being_filled(words.next()?);
             table.set_numbers(words.take(NUMBERS)?.try_into().ok()?);
         }
@@ -110,10 +122,14 @@ impl Shard {
         (words.is_over() && position <= u64::MAX / 2).then_some(position)
     }
 
-    /// Takes in a page of rows.
+    /// Takes in a page of rows; one without values names keys that are gone.
     pub(super) fn take_page(&mut self, header: &Header, page: RowsView<'_>) -> Option<()> {
         let clock = self.job.as_ref().map_or(0, |job| job.now().clock);
         let table = self.tables.get(header.table()).ok()?;
+        if header.width == 0 {
+            table.remove(page.keys);
+            return Some(());
+        }
         let fits = usize::from(header.width) == table.page_width();
         fits.then(|| table.take_page(page, clock).ok())?
     }

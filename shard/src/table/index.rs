@@ -450,6 +450,9 @@ impl Index {
         if removed.is_some() {
             self.taken -= 1;
             self.changes += 1;
+            if let Some(touched) = self.touched_mut() {
+                touched.removed(key);
+            }
         }
         removed
     }

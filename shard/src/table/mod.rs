@@ -19,6 +19,7 @@ mod places;
 mod room;
 mod rows;
 mod scratch;
+mod touched;
 mod watch;
 
 use std::sync::Arc;
@@ -132,7 +133,7 @@ impl Table {
         let newcomers = Newcomers::new(spec.life.admission, bytes_max).map_err(|_| FULL)?;
         // A small table may have less than counting takes at least.
         let bytes_max = bytes_max - (newcomers.bytes() as u64).min(bytes_max / 2);
-        let rows_max = rows_within(layout, row_bytes, bytes_max);
+        let rows_max = room::rows_within(layout, row_bytes, bytes_max);
         let lines_max = Index::lines_for(layout, rows_max);
         let index = Index::new(layout, lines_max, seed).map_err(|_| FULL)?;
         let rows = (!within).then(|| RowArena::new(row_width, rows_max));
@@ -244,7 +245,8 @@ impl Table {
         let at = &mut at[..kept];
         if begins_afresh {
             // Whoever is being filled cannot know: see `fill`.
-            kept_keys[..kept].iter().for_each(|&key| self.index.note(key));
+            let found = kept_keys.iter().zip(&*at).filter(|&(_, &row)| row != MISSING);
+            found.for_each(|(&key, &row)| self.index.note(key, row));
         }
         self.add_missing(&kept_keys[..kept], at, stamp);
         if let Some(aging) = &mut self.aging {
@@ -265,6 +267,9 @@ impl Table {
     }
 
     fn apply(&mut self, at: &[u32], deltas: &[f32], seed: u64) {
+        if let Some(touched) = self.index.touched_mut() {
+            touched.touch(at);
+        }
         let Stored { floats, stride } = stored_mut(&mut self.index, &mut self.rows);
         let rows = Rows { floats, stride, dim: self.spec.dim as usize };
         self.rule.apply_seeded(self.isa, rows, at, deltas, seed);
@@ -360,9 +365,13 @@ impl Table {
                 && let found = stored(&self.index, &self.rows)
                 && aging.is_old(found.floats, at[0] as usize * found.stride, moment.clock)
             {
-                self.index.note(key[0]); // Whoever is being filled was not sent it: see `fill`.
+                // Whoever is being filled was not sent it: see `fill`.
+                self.index.note(key[0], at[0]);
             }
             self.add_missing(key, &mut at, stamp);
+            if let Some(touched) = self.index.touched_mut() {
+                touched.touch(&at);
+            }
             let mut stored = stored_mut(&mut self.index, &mut self.rows);
             let start = at[0] as usize * stored.stride;
             stored.floats[start..start + row.len()].copy_from_slice(row);
@@ -470,6 +479,9 @@ impl Table {
         if let Some(rows) = &mut self.rows {
             let row = rows.add();
             payload[0] = row;
+            if let Some(touched) = self.index.touched_mut() {
+                touched.renew(row);
+            }
             if let Some(aging) = &self.aging {
                 let stride = rows.stride();
                 aging.renew(&mut Stored { floats: rows.floats_mut(), stride }, row, stamp);
@@ -479,16 +491,6 @@ impl Table {
         }
         self.index.insert(key, &payload)
     }
-}
-
-/// How many rows fit in so many bytes with their index, at least one.
-fn rows_within(layout: Layout, row_bytes: usize, bytes_max: u64) -> usize {
-    const LINE_BYTES: u64 = 64;
-    // The bytes of a hundred lines, and the rows that they index.
-    let rows = Index::keys_of(layout, 100) as u64;
-    let bytes = 100 * LINE_BYTES + rows * row_bytes as u64;
-    let rows = u128::from(bytes_max) * u128::from(rows) / u128::from(bytes);
-    rows.clamp(1, u128::from(MISSING - 1)) as usize
 }
 
 #[cfg(test)]

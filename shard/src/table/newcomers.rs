@@ -161,6 +161,11 @@ impl Sketch {
         lines.filter(|(_, line)| **line != [0; 64]).map(|(number, line)| (number, line.to_vec()))
     }
 
+    /// Forgets all counts.
+    pub(super) fn clear(&mut self) {
+        self.lines.as_mut_slice().fill([0; 64]);
+    }
+
     /// Overwrites a line. Whether there is one of this number.
     pub(super) fn overwrite(&mut self, line: u64, counts: &CountLine) -> bool {
         let lines = self.lines.as_mut_slice();

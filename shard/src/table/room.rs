@@ -6,9 +6,11 @@
 //! Invariant: what is refused has changed no row that anybody could read.
 
 use kernels::MISSING;
+use kernels::lines::Layout;
 use wire::TableSize;
 
 use super::aging::{Aging, Moment, stored, stored_mut};
+use super::index::Index;
 use super::rows::RowArena;
 use super::{BLOCK_KEYS, Full, Table};
 
@@ -114,6 +116,9 @@ impl Table {
         for keys in keys.chunks(BLOCK_KEYS) {
             let at = &mut at[..keys.len()];
             self.find(keys, at);
+            if let Some(touched) = self.index.touched_mut() {
+                at.iter().filter(|&&row| row != MISSING).for_each(|&row| touched.touch(&[row]));
+            }
             let mut stored = stored_mut(&mut self.index, &mut self.rows);
             let found = at.iter().filter(|&&row| row != MISSING);
             found.for_each(|&row| aging.renew(&mut stored, row, stamp));
@@ -143,4 +148,14 @@ impl Table {
         };
         keys.chunks(BLOCK_KEYS).map(count).sum()
     }
+}
+
+/// How many rows fit in so many bytes with their index, at least one.
+pub(super) fn rows_within(layout: Layout, row_bytes: usize, bytes_max: u64) -> usize {
+    const LINE_BYTES: u64 = 64;
+    // The bytes of a hundred lines, and the rows that they index.
+    let rows = Index::keys_of(layout, 100) as u64;
+    let bytes = 100 * LINE_BYTES + rows * row_bytes as u64;
+    let rows = u128::from(bytes_max) * u128::from(rows) / u128::from(bytes);
+    rows.clamp(1, u128::from(MISSING - 1)) as usize
 }

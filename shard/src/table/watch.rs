@@ -1,10 +1,12 @@
-//! Which rows come to lines that a walk over a table has left behind.
+//! Which rows come to lines that a walk over a table has left behind, and which change.
 //!
-//! Owns where the walk stands, and the keys of those rows. What they are for is left to `fill`.
+//! Owns where the walk stands, the keys of those rows, and what is known of changes. What they are
+//! for is left to `fill`.
 
-use kernels::lines::Moves;
+use kernels::lines::{LINE_WORDS, Moves};
 
 use super::index::Index;
+use super::touched::Touched;
 
 /// Where an entry comes from that lay in no line.
 pub(super) const NO_LINE: usize = usize::MAX;
@@ -15,15 +17,30 @@ pub(super) struct Watch {
     /// The line at which the walk goes on; 0 without one, and the highest number behind its end.
     front: usize,
     keys: Vec<u64>,
+    /// None where nobody wants to know what changes.
+    touched: Option<Box<Touched>>,
 }
 
 impl Moves for Watch {
     #[inline(always)]
     fn moved(&mut self, key: u64, from: usize, to: usize) {
-        if to < self.front && from >= self.front {
+        let is_taken = match &mut self.touched {
+            None => true,
+            Some(touched) => is_taken(touched, from, to),
+        };
+        if to < self.front && from >= self.front && is_taken {
             self.keys.push(key);
         }
     }
+}
+
+/// Notes where a row has come to. Whether a walk was to take it where it lay.
+fn is_taken(touched: &mut Touched, from: usize, to: usize) -> bool {
+    if from == NO_LINE {
+        touched.added(to);
+        return true;
+    }
+    touched.moved(from, to)
 }
 
 impl Index {
@@ -36,13 +53,38 @@ impl Index {
         }
     }
 
-    /// Notes a key, if a walk is under way.
-    pub(crate) fn note(&mut self, key: u64) {
-        self.watch.moved(key, NO_LINE, 0);
+    /// Notes a key whose row, at this place, is another one than it was, if a walk is under way.
+    pub(crate) fn note(&mut self, key: u64, place: u32) {
+        if let Some(touched) = &mut self.watch.touched {
+            touched.renew(place);
+        }
+        if self.watch.front > 0 {
+            self.watch.keys.push(key);
+        }
     }
 
     /// The keys that were noted, to be taken.
     pub(crate) fn noted(&mut self) -> &mut Vec<u64> {
         &mut self.watch.keys
+    }
+
+    /// What has changed, if that is known.
+    pub(super) fn touched(&self) -> Option<&Touched> {
+        self.watch.touched.as_deref()
+    }
+
+    /// The same, to be told.
+    #[inline]
+    pub(super) fn touched_mut(&mut self) -> Option<&mut Touched> {
+        self.watch.touched.as_deref_mut()
+    }
+
+    /// From now on it is known what changes; or not any more.
+    pub(super) fn set_touched(&mut self, is_known: bool) {
+        let shift = match self.layout.holds() {
+            kernels::lines::Holds::Row => LINE_WORDS.ilog2(),
+            kernels::lines::Holds::Number => 0,
+        };
+        self.watch.touched = is_known.then(|| Box::new(Touched::new(shift)));
     }
 }

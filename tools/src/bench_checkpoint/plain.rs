@@ -8,20 +8,36 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bench::Random;
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, OFlags, fadvise, fcntl_setfl};
 
 use crate::failure::Failure;
 
 /// What is written and read at once.
 const PIECE_BYTES: usize = 4 << 20;
 
+/// What is written past the cache is a multiple of it.
+const PAGE_BYTES: usize = 4096;
+
+/// How a plain file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Cached,
+    /// Past the kernel's cache, where the file system knows that; whole pages.
+    Direct,
+}
+
 /// Writes a file of so many bytes, and syncs it. How long that took.
-pub(super) fn write_plain(path: &Path, bytes: u64) -> Result<Duration, Failure> {
+pub(super) fn write_plain(path: &Path, bytes: u64, way: Way) -> Result<Duration, Failure> {
     let mut random = Random::new(3);
-    let piece: Vec<u8> = (0..PIECE_BYTES).map(|_| random.bits() as u8).collect();
+    let piece: Vec<u8> = (0..PIECE_BYTES + PAGE_BYTES).map(|_| random.bits() as u8).collect();
+    let piece = &piece[piece.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES)..][..PIECE_BYTES];
     let begun = Instant::now();
     let mut file = File::create(path).map_err(Failure::failed)?;
     let mut left = bytes as usize;
+    if way == Way::Direct {
+        let _ = fcntl_setfl(&file, OFlags::DIRECT);
+        left = left.next_multiple_of(PAGE_BYTES);
+    }
     while left > 0 {
         let now = left.min(piece.len());
         file.write_all(&piece[..now]).map_err(Failure::failed)?;

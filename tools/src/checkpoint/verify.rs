@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use checkpoint::{Broken, Checkpoint, CheckpointNumber, Store};
+use checkpoint::{Broken, Checkpoint, CheckpointNumber, Manifest, Store};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ struct Verdict {
 pub(super) fn run(arguments: &NumberArgs) -> Result<(), Failure> {
     let store = open(&arguments.store)?;
     let numbers = match arguments.number {
-        Some(number) => vec![CheckpointNumber::new(number)],
+        Some(number) => line(&store, CheckpointNumber::new(number)),
         None => {
             let listed = store.list().map_err(Failure::failed)?;
             listed.into_iter().map(|one| one.number).collect()
@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &NumberArgs) -> Result<(), Failure> {
     }
     let mut verdicts = Vec::new();
     for number in numbers {
-        let verdict = verify(&store, number)?;
+        let verdict = verify(&store, number, &verdicts)?;
         if !arguments.json {
             print(&verdict)?;
         }
@@ -55,17 +55,32 @@ pub(super) fn run(arguments: &NumberArgs) -> Result<(), Failure> {
     broken(verdicts.iter().filter(bad).count(), verdicts.len())
 }
 
+/// A checkpoint, behind those that it has the changes since: these are needed, too.
+fn line(store: &Store, number: CheckpointNumber) -> Vec<CheckpointNumber> {
+    let opened = store.checkpoint(number, None);
+    let bases = opened.map_or(Vec::new(), |opened| opened.bases().to_vec());
+    bases.iter().map(|base| base.number).chain([number]).collect()
+}
+
 fn print(verdict: &Verdict) -> Result<(), Failure> {
     let Verdict { number, verdict, bytes, seconds, broken } = verdict;
     result(&format!("{number}: {verdict}, {} bytes read in {seconds:.1} s", count(*bytes)))?;
     broken.iter().try_for_each(|why| result(&format!("  {why}")))
 }
 
-fn verify(store: &Store, number: CheckpointNumber) -> Result<Verdict, Failure> {
+/// Reads one checkpoint.
+///
+/// - `before`: what was found of those before it.
+fn verify(store: &Store, number: CheckpointNumber, before: &[Verdict]) -> Result<Verdict, Failure> {
     let begin = Instant::now();
     let (verdict, bytes, broken) = match store.checkpoint(number, None) {
         Ok(checkpoint) => {
-            let (bytes, broken) = read(&checkpoint)?;
+            let (bytes, mut broken) = read(&checkpoint)?;
+            let is_broken = |base: &&Manifest| {
+                before.iter().any(|it| it.number == base.number && it.verdict == "broken")
+            };
+            let bases = checkpoint.bases().iter().filter(is_broken);
+            broken.extend(bases.map(|base| format!("{} is broken, which it needs", base.number)));
             (if broken.is_empty() { "good" } else { "broken" }, bytes, broken)
         }
         Err(why @ (Broken::Unfinished { .. } | Broken::Abandoned { .. })) => {

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use checkpoint::{CheckpointNumber, Depth, Found, KEEP_MIN, Manifest, Options, Store};
+use checkpoint::{CheckpointNumber, Depth, Found, KEEP_MIN, LINE_MAX, Manifest, Options, Store};
 use clap::{Args, ValueEnum};
 use server::coordinator::{CheckpointSpec, Stored};
 use wire::RestoredFrom;
@@ -37,6 +37,11 @@ pub(crate) struct StoringArgs {
     #[arg(long, value_name = "MIB", requires = "checkpoints")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) checkpoint_rate: Option<u32>,
+    /// One in so many checkpoints has everything, the others what has changed since the one before;
+    /// to restore one of those, all back to the full one are read.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "checkpoints")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(LINE_MAX)))]
+    pub(crate) checkpoint_full_every: u32,
     /// Settings of the object store, such as aws_region = "eu-west-1", one a line; servers have
     /// their own.
     #[arg(long, value_name = "FILE.toml")]
@@ -73,7 +78,8 @@ impl StoringArgs {
                 Store::open(&place, &options).map_err(Failure::usage)?;
                 let (every, keep) = (self.checkpoint_every.map(|it| it.0), self.checkpoint_keep);
                 let (options, rate_mib_s) = (options.clone(), self.checkpoint_rate);
-                Some(CheckpointSpec { place, options, every, keep, rate_mib_s })
+                let full_every = self.checkpoint_full_every;
+                Some(CheckpointSpec { place, options, every, keep, rate_mib_s, full_every })
             }
         };
         let restore = match &self.restore {

@@ -17,6 +17,8 @@ use super::super::store::Entry;
 use super::{CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX};
 
 const STEP: Duration = Duration::from_millis(250);
+/// One checkpoint in so many has everything.
+const FULL_EVERY: u32 = 3;
 const PERSON: ConnectionId = ConnectionId(100);
 
 /// A cluster of two servers, each alone with one shard, or both with both.
@@ -59,7 +61,8 @@ impl Stage {
         let now = Time::from_nanos(1 << 40);
         let entry = Entry { placement, numbers_given: 2, ..Entry::default() };
         let mut machine = Machine::new(spec, 7, entry, Vec::new(), now);
-        let conduct = Conduct { place: Some("p".into()), every, rate_mib_s: None };
+        let place = Some("p".into());
+        let conduct = Conduct { place, every, rate_mib_s: None, full_every: FULL_EVERY };
         machine.conductor = Conductor::new(conduct, now);
         let (orders, said, tasks) = Default::default();
         let mut stage = Stage { machine, now, orders, said, tasks };
@@ -166,6 +169,8 @@ fn part(object: &str) -> RecordedPart {
         rows: 4,
         position: 5,
         tables: Vec::new(),
+        base: None,
+        seed: None,
     }
 }
 
@@ -283,4 +288,45 @@ fn one_is_due_after_so_long_and_again_after_the_last() {
     assert_eq!(stage.status().failure.as_deref(), Some("the store"));
     stage.wait(every + STEP);
     assert_eq!(stage.tasks, [begin]);
+}
+
+/// Has one taken whose parts say that they are the changes since these. The base that was ordered.
+fn take(stage: &mut Stage, number: u64, bases: [Option<u64>; 2]) -> Option<u64> {
+    stage.ask();
+    let orders = stage.begin(number);
+    orders.iter().for_each(|order| stage.tell(order, marked(u64::MAX)));
+    for (order, base) in orders.iter().zip(bases) {
+        assert!(order.1.is_base);
+        stage.tell(order, StoreState::Recorded(RecordedPart { base, ..part("a") }));
+    }
+    assert!(matches!(stage.tasks.pop(), Some(StoreTask::Publish(_))));
+    let news = StoreNews::Published { number, bytes: 40, rows: 8, clock: None };
+    stage.handle(Event::Store(news));
+    orders[0].1.base
+}
+
+#[test]
+fn one_checkpoint_in_so_many_has_everything_and_the_others_changes_since_the_last() {
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    let mut ordered = |number, base| take(&mut stage, number, [base, None]);
+    assert_eq!(ordered(1, None), None);
+    assert_eq!(ordered(2, Some(1)), Some(1));
+    assert_eq!(ordered(3, Some(2)), Some(2));
+    assert_eq!(ordered(4, None), None, "the third behind a full one");
+    assert_eq!(ordered(7, None), Some(4));
+    // The servers had everything anew: it is a full one.
+    assert_eq!(ordered(8, Some(7)), Some(7));
+    assert_eq!(ordered(9, Some(8)), Some(8));
+    assert_eq!(ordered(10, None), None);
+}
+
+#[test]
+fn a_part_with_the_changes_since_another_checkpoint_is_begun_again() {
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    stage.ask();
+    let orders = stage.begin(1);
+    stage.tell(&orders[0], StoreState::Recorded(RecordedPart { base: Some(9), ..part("a") }));
+    stage.wait(STEP);
+    assert_eq!(stage.status().under_way.expect("it is").parts_done, 0);
+    assert_eq!(stage.orders[0].1.attempt, 1);
 }
