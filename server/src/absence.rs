@@ -11,8 +11,8 @@ use wire::{HEADER_BYTES, Header, Join, Kind};
 use crate::guest::{Guest, Party};
 use crate::turn::Core;
 
-/// How long the places of workers that are all gone are kept from another job: longer than a session
-/// tries to come back.
+/// How long the places of workers that are all gone are kept from another job: longer than a
+/// session tries to come back.
 pub(crate) const PLACES_KEPT: Duration = Duration::from_secs(45);
 
 impl Core {

@@ -15,8 +15,8 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 /// The version of the wire that this build speaks.
 pub const VERSION: u16 = 7;
 
-/// The oldest version whose recorded messages are read: what checkpoints hold has had the same bytes
-/// since. A change of a job's state, of pages, counts or operations makes this [`VERSION`].
+/// The oldest version whose recorded messages are read: what checkpoints hold has had the same
+/// bytes since. A change of a job's state, of pages, counts or operations makes this [`VERSION`].
 pub const RECORDED_SINCE: u16 = 6;
 
 // layout-begin

@@ -168,6 +168,20 @@ pub fn open_recorded(
     open_since(bytes, RECORDED_SINCE, crc32c)
 }
 
+fn check_body(
+    header: &Header,
+    body: &[u8],
+    crc32c: impl Fn(&[u8]) -> u32,
+) -> Result<(), Malformed> {
+    if header.flags().has(Flags::BODY_CHECKED) {
+        let computed = crc32c(body);
+        if computed != header.body_crc {
+            return Err(Malformed::Checksum { promised: header.body_crc, computed });
+        }
+    }
+    Ok(())
+}
+
 fn open_since(
     bytes: &[u8],
     oldest: u16,
@@ -176,12 +190,7 @@ fn open_since(
     assert!(bytes.as_ptr().addr().is_multiple_of(8), "a message is 8-byte aligned");
     let header = read_header_since(bytes, oldest, &crc32c)?;
     let body = &bytes[HEADER_BYTES..];
-    if header.flags().has(Flags::BODY_CHECKED) {
-        let computed = crc32c(body);
-        if computed != header.body_crc {
-            return Err(Malformed::Checksum { promised: header.body_crc, computed });
-        }
-    }
+    check_body(&header, body, crc32c)?;
     let encoding = encoding::checked(&header)?;
     let message = match header.kind() {
         Kind::Hello => empty(&header, Message::Hello)?,

@@ -299,7 +299,7 @@ impl fmt::Display for Refusal {
             Refusal::JobMismatch => write!(
                 f,
                 "the server is busy with another job, or with this one under other settings: \
-                 wait for it to end (if its workers were killed, for a minute), or use another server"
+                 wait for it to end (a minute, if its workers were killed), or use another one"
             ),
             Refusal::NoSuchShard { shards } => write!(f, "the server has {shards} shards"),
             Refusal::TooLarge { bytes_max } => {

@@ -13,8 +13,8 @@ impl<S> Replica<S> {
         self.shard.job_served()
     }
 
-    /// Lets all workers of the job leave it, as if each had said so: on the head of the chain, which
-    /// passes it on, and nowhere else. Its rows stay until another job begins.
+    /// Lets all workers of the job leave it, as if each had said so: on the head of the chain,
+    /// which passes it on, and nowhere else. Its rows stay until another job begins.
     ///
     /// A worker that comes back after all is refused as one that has left.
     pub fn dismiss(&mut self) {
