@@ -380,6 +380,20 @@ mod tests {
     }
 
     #[test]
+    fn the_silence_of_a_store_is_not_its_leaders() {
+        let mut world = World::new(2);
+        world.run(LONG);
+        let old = world.leader().expect("one");
+        (world.is_away, world.asleep) = (true, vec![old]);
+        world.run(LONG);
+        world.is_away = false;
+        world.run(TAKE_OVER_AFTER / 2);
+        assert_eq!(world.term(), 1, "the time begins anew when the store answers");
+        world.run(TAKE_OVER_AFTER);
+        assert_eq!(world.term(), 2);
+    }
+
+    #[test]
     fn who_ends_is_followed_at_once() {
         let mut world = World::new(2);
         world.run(LONG);
