@@ -57,9 +57,9 @@ pub struct Journal {
     words: Vec<u64>,
 }
 
-/// The batch of the newest step that is in a journal; for other threads to see.
+/// The newest step that is in a journal and its batch; for other threads to see.
 #[derive(Clone, Debug, Default)]
-pub struct Mark(Arc<Mutex<Option<Position>>>);
+pub struct Mark(Arc<Mutex<Option<(u64, Position)>>>);
 
 /// Why a journal does not serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,11 +101,20 @@ struct Part {
 impl Mark {
     /// The batch.
     pub fn position(&self) -> Option<Position> {
+        self.newest().map(|(_, position)| position)
+    }
+
+    /// How many steps the worker has worked out, in all of its lives.
+    pub fn steps(&self) -> u64 {
+        self.newest().map_or(0, |(step, _)| step + 1)
+    }
+
+    fn newest(&self) -> Option<(u64, Position)> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, position: Option<Position>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    fn set(&self, newest: Option<(u64, Position)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = newest;
     }
 }
 
@@ -121,7 +130,7 @@ impl Journal {
             words: Vec::new(),
         };
         for slot in 0..JOURNAL_STEPS {
-            let path = dir.join(format!("worker-{}-{slot}", worker.get()));
+            let path = slot_path(dir, worker, slot);
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).open(&path);
             let file = file.map_err(|error| failed(&path, &error))?;
@@ -130,8 +139,29 @@ impl Journal {
             journal.slots.push((path, file));
         }
         journal.past.sort_by_key(|entry| entry.step);
-        journal.written.set(journal.past.last().map(|entry| entry.position));
+        journal.written.set(journal.past.last().map(|entry| (entry.step, entry.position)));
         Ok(journal)
+    }
+
+    /// Opens a worker's journal in `dir`, with what the life before has left in another directory;
+    /// that one may go on writing there. Its shards must have fenced it: what it writes from then
+    /// on, it cannot push.
+    pub fn take_over(
+        before: &Path,
+        dir: &Path,
+        job: JobId,
+        worker: WorkerId,
+    ) -> Result<Journal, JournalError> {
+        std::fs::create_dir_all(dir).map_err(|error| failed(dir, &error))?;
+        for slot in 0..JOURNAL_STEPS {
+            let from = slot_path(before, worker, slot);
+            match std::fs::copy(&from, slot_path(dir, worker, slot)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(&from, &error)),
+            }
+        }
+        Journal::open(dir, job, worker)
     }
 
     /// The batch of the newest step that is in it, now and later.
@@ -200,7 +230,7 @@ impl Journal {
         words.push(u64::from(sum));
         let (path, file) = &self.slots[(step % JOURNAL_STEPS) as usize];
         file.write_all_at(bytes_of(words), 0).map_err(|error| failed(path, &error))?;
-        self.written.set(Some(position));
+        self.written.set(Some((step, position)));
         Ok(())
     }
 
@@ -220,6 +250,10 @@ impl Journal {
         let is_whole = sum == u64::from(crc32c(self.isa, 0, bytes_of(words)));
         Ok(is_whole.then(|| entry(words, self.job)).flatten())
     }
+}
+
+fn slot_path(dir: &Path, worker: WorkerId, slot: u64) -> PathBuf {
+    dir.join(format!("worker-{}-{slot}", worker.get()))
 }
 
 /// A step from the words of a record.
@@ -322,6 +356,21 @@ mod tests {
         assert_eq!((metrics.rows(), metrics.sums().weight), (1, 20.0));
         let other = Journal::open(dir.path(), JobId::new(6), WORKER).expect("there");
         assert!(other.past.is_empty(), "another job's");
+    }
+
+    #[test]
+    fn who_takes_over_finds_the_steps_until_then_and_not_what_is_written_behind_its_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (first, second) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::create_dir(&first).expect("a new one");
+        let mut journal = Journal::open(&first, JOB, WORKER).expect("new");
+        (0..3).for_each(|step| write(&mut journal, step, step));
+        let mut later = Journal::take_over(&first, &second, JOB, WORKER).expect("a copy");
+        assert_eq!((later.mark().steps(), journal.mark().steps()), (3, 3));
+        write(&mut journal, 3, 30);
+        write(&mut later, 3, 40);
+        let last = Journal::open(&second, JOB, WORKER).expect("there");
+        assert_eq!(last.mark().position(), Some(Position { epoch: 1, batch: 40 }));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::coordinating::Coordinator;
-use crate::processes::children;
+use crate::processes::{children, signal};
 use crate::{Files, gradwire, run, run_well, stderr, train, wait_for};
 
 /// A run under way; dropped, it is killed, and with it its children.
@@ -153,6 +153,73 @@ fn a_cluster_whose_job_has_failed_takes_the_next_one() {
     wait_for("end of the job", || job.has_ended().then_some(()));
     let figures = train(&[&["--train", "gen:criteo?rows=3000&seed=1"], &at[..]].concat());
     assert!(figures["rows"].as_u64() > Some(2000), "{figures}");
+}
+
+/// The worker of a run that has been at work for longest, once that is long enough to tell how long
+/// its steps take; none if the run has ended before.
+fn busiest_worker(job: &mut Job, except: Option<u32>) -> Option<u32> {
+    const TICKS_MIN: u64 = 30; // 0.3 s, some tens of steps.
+    wait_for("worker at work", || {
+        if job.has_ended() {
+            return Some(None);
+        }
+        let ticks = |process: &u32| -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned());
+            let fields = fields.unwrap_or_default();
+            fields.split(' ').skip(11).take(2).filter_map(|time| time.parse::<u64>().ok()).sum()
+        };
+        let found = children(job.0.id(), "worker");
+        let others = found.into_iter().filter(|&process| Some(process) != except);
+        let busiest = others.max_by_key(ticks);
+        busiest.filter(|process| ticks(process) >= TICKS_MIN).map(Some)
+    })
+}
+
+#[test]
+fn under_bsp_a_model_whose_worker_stood_still_has_the_bytes_of_an_undisturbed_one() {
+    let files = Files::new();
+    let data = "gen:criteo?rows=600000&seed=3";
+    let (calm, hurt) = (files.path("calm"), files.path("hurt"));
+    train(&["--train", data, "--save", &calm]);
+    let servers = ["--servers-local", "2", "--replicas", "2", "--backup", "1"];
+    let mut job = Job::start(&[&["--train", data, "--save", &hurt], &servers[..]].concat());
+    let worker = busiest_worker(&mut job, None).expect("it has much to learn");
+    signal(worker, Signal::STOP); // It never wakes up again.
+    let figures = job.figures();
+    assert!(figures["worker_backups"].as_u64() >= Some(1), "{figures}");
+    assert_eq!(figures["worker_restarts"].as_u64(), Some(0), "{figures}");
+    let export = |dir: &str| run_well(&["model", "export", dir]);
+    assert!(export(&calm) == export(&hurt), "the models differ");
+}
+
+#[test]
+fn each_batch_counts_once_where_workers_stand_still_for_a_while_and_wake_up_again() {
+    let common = ["--train", "gen:criteo?rows=1000000&seed=5", "--workers", "2"];
+    let calm = train(&common);
+    let more = ["--servers-local", "2", "--replicas", "2", "--backup", "1"];
+    let mut job = Job::start(&[&common[..], &more].concat());
+    let mut draws = Draws(7);
+    let first = busiest_worker(&mut job, None).expect("it has much to learn");
+    signal(first, Signal::STOP); // It never wakes up again.
+    for _ in 0..3 {
+        let Some(worker) = busiest_worker(&mut job, Some(first)) else { break };
+        let pid = Pid::from_raw(worker as i32).expect("not zero");
+        let _ = kill_process(pid, Signal::STOP); // It may have ended just now.
+        // About as long as it takes until a spare is asked: some wake up just then.
+        std::thread::sleep(Duration::from_millis(450 + draws.next() % 300));
+        let _ = kill_process(pid, Signal::CONT); // Or meanwhile.
+    }
+    let figures = job.figures();
+    assert_eq!(figures["rows"], calm["rows"], "{figures}");
+    assert!(figures["worker_backups"].as_u64() >= Some(1), "{figures}");
+}
+
+#[test]
+fn spares_are_for_workers_that_keep_a_journal() {
+    let output = run(&["train", "--processes", "--backup", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("in a cluster"), "{}", stderr(&output));
 }
 
 #[test]

@@ -116,8 +116,7 @@ pub(crate) enum BenchCommand {
     Transport(LinkArgs),
     /// What a second replica of each shard costs its servers, in clusters of processes.
     Replication(ReplicationArgs),
-    /// Pulls of keys of which few are hot, from heads alone and from all replicas, in a cluster of
-    /// processes.
+    /// Pulls of keys of which few are hot, from heads and from replicas, in a cluster of processes.
     Hot(HotArgs),
     /// What slow workers cost, by how far workers may be apart, and what a spare one saves.
     Stragglers(StragglerArgs),
@@ -282,8 +281,11 @@ pub(crate) struct TrainArgs {
     /// was [default: 16].
     #[arg(long, help_heading = "Cluster", value_name = "N")]
     pub(crate) restarts: Option<u32>,
-    /// Which servers of a cluster answer pulls: heads, or other replicas of a shard as well
-    /// [default: auto].
+    /// Spare workers of a cluster, processes that stand by: a step that another worker is late with
+    /// is given to one of them as well, and who is first with it has the place [default: 0].
+    #[arg(long, help_heading = "Cluster", value_name = "N")]
+    pub(crate) backup: Option<u32>,
+    /// Which servers of a cluster answer pulls [default: auto].
     #[arg(long, help_heading = "Cluster", value_enum)]
     pub(crate) read: Option<ReadFlag>,
     /// How bytes move [default: auto].

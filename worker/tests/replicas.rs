@@ -121,6 +121,18 @@ fn heads_answer_all_where_nothing_is_hot_or_nobody_wants_it_otherwise() {
 }
 
 #[test]
+fn where_a_shard_says_that_it_is_hot_its_replicas_answer_until_it_is_not() {
+    let mut pair = Pair::new(Reading::Auto, 4);
+    pair.rig.shards[0].borrow_mut().hot = true;
+    let answered: Vec<bool> = (0..20).map(|_| pair.pull()).collect();
+    let by_replica = answered.iter().filter(|&&by_replica| by_replica).count();
+    assert!((5..=10).contains(&by_replica), "{answered:?}");
+    pair.rig.shards[0].borrow_mut().hot = false;
+    while pair.pull() {}
+    assert!((0..20).all(|_| !pair.pull()), "it has cooled");
+}
+
+#[test]
 fn a_replica_of_another_epoch_is_not_asked() {
     for epoch in [3, 5] {
         let mut pair = Pair::new(Reading::Replicas, epoch);

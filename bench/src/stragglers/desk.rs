@@ -4,14 +4,7 @@
 //!
 //! Invariant: each batch is dealt to one place, and a place has one life that may finish it.
 
-/// How late a step must be before a spare does it too, as a multiple of the median step.
-const LATE_FACTOR: f64 = 1.5;
-
-/// Steps that the median is taken over.
-const RECENT_STEPS: usize = 64;
-
-/// Steps before which nobody is called late.
-const STEPS_MIN: usize = 8;
+use learn::Lateness;
 
 /// What is dealt, and to whom.
 #[derive(Debug)]
@@ -19,8 +12,7 @@ pub(super) struct Desk {
     next: u64,
     batches: u64,
     places: Vec<Place>,
-    recent: Vec<f64>,
-    finished: usize,
+    lateness: Lateness,
 }
 
 /// A worker's place, which outlives who has it.
@@ -64,7 +56,7 @@ impl Desk {
             has_left: false,
         };
         let places = vec![place; places as usize];
-        Desk { next: 0, batches, places, recent: Vec::new(), finished: 0 }
+        Desk { next: 0, batches, places, lateness: Lateness::default() }
     }
 
     /// The next batch of a place, unless there is none, or this life of it is over.
@@ -93,12 +85,7 @@ impl Desk {
             return false;
         }
         if let Some(since) = place.since.take() {
-            let step = self.finished % RECENT_STEPS;
-            match self.recent.get_mut(step) {
-                Some(recent) => *recent = now - since,
-                None => self.recent.push(now - since),
-            }
-            self.finished += 1;
+            self.lateness.note(now - since);
         }
         place.batch = None;
         place.steps += 1;
@@ -107,12 +94,7 @@ impl Desk {
 
     /// A batch that is late and has no spare yet: the caller is it.
     pub(super) fn late(&mut self, now: f64) -> Option<Late> {
-        if self.recent.len() < STEPS_MIN {
-            return None;
-        }
-        let mut sorted = self.recent.clone();
-        sorted.sort_unstable_by(f64::total_cmp);
-        let limit = LATE_FACTOR * sorted[sorted.len() / 2];
+        let limit = self.lateness.limit_seconds()?;
         let is_late = |place: &&mut Place| {
             !place.has_spare && place.since.is_some_and(|since| now - since > limit)
         };
@@ -155,10 +137,13 @@ impl Desk {
 mod tests {
     use super::*;
 
+    /// Enough for the desk to tell who is late.
+    const STEPS: usize = 20;
+
     /// A desk at which steps take 1 s, and place 0 has begun its next batch at 10 s.
     fn desk() -> (Desk, u64) {
         let mut desk = Desk::new(2, 100);
-        for step in 0..STEPS_MIN {
+        for step in 0..STEPS {
             desk.deal(1, 1);
             desk.computes(1, 1, step as f64);
             assert!(desk.finish(1, 1, step as f64 + 1.0));

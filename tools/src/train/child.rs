@@ -3,7 +3,6 @@
 //! Owns reading the plan, telling the parent how it goes, and ending when the parent is gone.
 
 use std::io::{self, BufRead};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 use learn::data::DataError;
 use learn::metrics::Metrics;
-use learn::{Epochs, Journal, LogisticRegression, Mark, Position};
+use learn::{Epochs, Journal, JournalError, LogisticRegression, Mark, Position};
 use worker::{Incarnation, JobId};
 
 use super::workers::{Done, Report, WorkerPlan, watch};
@@ -41,16 +40,22 @@ pub(crate) fn run() -> Result<(), Failure> {
 }
 
 fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), Failure> {
-    let open = |dir: &PathBuf| Journal::open(dir, JobId::new(plan.job), plan.who());
-    let mut journal = plan.journal.as_ref().map(open).transpose().map_err(Failure::failed)?;
+    let mut session = plan.contact.session(plan.who(), Incarnation::new(plan.life))?;
+    let (job, weights) = plan.job();
+    if plan.takes_over.is_some() {
+        // From here on the life before changes nothing: its journal has all that it has pushed.
+        job.begin(&mut session).map_err(Failure::failed)?;
+    }
+    let mut journal = open_journal(plan).map_err(Failure::failed)?;
     let mark = journal.as_ref().map_or_else(Mark::default, Journal::mark);
     let first = mark.position().map_or(0, |done| done.epoch);
-    let mut claims = Claims { dealt, mark, epoch: first, asked: 0 };
+    let mut claims = Claims { dealt, mark: mark.clone(), epoch: first, asked: 0 };
     let claim = Arc::new(Mutex::new(move |epoch| claims.next(epoch)));
     let feed = Epochs::open_shared(plan.source.clone(), plan.epochs, claim, first);
     let feed = feed.map_err(Failure::failed)?;
-    let mut session = plan.contact.session(plan.who(), Incarnation::new(plan.life))?;
-    let (job, weights) = plan.job();
+    if plan.takes_over.is_some() {
+        output::json(&Report::TookOver { steps: mark.steps() })?;
+    }
     let mut learner = LogisticRegression::new(weights, &plan.optimizer);
     let mut watch = watch(&feed, stop, |report| {
         if output::json(&report).is_err() {
@@ -59,11 +64,24 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), F
     });
     let mut paced = |metrics: &Metrics| {
         sleep(Duration::from_millis(plan.pace_ms));
+        if plan.says_steps && output::json(&Report::Stepped { steps: mark.steps() }).is_err() {
+            stop.ask();
+        }
         watch(metrics)
     };
     let worked = job.work(&mut session, &mut learner, &feed, journal.as_mut(), &mut paced);
     drop(watch);
     output::json(&Report::Done(Box::new(Done::new(worked.map_err(Failure::failed)?, &feed))))
+}
+
+/// The journal of its place, if it keeps one.
+fn open_journal(plan: &WorkerPlan) -> Result<Option<Journal>, JournalError> {
+    let (job, who) = (JobId::new(plan.job), plan.who());
+    let Some(dir) = &plan.journal else { return Ok(None) };
+    match &plan.takes_over {
+        Some(before) => Journal::take_over(before, dir, job, who).map(Some),
+        None => Journal::open(dir, job, who).map(Some),
+    }
 }
 
 /// Batches that are asked for before they are needed: the parent's answer takes its time.

@@ -31,6 +31,8 @@ struct Hand {
     /// How many of them this life was dealt.
     taken: usize,
     restarts: u32,
+    /// How often a spare took the place over.
+    handovers: u32,
 }
 
 /// Why there is nothing to deal.
@@ -99,10 +101,24 @@ impl Dealer {
         let hand = &mut self.hands[worker];
         hand.taken = 0;
         if hand.restarts == self.restarts_max {
-            return AfterDeath::Over { lives: hand.restarts + 1 };
+            return AfterDeath::Over { lives: hand.life() };
         }
         hand.restarts += 1;
-        AfterDeath::Restart { life: hand.restarts + 1 }
+        AfterDeath::Restart { life: hand.life() }
+    }
+
+    /// A spare gets a worker's place: which of its lives it is, counting from 1. It is dealt what
+    /// comes after its journal's end, as after a death; the life before is dealt nothing any more.
+    pub(crate) fn hand_over(&mut self, worker: usize) -> u32 {
+        let hand = &mut self.hands[worker];
+        hand.taken = 0;
+        hand.handovers += 1;
+        hand.life()
+    }
+
+    /// How often a spare took a worker's place over.
+    pub(crate) fn handovers(&self, worker: usize) -> u32 {
+        self.hands[worker].handovers
     }
 
     /// How often a worker was started again.
@@ -112,6 +128,11 @@ impl Dealer {
 }
 
 impl Hand {
+    /// Which life has it, counting from 1.
+    fn life(&self) -> u32 {
+        1 + self.restarts + self.handovers
+    }
+
     /// Forgets what will not be dealt again.
     fn note_done(&mut self, done: Option<Position>) {
         while self.dealt.front().is_some_and(|front| Some(*front) <= done) {
@@ -161,6 +182,19 @@ mod tests {
             assert_eq!(claim(&mut dealer, 0, None), 1);
             assert_eq!(dealer.died(0), AfterDeath::Restart { life });
         }
+    }
+
+    #[test]
+    fn a_spare_is_dealt_what_the_journal_lacks_and_its_life_is_a_later_one() {
+        let mut dealer = Dealer::new(1, 1);
+        let first: Vec<u64> = (0..3).map(|_| claim(&mut dealer, 0, None)).collect();
+        assert_eq!(first, [0, 1, 2]);
+        assert_eq!(dealer.hand_over(0), 2);
+        let by_spare: Vec<u64> = (0..3).map(|_| claim(&mut dealer, 0, Some(at(0, 0)))).collect();
+        assert_eq!(by_spare, [1, 2, 3]);
+        assert_eq!(dealer.died(0), AfterDeath::Restart { life: 3 });
+        assert_eq!(dealer.hand_over(0), 4);
+        assert_eq!((dealer.handovers(0), dealer.restarts(0)), (2, 1));
     }
 
     #[test]

@@ -1,17 +1,22 @@
 //! The workers of a run as processes, and their lives.
 //!
-//! Owns starting them, dealing batches to them over pipes, and starting again who died where the
-//! servers keep its place. Which batch and which life is next is left to `dealer`, what reports
-//! mean to `workers`.
+//! Owns starting them, dealing batches to them over pipes, starting again who died where the
+//! servers keep its place, and giving the place of who is late to a spare. Which batch and which
+//! life is next is left to `dealer`, who is late to `backups`, what reports mean to `workers`.
 //!
-//! Invariant: a worker has one life at a time; the one before is reaped when the next begins, and
-//! fenced by the shards.
+//! A spare that gets a place does the late step anew, unless the life before is through with it
+//! when the spare fences it on the shards: the first one counts. Only then that one is ended.
+//!
+//! Invariant: one life of a worker is heard at a time; what the one before pushes once the next has
+//! joined, shards refuse.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use launch::{ChildEvent, Children, Signal};
 use worker::JobId;
 
+use super::backups::Backups;
 use super::board::Board;
 use super::cluster::{Contact, PrivateDir};
 use super::dealer::{AfterDeath, Dealer};
@@ -38,6 +43,11 @@ pub(crate) fn run_processes(
             crew.lives.iter().for_each(|&life| crew.children.child(life).tell("stop\n"));
         }
         crew.kill_due();
+        if !stop.asked()
+            && let Err(failure) = crew.back_up()
+        {
+            return Heard::Death(failure.to_string());
+        }
         match crew.children.next(wait) {
             Some((number, event)) => crew.hear(number, event, stop),
             None => Heard::Nothing,
@@ -45,6 +55,7 @@ pub(crate) fn run_processes(
     })?;
     for (worker, done) in done.iter_mut().enumerate() {
         done.restarts = crew.dealer.restarts(worker);
+        done.backups = crew.dealer.handovers(worker);
     }
     Ok(done)
 }
@@ -62,6 +73,15 @@ struct Crew<'a> {
     has_ended: Vec<bool>,
     /// Where workers keep their steps, if there are later lives.
     journals: Option<PrivateDir>,
+    /// By worker: where its steps are, below that.
+    journal_of: Vec<PathBuf>,
+    backups: Backups,
+    /// Processes that wait to be told whose place they get.
+    spares: Vec<usize>,
+    /// Lives that are being replaced, with their workers.
+    replaced: Vec<(usize, usize)>,
+    /// Children whose end is no news.
+    retired: Vec<usize>,
     started: Instant,
     /// Arranged ones that are to come, the next one last.
     deaths: Vec<Death>,
@@ -76,7 +96,10 @@ impl<'a> Crew<'a> {
     ) -> Result<Crew<'a>, Failure> {
         // Without a coordinator the servers end the job when a worker's link is lost.
         let restarts_max = if contact.coordinated.is_some() { plan.restarts } else { 0 };
-        let journals = (restarts_max > 0).then(|| PrivateDir::new("journals")).transpose()?;
+        let keeps = restarts_max > 0 || plan.backup > 0;
+        let journals = keeps.then(|| PrivateDir::new("journals")).transpose()?;
+        let dir = journals.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default();
+        let ahead_max = plan.clock.staleness().clocks_max();
         let mut deaths = plan.drill.as_ref().map_or(Vec::new(), |drill| drill.deaths.clone());
         deaths.sort_by_key(|death| std::cmp::Reverse(death.at));
         let mut crew = Crew {
@@ -88,6 +111,11 @@ impl<'a> Crew<'a> {
             lives: Vec::new(),
             has_ended: vec![false; plan.workers as usize],
             journals,
+            journal_of: vec![dir; plan.workers as usize],
+            backups: Backups::new(plan.workers, ahead_max),
+            spares: Vec::new(),
+            replaced: Vec::new(),
+            retired: Vec::new(),
             started: Instant::now(),
             deaths,
         };
@@ -95,17 +123,93 @@ impl<'a> Crew<'a> {
             let first = crew.begin(worker, 1)?;
             crew.lives.push(first);
         }
+        for _ in 0..plan.backup {
+            crew.begin_spare()?;
+        }
         Ok(crew)
     }
 
     /// Begins a life of a worker. The child's number.
     fn begin(&mut self, worker: u32, life: u32) -> Result<usize, Failure> {
-        let journal = self.journals.as_ref().map(|dir| dir.path().to_owned());
+        let own = &self.journal_of[worker as usize];
+        let journal = self.journals.is_some().then(|| own.clone());
         let first = WorkerPlan::new(self.plan, self.job, worker, self.contact);
         let plan = WorkerPlan { life, journal, ..first };
         let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
         let name = format!("worker {worker}");
         self.children.spawn(&name, &["worker".to_owned()], &line).map_err(Failure::failed)
+    }
+
+    /// Starts a process that waits for its plan.
+    fn begin_spare(&mut self) -> Result<(), Failure> {
+        let spare = self.children.spawn("spare worker", &["worker".to_owned()], "");
+        self.spares.push(spare.map_err(Failure::failed)?);
+        Ok(())
+    }
+
+    fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Gives the place of a worker that is late to a spare, if there are both.
+    fn back_up(&mut self) -> Result<(), Failure> {
+        let Some(&spare) = self.spares.last() else { return Ok(()) };
+        let Some(worker) = self.backups.late(self.now()) else { return Ok(()) };
+        self.spares.pop();
+        let life = self.dealer.hand_over(worker);
+        let takes_over = Some(self.journal_of[worker].clone());
+        let first = WorkerPlan::new(self.plan, self.job, worker as u32, self.contact);
+        let journal = self.journal_for(worker, life);
+        let plan = WorkerPlan { life, journal, takes_over, ..first };
+        let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
+        let late = self.children.child(self.lives[worker]).name();
+        let what = format!("is late with a step of worker {worker}; a spare does it, too");
+        complain(&format!("gradwire: {late} {what}"));
+        self.children.child(spare).tell(&line);
+        let before = std::mem::replace(&mut self.lives[worker], spare);
+        self.replaced.push((worker, before));
+        self.begin_spare()
+    }
+
+    /// Where a life that takes over keeps its steps: the one before may still write.
+    fn journal_for(&self, worker: usize, life: u32) -> Option<PathBuf> {
+        let dir = self.journals.as_ref()?;
+        Some(dir.path().join(format!("worker-{worker}-life-{life}")))
+    }
+
+    /// A spare has a worker's place: the life before may go.
+    fn took_over(&mut self, worker: usize, steps: u64) {
+        self.backups.took_over(worker, steps, self.now());
+        let life = 1 + self.dealer.restarts(worker) + self.dealer.handovers(worker);
+        if let Some(journal) = self.journal_for(worker, life) {
+            self.journal_of[worker] = journal;
+        }
+        self.end_replaced(worker);
+    }
+
+    /// Ends the life that a spare replaces, if there is one.
+    fn end_replaced(&mut self, worker: usize) {
+        for (_, number) in self.replaced.extract_if(.., |(one, _)| *one == worker) {
+            let child = self.children.child(number);
+            child.signal(Signal::KILL);
+            child.ended(CAUSE_WAIT);
+            self.retired.push(number);
+        }
+    }
+
+    /// Notes how far a worker is.
+    fn note(&mut self, worker: usize, report: &Report) {
+        let now = self.now();
+        match *report {
+            Report::Stepped { steps } => self.backups.stepped(worker, steps, now),
+            Report::TookOver { steps } => self.took_over(worker, steps),
+            Report::Done(_) | Report::Failed { .. } => {
+                self.has_ended[worker] = true;
+                self.backups.ended(worker, now);
+                self.end_replaced(worker);
+            }
+            Report::Going { .. } | Report::Claim { .. } => {}
+        }
     }
 
     fn hear(&mut self, number: usize, event: ChildEvent, stop: &Stop) -> Heard {
@@ -121,14 +225,14 @@ impl<'a> Crew<'a> {
                     Err(error) => Heard::Death(format!("worker {worker}: {error}")),
                 },
                 Ok(report) => {
-                    let is_last = matches!(report, Report::Done(_) | Report::Failed { .. });
-                    self.has_ended[worker] |= is_last;
+                    self.note(worker, &report);
                     Heard::Report(worker, report)
                 }
                 Err(error) => Heard::Death(format!("worker {worker} speaks no JSON: {error}")),
             },
             (Some(worker), ChildEvent::Ended) if self.has_ended[worker] => Heard::Nothing,
             (Some(worker), ChildEvent::Ended) => self.outlive(worker, stop),
+            (None, ChildEvent::Ended) if self.is_no_news(number) => Heard::Nothing,
             (None, ChildEvent::Ended) => Heard::Death(obituary(self.children, number)),
             (None, ChildEvent::Line(_)) => Heard::Nothing,
         }
@@ -140,6 +244,8 @@ impl<'a> Crew<'a> {
         if stop.asked() {
             return Heard::Death(obituary);
         }
+        self.backups.life_over(worker);
+        self.end_replaced(worker);
         match self.dealer.died(worker) {
             AfterDeath::Over { lives: 1 } => Heard::Death(obituary),
             AfterDeath::Over { lives } => {
@@ -156,6 +262,15 @@ impl<'a> Crew<'a> {
                 }
             }
         }
+    }
+
+    /// Whether the end of a child that is no worker's life matters to nobody: a life that was
+    /// replaced, or a spare, without which the others go on.
+    fn is_no_news(&mut self, number: usize) -> bool {
+        let was_spare = self.spares.iter().position(|&spare| spare == number);
+        was_spare.map(|at| self.spares.remove(at)).is_some()
+            || self.retired.contains(&number)
+            || self.replaced.iter().any(|&(_, replaced)| replaced == number)
     }
 
     /// Kills whose arranged death is due.

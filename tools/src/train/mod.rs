@@ -2,6 +2,7 @@
 //!
 //! Owns the order of a run: check, start, learn, test, save, tell. Each step has its own file.
 
+mod backups;
 mod board;
 pub(crate) mod child;
 pub(crate) mod cluster;

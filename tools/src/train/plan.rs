@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) started_as: StartedAs,
     /// How often each worker process of a cluster is started again.
     pub(crate) restarts: u32,
+    /// Spare workers that do late steps, too.
+    pub(crate) backup: u32,
     /// What befalls the workers by arrangement.
     pub(crate) drill: Option<Drill>,
     pub(crate) read: ReadFlag,
@@ -157,6 +159,7 @@ impl Plan {
             workers,
             started_as,
             restarts: args.restarts.unwrap_or(RESTARTS_DEFAULT),
+            backup: args.backup.unwrap_or(0),
             drill: None,
             read: args.read.unwrap_or_default(),
             transport,
@@ -194,6 +197,12 @@ fn check_cluster_flags(
     if args.restarts.is_some() && !has_lives {
         return Err(Failure::usage("--restarts is for --processes in a cluster"));
     }
+    if args.backup.is_some_and(|spares| spares > 0) && !has_lives {
+        return Err(Failure::usage("--backup is for --processes in a cluster"));
+    }
+    args.backup
+        .filter(|&spares| spares > 0)
+        .map_or(Ok(()), |spares| in_range("--backup", spares))?;
     if args.read.is_some() && !in_cluster {
         let why = "--read is for clusters: servers without a coordinator have no replicas";
         return Err(Failure::usage(why));
@@ -408,6 +417,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         table_mib: line.table_mib.or(file.table_mib),
         processes: line.processes.or(file.processes),
         restarts: line.restarts.or(file.restarts),
+        backup: line.backup.or(file.backup),
         read: line.read.or(file.read),
         transport: line.transport.or(file.transport),
         rdma: line.rdma.or(file.rdma),

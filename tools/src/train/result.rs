@@ -62,6 +62,8 @@ pub(crate) struct TrainResult {
     pub(crate) started_as: &'static str,
     /// Times that a worker process was started again after it had died.
     pub(crate) worker_restarts: u64,
+    /// How often a spare took a late worker's place over.
+    pub(crate) worker_backups: u64,
     pub(crate) isa: String,
 }
 
@@ -113,6 +115,7 @@ impl TrainResult {
                 StartedAs::Processes => "processes",
             },
             worker_restarts: trained.iter().map(|done| u64::from(done.restarts)).sum(),
+            worker_backups: trained.iter().map(|done| u64::from(done.backups)).sum(),
             isa: plan.isa.level().to_string(),
         }
     }

@@ -54,6 +54,10 @@ pub(crate) struct WorkerPlan {
     pub(crate) life: u32,
     /// Where it keeps its steps for a later one.
     pub(crate) journal: Option<PathBuf>,
+    /// The journal of the life before, if that may still be at work: this one is its backup.
+    pub(crate) takes_over: Option<PathBuf>,
+    /// Whether it says how far it is after each step.
+    pub(crate) says_steps: bool,
     /// How long it sleeps after each step.
     pub(crate) pace_ms: u64,
 }
@@ -75,6 +79,16 @@ pub(crate) enum Report {
         epoch: u32,
         /// The batch of the newest step in its journal.
         done: Option<Position>,
+    },
+    /// It has worked out so many steps, those of its earlier lives included.
+    Stepped {
+        /// How many.
+        steps: u64,
+    },
+    /// It has fenced the life before, and goes on from here.
+    TookOver {
+        /// Steps that were worked out before.
+        steps: u64,
     },
     /// It has finished.
     Done(Box<Done>),
@@ -98,6 +112,9 @@ pub(crate) struct Done {
     /// How often it was started again. All but `metrics` is of its last life alone.
     #[serde(default)]
     pub(crate) restarts: u32,
+    /// How often a spare took its place over, since it was late.
+    #[serde(default)]
+    pub(crate) backups: u32,
 }
 
 /// What a worker's pushes and pulls came to.
@@ -163,6 +180,8 @@ impl WorkerPlan {
             expiry: ExpiryFlag(plan.life.expiry),
             life: INCARNATION.get(),
             journal: None,
+            takes_over: None,
+            says_steps: plan.backup > 0,
             pace_ms: plan.drill.as_ref().map_or(0, |drill| drill.pace.as_millis() as u64),
         }
     }
@@ -204,6 +223,7 @@ impl Done {
             bad_rows: feed.progress().bad_rows,
             columns: feed.columns(),
             restarts: 0,
+            backups: 0,
         }
     }
 }
@@ -303,7 +323,9 @@ pub(super) fn gather(
                 stop.ask();
                 return Err(Failure::failed(who));
             }
-            Heard::Report(_, Report::Claim { .. }) | Heard::Nothing => {}
+            Heard::Report(_, Report::Claim { .. } | Report::Stepped { .. })
+            | Heard::Report(_, Report::TookOver { .. })
+            | Heard::Nothing => {}
         }
         board.show();
     }

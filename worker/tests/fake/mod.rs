@@ -32,6 +32,8 @@ pub(crate) struct FakeShard {
     /// Width of its values, if it is not the one asked for.
     pub(crate) answers_width: Option<u16>,
     pub(crate) ticks: u64,
+    /// Whether its answers say that a few keys are asked for most.
+    pub(crate) hot: bool,
     /// What its answers say of credit.
     pub(crate) credit: u16,
     /// Where the worker stood when it joined.
@@ -62,6 +64,7 @@ impl FakeShard {
             refuses: None,
             answers_width: None,
             ticks: 0,
+            hot: false,
             credit: 0,
             joined: Joined::default(),
             waits_for_ticks: false,
@@ -201,7 +204,8 @@ impl FakeShard {
         // A peer that is gone, or too slow, asks again.
         let Ok(mut slot) = self.endpoint.acquire(peer, HEADER_BYTES + body.len()) else { return };
         slot.bytes_mut()[HEADER_BYTES..].copy_from_slice(body);
-        let header = Header { flags: 0, body_crc: 0, credit: self.credit, ..header };
+        let flags = if self.hot { Flags::HOT } else { Flags::NONE }.get();
+        let header = Header { flags, body_crc: 0, credit: self.credit, ..header };
         let crc = |bytes: &[u8]| crc32c(Isa::scalar(), 0, bytes);
         wire::seal(slot.bytes_mut(), header, Seal::Body, crc);
         self.endpoint.post(slot);
