@@ -28,7 +28,8 @@ const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// How long a coordinator may answer no beat before its link is made anew.
 const SILENT_MAX: Duration = Duration::from_secs(1);
 
-/// The first pause after a link that failed; each further one is twice as long.
+/// The first pause after a link that failed, or that a coordinator had welcomed; each further one is
+/// twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// The longest pause.
@@ -239,9 +240,7 @@ impl Reporter {
 
     /// Reports how far a recording or a load is: with the next beat, and after each new link.
     pub fn stored(&self, report: StoreReport) {
-        use StoreState::{Loaded, Loading, NotLoaded};
-        let is_load = matches!(report.state, Loading | Loaded | NotLoaded { .. });
-        self.shared.notes().stored.insert((report.shard, is_load), (report, Said::NotYet));
+        self.shared.notes().store(report);
     }
 
     /// Tells that a link to a server is gone.
@@ -271,6 +270,18 @@ impl Notes {
         };
         let note = Note { said: Said::NotYet, observation };
         self.seen.insert((note.observation.shard, topic), note);
+    }
+
+    /// Notes how far a recording or a load is; it takes the place of what was noted before, but for
+    /// what is of a later attempt: one that was given up may end after its successor has begun.
+    pub fn store(&mut self, report: StoreReport) {
+        use StoreState::{Loaded, Loading, NotLoaded};
+        let is_load = matches!(report.state, Loading | Loaded | NotLoaded { .. });
+        let attempt = |one: &StoreReport| (one.number, one.attempt);
+        let known = self.stored.get(&(report.shard, is_load));
+        if known.is_none_or(|(known, _)| attempt(known) <= attempt(&report)) {
+            self.stored.insert((report.shard, is_load), (report, Said::NotYet));
+        }
     }
 
     /// Notes that a link to a server is gone.
@@ -308,8 +319,9 @@ impl Notes {
             .collect()
     }
 
-    /// How far recordings and loads are, as far as that was not said on this link.
-    fn unsaid_of_stores(&mut self) -> Vec<StoreReport> {
+    /// How far recordings and loads are, as far as that was not said on this link. From now on it
+    /// has.
+    pub fn unsaid_of_stores(&mut self) -> Vec<StoreReport> {
         let unsaid = self.stored.values_mut().filter(|(_, said)| *said == Said::NotYet);
         unsaid
             .map(|(report, said)| {
@@ -344,6 +356,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             }
             if self.shared.is_linked.swap(false, Ordering::Relaxed) {
                 tracing::warn!(address, "the coordinator is gone; looking for it");
+                pause = PAUSE_MIN; // One that had just taken it would soon miss its beats.
             }
             if linked_at.elapsed() > SILENT_MAX {
                 pause = PAUSE_MIN;
@@ -480,5 +493,28 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
         self.shared.epoch.store(placement.epoch.get(), Ordering::Relaxed);
         self.shared.notes().prune(&placement);
         (self.on_event)(AgentEvent::Placement(Arc::new(placement)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_ends_late_does_not_take_the_place_of_what_the_next_one_says() {
+        let report = |attempt, state| {
+            let (shard, number) = (ShardId::new(0), 1);
+            StoreReport { shard, number, attempt, state }
+        };
+        let marked = report(1, StoreState::Marked { clock: Clock::new(3), bytes: 64 });
+        let given_up = report(0, StoreState::NotRecorded { reason: "unwanted".to_owned() });
+        let mut notes = Notes::default();
+        notes.store(marked.clone());
+        notes.store(given_up);
+        assert_eq!(notes.unsaid_of_stores(), [marked]);
+        assert_eq!(notes.unsaid_of_stores(), []);
+        let ended = report(1, StoreState::NotRecorded { reason: "the store is full".to_owned() });
+        notes.store(ended.clone());
+        assert_eq!(notes.unsaid_of_stores(), [ended]);
     }
 }

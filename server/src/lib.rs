@@ -36,6 +36,7 @@ pub use door::{Door, Exposure, ListenError, listen};
 pub use guest::Who;
 pub use membership::Membership;
 pub use pinning::{Pinning, pin, processor_here};
+pub use recordings::Tap;
 pub use report::Report;
 pub use shard::Tally;
 pub use shard::chain::{Role, View as ReplicaView};

@@ -1,12 +1,9 @@
 //! Power cuts and failing calls, at each call that a save and a removal make.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
-use std::sync::Arc;
 
-use super::sim_disk::{Fault, Left, SimDisk};
 use super::{assert_as_written, newest, options, write_checkpoint};
-use crate::backend::Local;
+use crate::simulated::{Fault, Left, SimDisk, Syncs};
 use crate::{Manifest, RetainError, State, Store, WriteError};
 
 /// Ways in which what was not synced is left, for each power cut.
@@ -23,13 +20,12 @@ enum Said {
 }
 
 fn store(disk: &SimDisk) -> Store {
-    let disk = Arc::new(disk.clone());
-    Store::over(Arc::new(Local::new(disk, PathBuf::from("/data/checkpoints"))), &options())
+    disk.store("/data/checkpoints", &options())
 }
 
 /// A disk on which two checkpoints were saved, after a power cut.
 fn disk_with_two() -> SimDisk {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(Syncs::Do);
     for _ in 0..2 {
         write_checkpoint(&store(&disk)).expect("a disk without faults");
     }

@@ -7,7 +7,6 @@ mod damage;
 mod golden;
 mod objects;
 mod round_trip;
-mod sim_disk;
 mod small_disk;
 mod writers;
 

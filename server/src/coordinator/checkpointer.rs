@@ -108,13 +108,12 @@ pub(super) struct Checkpointer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The thread's own.
-struct Hands {
+/// A coordinator's hands in the store: the thread's own, or a simulation's.
+pub struct Hands {
     store: Store,
     keep: usize,
     cluster: Cluster,
     writer: Option<Writer>,
-    bell: Bell,
 }
 
 impl Checkpointer {
@@ -129,9 +128,8 @@ impl Checkpointer {
         let store = Store::open(&spec.place, &spec.options);
         let store = store.map_err(|error| io::Error::other(error.to_string()))?;
         let (tasks, inbox) = channel();
-        let cluster = Cluster { name: name.to_owned(), id: ClusterId::new(id) };
-        let hands = Hands { store, keep: spec.keep, cluster, writer: None, bell: bell.another()? };
-        let work = move || hands.run(&inbox);
+        let (hands, bell) = (Hands::new(store, spec.keep, name, id), bell.another()?);
+        let work = move || hands.run(&inbox, &bell);
         let thread = Some(Builder::new().name("checkpointer".to_owned()).spawn(work)?);
         Ok(Checkpointer { tasks: Some(tasks), thread })
     }
@@ -154,29 +152,40 @@ impl Drop for Checkpointer {
 }
 
 impl Hands {
-    fn run(mut self, tasks: &Receiver<StoreTask>) {
+    /// Hands of the cluster `name` with the number `id`, which begin with no checkpoint.
+    ///
+    /// - `keep`: how many are kept, at least [`checkpoint::KEEP_MIN`].
+    pub fn new(store: Store, keep: usize, name: &str, id: u64) -> Hands {
+        let cluster = Cluster { name: name.to_owned(), id: ClusterId::new(id) };
+        Hands { store, keep, cluster, writer: None }
+    }
+
+    fn run(mut self, tasks: &Receiver<StoreTask>, bell: &Bell) {
+        let tell = |news| bell.happened(Event::Store(news));
         if let Some(taken) = self.newest() {
-            self.tell(StoreNews::Found { taken });
+            tell(StoreNews::Found { taken });
         }
         while let Ok(task) = tasks.recv() {
-            let news = match task {
-                StoreTask::Begin { shards } => self.begin(shards),
-                StoreTask::Publish(parts) => self.publish(*parts),
-                StoreTask::Abandon { why } => {
-                    self.abandon(&why);
-                    continue;
-                }
-            };
-            self.tell(news.unwrap_or_else(|why| StoreNews::Failed { why }));
+            self.perform(task).into_iter().for_each(tell);
         }
     }
 
-    fn tell(&self, news: StoreNews) {
-        self.bell.happened(Event::Store(news));
+    /// Does a task, which takes as long as the store does. What has become of it; none: it has no
+    /// answer.
+    pub fn perform(&mut self, task: StoreTask) -> Option<StoreNews> {
+        let news = match task {
+            StoreTask::Begin { shards } => self.begin(shards),
+            StoreTask::Publish(parts) => self.publish(*parts),
+            StoreTask::Abandon { why } => {
+                self.abandon(&why);
+                return None;
+            }
+        };
+        Some(news.unwrap_or_else(|why| StoreNews::Failed { why }))
     }
 
     /// What this cluster has published before.
-    fn newest(&self) -> Option<CheckpointTaken> {
+    pub fn newest(&self) -> Option<CheckpointTaken> {
         let listed = match self.store.list() {
             Ok(listed) => listed,
             Err(StoreError::Absent { .. }) => return None,

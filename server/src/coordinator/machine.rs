@@ -19,6 +19,7 @@ use wire::{
 use super::assign::{Crew, Leavers, Move};
 use super::cause::cause;
 use super::census::{Census, Changed, Health, Told, Why, Wish};
+use super::checkpointer::CheckpointSpec;
 use super::conduct::Conductor;
 use super::detector::BEAT_EVERY;
 use super::event::{Action, ConnectionId, Defect, Event};
@@ -55,7 +56,7 @@ pub(super) enum Caller {
 /// its own.
 #[derive(Debug)]
 pub struct Machine {
-    defect: Defect,
+    pub(super) defect: Defect,
     pub(super) spec: ClusterSpec,
     pub(super) cluster_id: u64,
     pub(super) placement: Arc<Placement>,
@@ -122,6 +123,12 @@ impl Machine {
     #[must_use]
     pub fn with_defect(self, defect: Defect) -> Machine {
         Machine { defect, ..self }
+    }
+
+    /// The same with a place for checkpoints.
+    #[must_use]
+    pub fn with_checkpoints(self, spec: &CheckpointSpec, now: Time) -> Machine {
+        Machine { conductor: Conductor::new(spec.conduct(), now), ..self }
     }
 
     /// The newest placement that the store is known to hold.

@@ -38,7 +38,7 @@ mod view;
 
 pub use assign::{FILLS_MAX_PER_SERVER, Spread};
 pub use census::{GRACE, LOST_AFTER, Probe};
-pub use checkpointer::{CheckpointSpec, Parts, StoreNews, StoreTask};
+pub use checkpointer::{CheckpointSpec, Hands, Parts, StoreNews, StoreTask};
 pub use conduct::{
     CHECKPOINT_ATTEMPTS_MAX, CHECKPOINT_MAX, CUT_PATIENCE, PART_ATTEMPTS_MAX, PART_PATIENCE,
 };

@@ -24,7 +24,6 @@ use wire::{
 };
 
 use super::checkpointer::{CheckpointSpec, Checkpointer};
-use super::conduct::Conductor;
 use super::connection::{Connection, Ended};
 use super::event::{Action, ConnectionId, Event};
 use super::helpers::{Bell, Prober, Recorder, Told};
@@ -257,7 +256,7 @@ impl Loop {
         let begin = |spec| Checkpointer::start(spec, cluster, prober.bell());
         let checkpointer = checkpoints.map(begin).transpose()?;
         if let Some(spec) = checkpoints {
-            machine.conductor = Conductor::new(spec.conduct(), Time::default());
+            machine = machine.with_checkpoints(spec, Time::default());
         }
         Ok(Loop {
             poll,
