@@ -104,6 +104,25 @@ fn a_call_that_fails_costs_at_most_the_new_checkpoint_and_no_sync_is_trusted_aft
 }
 
 #[test]
+fn the_first_checkpoint_survives_a_power_cut_whatever_call_had_failed_before_it() {
+    for call in 1..CALLS_MAX {
+        let disk = SimDisk::new(Syncs::Do).with_fault(Fault::Once(call, ErrorKind::Other));
+        let said = write_checkpoint(&store(&disk)).is_ok();
+        if !disk.fired() {
+            assert!(call > 10, "a save makes more calls than {call}");
+            return;
+        }
+        let disk = disk.with_fault(Fault::None);
+        write_checkpoint(&store(&disk)).unwrap_or_else(|error| panic!("call {call}: {error}"));
+        let found = newest(&store(&disk.after_power_cut(Left::Nothing)));
+        let context = format!("call {call}, which the first save survived: {said}");
+        assert_eq!(found.passed_over, [], "{context}");
+        assert_as_written(&found.checkpoint.expect(&context));
+    }
+    panic!("more than {CALLS_MAX} calls");
+}
+
+#[test]
 fn while_the_power_is_gone_each_call_says_so_and_names_its_file() {
     let disk = disk_with_two().with_fault(Fault::Power(12));
     let error = write_checkpoint(&store(&disk)).expect_err("no power");
