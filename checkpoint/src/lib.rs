@@ -18,6 +18,7 @@ mod part;
 mod part_reader;
 mod part_writer;
 mod retain;
+pub mod simulated;
 mod store;
 mod sum;
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! The agent: a server's thread that speaks to the coordinator.
 //!
-//! Owns the link, the beats, and what the cores have reported and the coordinator has not yet acted
-//! on. What a placement means for a core is left to whoever starts the agent.
+//! Owns the link and the beats. What is to be said is left to `notes`, what a placement means for a
+//! core to whoever starts the agent.
 //!
-//! Invariant: a report is said again on each new link until a placement has overtaken it; while
-//! there is no coordinator the agent goes on trying, and nothing else waits for it.
+//! Invariant: while there is no coordinator the agent goes on trying, and nothing else waits for
+//! it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use transport::{ControlFault, ControlLink, ControlWriter, Coordinators};
 use wire::{
-    Applicant, Apply, Beat, Candidate, ChainReport, Clock, Denial, Epoch, Life, Observation,
-    Placement, RecordOrder, ServerId, ShardId, StoreReport, StoreState, ToCoordinator, ToMember,
-    Welcome,
+    Applicant, Apply, Beat, Candidate, Clock, Denial, Epoch, Life, Observation, Placement,
+    RecordOrder, ServerId, StoreReport, ToCoordinator, ToMember, Welcome,
 };
 
 use crate::coordinator::BEAT_EVERY;
+use crate::notes::{Notes, Said};
 
 /// How long a coordinator may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
@@ -33,9 +32,6 @@ const FIRST_WORD_MAX: Duration = Duration::from_millis(300);
 
 /// How soon the agent notices that it shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Suspicions that wait to be sent; further ones are dropped, since each is only a hint.
-const SUSPECTS_MAX: usize = 64;
 
 /// What an agent says for a server.
 #[derive(Clone, Debug)]
@@ -119,37 +115,6 @@ struct Shared {
     round_trip_ns: AtomicU64,
     links_made: AtomicU64,
     notes: Mutex<Notes>,
-}
-
-/// What a server has to say of its chains, and has said: each report once over each link, until a
-/// placement has overtaken it.
-#[derive(Debug, Default)]
-pub struct Notes {
-    /// The newest report of each kind on each shard.
-    seen: BTreeMap<(ShardId, Topic), Note>,
-    /// By shard, and whether it is a load: how far that is.
-    stored: BTreeMap<(ShardId, bool), (StoreReport, Said)>,
-    suspects: BTreeSet<ServerId>,
-}
-
-#[derive(Debug)]
-struct Note {
-    observation: Observation,
-    said: Said,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
-    Yes,
-    NotYet,
-}
-
-/// Kinds of reports, of which a later one replaces an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Topic {
-    Fill,
-    Refusal,
-    Successor,
 }
 
 /// The thread's own state.
@@ -240,9 +205,7 @@ impl Reporter {
 
     /// Reports how far a recording or a load is: with the next beat, and after each new link.
     pub fn stored(&self, report: StoreReport) {
-        use StoreState::{Loaded, Loading, NotLoaded};
-        let is_load = matches!(report.state, Loading | Loaded | NotLoaded { .. });
-        self.shared.notes().stored.insert((report.shard, is_load), (report, Said::NotYet));
+        self.shared.notes().store(report);
     }
 
     /// Tells that a link to a server is gone.
@@ -262,83 +225,14 @@ impl Shared {
     }
 }
 
-impl Notes {
-    /// Notes what is seen in a chain; it takes the place of what was seen of the kind before.
-    pub fn report(&mut self, observation: Observation) {
-        let topic = match observation.report {
-            ChainReport::Filling { .. } | ChainReport::Filled => Topic::Fill,
-            ChainReport::Refused { .. } => Topic::Refusal,
-            ChainReport::SuccessorLost | ChainReport::SuccessorBack => Topic::Successor,
-        };
-        let note = Note { said: Said::NotYet, observation };
-        self.seen.insert((note.observation.shard, topic), note);
-    }
-
-    /// Notes that a link to a server is gone.
-    pub fn suspect(&mut self, server: ServerId) {
-        if self.suspects.len() < SUSPECTS_MAX {
-            self.suspects.insert(server);
-        }
-    }
-
-    /// There is a new link: all that holds is to be said over it.
-    pub fn begin_link(&mut self) {
-        self.seen.values_mut().for_each(|note| note.said = Said::NotYet);
-        self.stored.values_mut().for_each(|(_, said)| *said = Said::NotYet);
-    }
-
-    /// The server is no member any more: it sees nothing.
-    pub fn clear(&mut self) {
-        self.seen.clear();
-        self.stored.clear();
-    }
-
-    /// The servers whose links are gone, to be said; once each.
-    pub fn take_suspects(&mut self) -> BTreeSet<ServerId> {
-        std::mem::take(&mut self.suspects)
-    }
-
-    /// What has not been said on this link; from now on it has.
-    pub fn unsaid(&mut self) -> Vec<Observation> {
-        let unsaid = self.seen.values_mut().filter(|note| note.said == Said::NotYet);
-        unsaid
-            .map(|note| {
-                note.said = Said::Yes;
-                note.observation.clone()
-            })
-            .collect()
-    }
-
-    /// How far recordings and loads are, as far as that was not said on this link.
-    fn unsaid_of_stores(&mut self) -> Vec<StoreReport> {
-        let unsaid = self.stored.values_mut().filter(|(_, said)| *said == Said::NotYet);
-        unsaid
-            .map(|(report, said)| {
-                *said = Said::Yes;
-                report.clone()
-            })
-            .collect()
-    }
-
-    /// Forgets what a placement has overtaken.
-    pub fn prune(&mut self, placement: &Placement) {
-        self.seen.retain(|(shard, _), note| {
-            placement.chain(*shard).is_none_or(|chain| chain.epoch <= note.observation.chain)
-        });
-    }
-}
-
 impl<F: FnMut(AgentEvent)> Attendant<F> {
     fn run(&mut self) {
         let mut coordinators = Coordinators::new(self.spec.coordinators.clone());
         while let Some(address) = coordinators.take() {
-            let linked_at = Instant::now();
             let over = self.attend(&address);
             if self.shared.is_linked.swap(false, Ordering::Relaxed) {
                 tracing::warn!(address, "the coordinator is gone; looking for it");
-            }
-            if linked_at.elapsed() > SILENT_MAX {
-                coordinators.served();
+                coordinators.served(); // One that had just taken it would soon miss its beats.
             }
             let pause = match over {
                 Over::Ended => return,

@@ -18,18 +18,20 @@ use crate::view::Turns;
 /// Time of the rate that may be made up for after a pause.
 const BURST: Duration = Duration::from_millis(20);
 
-/// The way from a shard's recording to its writer.
+/// The way from a shard's recording to its writer. A server has a thread at its end, a simulation
+/// takes the tapes by itself.
 #[derive(Debug)]
-pub(crate) struct Tap {
+pub struct Tap {
     /// Of the recording.
-    pub(crate) purpose: Purpose,
-    pub(crate) tapes: SyncSender<Tape>,
+    pub purpose: Purpose,
+    /// Tapes that are full. What finds no room waits in the shard.
+    pub tapes: SyncSender<Tape>,
     /// Memory of tapes that were written, to be used again.
-    pub(crate) spare: Receiver<Vec<u64>>,
+    pub spare: Receiver<Vec<u64>>,
     /// Why the core ended the recording, if it did.
-    pub(crate) end: Arc<OnceLock<String>>,
+    pub end: Arc<OnceLock<String>>,
     /// What this core may record, in bytes a second; none: as fast as it goes.
-    pub(crate) bytes_per_s: Option<u64>,
+    pub bytes_per_s: Option<u64>,
 }
 
 /// What a core knows of its recordings together.
@@ -47,7 +49,7 @@ pub(crate) struct Recordings {
 
 impl Core {
     /// Begins to record a shard, or says in the tap why not.
-    pub(crate) fn begin_recording(&mut self, shard: ShardId, tap: Tap) {
+    pub fn begin_recording(&mut self, shard: ShardId, tap: Tap) {
         let hosted = self.hosted.iter_mut().find(|hosted| hosted.number == shard);
         let Some(hosted) = hosted else {
             let _ = tap.end.set("the server does not hold the shard".to_owned());
@@ -64,7 +66,7 @@ impl Core {
     }
 
     /// Ends the recording of a shard for this checkpoint.
-    pub(crate) fn end_recording(&mut self, shard: ShardId, number: u64) {
+    pub fn end_recording(&mut self, shard: ShardId, number: u64) {
         let is_it = |tap: &Tap| tap.purpose.number == number;
         let hosted = self.hosted.iter_mut().find(|hosted| hosted.number == shard);
         if let Some(hosted) = hosted.filter(|hosted| hosted.tap.as_ref().is_some_and(is_it)) {

@@ -88,6 +88,8 @@ pub enum Mutation {
     TicksTwice,
     /// A head that was replaced goes on as if it were alone.
     HeadsForever,
+    /// A follower's recording for a checkpoint misses the pushes that end no clock.
+    RecordingMisses,
     /// A worker's later life does not find the pushes of those before.
     LivesForgotten,
 }

@@ -136,6 +136,7 @@ fn servers_that_are_replaced_one_after_the_other_under_load_lose_and_double_noth
 
 /// In a time namespace whose clocks are hours from those of the others; the first one's are ahead,
 /// the second one's as they are.
+#[expect(clippy::needless_pass_by_value, reason = "others give the program back")]
 fn apart(number: usize, program: Command) -> Command {
     let offset = ["7200", "0", "86400"][number % 3];
     let mut command = Command::new("unshare");

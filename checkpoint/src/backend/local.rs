@@ -63,14 +63,23 @@ impl<D: Disk> Local<D> {
         let missing = missing.take_while(|path| self.disk.entries(path).is_err());
         let missing: Vec<&Path> = missing.collect();
         for path in missing.into_iter().rev() {
-            match self.disk.make_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(self.failed(path, "make directory")(error));
+            let made = self.disk.make_dir(path);
+            let is_new = made.is_ok();
+            if let Err(error) = made
+                && error.kind() != io::ErrorKind::AlreadyExists
+            {
+                return Err(self.failed(path, "make directory")(error));
+            }
+            if let Err(error) = self.sync_parent(path) {
+                if is_new {
+                    // It would be found, and be gone after a power cut with all that is in it.
+                    let _ = self.disk.remove_dir(path);
                 }
-                _ => self.sync_parent(path)?,
+                return Err(error);
             }
         }
-        Ok(())
+        // Whoever made it may have died before it was durable.
+        self.sync_parent(&self.root)
     }
 
     fn sync_parent(&self, path: &Path) -> Result<(), StoreError> {

@@ -20,7 +20,6 @@ use std::time::Duration;
 use crate::error::StoreError;
 use crate::layout::{CheckpointNumber, Object};
 
-#[cfg(test)]
 pub(crate) use disk::{Disk, DiskEntry, DiskEntryKind, DiskFile};
 pub(crate) use local::Local;
 pub(crate) use objects::Objects;

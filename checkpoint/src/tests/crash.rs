@@ -1,12 +1,9 @@
 //! Power cuts and failing calls, at each call that a save and a removal make.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
-use std::sync::Arc;
 
-use super::sim_disk::{Fault, Left, SimDisk};
 use super::{assert_as_written, newest, options, write_checkpoint};
-use crate::backend::Local;
+use crate::simulated::{Fault, Left, SimDisk, Syncs};
 use crate::{Manifest, RetainError, State, Store, WriteError};
 
 /// Ways in which what was not synced is left, for each power cut.
@@ -23,13 +20,12 @@ enum Said {
 }
 
 fn store(disk: &SimDisk) -> Store {
-    let disk = Arc::new(disk.clone());
-    Store::over(Arc::new(Local::new(disk, PathBuf::from("/data/checkpoints"))), &options())
+    disk.store("/data/checkpoints", &options())
 }
 
 /// A disk on which two checkpoints were saved, after a power cut.
 fn disk_with_two() -> SimDisk {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(Syncs::Do);
     for _ in 0..2 {
         write_checkpoint(&store(&disk)).expect("a disk without faults");
     }
@@ -105,6 +101,25 @@ fn a_call_that_fails_costs_at_most_the_new_checkpoint_and_no_sync_is_trusted_aft
             assert_old_or_new(&disk.with_fault(Fault::None), &said, &context);
         }
     }
+}
+
+#[test]
+fn the_first_checkpoint_survives_a_power_cut_whatever_call_had_failed_before_it() {
+    for call in 1..CALLS_MAX {
+        let disk = SimDisk::new(Syncs::Do).with_fault(Fault::Once(call, ErrorKind::Other));
+        let said = write_checkpoint(&store(&disk)).is_ok();
+        if !disk.fired() {
+            assert!(call > 10, "a save makes more calls than {call}");
+            return;
+        }
+        let disk = disk.with_fault(Fault::None);
+        write_checkpoint(&store(&disk)).unwrap_or_else(|error| panic!("call {call}: {error}"));
+        let found = newest(&store(&disk.after_power_cut(Left::Nothing)));
+        let context = format!("call {call}, which the first save survived: {said}");
+        assert_eq!(found.passed_over, [], "{context}");
+        assert_as_written(&found.checkpoint.expect(&context));
+    }
+    panic!("more than {CALLS_MAX} calls");
 }
 
 #[test]

@@ -8,7 +8,6 @@ mod golden;
 mod line;
 mod objects;
 mod round_trip;
-mod sim_disk;
 mod small_disk;
 mod writers;
 

@@ -13,11 +13,12 @@ use checkpoint::{
     CheckpointNumber, Cluster, ClusterId, Facts, Manifest, Options, PartEntry, State, Store,
     StoreError, Sum, TableNote, Writer,
 };
-use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId};
+use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId, Time};
 
-use super::conduct::Conduct;
+use super::conduct::{Conduct, Conductor};
 use super::event::Event;
 use super::helpers::Bell;
+use super::machine::Machine;
 
 /// What a coordinator does about checkpoints.
 #[derive(Clone, Debug)]
@@ -116,13 +117,21 @@ pub(super) struct Checkpointer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The thread's own.
-struct Hands {
+/// A coordinator's hands in the store: the thread's own, or a simulation's.
+pub struct Hands {
     store: Store,
     keep: usize,
     cluster: Cluster,
     writer: Option<Writer>,
-    bell: Bell,
+}
+
+impl Machine {
+    /// The same with a place for checkpoints.
+    #[must_use]
+    pub fn with_checkpoints(mut self, spec: &CheckpointSpec, now: Time) -> Machine {
+        self.conductor = Conductor::new(spec.conduct(), now);
+        self
+    }
 }
 
 impl Checkpointer {
@@ -137,9 +146,8 @@ impl Checkpointer {
         let store = Store::open(&spec.place, &spec.options);
         let store = store.map_err(|error| io::Error::other(error.to_string()))?;
         let (tasks, inbox) = channel();
-        let cluster = Cluster { name: name.to_owned(), id: ClusterId::new(id) };
-        let hands = Hands { store, keep: spec.keep, cluster, writer: None, bell: bell.another()? };
-        let work = move || hands.run(&inbox);
+        let (hands, bell) = (Hands::new(store, spec.keep, name, id), bell.another()?);
+        let work = move || hands.run(&inbox, &bell);
         let thread = Some(Builder::new().name("checkpointer".to_owned()).spawn(work)?);
         Ok(Checkpointer { tasks: Some(tasks), thread })
     }
@@ -162,29 +170,40 @@ impl Drop for Checkpointer {
 }
 
 impl Hands {
-    fn run(mut self, tasks: &Receiver<StoreTask>) {
+    /// Hands of the cluster `name` with the number `id`, which begin with no checkpoint.
+    ///
+    /// - `keep`: how many are kept, at least [`checkpoint::KEEP_MIN`].
+    pub fn new(store: Store, keep: usize, name: &str, id: u64) -> Hands {
+        let cluster = Cluster { name: name.to_owned(), id: ClusterId::new(id) };
+        Hands { store, keep, cluster, writer: None }
+    }
+
+    fn run(mut self, tasks: &Receiver<StoreTask>, bell: &Bell) {
+        let tell = |news| bell.happened(Event::Store(news));
         if let Some(taken) = self.newest() {
-            self.tell(StoreNews::Found { taken });
+            tell(StoreNews::Found { taken });
         }
         while let Ok(task) = tasks.recv() {
-            let news = match task {
-                StoreTask::Begin { shards } => self.begin(shards),
-                StoreTask::Publish(parts) => self.publish(*parts),
-                StoreTask::Abandon { why } => {
-                    self.abandon(&why);
-                    continue;
-                }
-            };
-            self.tell(news.unwrap_or_else(|why| StoreNews::Failed { why }));
+            self.perform(task).into_iter().for_each(tell);
         }
     }
 
-    fn tell(&self, news: StoreNews) {
-        self.bell.happened(Event::Store(news));
+    /// Does a task, which takes as long as the store does. What has become of it; none: it has no
+    /// answer.
+    pub fn perform(&mut self, task: StoreTask) -> Option<StoreNews> {
+        let news = match task {
+            StoreTask::Begin { shards } => self.begin(shards),
+            StoreTask::Publish(parts) => self.publish(*parts),
+            StoreTask::Abandon { why } => {
+                self.abandon(&why);
+                return None;
+            }
+        };
+        Some(news.unwrap_or_else(|why| StoreNews::Failed { why }))
     }
 
     /// What this cluster has published before.
-    fn newest(&self) -> Option<CheckpointTaken> {
+    pub fn newest(&self) -> Option<CheckpointTaken> {
         let listed = match self.store.list() {
             Ok(listed) => listed,
             Err(StoreError::Absent { .. }) => return None,

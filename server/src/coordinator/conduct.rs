@@ -22,7 +22,7 @@ use wire::{
 use self::base::Base;
 use super::census::Health;
 use super::checkpointer::{Parts, StoreNews, StoreTask};
-use super::event::Action;
+use super::event::{Action, Defect};
 use super::machine::Machine;
 
 /// How long taking a checkpoint may take, its publication aside.
@@ -303,6 +303,7 @@ impl Machine {
 
     fn go_on_recording(&mut self, now: Time) {
         self.lose_parts_of_the_gone(now);
+        let early = u64::from(self.defect == Defect::CutEarly);
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
         let waits = |part: &Part| match part.state {
             PartState::Wanted { at } => now - at > PART_PATIENCE,
@@ -320,6 +321,7 @@ impl Machine {
         if taking.cut.is_none()
             && let Some(clock) = taking.choose_cut()
         {
+            let clock = clock.map(|clock| Clock::new(clock.get() - early));
             taking.cut = Some((clock, now));
             self.say_cut();
         }

@@ -13,7 +13,6 @@ use std::thread::Builder;
 use wire::{Epoch, Time};
 
 use super::checkpointer::Checkpointer;
-use super::conduct::Conductor;
 use super::event::{Action, Event};
 use super::helpers::{Bell, Prober, Recorder, Told, Wake};
 use super::machine::Machine;
@@ -61,7 +60,7 @@ impl Lead {
         let begin = |spec| Checkpointer::start(spec, cluster, prober.bell());
         let checkpointer = stored.checkpoints.as_ref().map(begin).transpose()?;
         if let Some(spec) = &stored.checkpoints {
-            machine.conductor = Conductor::new(spec.conduct(), now);
+            machine = machine.with_checkpoints(spec, now);
         }
         Ok(Lead { machine, recorder, checkpointer, prober, told })
     }

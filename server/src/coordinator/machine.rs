@@ -55,7 +55,7 @@ pub(super) enum Caller {
 /// its own.
 #[derive(Debug)]
 pub struct Machine {
-    defect: Defect,
+    pub(super) defect: Defect,
     pub(super) spec: ClusterSpec,
     pub(super) cluster_id: u64,
     /// In which term it leads, and where it is reached; 0: it is the only one.

@@ -47,7 +47,7 @@ mod view;
 
 pub use assign::{FILLS_MAX_PER_SERVER, Move, Spread};
 pub use census::{GRACE, LOST_AFTER, Probe};
-pub use checkpointer::{CheckpointSpec, Parts, StoreNews, StoreTask};
+pub use checkpointer::{CheckpointSpec, Hands, Parts, StoreNews, StoreTask};
 pub use claims::{Claim, Claims};
 pub use claims_etcd::EtcdClaims;
 pub use conduct::{

@@ -227,7 +227,9 @@ impl<S> Replica<S> {
             }
             message if is_change(&message) => {
                 self.shard.follow(&header, message, body)?;
-                if let Some(recording) = &mut self.recording {
+                let misses =
+                    self.mutation == Mutation::RecordingMisses && !header.flags().has(Flags::TICK);
+                if let Some(recording) = self.recording.as_mut().filter(|_| !misses) {
                     recording.done(header, [body, &[]]);
                 }
                 Ok(())

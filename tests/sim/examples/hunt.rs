@@ -1,7 +1,8 @@
-//! Runs many seeds and prints those that fail: `hunt FIRST COUNT [chains|storm|deaths]`. `chains`:
-//! plans with servers in chains, and all that may befall them; `storm`: much befalls servers, and
-//! nothing the network; `deaths`: servers die, and nothing else goes wrong, which shows how long
-//! reads wait for it.
+//! Runs many seeds and prints those that fail:
+//! `hunt FIRST COUNT [chains|storm|checkpoints|deaths]`. `chains`: plans with servers in chains,
+//! and all that may befall them; `storm`: much befalls servers, and nothing the network;
+//! `checkpoints`: the same with checkpoints all the time; `deaths`: servers die, and nothing else
+//! goes wrong, which shows how long reads wait for it.
 //!
 //! Exits 1 if one failed. Each line names a seed for `GRADWIRE_SIM_SEED`.
 #![allow(clippy::print_stdout)]
@@ -14,21 +15,24 @@ use sim::{Defect, Plan, Report, ServerCounts, Setup, run_plan};
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
     let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.next()) else {
-        println!("expected the first seed and how many: hunt FIRST COUNT [chains|storm|deaths]");
+        let kinds = "[chains|storm|checkpoints|deaths]";
+        println!("expected the first seed and how many: hunt FIRST COUNT {kinds}");
         return ExitCode::from(2);
     };
     let kind = std::env::args().nth(3).unwrap_or_default();
-    let (mut failed, mut reads_ns, mut took_s) = (0, Vec::new(), 0.0);
+    let (mut failed, mut reads_ns, mut took_s, mut published) = (0, Vec::new(), 0.0, 0);
     for seed in first..first + count {
         let setup = Setup { seed, isa: Isa::detect(), defect: Defect::None };
         let plan = match kind.as_str() {
             "chains" => Plan::chained_from_seed(seed),
             "storm" => Plan::storm_from_seed(seed),
+            "checkpoints" => Plan::checkpointed_from_seed(seed),
             "deaths" => Plan::deaths_from_seed(seed),
             _ => Plan::from_seed(seed),
         };
         match run_plan(&setup, &plan) {
-            Ok(Report { reads_ns: reads, took, servers, .. }) => {
+            Ok(Report { reads_ns: reads, took, servers, checkpoints, .. }) => {
+                published += checkpoints.published;
                 took_s += took.nanos() as f64 * 1e-9;
                 let slowest_ms = reads.iter().max().map_or(0, |ns| ns / 1_000_000);
                 if kind == "deaths" && slowest_ms >= 500 {
@@ -36,8 +40,9 @@ fn main() -> ExitCode {
                 }
                 reads_ns.extend(reads);
                 if count == 1 {
+                    println!("{plan:?}");
                     let ServerCounts { .. } = servers;
-                    println!("{servers:?}");
+                    println!("{servers:?} {checkpoints:?}");
                 }
             }
             Err(failure) => {
@@ -60,6 +65,8 @@ fn main() -> ExitCode {
         at(0.9999),
         at(1.0)
     );
-    println!("{failed} of {count} seeds failed; {took_s:.0} s of world time");
+    println!(
+        "{failed} of {count} seeds failed; {took_s:.0} s of world time; {published} checkpoints"
+    );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -32,6 +32,14 @@ const EPOCH: Epoch = Epoch::new(1);
 const STOPS_STREAM: u64 = u64::MAX - 1;
 /// The same for what befalls servers in chains.
 const SERVERS_STREAM: u64 = u64::MAX - 3;
+/// The same for clocks of sessions, by endpoint.
+const CLOCKS_STREAM: u64 = u64::MAX - 8;
+
+/// How many polls there are to a jump of a session's clock.
+const POLLS_A_JUMP: u64 = 2000;
+/// By how much it jumps ahead at most, in nanoseconds: an hour.
+const JUMP_NS_MAX: u64 = 3_600_000_000_000;
+
 /// What the rows of one shard may take, in bytes.
 const TABLE_BYTES_MAX: u64 = 1 << 20;
 
@@ -167,6 +175,7 @@ impl Cluster {
                 watches: plan.workers as usize + plan.readers,
                 coordinator_defect: defect.coordinator(),
                 store_defect: defect.store(),
+                vault_defect: defect.vault(),
             };
             Fleet::new(&world, fleet, Random::new(seed, SERVERS_STREAM))
         });
@@ -220,6 +229,9 @@ impl Cluster {
             world: self.world.clone(),
             cores: Rc::clone(&self.cores),
             driver: Rc::clone(&self.driver),
+            random: Random::new(endpoint.index() as u64, CLOCKS_STREAM),
+            jumps_left: plan.clock_jumps_max,
+            ahead: Duration::ZERO,
         };
         let peers = (0..plan.shards)
             .map(|shard| {
@@ -349,6 +361,11 @@ struct Driven {
     world: World,
     cores: Rc<RefCell<Cores>>,
     driver: Rc<Cell<Driver>>,
+    /// When its clock jumps, and by how much.
+    random: Random,
+    jumps_left: u64,
+    /// By how much it has jumped ahead.
+    ahead: Duration,
 }
 
 impl Transport for Driven {
@@ -365,7 +382,7 @@ impl Transport for Driven {
     }
 
     fn now(&self) -> Time {
-        self.inner.now()
+        self.inner.now() + self.ahead
     }
 
     fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
@@ -373,6 +390,10 @@ impl Transport for Driven {
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) {
+        if self.jumps_left > 0 && self.random.below(POLLS_A_JUMP) == 0 {
+            self.jumps_left -= 1;
+            self.ahead += Duration::from_nanos(self.random.below(JUMP_NS_MAX));
+        }
         self.inner.poll(events);
     }
 
@@ -393,7 +414,11 @@ impl Transport for Driven {
     }
 
     fn park(&mut self, deadline: Time) {
-        self.inner.park(deadline);
+        let ahead_ns = self.ahead.as_nanos() as u64;
+        self.inner.park(match deadline {
+            Time::NEVER => deadline,
+            deadline => Time::from_nanos(deadline.nanos().saturating_sub(ahead_ns)),
+        });
         if self.driver.get() == Driver::Caller {
             self.cores.borrow_mut().step(&self.world);
             self.cores.borrow_mut().turn(self.world.now());

@@ -131,6 +131,26 @@ pub enum Failure {
         /// Which epoch it knew of.
         known: Epoch,
     },
+    /// A checkpoint that was published is not whole, or is gone.
+    CheckpointBroken {
+        /// Its number.
+        number: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A checkpoint does not hold what had to be in it.
+    CheckpointWrong {
+        /// Its number.
+        number: u64,
+        /// The counter.
+        key: u64,
+        /// The least that it may hold.
+        least: u64,
+        /// The most.
+        most: u64,
+        /// What it holds.
+        found: f32,
+    },
     /// The store took two placements of one epoch.
     RecordedTwice {
         /// Which epoch.
@@ -219,6 +239,13 @@ impl fmt::Display for Failure {
                 f,
                 "{server} answered for {shard} at {epoch}, and knew that another one is the head \
                  at {known}"
+            ),
+            Failure::CheckpointBroken { number, why } => {
+                write!(f, "checkpoint {number} was published and is not whole: {why}")
+            }
+            Failure::CheckpointWrong { number, key, least, most, found } => write!(
+                f,
+                "checkpoint {number} holds {found} of key {key}, and must hold {least} to {most}"
             ),
             Failure::RecordedTwice { epoch } => {
                 write!(f, "the store took two placements of {epoch}")

@@ -101,6 +101,12 @@ impl Ledger {
         pushes.saturating_sub(self.dropped)
     }
 
+    /// What the pushes of all clocks before this one come to.
+    pub(crate) fn finished(&self, key: u64, clock: u64) -> u64 {
+        let clocks = self.by_clock.iter().take(usize::try_from(clock).unwrap_or(usize::MAX));
+        self.applied(clocks.map(|counts| counts[key as usize]).sum())
+    }
+
     /// The least that a pull at `clock` may see of a key: every push of the clocks that all
     /// workers had to finish first.
     pub(crate) fn floor(&self, key: u64, clock: u64) -> u64 {

@@ -27,6 +27,12 @@
 //! 6. Epochs go up, the store takes one placement of each, and nobody hears of another.
 //! 7. Replicas that have applied as many operations of one epoch hold the same; no shard is given
 //!    up of which a replica lives; once nothing goes wrong any more, every chain becomes whole.
+//!
+//! Checkpoints are taken meanwhile, onto a disk that fails and loses its power. Then:
+//!
+//! 8. What was published is whole, whatever befalls the disk. It holds what was acknowledged before
+//!    it was begun, and nothing that was not pushed; where workers wait for each other and it is
+//!    cut at a clock, the pushes of the clocks before, and nothing else.
 #![forbid(unsafe_code)]
 
 mod agenda;
@@ -41,8 +47,9 @@ mod plan;
 mod random;
 mod reader;
 mod run;
+mod step;
 
 pub use failure::Failure;
-pub use fleet::{Counts as ServerCounts, StoreDefect};
+pub use fleet::{Counts as ServerCounts, StoreDefect, VaultCounts, VaultDefect};
 pub use plan::{ChainPlan, Plan, Strikes};
 pub use run::{Defect, Report, Setup, run, run_plan};

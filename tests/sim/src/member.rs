@@ -1,7 +1,7 @@
 //! One worker of the job: pulls, checks what it sees, pushes, ticks, and mends its links.
 //!
 //! Owns a session and what this worker has read so far. Which reads are true is left to `ledger`,
-//! how it dies and comes back to `lives`.
+//! what it pushes to `step`, how it dies and comes back to `lives`.
 //!
 //! Invariant: a pull is asked only after the answer to the one before was checked, but for one
 //! ahead of its clock, which is asked before the pushes that it waits for.
@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use shard::rule::{Sum, table_spec};
 use worker::{
-    Counts, Epoch, Incarnation, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Then,
-    Time, WorkerError, WorkerId,
+    Counts, Epoch, Incarnation, JobId, Join, PullTicket, Session, Split, TableId, TableSpec, Time,
+    WorkerError, WorkerId,
 };
 
 use crate::cluster::{Cluster, Guest};
 use crate::failure::Failure;
 use crate::fleet::Fleet;
-use crate::journal::{Ends, Journal, Pushed};
+use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::lives::Lives;
 use crate::plan::Plan;
@@ -49,16 +49,16 @@ pub(crate) struct Member {
     pub(crate) session: Session,
     /// By shard: the epoch that it was last linked at.
     pub(crate) epochs: Vec<Epoch>,
-    random: Random,
+    pub(crate) random: Random,
     pub(crate) phase: Phase,
     /// The pull for the clock after this one, if it is asked already.
     pub(crate) next: Option<Asked>,
     pub(crate) journal: Journal,
     pub(crate) lives: Lives,
     /// By key: what this worker has pushed.
-    pushed: Vec<u64>,
+    pub(crate) pushed: Vec<u64>,
     /// Keys of pushes whose answers nobody has seen yet.
-    unanswered: Vec<u64>,
+    pub(crate) unanswered: Vec<u64>,
     /// By key: the most this worker has seen.
     seen: Vec<f32>,
     /// Pulls whose keys are pushed at times.
@@ -379,7 +379,10 @@ impl Member {
 
     /// Pulls some counters and everybody's clock.
     fn ask(&mut self, plan: &Plan, ledger: &Ledger, ahead: u64) -> Result<Asked, Failure> {
-        let mut keys = self.some_counters(plan);
+        let mut keys = match plan.pulls_all() {
+            true => (0..plan.counters).collect(),
+            false => self.some_counters(plan),
+        };
         keys.extend(ledger.clock_keys());
         let keys: Vec<u64> = keys.into_iter().collect();
         let split = self.session.split(&keys).map_err(|error| self.failed(error))?;
@@ -396,71 +399,7 @@ impl Member {
         Ok(Asked { ticket, split, keys, clock: self.session.clock().get() + ahead, own, seen })
     }
 
-    /// Draws what the next step pushes, and writes it down.
-    fn write_step(&mut self, plan: &Plan, ledger: &Ledger) {
-        let pushes = 1 + self.random.below(plan.pushes_max);
-        let clock_key_at = self.random.below(pushes);
-        let draw = |number| {
-            if self.random.below(2) == 0 && !self.pulled.is_empty() {
-                let at = self.random.below(self.pulled.len() as u64) as usize;
-                let (split, keys) = self.pulled[at].clone();
-                return Pushed { keys, split: Some(split) };
-            }
-            let mut keys = self.some_counters(plan);
-            if number == clock_key_at {
-                keys.insert(ledger.clock_key(self.worker));
-            }
-            Pushed { keys: keys.into_iter().collect(), split: None }
-        };
-        let pushes = (0..pushes).map(draw).collect();
-        let ends = if self.random.below(3) == 0 { Ends::Apart } else { Ends::WithPush };
-        self.journal.write(pushes, ends);
-    }
-
-    /// Makes one push of the step that its clock is at, and ends the clock with the last one.
-    fn push(&mut self, ledger: &mut Ledger, number: usize) -> Result<Phase, Failure> {
-        let clock = self.session.clock().get();
-        let step = self.journal.step(clock).expect("it was written down");
-        let Pushed { keys, split } = step.pushes[number].clone();
-        let (is_last, ends) = (number + 1 == step.pushes.len(), step.ends);
-        if number == step.noted {
-            step.noted += 1;
-            ledger.push(clock, &keys);
-            keys.iter().for_each(|&key| self.pushed[key as usize] += 1);
-            self.unanswered.extend(&keys);
-        }
-        let split = match split {
-            Some(split) => split,
-            None => self.session.split(&keys).map_err(|error| self.failed(error))?,
-        };
-        let then = if is_last && ends == Ends::WithPush { Then::Tick } else { Then::More };
-        self.tally.pushes += 1;
-        let pushed = self.push_ones(&split, then);
-        let pushed = match is_last && ends == Ends::Apart {
-            true => pushed.and_then(|()| self.session.tick()),
-            false => pushed,
-        };
-        pushed.map_err(|error| self.failed(error))?;
-        Ok(match is_last {
-            false => Phase::Pushing { number: number + 1 },
-            // An earlier life has come further.
-            true if self.session.clock().get() < self.journal.clocks() => {
-                Phase::Pushing { number: 0 }
-            }
-            true => {
-                let when = [When::AtOnce, When::AtOnce, When::OncePushesAreAnswered];
-                Phase::Asking(self.random.choose(&when))
-            }
-        })
-    }
-
-    fn push_ones(&mut self, split: &Rc<Split>, then: Then) -> Result<(), WorkerError> {
-        let mut deltas = self.session.deltas_buffer(split.keys_count());
-        Rc::get_mut(&mut deltas).expect("a fresh buffer is nobody else's").fill(1.0);
-        self.session.push(TABLE, split, deltas, 1, then)
-    }
-
-    fn some_counters(&mut self, plan: &Plan) -> BTreeSet<u64> {
+    pub(crate) fn some_counters(&mut self, plan: &Plan) -> BTreeSet<u64> {
         let count = self.random.below(plan.keys_max + 1);
         (0..count).map(|_| self.random.below(plan.counters)).collect()
     }
@@ -493,7 +432,7 @@ impl Member {
         Ok(())
     }
 
-    fn failed(&self, error: WorkerError) -> Failure {
+    pub(crate) fn failed(&self, error: WorkerError) -> Failure {
         Failure::Session { worker: self.worker, error }
     }
 

@@ -21,6 +21,10 @@ const CHAINS_STREAM: u64 = u64::MAX - 2;
 const DEATHS_STREAM: u64 = u64::MAX - 4;
 /// The same for how often workers die.
 const LIVES_STREAM: u64 = u64::MAX - 5;
+/// The same for how often checkpoints are taken.
+const VAULT_STREAM: u64 = u64::MAX - 6;
+/// The same for how often clocks of sessions jump.
+const JUMPS_STREAM: u64 = u64::MAX - 7;
 
 /// More clocks than any plan has.
 const CLOCKS_BEYOND: u32 = 1000;
@@ -50,6 +54,8 @@ pub struct Plan {
     /// How often a worker dies before a push, in per mille of them; and at any other of its turns a
     /// twentieth as often.
     pub deaths_per_mille: u64,
+    /// How often the clock of a session jumps ahead, at most.
+    pub clock_jumps_max: u64,
     /// How often a shard stops for a while, in per mille of the world's steps.
     pub stops_per_mille: u64,
     /// Bounds of every host's transport: short messages are many messages.
@@ -84,6 +90,8 @@ pub struct ChainPlan {
     pub events_per_mille: u64,
     /// What befalls them.
     pub strikes: Strikes,
+    /// How often a checkpoint is taken; never, where that is none.
+    pub checkpoint_every: Option<Duration>,
 }
 
 /// What may befall servers and coordinators.
@@ -126,6 +134,7 @@ impl Plan {
             keys_max: random.choose(&[3, 30]),
             thinks_per_mille: random.choose(&[0, 0, 50, 300]),
             deaths_per_mille: deaths(seed),
+            clock_jumps_max: Random::new(seed, JUMPS_STREAM).choose(&[0, 0, 1, 3]),
             stops_per_mille: random.choose(&[0, 0, 1]),
             limits: Limits {
                 message_bytes_max,
@@ -153,6 +162,7 @@ impl Plan {
             events: random.choose(&[0, 6, 20]),
             events_per_mille: random.choose(&[2, 10]),
             strikes: Strikes::All,
+            checkpoint_every: checkpoints(seed),
         };
         let readers = random.choose(&[0, 1, 2]);
         let counters = random.choose(&[40, 200, 2000]); // Many are new while a server is filled.
@@ -170,6 +180,7 @@ impl Plan {
             events: 10,
             events_per_mille: 1,
             strikes: Strikes::ServersDie,
+            checkpoint_every: None,
         };
         let request = Duration::from_secs(1);
         let delay_ns = 10_000..=200_000;
@@ -179,6 +190,7 @@ impl Plan {
             clocks: 200,
             thinks_per_mille: 0,
             deaths_per_mille: 0,
+            clock_jumps_max: 0,
             timeouts: Timeouts { request, give_up: request * 5 },
             faults: Faults { delay_ns, clock_drift_ppm_max: 10_000, ..Faults::NONE },
             ..Plan::chained_from_seed(seed)
@@ -194,6 +206,7 @@ impl Plan {
             events: 40,
             events_per_mille: 20,
             strikes: Strikes::All,
+            checkpoint_every: None,
         };
         Plan {
             shards: 4,
@@ -209,6 +222,26 @@ impl Plan {
         }
     }
 
+    /// The same with checkpoints one after the other, of a job whose workers wait for each other:
+    /// each must hold the pushes of all clocks before its cut, and nothing else.
+    pub fn checkpointed_from_seed(seed: u64) -> Plan {
+        let storm = Plan::storm_from_seed(seed);
+        let chains = storm.chains.map(|chains| ChainPlan {
+            events_per_mille: 5,
+            checkpoint_every: Some(Duration::from_millis(20)),
+            ..chains
+        });
+        let clocks = 200;
+        Plan { chains, clocks, counters: 40, staleness: Staleness::BSP, ..storm }
+    }
+
+    /// Whether each pull names all keys. A step's pushes then follow an answer of each shard, so
+    /// that no shard is ahead of the clock at which a checkpoint is cut.
+    pub(crate) fn pulls_all(&self) -> bool {
+        let has_checkpoints = self.chains.is_some_and(|it| it.checkpoint_every.is_some());
+        has_checkpoints && self.staleness == Staleness::BSP
+    }
+
     /// How many pushes of a key are dropped at most, since it was not admitted yet.
     pub fn dropped_max(&self) -> u64 {
         match self.life.admission {
@@ -219,8 +252,15 @@ impl Plan {
 
     /// The same job on a network and on hosts that do nothing wrong.
     pub fn without_faults(self) -> Plan {
-        Plan { faults: Faults::NONE, stops_per_mille: 0, deaths_per_mille: 0, ..self }
+        let faults = Faults::NONE;
+        Plan { faults, stops_per_mille: 0, deaths_per_mille: 0, clock_jumps_max: 0, ..self }
     }
+}
+
+/// Half of all plans with chains take checkpoints.
+fn checkpoints(seed: u64) -> Option<Duration> {
+    let every_ms = Random::new(seed, VAULT_STREAM).choose(&[None, None, Some(30), Some(300)]);
+    every_ms.map(Duration::from_millis)
 }
 
 /// In half of all plans no worker dies.

@@ -2,6 +2,8 @@
 //!
 //! Owns the order of turns. What a worker does in its turn is left to `member`.
 
+use std::collections::BTreeMap;
+
 use kernels::Isa;
 use server::coordinator;
 use shard::Mutation;
@@ -10,17 +12,19 @@ use worker::{Staleness, Time};
 
 use crate::cluster::Cluster;
 use crate::failure::Failure;
-use crate::fleet::{Counts as ServerCounts, Fleet, StoreDefect};
+use crate::fleet::{
+    Counts as ServerCounts, Fleet, Published, StoreDefect, VaultCounts, VaultDefect,
+};
 use crate::ledger::Ledger;
 use crate::member::Member;
 use crate::plan::Plan;
 use crate::reader::Reader;
 
 /// World time that a job may take, in nanoseconds.
-const RUN_MAX_NS: u64 = 3_600_000_000_000;
+const RUN_MAX_NS: u64 = 4 * 3_600_000_000_000;
 
 /// Turns that a job may take.
-const TURNS_MAX: u64 = 2_000_000;
+const TURNS_MAX: u64 = 20_000_000;
 
 /// World time after which no copy of a message is under way any more, in nanoseconds.
 const SETTLE_NS: u64 = 100_000_000;
@@ -54,6 +58,8 @@ pub enum Defect {
     Coordinator(coordinator::Defect),
     /// In the coordinators' store.
     Store(StoreDefect),
+    /// In the store of checkpoints.
+    Vault(VaultDefect),
 }
 
 impl Defect {
@@ -67,6 +73,10 @@ impl Defect {
 
     pub(crate) fn store(self) -> StoreDefect {
         if let Defect::Store(defect) = self { defect } else { StoreDefect::None }
+    }
+
+    pub(crate) fn vault(self) -> VaultDefect {
+        if let Defect::Vault(defect) = self { defect } else { VaultDefect::None }
     }
 }
 
@@ -95,6 +105,8 @@ pub struct Report {
     pub undead: u64,
     /// What befell servers in chains.
     pub servers: ServerCounts,
+    /// What has happened to checkpoints.
+    pub checkpoints: VaultCounts,
     /// How long each read of each reader took, in ns of world time.
     pub reads_ns: Vec<u64>,
 }
@@ -119,7 +131,8 @@ pub fn run_plan(setup: &Setup, plan: &Plan) -> Result<Report, Failure> {
     let readers = if plan.chains.is_some() { plan.readers } else { 0 };
     let readers = (0..readers).map(|reader| Reader::join(&cluster, setup.seed, plan, reader));
     let readers = readers.collect::<Result<Vec<_>, _>>()?;
-    let mut run = Run { cluster: &cluster, plan, members, readers, ledger };
+    let known = BTreeMap::new();
+    let mut run = Run { cluster: &cluster, plan, members, readers, ledger, known };
     run.take_turns(RUN_MAX_NS, |run| run.members.iter().all(Member::is_over))?;
     run.calm()?;
     let settled_ns = cluster.now().nanos() + SETTLE_NS;
@@ -142,6 +155,8 @@ struct Run<'a> {
     members: Vec<Member>,
     readers: Vec<Reader>,
     ledger: Ledger,
+    /// By number of a checkpoint: what was acknowledged of each key when it was begun.
+    known: BTreeMap<u64, Vec<u64>>,
 }
 
 impl Run<'_> {
@@ -158,6 +173,36 @@ impl Run<'_> {
         })
     }
 
+    /// Compares the checkpoints that were published with the truth.
+    fn check_checkpoints(&mut self) -> Result<(), Failure> {
+        let (ledger, news) = (&self.ledger, self.cluster.with_fleet(Fleet::take_checkpoints));
+        let Some((begun, published)) = news else { return Ok(()) };
+        for number in begun {
+            let acknowledged = ledger.keys().into_iter().map(|key| ledger.acknowledged(key));
+            self.known.insert(number, acknowledged.collect());
+        }
+        for Published { number, clock, rows } in published {
+            let known = self.known.remove(&number).unwrap_or_default();
+            for (index, key) in ledger.keys().into_iter().enumerate() {
+                let before = known.get(index).copied().unwrap_or(0);
+                let bounds = (before, ledger.total(key));
+                let (least, most) = match clock {
+                    None => bounds,
+                    Some(clock) if self.plan.pulls_all() => {
+                        let exactly = ledger.finished(key, clock.get());
+                        (exactly, exactly)
+                    }
+                    Some(clock) => (before.max(ledger.finished(key, clock.get())), bounds.1),
+                };
+                let found = rows.get(&key).copied().unwrap_or(0.0);
+                if found < least as f32 || found > most as f32 {
+                    return Err(Failure::CheckpointWrong { number, key, least, most, found });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Cores, workers and the network have their turns until `done`.
     ///
     /// - `ns_max`: of world time that this may take.
@@ -166,6 +211,7 @@ impl Run<'_> {
         let over_ns = cluster.now().nanos().saturating_add(ns_max);
         for _ in 0..TURNS_MAX {
             cluster.turn();
+            self.check_checkpoints()?;
             for member in &mut self.members {
                 member.act(cluster, plan, &mut self.ledger)?;
             }
@@ -222,6 +268,7 @@ fn report(run: &Run<'_>) -> Report {
         deaths: 0,
         undead: 0,
         servers: cluster.with_fleet(|fleet| fleet.counts).unwrap_or_default(),
+        checkpoints: cluster.with_fleet(Fleet::vault_counts).unwrap_or_default(),
         reads_ns: readers.iter().flat_map(|reader| reader.reads_ns.iter().copied()).collect(),
     };
     for member in members {

@@ -43,6 +43,10 @@ fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whoever_dies() {
         ("workers that died", sum(|report| report.deaths)),
         ("workers taken for dead", sum(|report| report.undead)),
         ("cuts", sum(|report| report.servers.cuts)),
+        ("clock jumps", sum(|report| report.servers.clock_jumps)),
+        ("checkpoints", sum(|report| report.checkpoints.published)),
+        ("failures of their disk", sum(|report| report.checkpoints.failures)),
+        ("power cuts of their disk", sum(|report| report.checkpoints.power_cuts)),
         ("coordinators that died", sum(|report| report.servers.coordinators_died)),
         ("coordinators beside another", sum(|report| report.servers.coordinators_doubled)),
         ("coordinators fenced", sum(|report| report.servers.fenced)),
@@ -60,6 +64,14 @@ fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whoever_dies() {
     for (what, count) in counts {
         assert!(count > 0, "no {what} in any run: the runs prove less than they say");
     }
+}
+
+/// A server that was well was put out while it waited to try again to reach its coordinator, after
+/// links of it that had broken; then the one other replica died.
+#[test]
+fn a_server_whose_links_break_again_and_again_stays_in_its_chains() {
+    [864, 1356, 1373, 4223].into_iter().for_each(|seed| drop(chained(seed)));
+    drop(must_pass(1043, &Plan::storm_from_seed(1043)));
 }
 
 #[test]

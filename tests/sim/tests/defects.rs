@@ -2,6 +2,7 @@
 //!
 //! Owns the kinds of failures that each may show itself by: a defect that is found by another check
 //! than the one that is there for it would hide behind a second one.
+#![allow(clippy::print_stdout)]
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Seeds: what a cluster promises, under faults drawn from each.
 //!
 //! A failing run prints its seed. `GRADWIRE_SIM_SEED=N` runs that seed alone.
+#![allow(clippy::print_stdout)]
 
 use kernels::Isa;
 use shard::Mutation;

@@ -17,8 +17,10 @@ use wire::{
 
 use super::CLUSTER;
 use super::control::Control;
+use super::recording::RecordingOrder;
 
-/// The first pause after a link that failed; each further one is twice as long.
+/// The first pause after a link that failed, or that a coordinator had welcomed a server over; each
+/// further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -52,6 +54,8 @@ pub(crate) enum Told {
     /// It is no member any more, or was not taken: its link is over.
     Removed,
     Denied,
+    /// What it is to do about checkpoints.
+    Ordered(RecordingOrder),
     Nothing,
 }
 
@@ -111,6 +115,9 @@ impl Caller {
         let seen = self.notes.unsaid();
         let beat = Beat { sent_ns: now.nanos(), epoch: self.epoch, seen };
         control.say(now, id, ToCoordinator::Beat(beat));
+        for report in self.notes.unsaid_of_stores() {
+            control.say(now, id, ToCoordinator::Stored(report));
+        }
         self.suspect(now, control);
     }
 
@@ -138,6 +145,7 @@ impl Caller {
             ToMember::Welcome(welcome) => match (&mut self.candidate, welcome.life) {
                 (Some(candidate), Some(life)) => {
                     candidate.life = Some(life);
+                    self.pause = PAUSE_MIN;
                     Told::Welcome(life)
                 }
                 _ => Told::Nothing,
@@ -153,6 +161,9 @@ impl Caller {
                 Told::Removed
             }
             ToMember::Denied(_) => Told::Denied,
+            ToMember::Record(order) => Told::Ordered(RecordingOrder::Begin(order)),
+            ToMember::Cut { number, clock } => Told::Ordered(RecordingOrder::Cut(number, clock)),
+            ToMember::EndRecordings { number } => Told::Ordered(RecordingOrder::End(number)),
             _ => Told::Nothing,
         }
     }

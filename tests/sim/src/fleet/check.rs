@@ -10,6 +10,7 @@ use wire::{Chain, Epoch, Placement, ServerId, ShardId, Time};
 
 use super::Fleet;
 use super::host::Power;
+use super::vault::Vault;
 use crate::failure::Failure;
 
 /// How often everything is compared.
@@ -18,7 +19,9 @@ const CHECK_EVERY: Duration = Duration::from_millis(150);
 impl Fleet {
     /// The first thing that went wrong.
     pub(crate) fn failed(&mut self) -> Option<Failure> {
-        self.failed.take().or_else(|| self.store.failed.take())
+        let of_vault = |vault: &mut Vault| vault.failed.take();
+        let failed = self.failed.take().or_else(|| self.store.failed.take());
+        failed.or_else(|| self.vault.as_mut().and_then(of_vault))
     }
 
     /// Compares everything, at times.

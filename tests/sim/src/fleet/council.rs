@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use server::coordinator::{
-    APPEND_AGAIN_AFTER, Action, ClusterSpec, ConnectionId, Entry, Event, Machine, PROBE_MAX, Probe,
-    Spread, TICK_EVERY,
+    APPEND_AGAIN_AFTER, Action, ClusterSpec, ConnectionId, Entry, Event, Hands, Machine, PROBE_MAX,
+    Probe, Spread, StoreNews, StoreTask, TICK_EVERY,
 };
 use wire::{Epoch, ServerId, Time, ToMember};
 
 use super::control::{Farewell, Listens, Node};
 use super::host::Power;
 use super::store::{Appended, Writer};
+use super::vault::Vault;
 use super::{CLUSTER, CLUSTER_ID, Fleet, Happening};
 use crate::failure::Failure;
 
@@ -26,12 +27,15 @@ const DRIFT_PPM_MAX: u64 = 10_000;
 const WHOLE_PPM: u64 = 1_000_000;
 
 /// A coordinator's process.
-#[derive(Debug)]
 pub(crate) struct Coordinator {
     pub(crate) writer: Writer,
     pub(crate) machine: Machine,
+    /// In the store of checkpoints, if there is one.
+    hands: Option<Hands>,
     began: Time,
     rate_ppm: u64,
+    /// By how much its clock has jumped ahead.
+    pub(crate) jumped: Duration,
     pub(crate) stopped_until: Time,
     /// It dies as it records next.
     pub(crate) dies_at: Option<DiesAt>,
@@ -52,7 +56,7 @@ impl Coordinator {
     /// What its clock shows.
     fn local(&self, now: Time) -> Time {
         let gone = u128::from((now - self.began).as_nanos() as u64) * u128::from(self.rate_ppm);
-        Time::from_nanos((gone / u128::from(WHOLE_PPM)) as u64)
+        Time::from_nanos((gone / u128::from(WHOLE_PPM)) as u64) + self.jumped
     }
 }
 
@@ -74,11 +78,26 @@ impl Fleet {
         let (newest, past) = (self.store.read(), Vec::new());
         let machine = Machine::new(spec, CLUSTER_ID, newest, past, Time::default());
         let machine = machine.with_defect(self.coordinator_defect);
+        let machine = match &self.vault {
+            Some(vault) => machine.with_checkpoints(&vault.spec(), Time::default()),
+            None => machine,
+        };
+        let hands = self.vault.as_ref().map(Vault::hands);
+        if let Some(taken) = hands.as_ref().and_then(Hands::newest) {
+            let found = StoreNews::Found { taken };
+            self.agenda.at(now, Happening::Answered(seat, writer, found));
+        }
         let rate_ppm = WHOLE_PPM - DRIFT_PPM_MAX + self.random.below(2 * DRIFT_PPM_MAX);
-        let (stopped_until, dies_at) = (now, None);
-        let coordinator =
-            Coordinator { writer, machine, began: now, rate_ppm, stopped_until, dies_at };
-        self.seats[seat] = Some(coordinator);
+        self.seats[seat] = Some(Coordinator {
+            writer,
+            machine,
+            hands,
+            began: now,
+            rate_ppm,
+            jumped: Duration::ZERO,
+            stopped_until: now,
+            dies_at: None,
+        });
         self.agenda.at(now, Happening::Tick(seat, writer));
     }
 
@@ -136,12 +155,43 @@ impl Fleet {
                     self.agenda.at(now + after, asked);
                 }
                 Action::Record(entry) => self.attempt(now, seat, writer, &entry),
-                Action::Store(task) => unreachable!("it has no place for checkpoints: {task:?}"),
+                Action::Store(task) => self.plan_task(now, seat, writer, task),
                 Action::Look { ours } => {
                     let at = now + self.store.way(now);
                     self.agenda.at(at, Happening::Look(seat, writer, ours));
                 }
             }
+        }
+    }
+
+    /// A coordinator's task in the vault is done in a while.
+    fn plan_task(&mut self, now: Time, seat: usize, writer: Writer, task: StoreTask) {
+        let vault = self.vault.as_mut().expect("only with a place for checkpoints");
+        self.agenda.at(now + vault.way(), Happening::Tasked(seat, writer, task));
+    }
+
+    /// A coordinator's task in the vault is done, if it still runs.
+    pub(super) fn tasked(&mut self, now: Time, seat: usize, writer: Writer, task: StoreTask) {
+        let coordinator = self.seats[seat].as_mut().filter(|it| it.writer == writer);
+        let (Some(coordinator), Some(vault)) = (coordinator, &mut self.vault) else { return };
+        if coordinator.stopped_until > now {
+            let again = Happening::Tasked(seat, writer, task);
+            return self.agenda.at(coordinator.stopped_until, again);
+        }
+        let hands = coordinator.hands.as_mut().expect("it has a place for checkpoints");
+        if let Some(news) = vault.perform(hands, task) {
+            let way = vault.way();
+            self.agenda.at(now + way, Happening::Answered(seat, writer, news));
+        }
+    }
+
+    /// A coordinator hears what has become of its task.
+    pub(super) fn answered(&mut self, now: Time, seat: usize, writer: Writer, news: StoreNews) {
+        let Some(coordinator) = self.running(seat, writer) else { return };
+        let until = coordinator.stopped_until;
+        match until > now {
+            true => self.agenda.at(until, Happening::Answered(seat, writer, news)),
+            false => self.coordinate(now, seat, Event::Store(news)),
         }
     }
 

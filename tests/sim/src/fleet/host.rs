@@ -18,6 +18,7 @@ use transport::simulated::{EndpointId, World};
 use wire::{Candidate, Epoch, Holds, Placement, Refusal, ServerId, ShardId, Time};
 
 use super::caller::Caller;
+use super::recording::Recording;
 use super::witness::{Seen, Witness};
 use crate::failure::Failure;
 
@@ -50,6 +51,10 @@ pub(crate) struct Process {
     epochs: BTreeMap<ShardId, Epoch>,
     /// By shard: the epoch that it was heard to be over for.
     fenced: BTreeMap<ShardId, Epoch>,
+    /// Shards that are being recorded for a checkpoint.
+    pub(crate) recordings: BTreeMap<ShardId, Recording>,
+    /// By shard: the last checkpoint, and the attempt, that it was recorded for.
+    pub(crate) recorded: BTreeMap<ShardId, (u64, u32)>,
     /// What it answers workers.
     pub(crate) seen: Rc<RefCell<Seen>>,
 }
@@ -109,6 +114,8 @@ impl Process {
             wanted: BTreeMap::new(),
             epochs: BTreeMap::new(),
             fenced: BTreeMap::new(),
+            recordings: BTreeMap::new(),
+            recorded: BTreeMap::new(),
             seen,
         }
     }

@@ -15,18 +15,20 @@ mod council;
 mod host;
 mod links;
 mod parting;
+mod recording;
 mod store;
 mod strikes;
+mod vault;
 mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use server::coordinator::{self, ConnectionId, Entry, Probe};
+use server::coordinator::{self, ConnectionId, Entry, Probe, StoreNews, StoreTask};
 use shard::ShardSpec;
 use transport::simulated::{EndpointId, World};
 use transport::{Limits, Link};
-use wire::{Epoch, Placement, ServerId, ShardId, Time};
+use wire::{Epoch, Placement, ServerId, ShardId, StoreReport, Time};
 
 use self::caller::{Caller, Told};
 use self::control::{Control, Delivery, Node};
@@ -34,6 +36,9 @@ use self::council::{Coordinator, Heard};
 use self::host::{Power, Process};
 pub use self::store::StoreDefect;
 use self::store::{Appended, Store, Writer};
+pub(crate) use self::vault::Published;
+use self::vault::Vault;
+pub use self::vault::{VaultCounts, VaultDefect};
 use crate::agenda::Agenda;
 use crate::failure::Failure;
 use crate::plan::{ChainPlan, Strikes};
@@ -57,6 +62,7 @@ pub(crate) struct FleetSpec {
     pub(crate) watches: usize,
     pub(crate) coordinator_defect: coordinator::Defect,
     pub(crate) store_defect: StoreDefect,
+    pub(crate) vault_defect: VaultDefect,
 }
 
 /// All servers and coordinators, and what happens to them.
@@ -70,6 +76,8 @@ pub(crate) struct Fleet {
     random: Random,
     control: Control,
     store: Store,
+    /// Where checkpoints lie, if any are taken.
+    pub(crate) vault: Option<Vault>,
     seats: [Option<Coordinator>; SEATS],
     hosts: Vec<Option<Process>>,
     watches: Vec<Caller>,
@@ -91,7 +99,7 @@ pub(crate) struct Fleet {
     parted: Vec<(usize, usize, Time)>,
     /// By watch: the endpoint of its session.
     guests: Vec<Option<EndpointId>>,
-    /// Until when servers may be put out since two coordinators run, or did.
+    /// Until when servers may be put out since two coordinators run, or did, or a clock jumped.
     doubled_until: Time,
     /// By watch and shard: when it was last linked, and in which epoch.
     linked: BTreeMap<(usize, ShardId), (Time, Epoch)>,
@@ -132,6 +140,8 @@ pub struct Counts {
     pub partings: u64,
     /// Servers that lost the coordinators, or were lost by them.
     pub cuts: u64,
+    /// Coordinators whose clocks jumped ahead.
+    pub clock_jumps: u64,
     /// Coordinators that died.
     pub coordinators_died: u64,
     /// Coordinators that began while another ran.
@@ -175,6 +185,11 @@ enum Happening {
     /// A server tries to link a successor: its host and life, the shard, which try, since when.
     Dial(usize, u64, ShardId, u64, Time),
     Dies(usize, u64),
+    /// A coordinator's task in the vault is done, and what has become of it.
+    Tasked(usize, Writer, StoreTask),
+    Answered(usize, Writer, StoreNews),
+    /// A part of a checkpoint is written, or is not.
+    Stored(usize, u64, StoreReport),
     Returns(usize),
     /// Somebody has something to do.
     Wakes,
@@ -188,6 +203,9 @@ impl Fleet {
         let now = world.now();
         let control = Control::new(random.fork());
         let store = Store::new(random.fork(), spec.store_defect);
+        let vault = plan
+            .checkpoint_every
+            .map(|every| Vault::new(random.fork(), shard.clone(), every, spec.vault_defect));
         let mut fleet = Fleet {
             world: world.clone(),
             limits,
@@ -198,6 +216,7 @@ impl Fleet {
             random,
             control,
             store,
+            vault,
             seats: [const { None }; SEATS],
             hosts: (0..plan.servers).map(|_| None).collect(),
             watches: Vec::new(),
@@ -283,7 +302,7 @@ impl Fleet {
             self.strike(now);
         }
         self.run_due(now);
-        let mut news = Vec::new();
+        let (mut news, mut ran) = (Vec::new(), Vec::new());
         for (host, process) in self.hosts.iter_mut().enumerate() {
             let Some(process) = process.as_mut().filter(|process| process.runs(now)) else {
                 continue;
@@ -293,9 +312,11 @@ impl Fleet {
                 self.failed.get_or_insert(failure);
             }
             process.core.park(process.core.now() + PARK_MAX);
+            ran.push(host);
             let said = process.core.news().drain(..);
             news.extend(said.map(|news| (host, process.life, news)));
         }
+        ran.into_iter().for_each(|host| self.keep_recordings(now, host));
         for (host, life, news) in news {
             self.take_news(now, host, life, news);
         }
@@ -330,6 +351,9 @@ impl Fleet {
                 self.dial(now, (host, life), shard, tries, since);
             }
             Happening::Dies(host, life) => self.dies(now, host, life),
+            Happening::Tasked(seat, writer, task) => self.tasked(now, seat, writer, task),
+            Happening::Answered(seat, writer, news) => self.answered(now, seat, writer, news),
+            Happening::Stored(host, life, report) => self.stored(host, life, report),
             Happening::Returns(host) => self.returns(now, host),
             Happening::Wakes => self.stirred = Stirred::Yes,
             Happening::Reunite(from, to) => self.world.unblock(from, to),
@@ -412,6 +436,7 @@ impl Fleet {
                 self.control.hang_up(now, id);
                 self.link_over(now, node, id);
             }
+            Told::Ordered(order) => self.ordered(node, order),
             Told::Nothing => {}
         }
     }

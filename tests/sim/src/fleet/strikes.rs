@@ -17,6 +17,7 @@ use super::control::{Farewell, Listens, Node};
 use super::council::DiesAt;
 use super::host::Power;
 use super::store::Writer;
+use super::vault::Vault;
 use super::{CLUSTER, Calm, Fleet, Happening, SEATS, Stirred};
 use crate::plan::Strikes;
 
@@ -30,6 +31,8 @@ pub(super) const AWAY_NS_MAX: u64 = 900 * MILLISECOND_NS;
 pub(super) const CUT_NS_MAX: u64 = 2000 * MILLISECOND_NS;
 /// How long a coordinator is away or frozen at most, in nanoseconds.
 const LEADERLESS_NS_MAX: u64 = 1500 * MILLISECOND_NS;
+/// By how much a coordinator's clock jumps ahead at most, in nanoseconds: an hour.
+const CLOCK_JUMP_NS_MAX: u64 = 3_600_000 * MILLISECOND_NS;
 /// How long the last words of a server that dies are lost at most, in nanoseconds.
 const LAST_WORDS_NS_MAX: u64 = 30 * MILLISECOND_NS;
 /// For how long after a strike is over somebody may still be put out for it: the longest patience
@@ -263,7 +266,8 @@ impl Fleet {
     fn strike_coordinator(&mut self, now: Time) {
         let seat = self.random.below(SEATS as u64) as usize;
         let until = self.within(now, LEADERLESS_NS_MAX);
-        let kind = self.random.below(5);
+        let (kind, jump) = (self.random.below(6), self.random.below(CLOCK_JUMP_NS_MAX));
+        let may_jump = self.are_well(now);
         let Some(coordinator) = &mut self.seats[seat] else { return };
         match kind {
             0 => {
@@ -274,6 +278,13 @@ impl Fleet {
             1 => coordinator.dies_at = Some(DiesAt::Recording),
             2 => coordinator.dies_at = Some(DiesAt::Recorded),
             3 => coordinator.dies_at = Some(DiesAt::Telling),
+            4 if may_jump => {
+                // Its grace and all patience are over at once.
+                self.counts.clock_jumps += 1;
+                coordinator.jumped += Duration::from_nanos(jump);
+                self.doubled_until = now + AFTERMATH;
+            }
+            4 => {}
             _ => {
                 let writer = coordinator.writer;
                 self.coordinator_dies(now, seat, writer);
@@ -305,14 +316,18 @@ impl Fleet {
     /// A coordinator begins while another runs.
     fn double_coordinator(&mut self, now: Time) {
         let vacant = self.seats.iter().position(Option::is_none);
-        let are_well = self.hosts.iter().all(|it| it.as_ref().is_some_and(|it| it.is_well(now)));
-        if !are_well {
+        if !self.are_well(now) {
             return;
         }
         if let Some(seat) = vacant.filter(|_| self.seats.iter().any(Option::is_some)) {
             self.counts.coordinators_doubled += 1;
             self.start_coordinator(now, seat);
         }
+    }
+
+    /// Whether each host has a server that nothing ails.
+    fn are_well(&self, now: Time) -> bool {
+        self.hosts.iter().all(|it| it.as_ref().is_some_and(|it| it.is_well(now)))
     }
 
     /// Notes that two coordinators run.
@@ -362,6 +377,7 @@ impl Fleet {
         self.parted.clear();
         self.cut_off.clear();
         self.control.calm();
+        self.vault.iter_mut().for_each(Vault::calm);
         self.world.heal();
         // A long fill, sent anew and anew, would meet a fault each time.
         self.world.set_faults(Faults { delay_ns: DELAY_NS, ..Faults::NONE });

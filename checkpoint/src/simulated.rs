@@ -1,18 +1,22 @@
-//! A disk in memory that fails when it is told to, and forgets what was not synced.
+//! A disk in memory that fails when it is told to, and forgets what was not synced: for tests.
 //!
 //! Owns two states of each file and directory: as processes see it, and as it is after a power cut.
 //! A sync makes the second like the first, of one file or of one directory's names.
+//!
+//! Invariant: what a disk does follows from the calls and the faults it was told.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::backend::{Disk, DiskEntry, DiskEntryKind, DiskFile};
+use crate::backend::{Disk, DiskEntry, DiskEntryKind, DiskFile, Local, Options};
+use crate::store::Store;
 
 /// What goes wrong, by the number of the call from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
+    /// Nothing.
     None,
     /// The power goes: this call is done in part or not at all, and nothing answers any more.
     Power(u64),
@@ -22,15 +26,18 @@ pub(super) enum Fault {
 
 /// What is left of what was not synced.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Left {
+pub enum Left {
+    /// Nothing of it.
     Nothing,
+    /// All of it.
     Everything,
     /// Of each name and each file's end something, by this seed.
     Some(u64),
 }
 
+/// The disk. Clones are the same one.
 #[derive(Clone)]
-pub(super) struct SimDisk(Arc<Mutex<Sim>>);
+pub struct SimDisk(Arc<Mutex<Sim>>);
 
 #[derive(Clone)]
 struct Sim {
@@ -38,6 +45,16 @@ struct Sim {
     fault: Fault,
     calls: u64,
     fired: bool,
+    syncs: Syncs,
+}
+
+/// Whether a sync does what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syncs {
+    /// It does.
+    Do,
+    /// It says so, and does nothing: a defect.
+    Lie,
 }
 
 #[derive(Clone)]
@@ -51,20 +68,21 @@ type Names = BTreeMap<String, usize>;
 const ROOT: usize = 0;
 
 impl SimDisk {
-    pub(super) fn new() -> SimDisk {
+    /// An empty one.
+    pub fn new(syncs: Syncs) -> SimDisk {
         let root = Node::Dir { now: Names::new(), durable: Names::new() };
-        let sim = Sim { nodes: vec![root], fault: Fault::None, calls: 0, fired: false };
+        let sim = Sim { nodes: vec![root], fault: Fault::None, calls: 0, fired: false, syncs };
         SimDisk(Arc::new(Mutex::new(sim)))
     }
 
     /// A copy that goes its own way and fails so.
-    pub(super) fn with_fault(&self, fault: Fault) -> SimDisk {
+    pub fn with_fault(&self, fault: Fault) -> SimDisk {
         let sim = Sim { fault, calls: 0, fired: false, ..self.sim().clone() };
         SimDisk(Arc::new(Mutex::new(sim)))
     }
 
     /// The disk as it is found when the power is back.
-    pub(super) fn after_power_cut(&self, left: Left) -> SimDisk {
+    pub fn after_power_cut(&self, left: Left) -> SimDisk {
         let mut sim = self.sim().clone();
         let mut random = match left {
             Left::Some(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -101,13 +119,32 @@ impl SimDisk {
         Sim { fault: Fault::None, calls: 0, fired: false, ..sim }.into()
     }
 
+    /// From now on it fails so; calls are counted anew.
+    pub fn set_fault(&self, fault: Fault) {
+        let mut sim = self.sim();
+        (sim.fault, sim.calls, sim.fired) = (fault, 0, false);
+    }
+
+    /// The power goes, and comes back: all clones go on with what is left.
+    pub fn cut_power(&self, left: Left) {
+        let after = self.after_power_cut(left);
+        let after = after.sim().clone();
+        *self.sim() = after;
+    }
+
+    /// A store in a directory of this disk.
+    pub fn store(&self, directory: &str, options: &Options) -> Store {
+        let disk = Arc::new(self.clone());
+        Store::over(Arc::new(Local::new(disk, PathBuf::from(directory))), options)
+    }
+
     /// Whether the fault has come.
-    pub(super) fn fired(&self) -> bool {
+    pub fn fired(&self) -> bool {
         self.sim().fired
     }
 
     fn sim(&self) -> MutexGuard<'_, Sim> {
-        self.0.lock().expect("no test panics in a disk")
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,7 +196,9 @@ impl Sim {
 
     /// The directory that a path lies in, and its name there.
     fn place(&self, path: &Path) -> io::Result<(usize, String)> {
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a name of ours");
+        // The root has no name, and is there.
+        let name = path.file_name().ok_or(io::ErrorKind::AlreadyExists)?;
+        let name = name.to_str().expect("our own names");
         Ok((self.find(path.parent().expect("no root"))?, name.to_owned()))
     }
 
@@ -256,8 +295,10 @@ impl Disk for SimDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut sim = self.sim();
         sim.call()?;
-        let node = sim.find(path)?;
-        if let Node::Dir { now, durable } = &mut sim.nodes[node] {
+        let (node, lies) = (sim.find(path)?, sim.syncs == Syncs::Lie);
+        if let Node::Dir { now, durable } = &mut sim.nodes[node]
+            && !lies
+        {
             durable.clone_from(now);
         }
         Ok(())
@@ -278,7 +319,8 @@ impl Disk for SimDisk {
     }
 }
 
-pub(super) struct SimFile {
+/// An open file of the disk.
+pub(crate) struct SimFile {
     disk: SimDisk,
     node: usize,
     offset: usize,
@@ -309,9 +351,10 @@ impl DiskFile for SimFile {
     fn sync(&mut self) -> io::Result<()> {
         let mut sim = self.disk.sim();
         let called = sim.call();
+        let lies = sim.syncs == Syncs::Lie;
         if let Node::File { now, durable, lost } = &mut sim.nodes[self.node] {
             *lost |= called.is_err();
-            if !*lost {
+            if !*lost && !lies {
                 durable.clone_from(now);
             }
         }
