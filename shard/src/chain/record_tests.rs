@@ -273,11 +273,11 @@ fn a_recording_that_is_cut_off_or_mixed_up_makes_no_shard() {
     assert!(matches!(try_with(&[torn]), Err(RestoreError::Malformed(_))));
 }
 
-/// A message as a build of another version would have recorded it, in whole words.
+/// A message as a build of another version would have recorded it, and zeros to a whole word.
 fn of_version(message: &[u8], version: u16) -> Vec<u64> {
-    let (words, _) = message.as_chunks();
-    let mut words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    let mut words = vec![0; message.len().div_ceil(8)];
     let head = words.as_mut_bytes();
+    head[..message.len()].copy_from_slice(message);
     head[4..6].copy_from_slice(&version.to_le_bytes());
     let crc = crc32c(Isa::detect(), 0, &head[..HEADER_BYTES - 4]);
     head[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
@@ -290,7 +290,7 @@ fn recordings_of_earlier_versions_are_read_as_far_back_as_they_have_the_same_byt
     let read = |version: u16| {
         let mut restoring = Restoring::new(spec(1, 1 << 20, Mutation::None), None);
         for message in tapes.iter().flat_map(Tape::messages) {
-            restoring.take(of_version(message, version).as_bytes())?;
+            restoring.take(&of_version(message, version).as_bytes()[..message.len()])?;
         }
         restoring.finish().map(drop)
     };
