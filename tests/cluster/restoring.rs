@@ -298,16 +298,18 @@ fn a_server_that_is_killed_while_it_records_costs_the_checkpoint_nothing_but_tim
     load.join();
 }
 
-/// A file system of this size; unmounted when it is dropped.
+/// A file system of [`DISK_BYTES`]; unmounted when it is dropped.
 struct SmallDisk(tempfile::TempDir);
 
-const DISK_SIZE: &str = "size=3m";
+/// Room for many checkpoints: each has what is pushed while it is taken, a few MB on a busy host.
+const DISK_BYTES: usize = 64 << 20;
 
 impl SmallDisk {
     fn mount() -> Result<SmallDisk, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", DISK_SIZE, "tmpfs"]).arg(folder.path());
+        mount.args(["-t", "tmpfs", "-o", &format!("size={DISK_BYTES}"), "tmpfs"]);
+        mount.arg(folder.path());
         let output = mount.output().map_err(|error| format!("mount: {error}"))?;
         match output.status.success() {
             true => Ok(SmallDisk(folder)),
@@ -337,7 +339,7 @@ fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
     let load = running.load(1, KEYS, u64::MAX);
     running.take_well();
     let filler = disk.0.path().join("filler");
-    std::fs::write(&filler, vec![0; 16 << 20]).expect_err("it does not fit");
+    std::fs::write(&filler, vec![0; DISK_BYTES]).expect_err("it does not fit");
     let output = running.take();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("no space left"), "{}", stderr(&output));
