@@ -9,13 +9,10 @@ use kernels::crc32c::crc32c;
 use shard::rule::Rules;
 use shard::{Mutation, Shard, ShardSpec};
 use transport::simulated::{Faults, Simulated, World};
-use transport::{
-    AdoptError, Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, SendSlot, Standing,
-    Transport, Waker,
-};
+use transport::{AdoptError, Event, Limits, Link, PeerId, Standing, Transport, passes_on};
 use wire::{
     Epoch, HEADER_BYTES, Header, Incarnation, JobId, Join, Kind, Refusal, Seal, ShardId, Staleness,
-    Status, Time, WorkerId,
+    Status, WorkerId,
 };
 
 const EPOCH: Epoch = Epoch::new(1);
@@ -27,39 +24,11 @@ struct Told {
     standings: Rc<RefCell<Vec<Standing>>>,
 }
 
-/// Passes everything on.
-macro_rules! passes_on {
-    ($($name:ident(&mut self $(, $argument:ident: $type:ty)*) $(-> $result:ty)?;)*) => {$(
-        fn $name(&mut self, $($argument: $type),*) $(-> $result)? {
-            self.inner.$name($($argument),*)
-        }
-    )*};
-    ($($name:ident(&self) -> $result:ty;)*) => {$(
-        fn $name(&self) -> $result {
-            self.inner.$name()
-        }
-    )*};
-}
-
 impl Transport for Told {
-    passes_on! {
-        name(&self) -> &'static str;
-        limits(&self) -> Limits;
-        integrity(&self) -> Integrity;
-        now(&self) -> Time;
-        waker(&self) -> Waker;
-        bytes_sent(&self) -> u64;
-    }
-
-    passes_on! {
-        poll(&mut self, events: &mut Vec<Event>);
-        acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal>;
-        post(&mut self, slot: SendSlot);
-        flush(&mut self);
-        release(&mut self, slot: RecvSlot);
-        park(&mut self, deadline: Time);
-        close(&mut self, peer: PeerId);
-    }
+    passes_on!(
+        inner: name, limits, integrity, now, poll, acquire, post, cancel, flush, release, park,
+        waker, close, held_bytes, bytes_sent
+    );
 
     fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
         self.standings.borrow_mut().push(Standing::default());

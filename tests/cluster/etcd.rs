@@ -4,8 +4,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::iter;
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -27,11 +30,21 @@ pub(crate) fn is_installed() -> bool {
     Command::new("etcd").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// A port of this host that nobody listens at.
+/// A port that nobody listens on, of those that the kernel gives to nobody by itself: no connection
+/// of another test takes it meanwhile.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    let mut ports = iter::repeat_with(|| {
+        let next = std::process::id() + TAKEN.fetch_add(1, Ordering::Relaxed);
+        PORTS.start + (next % count) as u16
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.by_ref().take(count as usize).find(is_free).expect("a free port")
 }
+
+/// Below where the kernel's range begins, 32768, unless somebody has moved it.
+const PORTS: Range<u16> = 20_000..32_000;
 
 impl Etcd {
     /// Starts one on this host and waits until it answers.

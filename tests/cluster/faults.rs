@@ -4,8 +4,6 @@
 //! `gradwire soak` against a running cluster; `docs/faults.md` lists all faults with their tests.
 
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,10 +11,8 @@ use tempfile::TempDir;
 
 use crate::etcd::free_port;
 use crate::processes::{Running, signal};
-use crate::{gradwire, skipped, wait_for};
-
-/// How long a load runs before something befalls its cluster.
-const BEGUN: Duration = Duration::from_secs(2);
+use crate::under_load::{soak, survives, wait_whole};
+use crate::{gradwire, skipped};
 
 /// A coordinator and servers.
 struct Cluster {
@@ -74,29 +70,13 @@ impl Cluster {
 
     /// Waits until exactly these servers take part and no shard is in trouble.
     fn wait_whole(&self) {
-        wait_for("a whole cluster", || {
-            let status = self.status()?;
-            let fit = status["servers"].as_array()?.iter().filter(|one| one["state"] == "Fit");
-            let whole = status["troubled"].as_array()?.is_empty();
-            (fit.count() == self.size && whole && status["epoch"].as_u64()? > 0).then_some(())
-        });
+        wait_whole(self.size, || self.status());
     }
 
     /// Lets a load run for so long while something happens, and compares what it counted.
     fn survive(&mut self, duration: &str, story: impl FnOnce(&mut Cluster)) {
-        let soak = ["soak", "--json", "--for", duration, "--coordinator", &self.place];
-        let mut soak = gradwire(&[&soak[..], &["--cluster", "hurt"]].concat());
-        let soak = soak.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        sleep(BEGUN);
-        story(self);
-        let output = soak.wait_with_output().expect("it is ours");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let report: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
-        for name in ["lost", "doubled", "violations"] {
-            assert_eq!(report[name], 0, "{name} in {report}");
-        }
-        assert!(report["acknowledged"].as_u64() > Some(100), "{report}");
+        let soak = gradwire(&soak(duration, &self.place, "hurt"));
+        survives(soak, || story(self));
     }
 }
 

@@ -29,6 +29,7 @@ mod serving;
 mod shaped_link;
 mod standby;
 mod training;
+mod under_load;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -107,13 +108,18 @@ impl Files {
 const HANG: Duration = Duration::from_secs(60);
 
 /// Waits until there is something to see.
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    look_until_hang(look).unwrap_or_else(|| panic!("no {what}"))
+}
+
+/// The first thing that there is to see; nothing where there is none for so long that it hangs.
+pub(crate) fn look_until_hang<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let until = Instant::now() + HANG;
     loop {
-        if let Some(found) = look() {
+        let found = look();
+        if found.is_some() || Instant::now() >= until {
             return found;
         }
-        assert!(Instant::now() < until, "no {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -3,15 +3,16 @@
 //! Owns the cuts. The load, and the comparison of what it counted,
 //! is `gradwire soak` against a running cluster.
 
-use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::namespaces::{HUB, Hosts, address, inside, succeeds};
 use crate::processes::Running;
-use crate::{gradwire, skipped, wait_for};
+use crate::under_load::{soak, survives, wait_whole};
+use crate::{gradwire, skipped};
 
 const COORDINATOR: &str = "10.77.32.1:7200";
 const SERVERS: usize = 3;
@@ -24,9 +25,9 @@ struct Cluster(Hosts);
 
 impl Cluster {
     /// Starts the coordinator and all servers, two replicas of each shard.
-    fn start(&self) -> Vec<Running> {
-        let data = tempfile::tempdir().expect("a temporary directory").keep();
-        let data = data.to_str().expect("text");
+    fn start(&self) -> (TempDir, Vec<Running>) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let data = directory.path().to_str().expect("text");
         let coordinate = [
             ["coordinate", "--insecure", "--listen", COORDINATOR, "--data", data, "--cluster"],
             ["cut", "--shards", "4", "--replicas", "2", "--servers-min", "3"],
@@ -41,7 +42,7 @@ impl Cluster {
             ];
             running.push(self.0.run(namespace, &serve.concat()));
         }
-        running
+        (directory, running)
     }
 
     /// What the coordinator says of the cluster.
@@ -54,12 +55,7 @@ impl Cluster {
 
     /// Waits until so many servers take part and no shard is in trouble.
     fn wait_whole(&self) {
-        wait_for("a whole cluster", || {
-            let status = self.status()?;
-            let fit = status["servers"].as_array()?.iter().filter(|one| one["state"] == "Fit");
-            let whole = status["troubled"].as_array()?.is_empty();
-            (fit.count() == SERVERS && whole && status["epoch"].as_u64()? > 0).then_some(())
-        });
+        wait_whole(SERVERS, || self.status());
     }
 }
 
@@ -75,23 +71,14 @@ fn survive(test: &str, name: &str, cut: impl Fn(&Hosts) -> Vec<(String, String)>
     let _running = cluster.start();
     cluster.wait_whole();
     let hosts = &cluster.0;
-    let soak = ["soak", "--json", "--for", "16s", "--coordinator", COORDINATOR, "--cluster", "cut"];
-    let mut soak = inside(&hosts.hub, &gradwire(&soak));
-    let soak = soak.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("`ip` runs");
-    sleep(Duration::from_secs(2));
-    for (breaks, mends) in cut(hosts) {
-        assert!(succeeds(&breaks), "{breaks}");
-        sleep(CUT);
-        assert!(succeeds(&mends), "{mends}");
-    }
-    let output = soak.wait_with_output().expect("it is ours");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let report: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
-    for name in ["lost", "doubled", "violations"] {
-        assert_eq!(report[name], 0, "{name} in {report}");
-    }
-    assert!(report["acknowledged"].as_u64() > Some(100), "{report}");
+    let soak = inside(&hosts.hub, &gradwire(&soak("16s", COORDINATOR, "cut")));
+    survives(soak, || {
+        for (breaks, mends) in cut(hosts) {
+            assert!(succeeds(&breaks), "{breaks}");
+            sleep(CUT);
+            assert!(succeeds(&mends), "{mends}");
+        }
+    });
     cluster.wait_whole();
 }
 

@@ -3,9 +3,7 @@
 //! Owns the cluster of processes that these stories need. The load, and the comparison of what it
 //! counted, is `gradwire soak` against a running cluster.
 
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,12 +11,10 @@ use serde_json::Value;
 use crate::etcd::{Etcd, free_port, is_installed};
 use crate::namespaces::{Hosts, address, inside, succeeds};
 use crate::processes::{Running, signal};
+use crate::under_load::{soak, survives, wait_whole};
 use crate::{gradwire, skipped, wait_for};
 
 const SERVERS: usize = 3;
-
-/// How long a load runs before something befalls its cluster.
-const BEGUN: Duration = Duration::from_secs(2);
 
 /// A cluster with two coordinators, on one host or on several.
 struct Cluster {
@@ -105,12 +101,7 @@ impl Cluster {
 
     /// Waits until all servers that shall be there take part and no shard is in trouble.
     fn wait_whole(&self) {
-        wait_for("a whole cluster", || {
-            let status = self.status(&self.places.join(","))?;
-            let fit = status["servers"].as_array()?.iter().filter(|one| one["state"] == "Fit");
-            let whole = status["troubled"].as_array()?.is_empty();
-            (fit.count() == SERVERS && whole && status["epoch"].as_u64()? > 0).then_some(())
-        });
+        wait_whole(SERVERS, || self.status(&self.places.join(",")));
     }
 
     /// The number of the coordinator that leads after a term.
@@ -126,19 +117,8 @@ impl Cluster {
     /// Lets a load run for so long while something happens, and compares what it counted.
     fn survive(&mut self, duration: &str, story: impl FnOnce(&mut Cluster)) {
         let all = self.places.join(",");
-        let soak = ["soak", "--json", "--for", duration, "--coordinator", &all, "--cluster", "two"];
-        let mut soak = self.on(3, &soak);
-        let soak = soak.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        sleep(BEGUN);
-        story(self);
-        let output = soak.wait_with_output().expect("it is ours");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let report: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
-        for name in ["lost", "doubled", "violations"] {
-            assert_eq!(report[name], 0, "{name} in {report}");
-        }
-        assert!(report["acknowledged"].as_u64() > Some(100), "{report}");
+        let soak = self.on(3, &soak(duration, &all, "two"));
+        survives(soak, || story(self));
     }
 
     /// Has a server killed, and another one started: whoever leads has to see to both.

@@ -30,3 +30,4 @@ pub use api::{
 pub use control_link::{ControlFault, ControlLink, ControlWriter};
 pub use coordinators::Coordinators;
 pub use slot::{RecvSlot, SendSlot};
+pub use wire::Time;

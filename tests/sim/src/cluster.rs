@@ -14,10 +14,7 @@ use server::{Core, OnClosed, Who};
 use shard::rule::Rules;
 use shard::{Shard, ShardSpec};
 use transport::simulated::{Counts, Parking, Simulated, World};
-use transport::{
-    AdoptError, Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, SendSlot, Transport,
-    Waker,
-};
+use transport::{Event, Limits, Link, Transport, passes_on};
 use wire::{Epoch, Incarnation, Routing, ShardId, Time, WorkerId};
 use worker::{Session, SessionSpec};
 
@@ -369,24 +366,13 @@ struct Driven {
 }
 
 impl Transport for Driven {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-
-    fn integrity(&self) -> Integrity {
-        self.inner.integrity()
-    }
+    passes_on!(
+        inner: name, limits, integrity, adopt, acquire, post, cancel, flush, release, waker, close,
+        set_standing, held_bytes, bytes_sent
+    );
 
     fn now(&self) -> Time {
         self.inner.now() + self.ahead
-    }
-
-    fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
-        self.inner.adopt(link)
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) {
@@ -395,22 +381,6 @@ impl Transport for Driven {
             self.ahead += Duration::from_nanos(self.random.below(JUMP_NS_MAX));
         }
         self.inner.poll(events);
-    }
-
-    fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
-        self.inner.acquire(peer, bytes)
-    }
-
-    fn post(&mut self, slot: SendSlot) {
-        self.inner.post(slot);
-    }
-
-    fn flush(&mut self) {
-        self.inner.flush();
-    }
-
-    fn release(&mut self, slot: RecvSlot) {
-        self.inner.release(slot);
     }
 
     fn park(&mut self, deadline: Time) {
@@ -423,17 +393,5 @@ impl Transport for Driven {
             self.cores.borrow_mut().step(&self.world);
             self.cores.borrow_mut().turn(self.world.now());
         }
-    }
-
-    fn waker(&self) -> Waker {
-        self.inner.waker()
-    }
-
-    fn close(&mut self, peer: PeerId) {
-        self.inner.close(peer);
-    }
-
-    fn bytes_sent(&self) -> u64 {
-        self.inner.bytes_sent()
     }
 }

@@ -13,6 +13,7 @@ mod faults;
 mod frame;
 mod link;
 mod network;
+mod passes_on;
 mod trace;
 mod world;
 

@@ -11,8 +11,7 @@ use std::rc::Rc;
 use gradwire_worker::{Session, SessionSpec, Timeouts};
 use kernels::{Isa, crc32c::crc32c};
 use transport::simulated::{Faults, Parking, Simulated, World};
-use transport::{AdoptError, Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal};
-use transport::{SendSlot, Transport, Waker};
+use transport::{Event, Integrity, Limits, Link, PeerId, Transport, passes_on};
 use wire::{
     Epoch, Flags, HEADER_BYTES, Header, Incarnation, Joined, Kind, Message, Refusal, Routing,
     ScanCursor, Seal, Status, TableSize, Time, WorkerId,
@@ -222,44 +221,13 @@ struct Driven {
 }
 
 impl Transport for Driven {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
+    passes_on!(
+        inner: name, limits, now, adopt, poll, acquire, post, cancel, flush, release, waker, close,
+        set_standing, held_bytes, bytes_sent
+    );
 
     fn integrity(&self) -> Integrity {
         self.integrity
-    }
-
-    fn now(&self) -> Time {
-        self.inner.now()
-    }
-
-    fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
-        self.inner.adopt(link)
-    }
-
-    fn poll(&mut self, events: &mut Vec<Event>) {
-        self.inner.poll(events);
-    }
-
-    fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
-        self.inner.acquire(peer, bytes)
-    }
-
-    fn post(&mut self, slot: SendSlot) {
-        self.inner.post(slot);
-    }
-
-    fn flush(&mut self) {
-        self.inner.flush();
-    }
-
-    fn release(&mut self, slot: RecvSlot) {
-        self.inner.release(slot);
     }
 
     fn park(&mut self, deadline: Time) {
@@ -268,18 +236,6 @@ impl Transport for Driven {
         for shard in &self.shards {
             shard.borrow_mut().turn();
         }
-    }
-
-    fn waker(&self) -> Waker {
-        self.inner.waker()
-    }
-
-    fn close(&mut self, peer: PeerId) {
-        self.inner.close(peer);
-    }
-
-    fn bytes_sent(&self) -> u64 {
-        self.inner.bytes_sent()
     }
 }
 

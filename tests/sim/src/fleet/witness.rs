@@ -8,11 +8,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use transport::simulated::Simulated;
-use transport::{
-    AdoptError, Event, Integrity, Limits, Link, PeerId, RecvSlot, SendRefusal, SendSlot, Transport,
-    Waker,
-};
-use wire::{Epoch, HEADER_BYTES, Header, Kind, ShardId, Status, Time};
+use transport::{PeerId, SendSlot, Transport, passes_on};
+use wire::{Epoch, HEADER_BYTES, Header, Kind, ShardId, Status};
 
 /// What was seen of one process.
 #[derive(Debug, Default)]
@@ -68,33 +65,10 @@ fn epoch_of(bytes: &[u8]) -> Epoch {
 }
 
 impl Transport for Witness {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-
-    fn integrity(&self) -> Integrity {
-        self.inner.integrity()
-    }
-
-    fn now(&self) -> Time {
-        self.inner.now()
-    }
-
-    fn adopt(&mut self, link: Link) -> Result<PeerId, AdoptError> {
-        self.inner.adopt(link)
-    }
-
-    fn poll(&mut self, events: &mut Vec<Event>) {
-        self.inner.poll(events);
-    }
-
-    fn acquire(&mut self, peer: PeerId, bytes: usize) -> Result<SendSlot, SendRefusal> {
-        self.inner.acquire(peer, bytes)
-    }
+    passes_on!(
+        inner: name, limits, integrity, now, adopt, poll, acquire, cancel, flush, release, park,
+        waker, close, set_standing, held_bytes, bytes_sent
+    );
 
     fn post(&mut self, mut slot: SendSlot) {
         let mut seen = self.seen.borrow_mut();
@@ -104,29 +78,5 @@ impl Transport for Witness {
             seen.answers.push((shard, epoch));
         }
         self.inner.post(slot);
-    }
-
-    fn flush(&mut self) {
-        self.inner.flush();
-    }
-
-    fn release(&mut self, slot: RecvSlot) {
-        self.inner.release(slot);
-    }
-
-    fn park(&mut self, deadline: Time) {
-        self.inner.park(deadline);
-    }
-
-    fn waker(&self) -> Waker {
-        self.inner.waker()
-    }
-
-    fn close(&mut self, peer: PeerId) {
-        self.inner.close(peer);
-    }
-
-    fn bytes_sent(&self) -> u64 {
-        self.inner.bytes_sent()
     }
 }
