@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use transport::{ControlFault, ControlLink, ControlWriter, Coordinators};
 use wire::{
     Applicant, Apply, Beat, Candidate, Clock, Denial, Epoch, Life, Observation, Placement,
-    RecordOrder, ServerId, StoreReport, ToCoordinator, ToMember, Welcome,
+    RecordOrder, ServerId, ServerWork, StoreReport, ToCoordinator, ToMember, Welcome,
 };
 
 use crate::coordinator::BEAT_EVERY;
@@ -208,6 +208,11 @@ impl Reporter {
         self.shared.notes().store(report);
     }
 
+    /// Tells what the server holds and has done: with the next beat.
+    pub fn work(&self, work: ServerWork) {
+        self.shared.notes().work(work);
+    }
+
     /// Tells that a link to a server is gone.
     pub fn suspect(&self, server: ServerId) {
         self.shared.notes().suspect(server);
@@ -302,12 +307,12 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
     }
 
     fn beat(&self, writer: &mut ControlWriter, leave: &mut Said) -> Result<(), ControlFault> {
-        let (seen, stored, suspects) = {
+        let (seen, work, stored, suspects) = {
             let mut notes = self.shared.notes();
-            (notes.unsaid(), notes.unsaid_of_stores(), notes.take_suspects())
+            (notes.unsaid(), notes.take_work(), notes.unsaid_of_stores(), notes.take_suspects())
         };
         let sent_ns = self.now_ns();
-        writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen }))?;
+        writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen, work }))?;
         for report in stored {
             writer.send(&ToCoordinator::Stored(report))?;
         }

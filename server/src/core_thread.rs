@@ -15,7 +15,9 @@ use shard::{Mutation, Shard, ShardSpec};
 use transport::shm::Shm;
 use transport::tcp;
 use transport::{Link, Transport, Waker};
-use wire::{Epoch, Flags, Header, Holds, Placement, Refusal, ServerId, ShardId, WorkerId};
+use wire::{
+    Epoch, Flags, Header, Holds, Placement, Refusal, ServerId, ServerWork, ShardId, WorkerId,
+};
 
 use crate::budget::Budget;
 use crate::chain_links::{ChainLinks, LinkNews};
@@ -27,7 +29,7 @@ use crate::report::{REPORTS_MAX, Report};
 use crate::spec::{Hosting, ServerSpec, StartError, Way};
 use crate::storing::{Storing, shards_of};
 use crate::turn::Core;
-use crate::view::{CoreView, Stand, seen};
+use crate::view::{self, CoreView, Stand, seen};
 
 /// How long a core sleeps at most before it looks around.
 const PARK_MAX: Duration = Duration::from_millis(100);
@@ -260,6 +262,11 @@ impl Server {
     /// What peers make this server hold, and what they may, in bytes.
     pub fn memory_bytes(&self) -> (u64, u64) {
         (self.budget.held_bytes(), self.budget.bound_bytes())
+    }
+
+    /// What it holds and has done.
+    pub fn work(&self) -> ServerWork {
+        view::work(&self.cores(), self.budget.held_bytes())
     }
 
     /// How each core is, some tens of milliseconds ago at most, and what it has done.

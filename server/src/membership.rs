@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wire::{ChainReport, Denial, Observation, ServerId};
 
@@ -20,6 +20,9 @@ use crate::report::Report;
 
 /// How soon the thread of reports notices that it shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How often the coordinator is told what this server holds and has done.
+const WORK_EVERY: Duration = Duration::from_secs(1);
 
 /// A server's part in a cluster; dropped, it ends, and to the cluster the server is gone.
 #[derive(Debug)]
@@ -126,7 +129,12 @@ impl Told {
 /// Passes on what the cores report until the membership is over.
 fn pass_on(server: &Server, reporter: &Reporter, told: &Told) {
     let Some(reports) = server.reports() else { return };
+    let mut work_at = Instant::now();
     while !told.is_over.load(Ordering::Relaxed) {
+        if Instant::now() >= work_at {
+            reporter.work(server.work());
+            work_at = Instant::now() + WORK_EVERY;
+        }
         let report = match reports.recv_timeout(LOOK_EVERY) {
             Ok(report) => report,
             Err(RecvTimeoutError::Timeout) => continue,

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wire::{ChainReport, Observation, Placement, ServerId, ShardId, StoreReport, StoreState};
+use wire::{
+    ChainReport, Observation, Placement, ServerId, ServerWork, ShardId, StoreReport, StoreState,
+};
 
 /// Suspicions that wait to be sent; further ones are dropped, since each is only a hint.
 const SUSPECTS_MAX: usize = 64;
@@ -21,6 +23,7 @@ pub struct Notes {
     /// By shard, and whether it is a load: how far that is.
     stored: BTreeMap<(ShardId, bool), (StoreReport, Said)>,
     suspects: BTreeSet<ServerId>,
+    work: Option<ServerWork>,
 }
 
 #[derive(Debug)]
@@ -73,6 +76,16 @@ impl Notes {
         if self.suspects.len() < SUSPECTS_MAX {
             self.suspects.insert(server);
         }
+    }
+
+    /// Notes what the server holds and has done.
+    pub fn work(&mut self, work: ServerWork) {
+        self.work = Some(work);
+    }
+
+    /// What the server holds and has done, if that was noted since the last time.
+    pub fn take_work(&mut self) -> Option<ServerWork> {
+        self.work.take()
     }
 
     /// There is a new link: all that holds is to be said over it.

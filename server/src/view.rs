@@ -12,7 +12,7 @@ use std::time::Duration;
 use shard::Tally;
 use shard::chain::View as ReplicaView;
 use transport::Fault;
-use wire::{Refusal, ShardId, Time};
+use wire::{Refusal, ServerWork, ShardId, Time};
 
 /// How often a core that is busy shows itself. One that sleeps does when it looks around.
 pub(crate) const SHOW_EVERY: Duration = Duration::from_millis(20);
@@ -191,6 +191,21 @@ impl Turns {
         self.total += took;
         self.longest = self.longest.max(took);
     }
+}
+
+/// What the cores of a server hold and have done, together.
+pub(crate) fn work(cores: &[CoreView], held_bytes: u64) -> ServerWork {
+    let mut work = ServerWork { held_bytes, ..ServerWork::default() };
+    for core in cores {
+        work.keys_pushed += core.tally.keys_pushed;
+        work.keys_pulled += core.tally.keys_pulled;
+        for (_, replica) in &core.shards {
+            work.rows += replica.size.rows;
+            let hottest = replica.hot.iter().map(|hot| hot.share_ppm).max();
+            work.hottest_ppm = work.hottest_ppm.max(hottest.unwrap_or(0));
+        }
+    }
+    work
 }
 
 /// Where a core shows itself.

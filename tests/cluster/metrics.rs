@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{gradwire, root, train, wait_for};
+use crate::{gradwire, root, run_well, train, wait_for};
 
 /// A process that tells where its figures are; dropped, it is killed.
 pub(crate) struct Shown {
@@ -169,6 +169,16 @@ fn what_is_listed_is_shown_and_what_is_shown_is_listed() {
     }
     assert_eq!(coordinator.figure("gradwire_cluster_servers", "state=\"fit\""), 2.0);
     assert!(coordinator.figure("gradwire_cluster_epoch_changes_total", "cause=\"first\"") >= 1.0);
+    let status = ["status", "--json", "--coordinator", &coordinator.listen];
+    wait_for("what both servers hold, from the coordinator", || {
+        let status: Value = serde_json::from_str(&run_well(&status)).expect("JSON");
+        let has_said = |server: &Value| {
+            let work = &server["work"];
+            work["rows"].as_u64() > Some(0) && work["held_bytes"].as_u64() > Some(0)
+        };
+        let servers = status["servers"].as_array()?;
+        (servers.len() == 2 && servers.iter().all(has_said)).then_some(())
+    });
 }
 
 #[test]

@@ -113,6 +113,24 @@ pub struct ServerStatus {
     pub replicas: usize,
     /// Shards that it is being filled with.
     pub filling: usize,
+    /// What it holds and does; none: it has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<WorkStatus>,
+}
+
+/// What a server holds and does, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkStatus {
+    /// What peers make it hold, in bytes.
+    pub held_bytes: u64,
+    /// Rows of all replicas.
+    pub rows: u64,
+    /// Keys of pushes applied at its heads, a second, lately; none: it has just begun.
+    pub keys_pushed_per_s: Option<f64>,
+    /// Keys whose values were given out, a second, lately; none: it has just begun.
+    pub keys_pulled_per_s: Option<f64>,
+    /// Of what is pulled from one of its shards, the part of that one's hottest key; 0: none is hot.
+    pub hottest_ratio: f64,
 }
 
 /// How a server is.

@@ -105,6 +105,25 @@ pub struct Beat {
     /// What changed in its chains since its last beat; all that holds, after it applied anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seen: Vec<Observation>,
+    /// What it holds and has done; none: it was said a moment ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<ServerWork>,
+}
+
+/// What a server holds, and what it has done since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerWork {
+    /// What peers make it hold: tables, logs of chains, slots; in bytes.
+    pub held_bytes: u64,
+    /// Rows of all replicas.
+    pub rows: u64,
+    /// Keys of pushes that were applied; in a chain, at its head.
+    pub keys_pushed: u64,
+    /// Keys whose values were given out.
+    pub keys_pulled: u64,
+    /// Of what is pulled from one of its shards, the part of that one's hottest key, in millionths;
+    /// 0: none is hot.
+    pub hottest_ppm: u32,
 }
 
 /// What a server sees in one of its chains.
@@ -379,7 +398,9 @@ mod tests {
     use crate::control_frame::{CONTROL_BYTES_MAX, control_frame};
     use crate::placement::{REPLICAS_MAX, SERVERS_MAX};
     use crate::routing::SHARDS_MAX;
-    use crate::{Chain, ChainState, ChainStatus, EpochCause, Member, ServerState, ServerStatus};
+    use crate::{
+        Chain, ChainState, ChainStatus, EpochCause, Member, ServerState, ServerStatus, WorkStatus,
+    };
 
     fn candidate(name: &str) -> Applicant {
         Applicant::Server(Candidate {
@@ -434,6 +455,13 @@ mod tests {
                     heads: usize::MAX,
                     replicas: usize::MAX,
                     filling: usize::MAX,
+                    work: Some(WorkStatus {
+                        held_bytes: u64::MAX,
+                        rows: u64::MAX,
+                        keys_pushed_per_s: Some(1e9 / 3.0),
+                        keys_pulled_per_s: Some(1e9 / 3.0),
+                        hottest_ratio: 1.0 / 3.0,
+                    }),
                 })
                 .collect(),
             troubled: (0..SHARDS_MAX as u16)

@@ -32,11 +32,11 @@ pub use checkpointing::{
 };
 pub use cluster_status::{
     ChainState, ChainStatus, ClusterStatus, EpochCause, EpochCounts, ServerState, ServerStatus,
-    StoreCounts,
+    StoreCounts, WorkStatus,
 };
 pub use control::{
     Applicant, Apply, Ask, Beat, CONTROL_NAME_BYTES_MAX, Candidate, ChainReport, Denial, Life,
-    Observation, ToCoordinator, ToMember, Welcome,
+    Observation, ServerWork, ToCoordinator, ToMember, Welcome,
 };
 pub use control_frame::{
     CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, ControlBuffer, ControlError, control_frame,

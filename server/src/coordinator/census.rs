@@ -15,6 +15,7 @@ use wire::{Candidate, Epoch, Member, Placement, ServerId, Time};
 use super::assign::{Seat, Standing};
 use super::detector::{Detector, PATIENCE_MIN};
 use super::event::ConnectionId;
+use super::work::Work;
 
 /// How long a place must refuse before its server is lost: long enough for a firewall's mistake,
 /// since a shard that nobody else holds is lost with it.
@@ -94,6 +95,7 @@ pub(super) struct Server {
     pub(super) detector: Detector,
     /// The epoch that it acts on.
     pub(super) epoch: Epoch,
+    pub(super) work: Work,
     refused_since: Option<Time>,
     probe_at: Time,
     probe_is_out: bool,
@@ -239,6 +241,7 @@ impl Server {
             told: Told::Yes,
             detector: Detector::new(now),
             epoch: Epoch::new(0),
+            work: Work::default(),
             refused_since: None,
             probe_at: now,
             probe_is_out: false,

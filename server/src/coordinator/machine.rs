@@ -344,6 +344,9 @@ impl Machine {
         let Caller::Server(number) = caller else { return };
         let Some(server) = self.census.get_mut(number) else { return };
         server.epoch = beat.epoch;
+        if let Some(work) = beat.work {
+            server.work.note(work, now);
+        }
         let back = server.heard(now);
         self.note(back);
         for seen in &beat.seen {

@@ -44,6 +44,7 @@ mod store_redb;
 #[cfg(test)]
 mod tests;
 mod view;
+mod work;
 
 pub use assign::{FILLS_MAX_PER_SERVER, Move, Spread};
 pub use census::{GRACE, LOST_AFTER, Probe};

@@ -267,7 +267,7 @@ impl World {
     fn beat(&mut self, slot: usize, seen: Vec<Observation>) {
         let process = &self.slots[slot];
         let Some(connection) = process.connection else { return };
-        let beat = Beat { sent_ns: self.now.nanos(), epoch: process.epoch, seen };
+        let beat = Beat { sent_ns: self.now.nanos(), epoch: process.epoch, seen, work: None };
         self.handle(Event::Said { connection, message: ToCoordinator::Beat(beat) });
     }
 

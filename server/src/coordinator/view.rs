@@ -112,6 +112,7 @@ impl Machine {
             heads: parts.heads,
             replicas: parts.replicas,
             filling: parts.filling,
+            work: server.work.status(),
         }
     }
 

@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Epochs that are listed; `--json` has all that the coordinator tells.
 const EPOCHS_SHOWN_MAX: usize = 8;
 
+/// Bytes of one.
+const GIB: f64 = (1u64 << 30) as f64;
+
 /// Shards in trouble that are listed.
 const SHARDS_SHOWN_MAX: usize = 32;
 
@@ -64,10 +67,11 @@ fn lines(status: &ClusterStatus) -> Vec<String> {
     }
     lines.extend(stored(status));
     let mut servers = vec![words(
-        "server name place host GiB state beat_ms patience_ms epoch heads replicas filling",
+        "server name place host state heads replicas filling rows GiB of pushed/s pulled/s hot_% \
+         beat_ms patience_ms epoch",
     )];
     servers.extend(status.servers.iter().map(server_row));
-    lines.extend(columns(&servers, &[1, 2, 3, 5]));
+    lines.extend(columns(&servers, &[1, 2, 3, 4]));
     if !status.troubled.is_empty() {
         let mut shards = vec![words("shard state held_by filling")];
         shards.extend(status.troubled.iter().take(SHARDS_SHOWN_MAX).map(shard_row));
@@ -180,15 +184,30 @@ fn server_row(server: &ServerStatus) -> Vec<String> {
         member.name.clone(),
         member.place.clone(),
         member.host.clone(),
-        format!("{:.1}", member.memory_mib as f64 / 1024.0),
         state.to_owned(),
-        server.beat_ago_ms.to_string(),
-        format!("{:.0}", server.suspected_after_ms),
-        server.epoch.get().to_string(),
         server.heads.to_string(),
         server.replicas.to_string(),
         server.filling.to_string(),
+        shown(server.work, |work| count(work.rows)),
+        shown(server.work, |work| format!("{:.1}", work.held_bytes as f64 / GIB)),
+        format!("{:.1}", member.memory_mib as f64 / 1024.0),
+        shown(server.work.and_then(|work| work.keys_pushed_per_s), rate),
+        shown(server.work.and_then(|work| work.keys_pulled_per_s), rate),
+        shown(server.work, |work| format!("{:.0}", 100.0 * work.hottest_ratio)),
+        server.beat_ago_ms.to_string(),
+        format!("{:.0}", server.suspected_after_ms),
+        server.epoch.get().to_string(),
     ]
+}
+
+/// What is known; a stroke where nothing is.
+fn shown<T>(known: Option<T>, say: impl Fn(T) -> String) -> String {
+    known.map_or_else(|| "-".to_owned(), say)
+}
+
+/// Keys a second.
+fn rate(keys_per_s: f64) -> String {
+    count(keys_per_s.round() as u64)
 }
 
 fn shard_row(chain: &ChainStatus) -> Vec<String> {
@@ -253,7 +272,7 @@ fn columns(rows: &[Vec<String>], left: &[usize]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use wire::{Chain, Epoch, Member, ShardId};
+    use wire::{Chain, Epoch, Member, ShardId, WorkStatus};
 
     use super::*;
 
@@ -278,6 +297,13 @@ mod tests {
             heads: 1,
             replicas: 2,
             filling: 0,
+            work: Some(WorkStatus {
+                held_bytes: 1 << 29,
+                rows: 12_345,
+                keys_pushed_per_s: Some(6789.4),
+                keys_pulled_per_s: None,
+                hottest_ratio: 0.251,
+            }),
         };
         let chain = Chain { epoch: Epoch::new(9), replicas: vec![server], joining: None };
         let state = ChainState::Filling { rows: Some((50, 200)) };
@@ -297,8 +323,10 @@ mod tests {
 cluster ctr: epoch 9, 2 shards on 2 servers each, 1 servers, 0 watchers; coordinated for 1 min 1 s
 shards: 1 being filled
 
-server  name  place    host  GiB  state  beat ms  patience ms  epoch  heads  replicas  filling
-     3  a     h1:7077  h1    1.5  fit          4          200      9      1         2        0
+server  name  place    host  state  heads  replicas  filling    rows  GiB   of  pushed/s  pulled/s  \
+hot %  beat ms  patience ms  epoch
+     3  a     h1:7077  h1    fit        1         2        0  12 345  0.5  1.5     6 789         -     \
+25        4          200      9
 
 shard  state         held by  filling
     1  filling 25 %  3              -

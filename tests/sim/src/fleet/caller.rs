@@ -113,7 +113,7 @@ impl Caller {
     pub(crate) fn beat(&mut self, now: Time, control: &mut Control) {
         let Some(id) = self.link else { return };
         let seen = self.notes.unsaid();
-        let beat = Beat { sent_ns: now.nanos(), epoch: self.epoch, seen };
+        let beat = Beat { sent_ns: now.nanos(), epoch: self.epoch, seen, work: None };
         control.say(now, id, ToCoordinator::Beat(beat));
         for report in self.notes.unsaid_of_stores() {
             control.say(now, id, ToCoordinator::Stored(report));
