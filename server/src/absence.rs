@@ -64,5 +64,5 @@ impl Core {
 fn joins(slot: &RecvSlot) -> Option<Join> {
     let (head, body) = slot.bytes().split_first_chunk::<HEADER_BYTES>()?;
     let is_join = Header::peek(head).is_ok_and(|header| header.kind() == Kind::Join);
-    Join::from_bytes(body).filter(|_| is_join)
+    is_join.then(|| Join::from_bytes(body)).flatten()
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check};
 use crate::failure::Failure;
 use crate::flags::ReadFlag;
-use crate::output::{complain, json, result};
+use crate::output::{complain, exactly_once, json, result};
 use crate::push_pull::{COMMIT, command};
 
 /// Who reads, in each turn.
@@ -124,9 +124,9 @@ pub(crate) fn run(arguments: &HotArgs) -> Result<(), Failure> {
     } else {
         result(&report.lines())?;
     }
-    match wrong + report.lost + report.doubled {
-        0 => Ok(()),
-        wrong => Err(Failure::verdict(format!("{wrong} values are not what was pushed"))),
+    match wrong {
+        0 => exactly_once(report.lost, report.doubled),
+        wrong => Err(Failure::verdict(format!("{wrong} values lack what was pushed before"))),
     }
 }
 

@@ -196,11 +196,11 @@ fn run(shared: &Shared, coordinators: &[String], cluster: &str) {
         if shared.is_stopping() {
             return;
         }
-        let linked_at = Instant::now();
-        let over = watch(shared, &address, cluster, first_word_max);
+        let mut has_led = false;
+        let over = watch(shared, &address, cluster, first_word_max, &mut has_led);
         shared.state().writer = None;
-        if linked_at.elapsed() > SILENT_MAX {
-            coordinators.served();
+        if has_led {
+            coordinators.served(); // Whoever takes its place is to be found soon.
         }
         let pause = match over {
             Ok(Over::StandsBy { leader }) => coordinators.stands_by(leader),
@@ -217,11 +217,13 @@ fn run(shared: &Shared, coordinators: &[String], cluster: &str) {
 /// One link, until it fails or is silent, or the watch ends.
 ///
 /// - `first_word_max`: how long the coordinator may take to say anything.
+/// - `has_led`: becomes true once it has said something that was no denial.
 fn watch(
     shared: &Shared,
     address: &str,
     cluster: &str,
     first_word_max: Duration,
+    has_led: &mut bool,
 ) -> Result<Over, ControlFault> {
     let mut link = ControlLink::connect(address, CONNECT_MAX)?;
     let began = Instant::now();
@@ -234,6 +236,7 @@ fn watch(
     while !shared.is_stopping() {
         if let Some(message) = link.receive::<ToMember>(Instant::now() + LOOK_EVERY)? {
             (heard_at, patience) = (Instant::now(), SILENT_MAX);
+            *has_led |= !matches!(message, ToMember::Denied(_));
             let leader = match &message {
                 ToMember::Denied(Denial::NotLeading { leader, .. }) => Some(leader.clone()),
                 _ => None,
