@@ -91,6 +91,8 @@ impl Core {
             match (hosted, station) {
                 (Some(at), station) => {
                     if self.hosted[at].replica.place(chain.epoch, station) {
+                        let role = self.hosted[at].replica.role();
+                        tracing::debug!(%number, epoch = %chain.epoch, ?role, "placed anew");
                         self.close_chain_links(at);
                     }
                 }

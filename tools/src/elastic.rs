@@ -73,7 +73,7 @@ struct Change {
     /// In the seconds before.
     keys_per_s_before: f64,
     keys_per_s_meanwhile: f64,
-    /// Of any second.
+    /// Of any second; of all the time if that is shorter.
     keys_per_s_least: f64,
     /// Time in which throughput was below 0.8 of that before, tenth by tenth of a second.
     dipped_s: f64,
@@ -304,6 +304,7 @@ impl Span {
         let dip = DIPPED * keys_per_s_before * SAMPLE.as_secs_f64();
         let is_dip = |&keys: &u64| (keys as f64) < dip;
         let tenths_s = |tenths: usize| tenths as f64 * SAMPLE.as_secs_f64();
+        let seconds = meanwhile.windows(SECOND_TENTHS);
         let longest = meanwhile.split(|keys| !is_dip(keys)).map(<[u64]>::len).max();
         Change {
             servers: self.servers,
@@ -312,7 +313,7 @@ impl Span {
             moved_bytes: self.moved_bytes,
             keys_per_s_before,
             keys_per_s_meanwhile: per_s(meanwhile),
-            keys_per_s_least: meanwhile.windows(SECOND_TENTHS).map(per_s).fold(f64::MAX, f64::min),
+            keys_per_s_least: seconds.map(per_s).fold(per_s(meanwhile), f64::min),
             dipped_s: tenths_s(meanwhile.iter().filter(|&keys| is_dip(keys)).count()),
             dipped_s_longest: tenths_s(longest.unwrap_or(0)),
         }
@@ -370,5 +371,7 @@ mod tests {
         assert!((change.dipped_s - 0.6).abs() < 1e-9, "{}", change.dipped_s);
         assert!((change.dipped_s_longest - 0.5).abs() < 1e-9, "{}", change.dipped_s_longest);
         assert_eq!(change.keys_per_s_least, 780.0);
+        let short = Span { until: Duration::from_millis(4500), ..span };
+        assert_eq!(short.judged(&keys).keys_per_s_least, 1000.0, "of half a second");
     }
 }

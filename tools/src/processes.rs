@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kernels::Isa;
 use launch::{ChildEvent, Children};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::LevelFilter;
 use wire::Placement;
 use worker::Watch;
 
@@ -60,7 +61,9 @@ impl ServerChildren {
         more: &[&str],
     ) -> Result<usize, Failure> {
         let cores = self.cores.to_string();
-        let mut words = vec!["serve", "--child", "--cores", &cores, "--listen", listen];
+        let log = LevelFilter::current().to_string();
+        let mut words = vec!["serve", "--child", "--log", &log];
+        words.extend(["--cores", &cores, "--listen", listen]);
         let (transport, isa) = (self.transport.to_string(), self.isa.level().to_string());
         words.extend(["--transport", &transport, "--isa", &isa]);
         words.extend(more);
@@ -178,6 +181,7 @@ impl ClusterProcesses {
         let spec = &self.spec;
         let data = spec.data.display().to_string();
         let arguments = [
+            ("--log", LevelFilter::current().to_string()),
             ("--listen", listen.to_owned()),
             ("--data", data),
             ("--cluster", spec.cluster.clone()),

@@ -2,8 +2,14 @@
 //!
 //! Owns the pace and the end of it. How a table is copied while it changes is left to `table`.
 //!
+//! Who pushes meanwhile must not feel it. So a turn sends one short page of what has not changed,
+//! and a successor that is slow has few of them before it. That all is sent is said only once the
+//! successor has the pages: from then on each answer waits for it, and would wait for them.
+//!
 //! Invariant: from the message on that says that all is sent, nothing counts as acknowledged that
 //! the successor lacks; so once it has that message, it may become a replica.
+
+use std::collections::VecDeque;
 
 use wire::{COUNT_LINE_WIDTH, FRAME_BYTES_MAX, HEADER_BYTES, Header, Holds, Kind};
 use zerocopy::IntoBytes;
@@ -15,14 +21,17 @@ use crate::engine::{Mutation, Shard};
 use crate::job::Job;
 use crate::table::{Fill, Filled};
 
-/// Keys and rows of a page, in bytes.
+/// Keys and rows of a page of a recording, in bytes.
 pub(super) const PAGE_BYTES_MAX: usize = 256 << 10;
 
-/// Pages of a turn: some 0.1 ms.
-const PAGES_A_TURN: usize = 4;
+/// Keys and rows of a page for a successor, in bytes: some 0.05 ms of the one who takes it in.
+const FILL_PAGE_BYTES_MAX: usize = 32 << 10;
 
-/// Bytes that the successor has not said to have, before it is sent more pages.
-const UNACKNOWLEDGED_BYTES_MAX: usize = 4 << 20;
+/// Pages of a turn where all are of what has changed: more than a turn can change.
+const PAGES_A_TURN: usize = 32;
+
+/// Bytes of pages that the successor has not said to have, before it is sent more.
+const UNACKNOWLEDGED_BYTES_MAX: usize = 512 << 10;
 
 /// The same, in messages of the longest kind.
 const UNACKNOWLEDGED_MESSAGES_MAX: usize = 16;
@@ -34,6 +43,12 @@ pub(super) struct Filling {
     tables: Vec<Fill>,
     /// How often tables had been dropped at its start.
     dropped: u64,
+    /// Pages that the successor has not said to have: the number of each, and its bytes.
+    unacknowledged: VecDeque<(u64, usize)>,
+    unacknowledged_bytes: usize,
+    /// Once there was no page left for the first time: the message before. The last pages follow
+    /// when the successor has that one.
+    caught_up: Option<u64>,
     /// The message that said that all is sent, and the operations before it.
     marker: Option<Marker>,
 }
@@ -48,6 +63,29 @@ struct Marker {
 impl Filling {
     pub(super) fn is_marked(&self) -> bool {
         self.marker.is_some()
+    }
+
+    /// Lines that the walks over all tables have passed.
+    fn lines_walked(&self) -> usize {
+        self.tables.iter().map(Fill::lines_walked).sum()
+    }
+
+    /// The successor has the messages up to this one.
+    fn note_received(&mut self, received: u64) {
+        while let Some(&(number, bytes)) = self.unacknowledged.front()
+            && number <= received
+        {
+            self.unacknowledged.pop_front();
+            self.unacknowledged_bytes -= bytes;
+        }
+    }
+
+    /// There is no page left. Whether the successor has those that there were the first time.
+    ///
+    /// - `sent`: the last message.
+    /// - `received`: the last one that the successor has.
+    fn has_caught_up(&mut self, sent: u64, received: u64) -> bool {
+        *self.caught_up.get_or_insert(sent) <= received
     }
 }
 
@@ -67,7 +105,14 @@ impl<S> Replica<S> {
         let tables = self.shard.tables.all_mut();
         let tables = tables.iter_mut().map(|table| table.begin_filling()).collect();
         let dropped = self.shard.tables.dropped();
-        self.filling = Some(Filling { tables, dropped, marker: None });
+        self.filling = Some(Filling {
+            tables,
+            dropped,
+            unacknowledged: VecDeque::new(),
+            unacknowledged_bytes: 0,
+            caught_up: None,
+            marker: None,
+        });
         self.log.restart(self.position + 1);
         self.log.append(Header::new(Kind::State), [words.as_bytes(), &[]], Part::Fill);
         true
@@ -91,9 +136,11 @@ impl<S> Replica<S> {
         }
     }
 
-    /// Adds some pages for the successor. Whether there are more.
+    /// Adds some pages for the successor: all of what has changed where the walk was, and one of
+    /// the walk. Whether there are more.
     pub(super) fn fill(&mut self) -> bool {
-        let Some(filling) = &self.filling else { return false };
+        let received = self.successor_received();
+        let Some(filling) = &mut self.filling else { return false };
         if filling.is_marked() {
             return false;
         }
@@ -102,32 +149,55 @@ impl<S> Replica<S> {
             self.notices.push(Notice::SuccessorSilent);
             return false;
         }
-        let messages_bytes = UNACKNOWLEDGED_MESSAGES_MAX * self.log.message_bytes_max();
-        let unacknowledged_bytes_max = UNACKNOWLEDGED_BYTES_MAX.min(messages_bytes);
+        filling.note_received(received);
         for _ in 0..PAGES_A_TURN {
-            if self.log.bytes() >= unacknowledged_bytes_max || self.log.is_full() {
+            if self.is_far_ahead() {
                 return false;
             }
-            if !self.add_page() || self.mutation == Mutation::FilledEarly {
-                self.mark();
-                return false;
+            match self.add_page() {
+                _ if self.mutation == Mutation::FilledEarly => {
+                    self.mark();
+                    return false;
+                }
+                Added::Changed => {}
+                Added::Walked => return true,
+                Added::Nothing => {
+                    let sent = self.log.last();
+                    let filling = self.filling.as_mut();
+                    if filling.is_some_and(|filling| filling.has_caught_up(sent, received)) {
+                        self.mark();
+                    }
+                    return false;
+                }
             }
         }
         true
     }
 
-    /// Adds a page of the first table that has one. Whether any had.
-    fn add_page(&mut self) -> bool {
-        let Some(filling) = &mut self.filling else { return false };
-        let bytes_max = PAGE_BYTES_MAX.min(self.log.message_bytes_max() - HEADER_BYTES);
+    /// Whether the successor has enough to do with what it was sent.
+    fn is_far_ahead(&self) -> bool {
+        let messages_bytes = UNACKNOWLEDGED_MESSAGES_MAX * self.log.message_bytes_max();
+        let bytes_max = UNACKNOWLEDGED_BYTES_MAX.min(messages_bytes);
+        let bytes = self.filling.as_ref().map_or(0, |filling| filling.unacknowledged_bytes);
+        bytes >= bytes_max || self.log.is_full()
+    }
+
+    /// Adds a page of the first table that has one.
+    fn add_page(&mut self) -> Added {
+        let Some(filling) = &mut self.filling else { return Added::Nothing };
+        let walked_before = filling.lines_walked();
+        let bytes_max = FILL_PAGE_BYTES_MAX.min(self.log.message_bytes_max() - HEADER_BYTES);
         match next_page(&mut self.shard, &mut filling.tables, bytes_max) {
-            Next::Over => return false,
+            Next::Over => return Added::Nothing,
             Next::Nothing => {}
             Next::Page(header, body) => {
+                let bytes = body[0].len() + body[1].len();
                 self.log.append(header, body, Part::Fill);
+                filling.unacknowledged.push_back((self.log.last(), bytes));
+                filling.unacknowledged_bytes += bytes;
             }
         }
-        true
+        if filling.lines_walked() == walked_before { Added::Changed } else { Added::Walked }
     }
 
     /// All is sent: says so.
@@ -155,6 +225,17 @@ impl<S> Replica<S> {
         let holds = self.successor.as_ref().map(|successor| successor.holds);
         holds == Some(Holds::Part) && self.filling.is_none()
     }
+}
+
+/// What was added to what the successor is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Added {
+    /// Rows or counts that have changed where the walk was, if they still are there.
+    Changed,
+    /// What lies in the next lines, if anything does.
+    Walked,
+    /// Nothing: it was sent all.
+    Nothing,
 }
 
 /// What a copy is sent next.

@@ -63,6 +63,12 @@ impl<S> Replica<S> {
         }
     }
 
+    /// The number of the last message that the successor is known to have.
+    pub(super) fn successor_received(&self) -> u64 {
+        let link = self.successor.as_ref().and_then(|successor| successor.link.as_ref());
+        link.map_or(0, |link| link.received)
+    }
+
     /// Takes in what the successor says.
     ///
     /// - Result: whether the link may go on.

@@ -389,6 +389,29 @@ fn a_cursor_of_another_epochs_head_is_stale_though_as_many_rows_have_moved() {
 }
 
 #[test]
+fn answers_wait_for_a_server_that_is_filled_only_once_it_has_the_pages() {
+    let mut pair = Pair::new(Holds::Part, 1 << 20, Mutation::None);
+    pair.join(&[(RowLife::default(), false)]);
+    let keys: Vec<u64> = (0..6000).collect();
+    pair.done(&push(1, 0, 0, &keys, Flags::NONE));
+    pair.link();
+    pair.tail.word(pair.now, &mut pair.up);
+    let word = pair.up.letters.pop_front().expect("a successor speaks first");
+    assert!(pair.head.hear_successor(pair.now, word.bytes()));
+    while pair.head.forward(pair.now, &mut pair.down) {}
+    assert!(pair.down.letters.len() > 3, "the job and some pages are under way");
+    pair.ask(&push(2, 0, 0, &keys[..5], Flags::NONE));
+    assert_eq!(pair.answers.letters.len(), 1, "nobody waits for pages that are under way");
+    pair.settle();
+    assert_eq!(*pair.head.notices(), [Notice::Filled]);
+    assert_eq!(pair.head.shard_mut().image(), pair.tail.shard_mut().image());
+    pair.ask(&push(3, 0, 0, &keys[..5], Flags::NONE));
+    assert_eq!(pair.answers.letters.len(), 1, "it has all, and is waited for");
+    pair.settle();
+    assert_eq!(pair.answers.letters.len(), 2);
+}
+
+#[test]
 fn workers_that_are_dismissed_have_left_on_every_replica_and_are_refused_when_they_come_back() {
     let mut pair = pair_with_a_row(Mutation::None);
     pair.head.dismiss();
