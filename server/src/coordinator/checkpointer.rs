@@ -180,20 +180,22 @@ impl Hands {
 
     fn run(mut self, tasks: &Receiver<StoreTask>, bell: &Bell) {
         let tell = |news| bell.happened(Event::Store(news));
-        if let Some(taken) = self.newest() {
+        if let Some(taken) = self.newest(now_s()) {
             tell(StoreNews::Found { taken });
         }
         while let Ok(task) = tasks.recv() {
-            self.perform(task).into_iter().for_each(tell);
+            self.perform(task, now_s()).into_iter().for_each(tell);
         }
     }
 
     /// Does a task, which takes as long as the store does. What has become of it; none: it has no
     /// answer.
-    pub fn perform(&mut self, task: StoreTask) -> Option<StoreNews> {
+    ///
+    /// - `now_s`: the time of day, in seconds since 1970.
+    pub fn perform(&mut self, task: StoreTask, now_s: u64) -> Option<StoreNews> {
         let news = match task {
             StoreTask::Begin { shards } => self.begin(shards),
-            StoreTask::Publish(parts) => self.publish(*parts),
+            StoreTask::Publish(parts) => self.publish(*parts, now_s),
             StoreTask::Abandon { why } => {
                 self.abandon(&why);
                 return None;
@@ -203,7 +205,9 @@ impl Hands {
     }
 
     /// What this cluster has published before.
-    pub fn newest(&self) -> Option<CheckpointTaken> {
+    ///
+    /// - `now_s`: the time of day, in seconds since 1970.
+    pub fn newest(&self, now_s: u64) -> Option<CheckpointTaken> {
         let listed = match self.store.list() {
             Ok(listed) => listed,
             Err(StoreError::Absent { .. }) => return None,
@@ -223,7 +227,7 @@ impl Hands {
             bytes: manifest.part_bytes(),
             rows: manifest.rows(),
             clock,
-            ago_ms: now_s().saturating_sub(created_s).saturating_mul(1000),
+            ago_ms: now_s.saturating_sub(created_s).saturating_mul(1000),
             took_ms: None,
         })
     }
@@ -237,7 +241,7 @@ impl Hands {
         Ok(StoreNews::Begun { number })
     }
 
-    fn publish(&mut self, parts: Parts) -> Result<StoreNews, String> {
+    fn publish(&mut self, parts: Parts, now_s: u64) -> Result<StoreNews, String> {
         let writer = self.writer.take().ok_or("no checkpoint is begun")?;
         let Parts { epoch, clock, parts } = parts;
         let tables = parts.first().map(|part| part.tables.clone()).unwrap_or_default();
@@ -259,7 +263,7 @@ impl Hands {
             })
         });
         let entries = entries.collect::<Result<Vec<_>, String>>()?;
-        let facts = Facts { epoch, clock, created_s: now_s(), tables };
+        let facts = Facts { epoch, clock, created_s: now_s, tables };
         let manifest = writer.publish(entries, facts).map_err(|error| error.to_string())?;
         let (number, bytes, rows) = (manifest.number.get(), manifest.part_bytes(), manifest.rows());
         tracing::info!(number, bytes, rows, ?clock, "a checkpoint is published");

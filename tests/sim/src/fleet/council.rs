@@ -83,7 +83,7 @@ impl Fleet {
             None => machine,
         };
         let hands = self.vault.as_ref().map(Vault::hands);
-        if let Some(taken) = hands.as_ref().and_then(Hands::newest) {
+        if let Some(taken) = hands.as_ref().and_then(|hands| hands.newest(seconds(now))) {
             let found = StoreNews::Found { taken };
             self.agenda.at(now, Happening::Answered(seat, writer, found));
         }
@@ -179,7 +179,7 @@ impl Fleet {
             return self.agenda.at(coordinator.stopped_until, again);
         }
         let hands = coordinator.hands.as_mut().expect("it has a place for checkpoints");
-        if let Some(news) = vault.perform(hands, task) {
+        if let Some(news) = vault.perform(hands, task, seconds(now)) {
             let way = vault.way();
             self.agenda.at(now + way, Happening::Answered(seat, writer, news));
         }
@@ -323,4 +323,9 @@ impl Fleet {
 pub(super) enum Heard {
     Message(wire::ToCoordinator),
     Closed,
+}
+
+/// The time of the world's day, in whole seconds.
+fn seconds(now: Time) -> u64 {
+    now.nanos() / 1_000_000_000
 }

@@ -145,9 +145,14 @@ impl Vault {
         self.is_calm = true;
     }
 
-    /// Has a coordinator's task done.
-    pub(crate) fn perform(&mut self, hands: &mut Hands, task: StoreTask) -> Option<StoreNews> {
-        let news = self.with_faults(|_| hands.perform(task));
+    /// Has a coordinator's task done, at this time of the world's day.
+    pub(crate) fn perform(
+        &mut self,
+        hands: &mut Hands,
+        task: StoreTask,
+        now_s: u64,
+    ) -> Option<StoreNews> {
+        let news = self.with_faults(|_| hands.perform(task, now_s));
         match &news {
             Some(StoreNews::Begun { number }) => self.begun.push(*number),
             Some(StoreNews::Published { number, .. }) => {
