@@ -2,7 +2,7 @@
 //!
 //! Owns the server's side: a hello names the shard and the worker, a welcome says how many shards
 //! there are and how long a message may be. Moving the bytes is left to `door`; the client's side
-//! is `worker::connect`.
+//! is `transport::dial`.
 
 use std::fmt;
 use std::io;

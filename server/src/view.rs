@@ -81,6 +81,8 @@ pub enum Ending {
     ClosedHere,
     /// The peer sent what is no message.
     Malformed,
+    /// The peer began a message and did not end it in time.
+    MessageLate,
     /// The peer broke the rules of the shared ring.
     RingBroken,
     /// The operating system failed it.
@@ -153,10 +155,11 @@ impl Default for TurnedAwayCounts {
 
 impl Ending {
     /// All, in the order of their numbers.
-    pub const ALL: [Ending; 5] = [
+    pub const ALL: [Ending; 6] = [
         Ending::PeerClosed,
         Ending::ClosedHere,
         Ending::Malformed,
+        Ending::MessageLate,
         Ending::RingBroken,
         Ending::System,
     ];
@@ -167,6 +170,7 @@ impl Ending {
             Ending::PeerClosed => "peer_closed",
             Ending::ClosedHere => "closed_here",
             Ending::Malformed => "malformed",
+            Ending::MessageLate => "message_late",
             Ending::RingBroken => "ring_broken",
             Ending::System => "system",
         }
@@ -177,6 +181,7 @@ impl Ending {
             Fault::PeerClosed => Ending::PeerClosed,
             Fault::ClosedHere => Ending::ClosedHere,
             Fault::Malformed(_) => Ending::Malformed,
+            Fault::MessageLate => Ending::MessageLate,
             Fault::RingBroken { .. } => Ending::RingBroken,
             Fault::Os { .. } => Ending::System,
         }

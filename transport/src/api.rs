@@ -62,6 +62,8 @@ pub enum Fault {
     /// The peer sent what is no message: the first bytes of its header are wrong, or the length
     /// is over `Limits::message_bytes_max`.
     Malformed(wire::Malformed),
+    /// The peer began a message and did not end it in time.
+    MessageLate,
     /// The peer broke the rules of the shared ring.
     RingBroken {
         /// What was found.
@@ -266,6 +268,9 @@ impl fmt::Display for Fault {
             Fault::PeerClosed => f.write_str("the peer closed the connection"),
             Fault::ClosedHere => f.write_str("the connection was closed on this side"),
             Fault::Malformed(malformed) => write!(f, "the peer sent no message: {malformed}"),
+            Fault::MessageLate => {
+                f.write_str("the peer began a message and did not end it in time")
+            }
             Fault::RingBroken { what } => write!(f, "the peer broke the shared ring: {what}"),
             Fault::Os { call, errno } => {
                 write!(f, "{call}: {}", std::io::Error::from_raw_os_error(*errno))

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -25,12 +25,21 @@ use crate::stream::{self, Assembly};
 use crate::tcp::{LINK_SILENCE_MAX, OpenError, PROBE_INTERVAL, PROBES_MAX};
 use crate::wake::Woken;
 
+/// How often it is looked whether messages that were begun are under way still. One is late after
+/// some of that: it has a minute, however long it is.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Polls between two looks at the clock, for the sake of [`LOOK_EVERY`].
+const POLLS_PER_CLOCK: u32 = 16;
+
 /// What a back end's peer has besides its way of moving bytes.
 pub(crate) trait Connection {
     /// Whether it may still be used.
     fn is_open(&self) -> bool;
     /// The receiving half.
     fn inbox(&self) -> &Assembly;
+    /// The same, to look at: what the kernel may be filling is not touched.
+    fn inbox_mut(&mut self) -> &mut Assembly;
     /// The sending half.
     fn outbox(&self) -> &Outbox;
     /// The sending half, and whether it is on the list for the flush.
@@ -100,6 +109,8 @@ pub(crate) struct Desk<P> {
     starved: Starved,
     start: Instant,
     bytes_sent: u64,
+    polls: u32,
+    look_at: Time,
 }
 
 impl<P: Connection> Desk<P> {
@@ -119,6 +130,8 @@ impl<P: Connection> Desk<P> {
             starved: Starved::default(),
             start: Instant::now(),
             bytes_sent: 0,
+            polls: 0,
+            look_at: Time::from_nanos(0) + LOOK_EVERY,
         })
     }
 
@@ -137,6 +150,21 @@ impl<P: Connection> Desk<P> {
     pub(crate) fn open_peer(&mut self, peer: PeerId) -> Option<&mut P> {
         let peer = self.peers.get_mut(peer.index())?.as_deref_mut()?;
         peer.is_open().then_some(peer)
+    }
+
+    /// The peers that began a message and have not ended it in time; asked once a poll.
+    pub(crate) fn late_peers(&mut self) -> Vec<u32> {
+        self.polls = self.polls.wrapping_add(1);
+        if !self.polls.is_multiple_of(POLLS_PER_CLOCK) || self.now() < self.look_at {
+            return Vec::new();
+        }
+        self.look_at = self.now() + LOOK_EVERY;
+        let peers = self.peers.iter_mut().enumerate();
+        let late = peers.filter_map(|(number, peer)| {
+            let peer = peer.as_deref_mut().filter(|peer| peer.is_open())?;
+            peer.inbox_mut().look().then_some(number as u32)
+        });
+        late.collect()
     }
 
     /// Whether this message is one of lanes that goes to nobody. Its peer is told so.
@@ -260,16 +288,80 @@ pub(crate) fn prepare(socket: &TcpStream) -> Result<(), AdoptError> {
 }
 
 #[cfg(test)]
+impl<P> Desk<P> {
+    /// Has the next polls look for late messages.
+    pub(crate) fn let_look(&mut self) {
+        self.look_at = Time::default();
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::TcpListener;
 
+    use wire::{Header, Kind};
+
     use super::*;
+    use crate::api::{Fault, Link};
+    use crate::epoll::Epoll;
+    use crate::uring::Uring;
+
+    fn sockets() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loop-back is always there");
+        let address = listener.local_addr().expect("it is bound");
+        let near = TcpStream::connect(address).expect("it listens");
+        (near, listener.accept().expect("it was just made").0)
+    }
+
+    /// Has a back end look `looks` times. How its peer was ended, if it was.
+    fn look<T: Transport>(
+        transport: &mut T,
+        let_look: impl Fn(&mut T),
+        looks: u32,
+    ) -> Option<Fault> {
+        let mut events = Vec::new();
+        for _ in 0..looks {
+            let_look(transport);
+            for _ in 0..POLLS_PER_CLOCK {
+                transport.poll(&mut events);
+            }
+        }
+        events.into_iter().find_map(|event| match event {
+            Event::Closed { fault, .. } => Some(fault),
+            Event::Received { .. } => None,
+        })
+    }
+
+    /// What becomes of a peer that sends a message's first bytes, and then too few.
+    fn trickle<T: Transport>(mut transport: T, let_look: impl Fn(&mut T), first_bytes: usize) {
+        let (near, mut far) = sockets();
+        transport.adopt(Link::Tcp(near)).expect("room for one");
+        let mut message = vec![0; 100_000];
+        wire::seal(&mut message, Header::new(Kind::Part), wire::Seal::HeaderOnly, |_| 0);
+        far.write_all(&message[..first_bytes]).expect("room in the socket");
+        // What was sent over loop-back is there; a park is for the ring to hear of it.
+        transport.park(transport.now() + Duration::from_millis(100));
+        assert_eq!(look(&mut transport, &let_look, 6), None, "{first_bytes} bytes, in time");
+        far.write_all(&message[first_bytes..][..1]).expect("room in the socket");
+        let late = look(&mut transport, &let_look, 1);
+        assert_eq!(late, Some(Fault::MessageLate), "{first_bytes} bytes");
+    }
+
+    #[test]
+    fn a_peer_that_does_not_end_what_it_began_is_ended() {
+        for first_bytes in [1, 70, 50_000] {
+            trickle(Epoll::new(Limits::default()).expect("epoll"), Epoll::let_look, first_bytes);
+            match Uring::new(Limits::default()) {
+                Ok(uring) => trickle(uring, Uring::let_look, first_bytes),
+                Err(error) => assert!(matches!(error, OpenError::Os { .. }), "{error}"),
+            }
+        }
+    }
 
     #[test]
     fn a_link_within_a_host_is_not_paced() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loop-back is always there");
-        let address = listener.local_addr().expect("it is bound");
-        let socket = TcpStream::connect(address).expect("it listens");
+        let (socket, _far) = sockets();
         prepare(&socket).expect("each option is Linux's own");
         assert_eq!(sockopt::tcp_congestion(&socket).expect("it is a socket's"), WITHIN_HOST);
     }

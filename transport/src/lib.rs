@@ -10,6 +10,7 @@ mod control;
 mod control_link;
 mod coordinators;
 mod desk;
+pub mod dial;
 mod epoll;
 mod outbox;
 mod pool;

@@ -24,6 +24,10 @@ const STAGING_BYTES: usize = 16 << 10;
 /// long one comes, of which only these are copied.
 const AFTER_BULK_BYTES: usize = 1 << 10;
 
+/// Looks at a stream that may find one and the same message begun and not whole; see
+/// [`Assembly::look`].
+const LOOKS_MAX: u32 = 6;
+
 /// The receiving half of one peer's stream.
 #[derive(Debug)]
 pub(crate) struct Assembly {
@@ -34,6 +38,8 @@ pub(crate) struct Assembly {
     staging_bytes: usize,
     bulk: Option<Bulk>,
     account: Rc<Account>,
+    /// Looks that have found the message that is under way.
+    looks: u32,
 }
 
 /// A message whose rest is received straight into its slot.
@@ -88,7 +94,7 @@ impl Assembly {
     pub(crate) fn new(pool: &Pool) -> Option<Assembly> {
         let (staging, account) = (pool.take(STAGING_BYTES)?, Rc::default());
         let staging_bytes = STAGING_BYTES;
-        Some(Assembly { staging, start: 0, end: 0, staging_bytes, bulk: None, account })
+        Some(Assembly { staging, start: 0, end: 0, staging_bytes, bulk: None, account, looks: 0 })
     }
 
     /// Goes on with what has been received.
@@ -97,7 +103,7 @@ impl Assembly {
     /// no use any more.
     pub(crate) fn next(&mut self, pool: &Pool, limits: &Limits) -> Result<Step, Malformed> {
         if let Some(bulk) = self.bulk.take_if(|bulk| bulk.filled_bytes == bulk.bytes) {
-            self.staging_bytes = AFTER_BULK_BYTES;
+            (self.staging_bytes, self.looks) = (AFTER_BULK_BYTES, 0);
             return Ok(Step::Message { slot: bulk.slot, bytes: bulk.bytes });
         }
         if self.bulk.is_some() {
@@ -120,7 +126,7 @@ impl Assembly {
         slot.bytes_mut()[..staged_bytes].copy_from_slice(&staged[..staged_bytes]);
         self.start += staged_bytes;
         if staged_bytes == bytes {
-            self.staging_bytes = STAGING_BYTES;
+            (self.staging_bytes, self.looks) = (STAGING_BYTES, 0);
             return Ok(Step::Message { slot, bytes });
         }
         self.bulk = Some(Bulk { slot, bytes, filled_bytes: staged_bytes });
@@ -139,6 +145,18 @@ impl Assembly {
                 Window { bytes, reach: Reach::Some }
             }
         }
+    }
+
+    /// Looks whether a message is under way, as is done from time to time. Whether one has been for
+    /// more than [`LOOKS_MAX`] looks: looks are counted and no time, since a process that was
+    /// stopped meanwhile has read nothing. What waits for room here is not its sender's fault.
+    pub(crate) fn look(&mut self) -> bool {
+        let is_under_way = match self.bulk {
+            Some(Bulk { bytes, filled_bytes, .. }) => filled_bytes < bytes,
+            None => (1..HEADER_BYTES).contains(&(self.end - self.start)),
+        };
+        self.looks = if is_under_way { self.looks + 1 } else { 0 };
+        self.looks > LOOKS_MAX
     }
 
     /// Whether the rest of a long message is awaited.
@@ -263,6 +281,35 @@ mod tests {
             reassemble(&longer[..64], &[64], &limits),
             Err(Malformed::TooLong { body_bytes: 1001 - 64 })
         );
+    }
+
+    /// Looks until the stream is late; none if it never is.
+    fn looks_until_late(assembly: &mut Assembly) -> Option<u32> {
+        (1..=3 * LOOKS_MAX).find(|_| assembly.look())
+    }
+
+    #[test]
+    fn a_message_that_was_begun_is_late_after_some_looks_and_none_that_waits_for_room() {
+        let limits = Limits { recv_bytes_max: 250, ..Limits::default() };
+        let pool = recv_pool(&limits).unwrap();
+        let mut assembly = Assembly::new(&pool).unwrap();
+        assert_eq!(looks_until_late(&mut assembly), None, "nothing was begun");
+        assembly.window().bytes[0] = message(200, 1)[0];
+        assembly.filled(1);
+        assert_eq!(looks_until_late(&mut assembly), Some(LOOKS_MAX + 1), "a byte of a header");
+        assembly.window().bytes[..100].copy_from_slice(&message(200, 1)[1..101]);
+        assembly.filled(100);
+        assert!(matches!(assembly.next(&pool, &limits), Ok(Step::Starved)));
+        assert!(assembly.look(), "more bytes of one message are no new one");
+        assembly.window().bytes.copy_from_slice(&message(200, 1)[101..]);
+        assembly.filled(99);
+        let Ok(Step::Message { slot, .. }) = assembly.next(&pool, &limits) else { panic!() };
+        assert_eq!(looks_until_late(&mut assembly), None, "it is whole");
+        assembly.window().bytes[..100].copy_from_slice(&message(100, 2));
+        assembly.filled(100);
+        assert!(matches!(assembly.next(&pool, &limits), Ok(Step::Stalled)));
+        assert_eq!(looks_until_late(&mut assembly), None, "there is no room for it here");
+        drop(slot);
     }
 
     #[test]

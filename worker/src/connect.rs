@@ -1,25 +1,25 @@
 //! Connecting: from the names of servers to a session with all their shards.
 //!
-//! Owns the client's side of the handshake and the choice of the transport that a place needs.
-//! The servers' side is `server::handshake`.
+//! Owns what is asked of each server and the choice of the transport that a place needs. The
+//! handshake itself is `transport::dial`, the servers' side `server::handshake`.
 //!
 //! Invariant: a session is returned only when every shard of every server has welcomed it.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use kernels::Isa;
 use kernels::crc32c::crc32c;
-use transport::shm::{self, Shm, ShmError};
+use transport::dial::{self, Address, DialError, UNIX_PREFIX};
+use transport::shm::Shm;
 use transport::tcp::{self, TcpBackend};
 use transport::{AdoptError, Limits, Link, Transport};
 use wire::{
     DEFINE_BODY_BYTES, Epoch, Flags, HEADER_BYTES, Header, Incarnation, Kind, Malformed, Refusal,
-    Routing, RoutingError, Seal, Status, WorkerId, read_header, seal,
+    Routing, RoutingError, WorkerId,
 };
 
 use crate::session::{Session, SessionSpec, Timeouts};
@@ -29,9 +29,6 @@ const ASK: u16 = u16::MAX;
 
 /// A server must take messages at least so long, in bytes: every request of fixed size fits.
 const MESSAGE_BYTES_MIN: usize = HEADER_BYTES + DEFINE_BODY_BYTES;
-
-/// Begins the name of a place in the file system.
-const UNIX_PREFIX: &str = "unix:";
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,16 +206,9 @@ pub(crate) fn ask(isa: Isa, place: &Place, dial: &Dial) -> Result<Told, ConnectE
     let message_bytes_max = dial.limits.message_bytes_max;
     let (epoch, flags) = (Epoch::default(), Flags::NONE);
     let hello = Hello { shard: ASK, epoch, flags, message_bytes_max };
-    let welcome = match place {
-        Place::Tcp(address) => {
-            let mut stream = tcp_stream(address, place, dial.connect_max)?;
-            introduce(isa, &mut stream, place, hello, dial)?
-        }
-        Place::Unix(path) => {
-            let mut stream = unix_stream(path, place, dial.connect_max)?;
-            introduce(isa, &mut stream, place, hello, dial)?
-        }
-    };
+    let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
+    let welcome = dial::ask(place.address(), hello.header(dial), dial.connect_max, crc);
+    let welcome = welcome.map_err(|error| ConnectError::dialing(place, error))?;
     let none = Malformed::Field { name: "keys" };
     let shards = u16::try_from(welcome.keys).ok().filter(|&shards| shards > 0);
     let shards =
@@ -238,88 +228,45 @@ pub(crate) fn greet(
     hello: Hello,
     dial: &Dial,
 ) -> Result<Link, ConnectError> {
-    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
-    match place {
-        Place::Tcp(address) => {
-            let mut stream = tcp_stream(address, place, dial.connect_max)?;
-            introduce(isa, &mut stream, place, hello, dial)?;
-            stream.set_read_timeout(None).map_err(handshake)?;
-            stream.set_write_timeout(None).map_err(handshake)?;
-            Ok(Link::Tcp(stream))
-        }
-        Place::Unix(path) => {
-            let mut stream = unix_stream(path, place, dial.connect_max)?;
-            introduce(isa, &mut stream, place, hello, dial)?;
-            let offered = |error: ShmError| handshake(io::Error::other(error.to_string()));
-            let end = shm::offer(stream, shm::ring_bytes(&dial.limits)).map_err(offered)?;
-            Ok(Link::Shm(end))
-        }
-    }
-}
-
-/// Says hello and reads the welcome.
-fn introduce(
-    isa: Isa,
-    stream: &mut (impl Read + Write),
-    place: &Place,
-    hello: Hello,
-    dial: &Dial,
-) -> Result<Header, ConnectError> {
     let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
-    let hello = Header {
-        flags: hello.flags.get(),
-        epoch: hello.epoch.get(),
-        worker: dial.worker.get(),
-        incarnation: dial.incarnation.get(),
-        table: hello.shard,
-        sequence: hello.message_bytes_max as u64,
-        ..Header::new(Kind::Hello)
-    };
-    let mut bytes = [0; HEADER_BYTES];
-    seal(&mut bytes, hello, Seal::HeaderOnly, crc);
-    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
-    stream.write_all(&bytes).map_err(handshake)?;
-    stream.read_exact(&mut bytes).map_err(handshake)?;
-    let malformed = |malformed| ConnectError::Malformed { place: place.clone(), malformed };
-    let welcome = read_header(&bytes, crc).map_err(malformed)?;
-    if welcome.kind() != Kind::Welcome {
-        return Err(malformed(Malformed::Kind { found: welcome.kind }));
-    }
-    match welcome.status().map_err(malformed)? {
-        Status::Refused(refusal) => Err(ConnectError::Refused { place: place.clone(), refusal }),
-        Status::Done | Status::Duplicate => Ok(welcome),
+    let bounds = (&dial.limits, dial.connect_max);
+    let linked = dial::link(place.address(), hello.header(dial), bounds, crc);
+    linked.map(|(link, _)| link).map_err(|error| ConnectError::dialing(place, error))
+}
+
+impl Hello {
+    fn header(self, dial: &Dial) -> Header {
+        Header {
+            flags: self.flags.get(),
+            epoch: self.epoch.get(),
+            worker: dial.worker.get(),
+            incarnation: dial.incarnation.get(),
+            table: self.shard,
+            sequence: self.message_bytes_max as u64,
+            ..Header::new(Kind::Hello)
+        }
     }
 }
 
-fn tcp_stream(
-    address: &str,
-    place: &Place,
-    connect_max: Duration,
-) -> Result<std::net::TcpStream, ConnectError> {
-    let stream = tcp::connect(address, connect_max).map_err(|error| ConnectError::Unreachable {
-        place: place.clone(),
-        reason: error.to_string(),
-    })?;
-    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
-    stream.set_nodelay(true).map_err(handshake)?;
-    stream.set_read_timeout(Some(connect_max)).map_err(handshake)?;
-    stream.set_write_timeout(Some(connect_max)).map_err(handshake)?;
-    Ok(stream)
+impl ConnectError {
+    fn dialing(place: &Place, error: DialError) -> ConnectError {
+        let place = place.clone();
+        match error {
+            DialError::Unreachable { reason } => ConnectError::Unreachable { place, reason },
+            DialError::Handshake(error) => ConnectError::Handshake { place, error },
+            DialError::Malformed(malformed) => ConnectError::Malformed { place, malformed },
+            DialError::Refused(refusal) => ConnectError::Refused { place, refusal },
+        }
+    }
 }
 
-fn unix_stream(
-    path: &std::path::Path,
-    place: &Place,
-    connect_max: Duration,
-) -> Result<UnixStream, ConnectError> {
-    let stream = UnixStream::connect(path).map_err(|error| ConnectError::Unreachable {
-        place: place.clone(),
-        reason: error.to_string(),
-    })?;
-    let handshake = |error| ConnectError::Handshake { place: place.clone(), error };
-    stream.set_read_timeout(Some(connect_max)).map_err(handshake)?;
-    stream.set_write_timeout(Some(connect_max)).map_err(handshake)?;
-    Ok(stream)
+impl Place {
+    fn address(&self) -> Address<'_> {
+        match self {
+            Place::Tcp(address) => Address::Tcp(address),
+            Place::Unix(path) => Address::Unix(path),
+        }
+    }
 }
 
 impl FromStr for Place {

@@ -229,6 +229,9 @@ impl Transport for Epoll {
             self.read(number, events);
         }
         self.take_changes(events);
+        for number in self.desk.late_peers() {
+            self.fail(number, Fault::MessageLate);
+        }
         events.append(&mut self.desk.closed);
     }
 
@@ -284,5 +287,17 @@ impl Transport for Epoll {
 
     fn bytes_sent(&self) -> u64 {
         self.desk.bytes_sent()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Epoll;
+
+    impl Epoll {
+        /// Has the next polls look for late messages.
+        pub(crate) fn let_look(&mut self) {
+            self.desk.let_look();
+        }
     }
 }

@@ -416,6 +416,9 @@ impl Transport for Uring {
         while let Some(completion) = self.landed.pop_front().or_else(|| self.ring.pop()) {
             self.complete(completion, events);
         }
+        for number in self.desk.late_peers() {
+            self.fail(number, Fault::MessageLate);
+        }
         events.append(&mut self.desk.closed);
     }
 
@@ -477,11 +480,8 @@ impl Drop for Uring {
         for peer in self.desk.peers.iter().flatten() {
             let _ = peer.socket.shutdown(Shutdown::Both);
         }
-        let mut ignored = Vec::new();
-        for number in 0..self.desk.peers.len() as u32 {
-            self.fail(number, Fault::ClosedHere);
-        }
-        let deadline = Instant::now() + DRAIN_MAX;
+        (0..self.desk.peers.len() as u32).for_each(|number| self.fail(number, Fault::ClosedHere));
+        let (mut ignored, deadline) = (Vec::new(), Instant::now() + DRAIN_MAX);
         while self.desk.peers.iter().any(Option::is_some) && Instant::now() < deadline {
             if self.ring.sleep(DRAIN_STEP).is_err() {
                 break;
@@ -493,6 +493,18 @@ impl Drop for Uring {
         let leaked = self.desk.peers.drain(..).flatten().map(Box::leak).count();
         if leaked > 0 {
             tracing::warn!(peers = leaked, "the kernel kept memory of closed connections; leaked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Uring;
+
+    impl Uring {
+        /// Has the next polls look for late messages.
+        pub(crate) fn let_look(&mut self) {
+            self.desk.let_look();
         }
     }
 }

@@ -82,6 +82,10 @@ impl Connection for Peer {
         &self.inbox
     }
 
+    fn inbox_mut(&mut self) -> &mut Assembly {
+        &mut self.inbox
+    }
+
     fn outbox(&self) -> &Outbox {
         &self.outbox
     }
