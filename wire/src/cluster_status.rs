@@ -129,7 +129,8 @@ pub struct WorkStatus {
     pub keys_pushed_per_s: Option<f64>,
     /// Keys whose values were given out, a second, lately; none: it has just begun.
     pub keys_pulled_per_s: Option<f64>,
-    /// Of what is pulled from one of its shards, the part of that one's hottest key; 0: none is hot.
+    /// Of what is pulled from one of its shards, the part of that one's hottest key; 0: none is
+    /// hot.
     pub hottest_ratio: f64,
 }
 

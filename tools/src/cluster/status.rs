@@ -323,10 +323,10 @@ mod tests {
 cluster ctr: epoch 9, 2 shards on 2 servers each, 1 servers, 0 watchers; coordinated for 1 min 1 s
 shards: 1 being filled
 
-server  name  place    host  state  heads  replicas  filling    rows  GiB   of  pushed/s  pulled/s  \
-hot %  beat ms  patience ms  epoch
-     3  a     h1:7077  h1    fit        1         2        0  12 345  0.5  1.5     6 789         -     \
-25        4          200      9
+server  name  place    host  state  heads  replicas  filling    rows  GiB   of  pushed/s  \
+pulled/s  hot %  beat ms  patience ms  epoch
+     3  a     h1:7077  h1    fit        1         2        0  12 345  0.5  1.5     6 789         \
+-     25        4          200      9
 
 shard  state         held by  filling
     1  filling 25 %  3              -
