@@ -73,6 +73,15 @@ pub enum Failure {
         /// What this one saw.
         found: f32,
     },
+    /// A shard has a worker at a clock that it has not come to.
+    Ahead {
+        /// Which worker.
+        worker: u32,
+        /// Where it is, as a shard says.
+        clock: u64,
+        /// The steps that it has begun.
+        begun: u64,
+    },
     /// The job does not end.
     Stuck {
         /// World time in seconds.
@@ -217,6 +226,9 @@ impl fmt::Display for Failure {
             }
             Failure::Overtaken { worker, key, seen, found } => {
                 write!(f, "worker {worker} saw {found} of key {key}, after another had seen {seen}")
+            }
+            Failure::Ahead { worker, clock, begun } => {
+                write!(f, "worker {worker} is at clock {clock}, and has begun {begun} steps")
             }
             Failure::Stuck { seconds, members } => {
                 write!(f, "no end after {seconds:.1} s: {}", members.join(", "))

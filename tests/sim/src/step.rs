@@ -38,7 +38,9 @@ impl Member {
     /// Makes one push of the step that its clock is at, and ends the clock with the last one.
     pub(crate) fn push(&mut self, ledger: &mut Ledger, number: usize) -> Result<Phase, Failure> {
         let clock = self.session.clock().get();
-        let step = self.journal.step(clock).expect("it was written down");
+        let (worker, begun) = (self.worker, self.journal.clocks());
+        let ahead = Failure::Ahead { worker, clock, begun };
+        let step = self.journal.step(clock).ok_or(ahead)?;
         let Pushed { keys, split } = step.pushes[number].clone();
         let (is_last, ends) = (number + 1 == step.pushes.len(), step.ends);
         if number == step.noted {

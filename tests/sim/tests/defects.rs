@@ -40,10 +40,11 @@ fn first_failure(defect: Defect, plan: impl Fn(u64) -> Plan) -> Failure {
 /// What workers and readers see is wrong, in a pull or in the end, or a shard does not know one
 /// that was told that it has joined.
 fn is_wrong_value(failure: &Failure) -> bool {
-    use Failure::{Invented, Lost, Miscounted, Overtaken, Rows, Session, Stale, WentBack};
+    use Failure::{Ahead, Invented, Lost, Miscounted, Overtaken, Rows, Session, Stale, WentBack};
     matches!(
         failure,
-        Invented { .. }
+        Ahead { .. }
+            | Invented { .. }
             | Lost { .. }
             | Miscounted { .. }
             | Overtaken { .. }
