@@ -95,7 +95,8 @@ impl Local {
                     epoch: self.spec.server.epoch,
                     message_bytes_max: limits.message_bytes_max,
                 };
-                server.attach(Link::Shm(theirs), who);
+                // A core without room closes the link, which the session sees.
+                let _ = server.attach(Link::Shm(theirs), who);
                 peers.push(shm.adopt(Link::Shm(ours)).map_err(LocalError::Adopt)?);
                 names.push(format!("server {number} shard {shard} of this process"));
             }

@@ -8,45 +8,32 @@
 //! are bounded, and each ends by a deadline.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kernels::Isa;
 use kernels::crc32c::crc32c;
-use transport::{Limits, Link, shm, tcp};
-use wire::{
-    Epoch, HEADER_BYTES, Header, Kind, Refusal, Seal, ServerId, ShardId, Status, WorkerId,
-    read_header, seal,
-};
+use transport::dial::{self, Address, DialError};
+use transport::{Limits, Link};
+use wire::{Epoch, Header, Kind, Refusal, ServerId, ShardId, Time, WorkerId};
 
-use crate::core_thread::{Command, CoreHandle, Placed};
+use crate::core_thread::{Command, CoreHandle, NoRoom, Placed};
+use crate::redial::{RETRY_MAX, Redial, Tried};
 use crate::report::Report;
 use crate::spec::ServerSpec;
 
 /// How long connecting to a successor, with its handshake, may take.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
-/// How long after a first failure it is tried again; twice as long each time.
-const RETRY_FIRST: Duration = Duration::from_millis(5);
-/// The longest time between two tries.
-const RETRY_MAX: Duration = Duration::from_millis(200);
-/// Failures after which the coordinator hears of it, and of each so many more.
-const TRIES_A_REPORT: u32 = 3;
-
 /// Attempts under way at once; further ones wait.
 const ATTEMPTS_MAX: usize = 64;
-/// News that wait; one too many of a lost link is found out by its silence.
+/// News that wait; a core keeps one too many and says it later.
 const NEWS_MAX: usize = 4096;
 /// How often the thread looks around at least.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Begins the name of a place in the file system.
-const UNIX_PREFIX: &str = "unix:";
 
 /// What the thread hears of.
 #[derive(Clone, Debug)]
@@ -55,21 +42,12 @@ pub(crate) enum LinkNews {
     Placed(Arc<Placed>),
     /// The link of this shard, of this epoch, is over.
     Lost(ShardId, Epoch),
+    /// The successor of this shard, in this epoch, has spoken over its link.
+    Heard(ShardId, Epoch),
     /// An attempt has ended.
-    Tried(ShardId, Epoch, Ended),
+    Tried(ShardId, Epoch, Tried),
     /// No link is wanted any more.
     Stop,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The core has the link.
-    Linked,
-    /// The successor is at this epoch of the chain.
-    OtherEpoch(Epoch),
-    /// There is no way.
-    Failed,
 }
 
 /// The thread; dropped, it ends.
@@ -90,7 +68,7 @@ struct Wanted {
     place: String,
     /// When it is tried next; none while it is there or tried.
     due: Option<Instant>,
-    failures: u32,
+    redial: Redial,
 }
 
 struct Links {
@@ -99,7 +77,10 @@ struct Links {
     cores: Arc<[CoreHandle]>,
     limits: Limits,
     report: SyncSender<Report>,
+    /// Reports that found no room, the last of each shard: said later.
+    unsaid: BTreeMap<ShardId, Report>,
     news: SyncSender<LinkNews>,
+    began: Instant,
 }
 
 impl ChainLinks {
@@ -115,8 +96,11 @@ impl ChainLinks {
         spec: &ServerSpec,
         report: SyncSender<Report>,
     ) -> io::Result<ChainLinks> {
-        let (wanted, limits, ours) = (BTreeMap::new(), spec.limits, news.clone());
-        let mut links = Links { wanted, under_way: 0, cores, limits, report, news: ours };
+        let (wanted, unsaid) = (BTreeMap::new(), BTreeMap::new());
+        let (limits, news, ours) = (spec.limits, news.clone(), news);
+        let (under_way, began) = (0, Instant::now());
+        let mut links =
+            Links { wanted, under_way, cores, limits, report, unsaid, news: ours, began };
         let run = move || links.run(&inbox);
         let thread = std::thread::Builder::new().name("chain-links".to_owned()).spawn(run)?;
         Ok(ChainLinks { news, thread: Some(thread) })
@@ -146,12 +130,14 @@ impl Links {
                 Ok(LinkNews::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(LinkNews::Placed(placed)) => self.want(&placed),
                 Ok(LinkNews::Lost(shard, epoch)) => self.try_again(shard, epoch, Duration::ZERO),
-                Ok(LinkNews::Tried(shard, epoch, ended)) => {
+                Ok(LinkNews::Heard(shard, epoch)) => self.heard(shard, epoch),
+                Ok(LinkNews::Tried(shard, epoch, tried)) => {
                     self.under_way -= 1;
-                    self.tried(shard, epoch, ended);
+                    self.tried(shard, epoch, tried);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            self.say_unsaid();
             self.try_due();
         }
     }
@@ -168,7 +154,7 @@ impl Links {
             let member = placed.placement.member(server);
             let place = member.map(|member| member.place.clone()).unwrap_or_default();
             let (epoch, due) = (chain.epoch, Some(Instant::now()));
-            let fresh = || Wanted { epoch, server, place, due, failures: 0 };
+            let fresh = || Wanted { epoch, server, place, due, redial: Redial::default() };
             self.wanted.insert(shard, known.unwrap_or_else(fresh));
         }
     }
@@ -181,24 +167,50 @@ impl Links {
         }
     }
 
-    fn tried(&mut self, shard: ShardId, epoch: Epoch, ended: Ended) {
+    fn tried(&mut self, shard: ShardId, epoch: Epoch, tried: Tried) {
+        let now = Time::default() + self.began.elapsed();
         let wanted = self.wanted.get_mut(&shard).filter(|wanted| wanted.epoch == epoch);
         let Some(wanted) = wanted else { return };
-        match ended {
-            Ended::Linked => return wanted.failures = 0,
-            Ended::OtherEpoch(other) if other > epoch => {
-                let core = &self.cores[shard.index() % self.cores.len()];
-                core.tell(Command::Fence(shard, other));
+        let (again, server) = (wanted.redial.tried(now, tried), wanted.server);
+        if let Tried::OtherEpoch(other) = tried
+            && other > epoch
+        {
+            // One that the core has no room for is found out by the next try.
+            let core = &self.cores[shard.index() % self.cores.len()];
+            let _ = core.tell(Command::Fence(shard, other));
+        }
+        if again.is_lost {
+            self.say(Report::SuccessorLost { shard, epoch, server });
+        }
+        if let Some(after) = again.after {
+            self.try_again(shard, epoch, after);
+        }
+    }
+
+    /// A successor has spoken.
+    fn heard(&mut self, shard: ShardId, epoch: Epoch) {
+        let wanted = self.wanted.get_mut(&shard).filter(|wanted| wanted.epoch == epoch);
+        if wanted.is_some_and(|wanted| wanted.redial.heard()) {
+            self.say(Report::SuccessorBack { shard, epoch });
+        }
+    }
+
+    /// Tells the coordinator; later, if there is no room now.
+    fn say(&mut self, report: Report) {
+        let shard = match &report {
+            Report::SuccessorLost { shard, .. } | Report::SuccessorBack { shard, .. } => *shard,
+            _ => return,
+        };
+        self.unsaid.insert(shard, report); // A later one overtakes one that found no room.
+        self.say_unsaid();
+    }
+
+    fn say_unsaid(&mut self) {
+        for (shard, report) in std::mem::take(&mut self.unsaid) {
+            if let Err(TrySendError::Full(report)) = self.report.try_send(report) {
+                self.unsaid.insert(shard, report);
             }
-            Ended::OtherEpoch(_) | Ended::Failed => {}
         }
-        wanted.failures += 1;
-        if ended == Ended::Failed && wanted.failures.is_multiple_of(TRIES_A_REPORT) {
-            let server = wanted.server;
-            let _ = self.report.try_send(Report::SuccessorLost { shard, epoch, server });
-        }
-        let doubled = RETRY_FIRST * 2_u32.saturating_pow(wanted.failures - 1);
-        self.try_again(shard, epoch, doubled.min(RETRY_MAX));
     }
 
     /// Tries what is due, as far as there is room.
@@ -212,21 +224,14 @@ impl Links {
             let (epoch, place, limits) = (wanted.epoch, wanted.place.clone(), self.limits);
             let (cores, news) = (Arc::clone(&self.cores), self.news.clone());
             let attempt = move || {
-                let ended = match connect(&place, shard, epoch, &limits) {
-                    Ok(link) => {
-                        let core = &cores[shard.index() % cores.len()];
-                        core.tell(Command::Successor(shard, epoch, link));
-                        Ended::Linked
-                    }
-                    Err(Unlinked::Refused(Refusal::EpochMismatch { shard: other })) => {
-                        Ended::OtherEpoch(other)
-                    }
-                    Err(error) => {
+                let tried = match connect(&place, shard, epoch, &limits) {
+                    Ok(link) => hand_over(&cores[shard.index() % cores.len()], shard, epoch, link),
+                    Err(error) => fate(&error, epoch).unwrap_or_else(|| {
                         tracing::warn!(%error, %shard, %epoch, place, "no link to the successor");
-                        Ended::Failed
-                    }
+                        Tried::Failed
+                    }),
                 };
-                let _ = news.send(LinkNews::Tried(shard, epoch, ended));
+                let _ = news.send(LinkNews::Tried(shard, epoch, tried));
             };
             let started = std::thread::Builder::new().name("chain-link".to_owned()).spawn(attempt);
             match started {
@@ -237,81 +242,135 @@ impl Links {
     }
 }
 
+/// Gives a core its link.
+fn hand_over(core: &CoreHandle, shard: ShardId, epoch: Epoch, link: Link) -> Tried {
+    match core.tell(Command::Successor(shard, epoch, link)) {
+        Ok(()) => Tried::Linked,
+        Err(NoRoom) => {
+            tracing::warn!(%shard, %epoch, "the core has no room for a link; it is made again");
+            Tried::NoRoom
+        }
+    }
+}
+
+/// How a try ended whose successor only is not where this server is; none if it failed.
+fn fate(error: &Unlinked, epoch: Epoch) -> Option<Tried> {
+    match *error {
+        Unlinked::Dial(DialError::Refused(Refusal::EpochMismatch { shard })) => {
+            Some(Tried::OtherEpoch(shard))
+        }
+        Unlinked::Dial(DialError::Refused(Refusal::NotHead { shard })) if shard < epoch => {
+            Some(Tried::Unheard)
+        }
+        _ => None,
+    }
+}
+
 /// Why there is no link.
 #[derive(Debug)]
 enum Unlinked {
-    Io(io::Error),
-    /// What answers there speaks another language.
-    Malformed,
+    Dial(DialError),
     /// The successor takes shorter messages than this server.
     TooShort {
         theirs: u64,
         ours: usize,
     },
-    Refused(Refusal),
 }
 
 fn connect(place: &str, shard: ShardId, epoch: Epoch, limits: &Limits) -> Result<Link, Unlinked> {
+    let ours = limits.message_bytes_max;
     let hello = Header {
         epoch: epoch.get(),
         worker: WorkerId::PREDECESSOR.get(),
         table: shard.get(),
-        sequence: limits.message_bytes_max as u64,
+        sequence: ours as u64,
         ..Header::new(Kind::Hello)
     };
-    if let Some(path) = place.strip_prefix(UNIX_PREFIX) {
-        let mut stream = UnixStream::connect(Path::new(path)).map_err(Unlinked::Io)?;
-        stream.set_read_timeout(Some(CONNECT_MAX)).map_err(Unlinked::Io)?;
-        stream.set_write_timeout(Some(CONNECT_MAX)).map_err(Unlinked::Io)?;
-        introduce(&mut stream, hello, limits)?;
-        let end = shm::offer(stream, shm::ring_bytes(limits));
-        let end = end.map_err(|error| Unlinked::Io(io::Error::other(error.to_string())))?;
-        return Ok(Link::Shm(end));
-    }
-    let mut stream = tcp::connect(place, CONNECT_MAX)
-        .map_err(|error| Unlinked::Io(io::Error::other(error.to_string())))?;
-    stream.set_nodelay(true).map_err(Unlinked::Io)?;
-    stream.set_read_timeout(Some(CONNECT_MAX)).map_err(Unlinked::Io)?;
-    stream.set_write_timeout(Some(CONNECT_MAX)).map_err(Unlinked::Io)?;
-    introduce(&mut stream, hello, limits)?;
-    stream.set_read_timeout(None).map_err(Unlinked::Io)?;
-    stream.set_write_timeout(None).map_err(Unlinked::Io)?;
-    Ok(Link::Tcp(stream))
-}
-
-/// Says hello and reads the welcome.
-fn introduce(
-    stream: &mut (impl Read + Write),
-    hello: Header,
-    limits: &Limits,
-) -> Result<(), Unlinked> {
     let isa = Isa::detect();
     let crc = |bytes: &[u8]| crc32c(isa, 0, bytes);
-    let mut bytes = [0; HEADER_BYTES];
-    seal(&mut bytes, hello, Seal::HeaderOnly, crc);
-    stream.write_all(&bytes).map_err(Unlinked::Io)?;
-    stream.read_exact(&mut bytes).map_err(Unlinked::Io)?;
-    let welcome = read_header(&bytes, crc).map_err(|_| Unlinked::Malformed)?;
-    match (welcome.kind(), welcome.status()) {
-        (Kind::Welcome, Ok(Status::Refused(refusal))) => Err(Unlinked::Refused(refusal)),
-        (Kind::Welcome, Ok(_)) if welcome.sequence >= limits.message_bytes_max as u64 => Ok(()),
-        (Kind::Welcome, Ok(_)) => {
-            let ours = limits.message_bytes_max;
-            Err(Unlinked::TooShort { theirs: welcome.sequence, ours })
-        }
-        _ => Err(Unlinked::Malformed),
+    let linked = dial::link(Address::of(place), hello, (limits, CONNECT_MAX), crc);
+    let (link, welcome) = linked.map_err(Unlinked::Dial)?;
+    match welcome.sequence {
+        theirs if theirs >= ours as u64 => Ok(link),
+        theirs => Err(Unlinked::TooShort { theirs, ours }),
     }
 }
 
 impl std::fmt::Display for Unlinked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unlinked::Io(error) => error.fmt(f),
-            Unlinked::Malformed => f.write_str("what answers there is no gradwire of this version"),
+            Unlinked::Dial(error) => error.fmt(f),
             Unlinked::TooShort { theirs, ours } => {
                 write!(f, "its messages have {theirs} bytes at most, ours {ours}")
             }
-            Unlinked::Refused(refusal) => refusal.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use transport::shm;
+
+    use super::*;
+
+    fn a_link() -> Link {
+        Link::Shm(shm::pair(shm::RING_BYTES_MIN).expect("memory").0)
+    }
+
+    #[test]
+    fn a_link_that_a_core_has_no_room_for_is_made_again() {
+        let (core, inbox) = CoreHandle::for_tests(1);
+        let (shard, epoch) = (ShardId::new(0), Epoch::new(3));
+        assert_eq!(hand_over(&core, shard, epoch, a_link()), Tried::Linked);
+        assert_eq!(hand_over(&core, shard, epoch, a_link()), Tried::NoRoom);
+        assert!(matches!(inbox.recv(), Ok(Command::Successor(..))));
+        assert_eq!(hand_over(&core, shard, epoch, a_link()), Tried::Linked);
+    }
+
+    #[test]
+    fn who_has_not_heard_of_the_chain_is_told_from_who_says_no() {
+        let epoch = Epoch::new(3);
+        let refused = |refusal| fate(&Unlinked::Dial(DialError::Refused(refusal)), epoch);
+        let not_head = |shard| refused(Refusal::NotHead { shard: Epoch::new(shard) });
+        let other = |shard| refused(Refusal::EpochMismatch { shard: Epoch::new(shard) });
+        assert_eq!(not_head(0), Some(Tried::Unheard));
+        assert_eq!(not_head(3), None);
+        assert_eq!(other(2), Some(Tried::OtherEpoch(Epoch::new(2))));
+        assert_eq!(refused(Refusal::NoSuchShard { shards: 1 }), None);
+    }
+
+    #[test]
+    fn a_report_without_room_is_said_when_there_is_some() {
+        let (report, reports) = sync_channel(1);
+        let (news, inbox) = ChainLinks::channel();
+        let (shard, epoch, server) = (ShardId::new(0), Epoch::new(3), ServerId::new(2));
+        let wanted = Wanted {
+            epoch,
+            server,
+            place: "unix:/nowhere/at/all".to_owned(),
+            due: None,
+            redial: Redial::default(),
+        };
+        let mut links = Links {
+            wanted: [(shard, wanted)].into(),
+            under_way: 0,
+            cores: Vec::new().into(),
+            limits: Limits::default(),
+            report: report.clone(),
+            unsaid: BTreeMap::new(),
+            news: news.clone(),
+            began: Instant::now(),
+        };
+        report.try_send(Report::Refused { shard, epoch }).expect("room for one");
+        for _ in 0..3 {
+            links.tried(shard, epoch, Tried::Failed);
+        }
+        links.wanted.get_mut(&shard).expect("it is wanted").due = None;
+        assert!(matches!(reports.try_recv(), Ok(Report::Refused { .. })));
+        assert!(reports.try_recv().is_err(), "it found no room");
+        news.send(LinkNews::Heard(shard, epoch)).expect("room");
+        news.send(LinkNews::Stop).expect("room");
+        links.run(&inbox);
+        assert_eq!(reports.try_recv(), Ok(Report::SuccessorBack { shard, epoch }));
     }
 }

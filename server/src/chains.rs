@@ -206,12 +206,18 @@ impl Core {
 
     /// Takes in a successor's word.
     pub(crate) fn hear(&mut self, at: usize, slot: RecvSlot) {
-        let peer = slot.peer();
-        if self.hosted[at].successor == Some(peer)
-            && !self.hosted[at].replica.hear_successor(self.now, slot.bytes())
-        {
-            self.transport.close(peer);
-            self.chain_link_over(at, peer);
+        let (peer, hosted) = (slot.peer(), &mut self.hosted[at]);
+        if hosted.successor == Some(peer) {
+            let heard_before = hosted.replica.hears_successor();
+            let goes_on = hosted.replica.hear_successor(self.now, slot.bytes());
+            if goes_on && !heard_before && hosted.replica.hears_successor() {
+                let (shard, epoch) = (hosted.number, hosted.replica.epoch());
+                self.news.push(News { shard, epoch, notice: Notice::SuccessorHeard });
+            }
+            if !goes_on {
+                self.transport.close(peer);
+                self.chain_link_over(at, peer);
+            }
         }
         self.transport.release(slot);
     }

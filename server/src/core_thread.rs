@@ -4,6 +4,7 @@
 //! loop's content is left to `turn`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,7 @@ use crate::recordings::Tap;
 use crate::report::{REPORTS_MAX, Report};
 use crate::spec::{Hosting, ServerSpec, StartError, Way};
 use crate::storing::{Storing, shards_of};
+use crate::told::Told;
 use crate::turn::Core;
 use crate::view::{self, CoreView, Stand, seen};
 
@@ -94,18 +96,24 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// To whom a core says what has happened in its chains.
-#[derive(Clone, Debug)]
-struct Told {
-    report: SyncSender<Report>,
-    links: Option<SyncSender<LinkNews>>,
+/// A core has no room for a command, or is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the core has no room for another connection now")
+    }
 }
 
+impl std::error::Error for NoRoom {}
+
 impl CoreHandle {
-    /// Tells the core something; what it has no time for is dropped.
-    pub(crate) fn tell(&self, command: Command) {
-        let _ = self.commands.try_send(command);
+    /// Tells the core something, if it has room for it; else that is dropped.
+    pub(crate) fn tell(&self, command: Command) -> Result<(), NoRoom> {
+        let told = self.commands.try_send(command);
         self.waker.wake();
+        told.map_err(|_| NoRoom)
     }
 
     /// Tells the core what must not be dropped; waits for room.
@@ -134,7 +142,7 @@ impl Server {
             Hosting::ByPlacement => Some(ChainLinks::channel()),
         };
         let links = pending.as_ref().map(|(sender, _)| sender.clone());
-        let told = Told { report: report.clone(), links };
+        let told = Told::new(report.clone(), links);
         let budget = Arc::new(Budget::new(spec.memory_bytes_max, spec.cores.into()));
         let started =
             (0..spec.cores).map(|core| start_core(spec, core, (told.clone(), Arc::clone(&budget))));
@@ -200,9 +208,10 @@ impl Server {
     /// Gives a core the link to a shard's successor, whose handshake is over.
     ///
     /// - `epoch`: of the chain, as the hello had it. A link of another epoch is closed.
-    pub fn attach_chain(&self, shard: ShardId, epoch: Epoch, link: Link) {
+    /// - Errors: the core has no room; the link is closed, and is to be made again.
+    pub fn attach_chain(&self, shard: ShardId, epoch: Epoch, link: Link) -> Result<(), NoRoom> {
         let core = &self.cores[shard.index() % self.cores.len()];
-        core.tell(Command::Successor(shard, epoch, link));
+        core.tell(Command::Successor(shard, epoch, link))
     }
 
     /// What the coordinator must hear, as it comes; `None` if it was taken before.
@@ -280,9 +289,10 @@ impl Server {
     }
 
     /// Gives a connection to a shard. One that the shard cannot take is closed.
-    pub fn attach(&self, link: Link, who: Who) {
-        // A core that is gone, or has no time, drops the link, and its other end sees it closed.
-        self.cores[who.shard.index() % self.cores.len()].tell(Command::Adopt(link, who));
+    ///
+    /// - Errors: the core has no room; the connection is closed, and its other end comes back.
+    pub fn attach(&self, link: Link, who: Who) -> Result<(), NoRoom> {
+        self.cores[who.shard.index() % self.cores.len()].tell(Command::Adopt(link, who))
     }
 }
 
@@ -386,6 +396,7 @@ impl Running {
                 }
                 self.obey(command);
             }
+            self.told.say_unsaid();
             let busy = self.core.turn();
             for news in std::mem::take(self.core.news()) {
                 self.tell(news);
@@ -439,7 +450,7 @@ impl Running {
     }
 
     /// Tells the coordinator, or whoever makes links, what has happened in a chain.
-    fn tell(&self, News { shard, epoch, notice }: News) {
+    fn tell(&mut self, News { shard, epoch, notice }: News) {
         let placement = self.placed.as_ref().map(|placed| (placed.ours, &placed.placement));
         let chain = placement.and_then(|(ours, all)| Some((ours, all.chain(shard)?)));
         let successor = chain.and_then(|(ours, chain)| chain.station(ours)?.downstream);
@@ -451,11 +462,22 @@ impl Running {
             }
             (Notice::SuccessorUnfit, None) => return,
             (Notice::SuccessorSilent, _) => {
-                let news = LinkNews::Lost(shard, epoch);
-                return self.told.links.iter().for_each(|links| _ = links.try_send(news.clone()));
+                return self.told.tell_links(LinkNews::Lost(shard, epoch));
+            }
+            (Notice::SuccessorHeard, _) => {
+                return self.told.tell_links(LinkNews::Heard(shard, epoch));
             }
         };
         tracing::info!(%report, "a chain has changed");
         let _ = self.told.report.try_send(report);
+    }
+}
+
+#[cfg(test)]
+impl CoreHandle {
+    /// A way to no core, with room for so many commands, and its other end.
+    pub(crate) fn for_tests(commands: usize) -> (CoreHandle, Receiver<Command>) {
+        let (commands, inbox) = sync_channel(commands);
+        (CoreHandle { commands, waker: Waker::new(|| ()), shown: Arc::default() }, inbox)
     }
 }

@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 
-use transport::{PeerId, RecvSlot};
-use wire::{Epoch, Header, Incarnation, Kind, ShardId, WorkerId};
+use transport::{PeerId, RecvSlot, Standing};
+use wire::{Epoch, Header, Incarnation, JobId, Kind, ShardId, WorkerId};
 
-use crate::turn::LONG_KEYS_PER_TURN;
+use crate::turn::{Core, LONG_KEYS_PER_TURN};
 use crate::view::Peers;
 
 /// Keys up to which a request is short: some 10 us of work.
@@ -92,6 +92,22 @@ impl Guest {
             Party::Predecessor => &mut present.predecessors,
             Party::Successor => &mut present.successors,
         }
+    }
+}
+
+impl Core {
+    /// A peer has joined this job of a shard. All who have not are strangers: those of the job
+    /// before, too.
+    pub(crate) fn admit_member(&mut self, at: usize, peer: PeerId, job: JobId) {
+        if self.hosted[at].job.replace(job) != Some(job) {
+            let is_other = |guest: &&Guest| {
+                guest.at == at && guest.party == Party::Worker && guest.peer != peer
+            };
+            for other in self.peers.iter().flatten().map(Box::as_ref).filter(is_other) {
+                self.transport.set_standing(other.peer, Standing::Stranger);
+            }
+        }
+        self.transport.set_standing(peer, Standing::Member);
     }
 }
 

@@ -151,6 +151,7 @@ fn pass_on(server: &Server, reporter: &Reporter, told: &Told) {
                 reporter.suspect(server);
                 (shard, epoch, ChainReport::SuccessorLost)
             }
+            Report::SuccessorBack { shard, epoch } => (shard, epoch, ChainReport::SuccessorBack),
             Report::Stored(stored) => {
                 reporter.stored(stored);
                 continue;

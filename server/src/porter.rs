@@ -232,7 +232,8 @@ impl Porter {
         match stream {
             Stream::Tcp(stream) => {
                 epoll::delete(&self.poll, &stream)?;
-                self.server.attach(Link::Tcp(stream), who);
+                let attached = self.server.attach(Link::Tcp(stream), who);
+                attached.map_err(io::Error::other)?;
             }
             Stream::Unix(stream) => {
                 epoll::delete(&self.poll, &stream)?;
@@ -253,7 +254,11 @@ impl Porter {
         let (server, rings) = (Arc::clone(&self.server), Arc::clone(&self.rings));
         let take = move || {
             match shm::accept(stream) {
-                Ok(end) => server.attach(Link::Shm(end), who),
+                Ok(end) => {
+                    if let Err(error) = server.attach(Link::Shm(end), who) {
+                        tracing::warn!(%error, "a guest's rings are not taken");
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "a guest's rings are not taken"),
             }
             rings.fetch_sub(1, Ordering::Relaxed);

@@ -113,7 +113,8 @@ impl Job {
                 StoreState::NotRecorded { reason: lost.to_string() }
             }
         };
-        self.core().tell(Command::EndRecording(shard, number));
+        // Without room, the recording ends when its tap is gone.
+        let _ = self.core().tell(Command::EndRecording(shard, number));
         self.tell(state);
     }
 
@@ -142,7 +143,8 @@ impl Job {
         let RecordOrder { number, base, is_base, .. } = *order;
         let purpose = Purpose { number, base, is_base };
         let tap = Tap { purpose, tapes, spare, end: Arc::clone(&end), bytes_per_s };
-        self.core().tell(Command::Record(order.shard, tap));
+        // Without room, the tap is dropped, and the recording ends.
+        let _ = self.core().tell(Command::Record(order.shard, tap));
         let mut way = Way { inbox, spares, end };
         let mut progress = Progress::new();
         loop {

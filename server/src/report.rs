@@ -37,6 +37,13 @@ pub enum Report {
         /// Which server.
         server: ServerId,
     },
+    /// A successor that was said to be lost has spoken again.
+    SuccessorBack {
+        /// In whose chain.
+        shard: ShardId,
+        /// In which epoch of the chain.
+        epoch: Epoch,
+    },
     /// How far a recording or a load is.
     Stored(StoreReport),
 }
@@ -52,6 +59,9 @@ impl fmt::Display for Report {
             }
             Report::SuccessorLost { shard, epoch, server } => {
                 write!(f, "the successor {server} is out of reach: {shard}, {epoch}")
+            }
+            Report::SuccessorBack { shard, epoch } => {
+                write!(f, "the successor is back: {shard}, {epoch}")
             }
             Report::Stored(StoreReport { shard, number, attempt, state }) => {
                 write!(f, "checkpoint {number}, {shard}, attempt {attempt}: {state:?}")

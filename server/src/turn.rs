@@ -19,7 +19,7 @@ use shard::{Outcome, Room, Shard, Upkeep};
 use transport::{
     AdoptError, Event, Integrity, Link, PeerId, RecvSlot, SendSlot, Standing, Transport, Waker,
 };
-use wire::{HEADER_BYTES, JobId, ShardId, Time, WorkerId};
+use wire::{HEADER_BYTES, ShardId, Time, WorkerId};
 
 use crate::chains::{Hosted, News};
 use crate::guest::{Blocked, Guest, Length, Party, WayBack, Who, cost};
@@ -422,20 +422,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// A peer has joined this job of a shard. All who have not are strangers: those of the job
-    /// before, too.
-    fn admit_member(&mut self, at: usize, peer: PeerId, job: JobId) {
-        if self.hosted[at].job.replace(job) != Some(job) {
-            let is_other = |guest: &&Guest| {
-                guest.at == at && guest.party == Party::Worker && guest.peer != peer
-            };
-            for other in self.peers.iter().flatten().map(Box::as_ref).filter(is_other) {
-                self.transport.set_standing(other.peer, Standing::Stranger);
-            }
-        }
-        self.transport.set_standing(peer, Standing::Member);
     }
 
     /// Keeps a pull until the clock advances, unless it is a copy of one that waits already: the

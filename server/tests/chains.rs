@@ -210,3 +210,42 @@ fn a_server_that_is_no_head_refuses_a_worker_by_its_hello() {
     let refused = Caller::greet(two.door.address().expect("it is TCP"), 1).err();
     assert_eq!(refused, Some(Refusal::NotHead { shard: Epoch::new(1) }));
 }
+
+/// The first report that fits, of those that come.
+fn wait_for(reports: &Receiver<Report>, fits: impl Fn(&Report) -> bool) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let report = reports.recv_timeout(left).expect("a report that fits, in time");
+        if fits(&report) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_successor_that_was_lost_is_said_to_be_back_when_it_has_spoken() {
+    let (first, mut second) = (node(1), node(2));
+    let placed = placement(2, &[&first, &second], &[1, 2], None);
+    let address = second.door.address().expect("it is TCP").to_string();
+    let elsewhere = Door::tcp(Arc::clone(&second.server), "127.0.0.1:0", Exposure::Loopback);
+    drop(std::mem::replace(&mut second.door, elsewhere.expect("a free port")));
+    place(&[&first, &second], &placed);
+    let is_its = |shard: ShardId, epoch: Epoch| shard == SHARD && epoch == Epoch::new(2);
+    wait_for(&first.reports, |report| match report {
+        Report::SuccessorLost { shard, epoch, server } => {
+            assert_eq!(*server, second.id);
+            is_its(*shard, *epoch)
+        }
+        _ => false,
+    });
+    let door = Door::tcp(Arc::clone(&second.server), &address, Exposure::Loopback);
+    second.door = door.expect("the port that it had");
+    wait_for(
+        &first.reports,
+        |report| matches!(report, Report::SuccessorBack { shard, epoch } if is_its(*shard, *epoch)),
+    );
+    let mut caller = Caller::patiently(first.door.address().expect("it is TCP"), 2);
+    begin_job(&mut caller);
+    assert_eq!(caller.push(1, &[3, 5]), Status::Done);
+}

@@ -62,8 +62,10 @@ impl ServerChildren {
     ) -> Result<usize, Failure> {
         let cores = self.cores.to_string();
         let log = LevelFilter::current().to_string();
-        let mut words = vec!["serve", "--child", "--log", &log];
-        words.extend(["--cores", &cores, "--listen", listen]);
+        let mut words = vec!["serve", "--child", "--cores", &cores, "--listen", listen];
+        if !more.contains(&"--log") {
+            words.extend(["--log", &log]);
+        }
         let (transport, isa) = (self.transport.to_string(), self.isa.level().to_string());
         words.extend(["--transport", &transport, "--isa", &isa]);
         words.extend(more);

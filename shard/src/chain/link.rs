@@ -69,6 +69,12 @@ impl<S> Replica<S> {
         link.map_or(0, |link| link.received)
     }
 
+    /// Whether the successor has spoken over its link.
+    pub fn hears_successor(&self) -> bool {
+        let link = self.successor.as_ref().and_then(|successor| successor.link.as_ref());
+        link.is_some_and(|link| link.has_begun)
+    }
+
     /// Takes in what the successor says.
     ///
     /// - Result: whether the link may go on.

@@ -92,6 +92,8 @@ pub enum Notice {
     Refused,
     /// The link to the successor is over, or must be ended: it said nothing, or what cannot be.
     SuccessorSilent,
+    /// The successor has spoken for the first time over its link.
+    SuccessorHeard,
     /// The successor lacks what nobody can send it, or could not be filled fast enough.
     SuccessorUnfit,
 }

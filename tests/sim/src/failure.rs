@@ -259,9 +259,7 @@ impl fmt::Display for Failure {
                 f,
                 "checkpoint {number} holds {found} of key {key}, and must hold {least} to {most}"
             ),
-            Failure::RecordedTwice { epoch } => {
-                write!(f, "the store took two placements of {epoch}")
-            }
+            Failure::RecordedTwice { epoch } => write!(f, "two placements of {epoch} are stored"),
             Failure::ToldUnrecorded { epoch } => {
                 write!(f, "a placement of {epoch} was told that the store does not hold")
             }

@@ -135,7 +135,7 @@ impl Fleet {
         let hosts = self.hosts.iter().map(|process| match process {
             Some(it) => {
                 let placed = it.placed.as_ref().map(|(_, placed)| placed.epoch.get());
-                let links = it.wanted.values().map(|it| it.failures).collect::<Vec<_>>();
+                let links = it.wanted.values().map(|it| it.redial).collect::<Vec<_>>();
                 format!("{:?} at {placed:?} {:?} tries {links:?}", it.ours, it.power)
             }
             None => "none".to_owned(),

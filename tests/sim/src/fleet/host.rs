@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use server::{Core, OnClosed, Share};
+use server::{Core, OnClosed, Redial, Share, Tried};
 use shard::ShardSpec;
 use transport::Limits;
 use transport::simulated::{EndpointId, World};
@@ -23,12 +23,6 @@ use super::witness::{Seen, Witness};
 use crate::failure::Failure;
 
 const ALL: Share = Share { core: 0, cores: 1 };
-
-/// How long after a first failure a link is tried again; twice as long each time.
-const RETRY_FIRST: Duration = Duration::from_millis(5);
-const RETRY_MAX: Duration = Duration::from_millis(200);
-/// Failures after which the coordinator hears of it, and of each so many more.
-const TRIES_A_REPORT: u32 = 3;
 
 /// A server's process.
 pub(crate) struct Process {
@@ -74,16 +68,9 @@ pub(crate) struct Wanted {
     pub(crate) server: ServerId,
     /// At which host.
     pub(crate) host: usize,
-    pub(crate) failures: u32,
+    pub(crate) redial: Redial,
     /// Which try is under way or due; earlier ones are void.
     pub(crate) tries: u64,
-}
-
-/// How a try to make a link ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tried {
-    OtherEpoch(Epoch),
-    Failed,
 }
 
 impl Process {
@@ -151,7 +138,8 @@ impl Process {
                 continue;
             }
             let host = host_of(&placement, server);
-            let wanted = Wanted { epoch: chain.epoch, server, host, failures: 0, tries };
+            let wanted =
+                Wanted { epoch: chain.epoch, server, host, redial: Redial::default(), tries };
             self.wanted.insert(shard, wanted);
             due.push((shard, tries));
         }
@@ -161,7 +149,7 @@ impl Process {
 
     /// Whether a predecessor of this epoch of a shard's chain may speak to it.
     pub(crate) fn admits_predecessor(&self, shard: ShardId, epoch: Epoch) -> Result<(), Tried> {
-        let (ours, placement) = self.placed.as_ref().ok_or(Tried::Failed)?;
+        let (ours, placement) = self.placed.as_ref().ok_or(Tried::Unheard)?;
         let chain = placement.chain(shard).ok_or(Tried::Failed)?;
         let has_upstream = chain.station(*ours).is_some_and(|station| station.upstream.is_some());
         match chain.epoch == epoch && has_upstream {
@@ -182,20 +170,23 @@ impl Process {
         }
     }
 
-    /// A try to link a shard's successor has failed. When to try again, and whom to tell of.
-    pub(crate) fn tried(&mut self, shard: ShardId, ended: Tried) -> (Duration, Option<ServerId>) {
+    /// A try to link a shard's successor has ended. When to try again, and whom to tell of.
+    pub(crate) fn tried(
+        &mut self,
+        now: Time,
+        shard: ShardId,
+        tried: Tried,
+    ) -> (Option<Duration>, Option<ServerId>) {
         let wanted = self.wanted.get_mut(&shard).expect("only what is wanted is tried");
-        wanted.failures += 1;
-        let is_reported = ended == Tried::Failed && wanted.failures.is_multiple_of(TRIES_A_REPORT);
-        let (epoch, lost, failures) = (wanted.epoch, wanted.server, wanted.failures);
-        if let Tried::OtherEpoch(other) = ended
+        let again = wanted.redial.tried(now, tried);
+        let (epoch, lost) = (wanted.epoch, wanted.server);
+        if let Tried::OtherEpoch(other) = tried
             && other > epoch
         {
             self.core.fence(shard, other);
             self.fenced.insert(shard, other);
         }
-        let pause = RETRY_FIRST * 2_u32.saturating_pow(failures - 1);
-        (pause.min(RETRY_MAX), is_reported.then_some(lost))
+        (again.after, again.is_lost.then_some(lost))
     }
 
     /// Looks whether it has answered workers since the last time though it knew that another server

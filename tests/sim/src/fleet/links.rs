@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use server::{News, Who};
+use server::{News, Tried, Who};
 use shard::Mutation;
 use shard::chain::Notice;
 use transport::Link;
 use wire::{ChainReport, Epoch, Incarnation, Observation, Placement, ShardId, Time, WorkerId};
 
-use super::host::{Power, Tried, host_of};
+use super::host::{Power, host_of};
 use super::{Fleet, Happening, Stirred};
 use crate::cluster::Guest;
 use crate::failure::Failure;
@@ -82,13 +82,13 @@ impl Fleet {
             Some(it) => it.admits_predecessor(shard, wanted.epoch),
         };
         match ended {
-            Ok(()) => self.join(host, wanted.host, shard, wanted.epoch),
+            Ok(()) => self.join(now, (host, wanted.host), shard, wanted.epoch),
             Err(tried) => self.dial_later(now, host, shard, tried),
         }
     }
 
     /// A handshake is through: both ends have their link.
-    fn join(&mut self, host: usize, next: usize, shard: ShardId, epoch: Epoch) {
+    fn join(&mut self, now: Time, (host, next): (usize, usize), shard: ShardId, epoch: Epoch) {
         let (ours, theirs) = self.world.link();
         let who = Who {
             shard,
@@ -102,15 +102,16 @@ impl Fleet {
         let process = self.hosts[host].as_mut().expect("it was just looked at");
         let linked = process.core.adopt_successor(shard, epoch, Link::Simulated(ours));
         linked.expect("an end of its own world");
-        if let Some(wanted) = process.wanted.get_mut(&shard) {
-            wanted.failures = 0;
+        if process.wanted.contains_key(&shard) {
+            process.tried(now, shard, Tried::Linked);
         }
         self.stirred = Stirred::Yes;
     }
 
     fn dial_later(&mut self, now: Time, host: usize, shard: ShardId, tried: Tried) {
         let process = self.hosts[host].as_mut().expect("it was just looked at");
-        let (pause, lost) = process.tried(shard, tried);
+        let (pause, lost) = process.tried(now, shard, tried);
+        let pause = pause.expect("only a link ends the tries");
         let wanted = process.wanted.get_mut(&shard).expect("it was just tried");
         wanted.tries += 1;
         let (at, epoch) = (now + pause, wanted.epoch);
@@ -135,6 +136,13 @@ impl Fleet {
                 wanted.tries += 1;
                 let tries = wanted.tries;
                 self.dial_soon(now, (host, life), shard, tries);
+            }
+            Notice::SuccessorHeard => {
+                let wanted = process.wanted.get_mut(&shard).filter(|it| it.epoch == epoch);
+                if wanted.is_some_and(|it| it.redial.heard()) {
+                    let report = ChainReport::SuccessorBack;
+                    process.caller.notes.report(Observation { shard, chain: epoch, report });
+                }
             }
             Notice::Filled => {
                 self.counts.fills += 1;
