@@ -180,7 +180,7 @@ impl Links {
             let _ = core.tell(Command::Fence(shard, other));
         }
         if again.is_lost {
-            self.say(Report::SuccessorLost { shard, epoch, server });
+            self.say(shard, Report::SuccessorLost { shard, epoch, server });
         }
         if let Some(after) = again.after {
             self.try_again(shard, epoch, after);
@@ -191,16 +191,12 @@ impl Links {
     fn heard(&mut self, shard: ShardId, epoch: Epoch) {
         let wanted = self.wanted.get_mut(&shard).filter(|wanted| wanted.epoch == epoch);
         if wanted.is_some_and(|wanted| wanted.redial.heard()) {
-            self.say(Report::SuccessorBack { shard, epoch });
+            self.say(shard, Report::SuccessorBack { shard, epoch });
         }
     }
 
-    /// Tells the coordinator; later, if there is no room now.
-    fn say(&mut self, report: Report) {
-        let shard = match &report {
-            Report::SuccessorLost { shard, .. } | Report::SuccessorBack { shard, .. } => *shard,
-            _ => return,
-        };
+    /// Tells the coordinator something of a shard; later, if there is no room now.
+    fn say(&mut self, shard: ShardId, report: Report) {
         self.unsaid.insert(shard, report); // A later one overtakes one that found no room.
         self.say_unsaid();
     }

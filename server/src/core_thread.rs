@@ -205,15 +205,6 @@ impl Server {
         }
     }
 
-    /// Gives a core the link to a shard's successor, whose handshake is over.
-    ///
-    /// - `epoch`: of the chain, as the hello had it. A link of another epoch is closed.
-    /// - Errors: the core has no room; the link is closed, and is to be made again.
-    pub fn attach_chain(&self, shard: ShardId, epoch: Epoch, link: Link) -> Result<(), NoRoom> {
-        let core = &self.cores[shard.index() % self.cores.len()];
-        core.tell(Command::Successor(shard, epoch, link))
-    }
-
     /// What the coordinator must hear, as it comes; `None` if it was taken before.
     pub fn reports(&self) -> Option<Receiver<Report>> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -41,6 +41,7 @@ pub use guest::Who;
 pub use membership::Membership;
 pub use notes::Notes;
 pub use pinning::{Pinning, pin, processor_here};
+pub use recorder::{part_plan, recorded_part};
 pub use recordings::Tap;
 pub use redial::{Again, Redial, Tried};
 pub use report::Report;

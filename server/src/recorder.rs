@@ -134,7 +134,7 @@ impl Job {
         let limit = Duration::from_millis(order.limit_ms);
         let until = Instant::now() + limit;
         let store = Store::open(&order.place, &self.options).map_err(Lost::Store)?;
-        let mut part = store.write_part(plan(order)).map_err(Lost::Write)?;
+        let mut part = store.write_part(part_plan(order)).map_err(Lost::Write)?;
         let (tapes, inbox) = sync_channel(TAPES_MAX);
         let (spares, spare) = sync_channel(TAPES_MAX);
         let end = Arc::new(OnceLock::new());
@@ -165,10 +165,11 @@ impl Job {
                 self.tell(state);
             }
         }
-        let Reached { rows, position, base, seed, .. } = progress.reached;
+        let Progress { reached, tables, .. } = progress;
+        let Reached { rows, position, .. } = reached;
         drop(way); // The core records no longer.
         let entry = part.finish(PartEnd { rows, position }).map_err(Lost::Write)?;
-        Ok(RecordedPart { base, seed: Some(seed), ..recorded(&entry, progress.tables) })
+        Ok(recorded_part(entry, tables, reached))
     }
 }
 
@@ -255,7 +256,8 @@ impl Progress {
     }
 }
 
-fn plan(order: &RecordOrder) -> PartPlan {
+/// The part that an order wants written.
+pub fn part_plan(order: &RecordOrder) -> PartPlan {
     PartPlan {
         number: CheckpointNumber::new(order.number),
         cluster: ClusterId::new(order.cluster_id),
@@ -264,9 +266,17 @@ fn plan(order: &RecordOrder) -> PartPlan {
     }
 }
 
-fn recorded(entry: &PartEntry, tables: Vec<(String, String)>) -> RecordedPart {
+/// What the coordinator hears of a part that is written.
+///
+/// - `tables`: names of tables and of their rules.
+/// - `reached`: of the last tape in it.
+pub fn recorded_part(
+    entry: PartEntry,
+    tables: Vec<(String, String)>,
+    reached: Reached,
+) -> RecordedPart {
     RecordedPart {
-        object: entry.object.clone(),
+        object: entry.object,
         bytes: entry.bytes,
         blocks: entry.blocks,
         messages: entry.messages,
@@ -274,8 +284,8 @@ fn recorded(entry: &PartEntry, tables: Vec<(String, String)>) -> RecordedPart {
         rows: entry.rows,
         position: entry.position,
         tables,
-        base: None,
-        seed: None,
+        base: reached.base,
+        seed: Some(reached.seed),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use rustix::system::uname;
 use server::{AgentSpec, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Way};
+use transport::dial::UNIX_PREFIX;
 use wire::{Candidate, Denial};
 
 use crate::checkpoint::store_options;
@@ -36,9 +37,6 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(600);
 /// Of the memory that this process may have, what peers may make it hold where nobody says: the
 /// rest is for what is not counted.
 const SHARE: (u64, u64) = (3, 4);
-
-/// Begins the name of a socket in the file system.
-const UNIX_PREFIX: &str = "unix:";
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {

@@ -16,6 +16,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use transport::dial::Address;
 use wire::{Epoch, ServerId};
 
 use super::census::Probe;
@@ -30,9 +31,6 @@ pub const PROBE_MAX: Duration = Duration::from_millis(100);
 
 /// How soon an append that failed is tried again.
 pub const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(200);
-
-/// Begins the name of a socket in the file system.
-const UNIX_PREFIX: &str = "unix:";
 
 /// What a helper tells the loop.
 #[derive(Debug)]
@@ -252,9 +250,9 @@ impl Prober {
 
 /// Whether somebody listens at a place.
 pub(super) fn probe(place: &str) -> Probe {
-    let connected = match place.strip_prefix(UNIX_PREFIX) {
-        Some(path) => connect_unix(Path::new(path)),
-        None => connect_tcp(place),
+    let connected = match Address::of(place) {
+        Address::Unix(path) => connect_unix(path),
+        Address::Tcp(place) => connect_tcp(place),
     };
     match connected {
         Ok(()) => Probe::Open,

@@ -21,11 +21,8 @@ use crate::engine::{Mutation, Shard};
 use crate::job::Job;
 use crate::table::{Fill, Filled};
 
-/// Keys and rows of a page of a recording, in bytes.
-pub(super) const PAGE_BYTES_MAX: usize = 256 << 10;
-
-/// Keys and rows of a page for a successor, in bytes: some 0.05 ms of the one who takes it in.
-const FILL_PAGE_BYTES_MAX: usize = 32 << 10;
+/// Keys and rows of a page, in bytes: some 0.05 ms of the one who takes it in.
+const PAGE_BYTES_MAX: usize = 32 << 10;
 
 /// Pages of a turn where all are of what has changed: more than a turn can change.
 const PAGES_A_TURN: usize = 32;
@@ -186,7 +183,7 @@ impl<S> Replica<S> {
     fn add_page(&mut self) -> Added {
         let Some(filling) = &mut self.filling else { return Added::Nothing };
         let walked_before = filling.lines_walked();
-        let bytes_max = FILL_PAGE_BYTES_MAX.min(self.log.message_bytes_max() - HEADER_BYTES);
+        let bytes_max = PAGE_BYTES_MAX.min(self.log.message_bytes_max() - HEADER_BYTES);
         match next_page(&mut self.shard, &mut filling.tables, bytes_max) {
             Next::Over => return Added::Nothing,
             Next::Nothing => {}

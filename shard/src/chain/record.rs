@@ -18,13 +18,16 @@ use kernels::crc32c::crc32c;
 use wire::{Clock, FRAME_BYTES_MAX, Flags, HEADER_BYTES, Header, Holds, Kind, Seal};
 use zerocopy::IntoBytes;
 
-use super::fill::{Next, PAGE_BYTES_MAX, marker_words, next_page};
+use super::fill::{Next, marker_words, next_page};
 use super::state::CHANGES;
 use super::{Replica, Role};
 use crate::change::Sink;
 use crate::engine::{Rests, Shard};
 use crate::job::Job;
 use crate::table::{Fill, Table};
+
+/// Keys and rows of a page, in bytes.
+const PAGE_BYTES_MAX: usize = 256 << 10;
 
 /// What may wait to be taken, in bytes; beyond it the recording ends.
 const WAITING_BYTES_MAX: usize = 128 << 20;

@@ -11,6 +11,7 @@ use kernels::{Isa, Level};
 use learn::Optimizer;
 use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, SourceSpec};
 use serde::{Deserialize, Serialize};
+use transport::dial::UNIX_PREFIX;
 use wire::REPLICAS_MAX;
 use worker::{CodecChoice, RowLife};
 
@@ -129,7 +130,7 @@ impl Plan {
             matches!(servers, ServersWanted::Coordinated(_) | ServersWanted::Replicated { .. });
         check_cluster_flags(&args, in_cluster, started_as)?;
         let transport = args.transport.unwrap_or(TransportFlag::Auto);
-        let by_tcp = |place: &String| !place.starts_with("unix:");
+        let by_tcp = |place: &String| !place.starts_with(UNIX_PREFIX);
         let running = match &servers {
             ServersWanted::Running(places) => &places[..],
             _ => &[],

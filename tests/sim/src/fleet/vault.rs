@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use checkpoint::simulated::{Fault, Left, SimDisk, Syncs};
 use checkpoint::{
-    Broken, CheckpointNumber, ClusterId, Depth, KEEP_MIN, Options, PartEnd, PartEntry, PartPlan,
-    WriteError,
+    Broken, CheckpointNumber, ClusterId, Depth, KEEP_MIN, Options, PartEnd, PartEntry, WriteError,
 };
 use server::coordinator::{CheckpointSpec, Hands, StoreNews, StoreTask};
+use server::{part_plan, recorded_part};
 use shard::chain::{Reached, Restoring, Tape};
 use shard::{ShardSpec, chain};
 use wire::{Clock, RecordOrder, RecordedPart, ShardId};
@@ -182,18 +182,7 @@ impl Vault {
         let entry = entry.map_err(|error| error.to_string())?;
         let messages = tapes.iter().flat_map(Tape::messages);
         let tables = messages.filter_map(chain::tables_of_state).next().unwrap_or_default();
-        Ok(RecordedPart {
-            object: entry.object,
-            bytes: entry.bytes,
-            blocks: entry.blocks,
-            messages: entry.messages,
-            root: entry.root.to_string(),
-            rows: entry.rows,
-            position: entry.position,
-            tables,
-            base: reached.base,
-            seed: Some(reached.seed),
-        })
+        Ok(recorded_part(entry, tables, reached))
     }
 
     /// The numbers of checkpoints that were begun since the last time.
@@ -288,13 +277,7 @@ fn write(
     tapes: &[Tape],
     reached: Reached,
 ) -> Result<PartEntry, WriteError> {
-    let plan = PartPlan {
-        number: CheckpointNumber::new(order.number),
-        cluster: ClusterId::new(order.cluster_id),
-        shard: order.shard,
-        attempt: order.attempt,
-    };
-    let mut part = disk.store(DIRECTORY, &Options::default()).write_part(plan)?;
+    let mut part = disk.store(DIRECTORY, &Options::default()).write_part(part_plan(order))?;
     for message in tapes.iter().flat_map(Tape::messages) {
         part.append(message)?;
     }
