@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use shard::rule::{Rule, TableSpec, table_spec};
 use worker::{
-    CodecChoice, Counts, Incarnation, JobId, Join, RowLife, Servers, Session, Staleness, TableId,
-    WorkerError, WorkerId,
+    Acknowledge, CodecChoice, Counts, Incarnation, JobId, Join, RowLife, Servers, Session,
+    Staleness, TableId, WorkerError, WorkerId,
 };
 
 use crate::data::Csr;
@@ -108,6 +108,13 @@ impl Job {
     #[must_use]
     pub fn with_codec(self, codec: CodecChoice) -> Job {
         Job { codec, ..self }
+    }
+
+    /// Has the pushes of its tables, those that it has by now, acknowledged there.
+    #[must_use]
+    pub fn acknowledged_at(mut self, acknowledge: Acknowledge) -> Job {
+        self.tables.iter_mut().for_each(|table| table.acknowledge = acknowledge);
+        self
     }
 
     /// Adds a table of `dim` values a key under `rule`, in which every key gets a row and keeps it.

@@ -92,6 +92,8 @@ pub enum Mutation {
     RecordingMisses,
     /// A worker's later life does not find the pushes of those before.
     LivesForgotten,
+    /// Where the head acknowledges pushes, it acknowledges ends of clocks, too.
+    ClocksEndEarly,
 }
 
 /// What became of a message.
@@ -265,6 +267,11 @@ impl Shard {
     /// The slowest worker's clock and the furthest one's; none without a job.
     pub fn clocks(&self) -> Option<(Clock, Clock)> {
         self.job.as_ref().map(|job| (job.slowest(), job.furthest()))
+    }
+
+    /// This worker's clock; 0 of one that takes no part.
+    pub(crate) fn clock_of(&self, worker: WorkerId) -> Clock {
+        self.job.as_ref().map_or(Clock::default(), |job| job.clock_of(worker))
     }
 
     /// The keys that it is asked for most, the hottest first.

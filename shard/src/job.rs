@@ -138,6 +138,12 @@ impl Job {
         })
     }
 
+    /// This worker's clock; 0 of one that takes no part.
+    pub(crate) fn clock_of(&self, worker: WorkerId) -> Clock {
+        let member = self.members.get(worker.get() as usize);
+        member.map_or(Clock::default(), |member| member.clock)
+    }
+
     /// Whether a join was taken since the last time this was asked.
     pub(crate) fn take_newcomer(&mut self) -> bool {
         std::mem::take(&mut self.has_newcomer)

@@ -7,6 +7,7 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::acknowledge::Acknowledge;
 use crate::life::{LifeLayout, RowLife, RowLifeError};
 
 /// The longest name of a table or rule, in bytes of UTF-8.
@@ -14,6 +15,9 @@ pub const TABLE_NAME_BYTES_MAX: usize = 48;
 
 /// How many parameters a rule may have.
 pub const PARAMETERS_MAX: usize = 8;
+
+/// The largest dim and one more: it has three bytes.
+const DIM_END: u32 = 1 << 24;
 
 /// Size of a definition's body in bytes.
 pub const DEFINE_BODY_BYTES: usize = 152;
@@ -25,7 +29,7 @@ pub struct TableSpec {
     pub name: String,
     /// The rule's name, 1 to [`TABLE_NAME_BYTES_MAX`] bytes.
     pub rule: String,
-    /// Values a key, at least 1.
+    /// Values a key, at least 1 and below 2^24.
     pub dim: u32,
     /// The rule's parameters in its own order; what it does not use is zero.
     pub parameters: [f32; PARAMETERS_MAX],
@@ -33,6 +37,8 @@ pub struct TableSpec {
     pub layout: u64,
     /// When its rows begin and end.
     pub life: RowLife,
+    /// Where its pushes are acknowledged.
+    pub acknowledge: Acknowledge,
 }
 
 /// Why a table cannot be named so.
@@ -43,8 +49,11 @@ pub enum TableSpecError {
         /// Its length.
         bytes: usize,
     },
-    /// The dim is zero.
-    NoDim,
+    /// The dim is zero, or does not fit its three bytes.
+    Dim {
+        /// What it is.
+        found: u32,
+    },
     /// Rows cannot come and go so.
     Life(RowLifeError),
 }
@@ -56,7 +65,9 @@ impl fmt::Display for TableSpecError {
                 f,
                 "a name of {bytes} bytes; a table's or rule's name has 1 to {TABLE_NAME_BYTES_MAX}"
             ),
-            TableSpecError::NoDim => write!(f, "a table of dim 0; at least 1 is needed"),
+            TableSpecError::Dim { found } => {
+                write!(f, "a table of dim {found}; at least 1 is needed, and below {DIM_END}")
+            }
             TableSpecError::Life(error) => error.fmt(f),
         }
     }
@@ -71,7 +82,10 @@ struct Layout {
     rule: [u8; TABLE_NAME_BYTES_MAX],
     parameters: [f32; PARAMETERS_MAX],
     layout: u64,
-    dim: u32,
+    /// Little-endian.
+    dim: [u8; 3],
+    /// Was the last byte of `dim`, and 0, when there was no choice.
+    acknowledge: u8,
     announced: Announced,
     life: LifeLayout,
 }
@@ -102,18 +116,21 @@ impl Define {
     ///
     /// - `announced`: how this sender will write its pushes and pulls of the table. It is no part
     ///   of the table: workers may differ in it.
-    /// - Errors: a name is empty or too long, the dim is zero, or rows cannot come and go so.
+    /// - Errors: a name is empty or too long, the dim is out of range, or rows cannot come and go
+    ///   so.
     pub fn new(spec: &TableSpec, announced: Announced) -> Result<Define, TableSpecError> {
-        if spec.dim == 0 {
-            return Err(TableSpecError::NoDim);
+        if !(1..DIM_END).contains(&spec.dim) {
+            return Err(TableSpecError::Dim { found: spec.dim });
         }
+        let [low, middle, high, _] = spec.dim.to_le_bytes();
         spec.life.check().map_err(TableSpecError::Life)?;
         let layout = Layout {
             name: pad(&spec.name)?,
             rule: pad(&spec.rule)?,
             parameters: spec.parameters,
             layout: spec.layout,
-            dim: spec.dim,
+            dim: [low, middle, high],
+            acknowledge: spec.acknowledge.to_u8(),
             announced,
             life: LifeLayout::of(&spec.life),
         };
@@ -130,16 +147,19 @@ impl TableSpec {
     /// Reads a definition's body; the error names the field that is out of range.
     pub fn from_bytes(bytes: &[u8]) -> Result<(TableSpec, Announced), &'static str> {
         let layout = Layout::read_from_bytes(bytes).map_err(|_| "define")?;
-        if layout.dim == 0 {
+        let [low, middle, high] = layout.dim;
+        let dim = u32::from_le_bytes([low, middle, high, 0]);
+        if dim == 0 {
             return Err("dim");
         }
         let spec = TableSpec {
             name: unpad(&layout.name).ok_or("name")?,
             rule: unpad(&layout.rule).ok_or("rule")?,
-            dim: layout.dim,
+            dim,
             parameters: layout.parameters,
             layout: layout.layout,
             life: layout.life.read()?,
+            acknowledge: Acknowledge::from_u8(layout.acknowledge).ok_or("acknowledge")?,
         };
         Ok((spec, layout.announced))
     }

@@ -13,7 +13,7 @@ use crate::status::Status;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 
 /// The version of the wire that this build speaks.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 
 /// The oldest version whose recorded messages are read: what checkpoints hold has had the same
 /// bytes since. A change of a job's state, of pages, counts or operations makes this [`VERSION`].
@@ -173,6 +173,8 @@ impl Flags {
     /// A few keys of this shard are a good part of what is pulled from it: other replicas may be
     /// asked, too.
     pub const HOT: Flags = Flags(32);
+    /// This push is answered once the tail of its chain has it, whatever its table says.
+    pub const AT_TAIL: Flags = Flags(64);
 
     /// Both sets of bits.
     pub const fn with(self, other: Flags) -> Flags {

@@ -7,6 +7,7 @@
 //! Invariant: no function here allocates by, or indexes with, a length that it has not bounded.
 #![forbid(unsafe_code)]
 
+mod acknowledge;
 mod checkpointing;
 mod cluster_status;
 mod control;
@@ -26,6 +27,7 @@ mod rows;
 mod status;
 mod time;
 
+pub use acknowledge::Acknowledge;
 pub use checkpointing::{
     CheckpointStatus, CheckpointTaken, CheckpointUnderWay, RecordOrder, RecordedPart,
     RestoreStatus, RestoredFrom, STORE_FAILURES_SHOWN_MAX, StoreReport, StoreState,

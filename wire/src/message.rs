@@ -331,7 +331,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::define::Define;
+    use crate::acknowledge::Acknowledge;
+    use crate::define::{Define, TableSpecError};
     use crate::ids::JobId;
     use crate::join::Staleness;
     use crate::life::{Expiry, KeyAdmission, RowLife};
@@ -410,10 +411,16 @@ mod tests {
             parameters: [0.5; 8],
             layout: 77,
             life: RowLife { admission: KeyAdmission::Count(3), expiry: Expiry::Clocks(100) },
+            acknowledge: Acknowledge::Head,
         };
         let announced = Announced { push: 1, pull: 3 };
         let define = Define::new(&spec, announced).expect("the names are short");
-        assert_eq!(TableSpec::from_bytes(define.as_bytes()), Ok((spec, announced)));
+        assert_eq!(TableSpec::from_bytes(define.as_bytes()), Ok((spec.clone(), announced)));
+        let mut nowhere = *define.as_bytes();
+        nowhere[139] = 2;
+        assert_eq!(TableSpec::from_bytes(&nowhere), Err("acknowledge"));
+        let wide = Define::new(&TableSpec { dim: 1 << 24, ..spec }, announced);
+        assert_eq!(wide, Err(TableSpecError::Dim { found: 1 << 24 }));
         let join = Join { job: JobId::new(3), workers: 2, staleness: Staleness::ssp(3) };
         assert_eq!(Join::from_bytes(&join.to_bytes()), Some(join));
     }

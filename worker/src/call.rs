@@ -116,6 +116,7 @@ impl Session {
         let header = self.header(Kind::Define, table, 0, 0);
         self.call_all(header, || Body::Bytes(define.as_bytes().as_slice().into()), deadline)?;
         self.codecs.set(table, choice, spec.dim);
+        self.note_acknowledged(table, spec.acknowledge);
         Ok(())
     }
 

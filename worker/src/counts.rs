@@ -23,6 +23,8 @@ pub struct Counts {
     pub numbers_unknown: u64,
     /// Links to shards that were replaced, since the shard moved or the link broke.
     pub reconnects: u64,
+    /// Pushes that a head had answered for, and that were sent to another one.
+    pub pushes_again: u64,
     /// Pushes that a shard had no memory for when they came.
     pub busy: u64,
     /// Pairs of key and delta that were pushed, each once.

@@ -33,6 +33,7 @@ mod connect;
 mod counts;
 mod error;
 mod fits;
+mod kept;
 mod link;
 mod lives;
 mod merge;
@@ -62,6 +63,6 @@ pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
 pub use watch::{Watch, WatchError};
 pub use wire::{
-    Clock, Epoch, Expiry, Incarnation, JobId, Join, KeyAdmission, Refusal, RowLife, ScanCursor,
-    ShardId, Staleness, TableId, TableSize, TableSpec, Time, WorkerId,
+    Acknowledge, Clock, Epoch, Expiry, Incarnation, JobId, Join, KeyAdmission, Refusal, RowLife,
+    ScanCursor, ShardId, Staleness, TableId, TableSize, TableSpec, Time, WorkerId,
 };

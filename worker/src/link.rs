@@ -15,6 +15,7 @@ use wire::{Clock, Epoch, Header, Joined, Kind, Sequence, Time};
 
 use crate::codec::Dictionary;
 use crate::error::{Asked, WorkerError};
+use crate::kept::Kept;
 use crate::request::{Origin, Reliance, Request};
 
 /// The highest bit: set in the numbers of all requests but pushes.
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) epoch: Epoch,
     pub(crate) pushes: Window,
     pub(crate) others: Window,
+    /// Pushes that are answered, and that another head may lack.
+    pub(crate) kept: Kept,
     /// The numbers that the shard has learned for this worker's keys.
     pub(crate) numbers: Dictionary,
     /// How many requests the shard takes before it answers one.
@@ -69,6 +72,7 @@ impl Link {
             epoch,
             pushes: Window::new(1),
             others: Window::new(OTHERS_FIRST),
+            kept: Kept::default(),
             numbers: Dictionary::default(),
             credit: CREDIT_FIRST,
             heard_at: now,
@@ -159,8 +163,14 @@ impl Link {
         }
     }
 
-    /// Takes a new way to the same shard: everything unanswered is as if it was never sent.
-    pub(crate) fn renew(&mut self, peer: PeerId, epoch: Epoch, now: Time) {
+    /// Takes a new way to the same shard: everything unanswered, or kept, is as if it was never
+    /// sent. How many were kept.
+    pub(crate) fn renew(&mut self, peer: PeerId, epoch: Epoch, now: Time) -> usize {
+        let kept = self.kept.take_all();
+        let again = kept.len();
+        for request in kept {
+            self.pushes.put_back(Request { first_at: now, ..request });
+        }
         (self.peer, self.epoch) = (peer, epoch);
         self.lost = None;
         self.heard_at = now;
@@ -170,6 +180,7 @@ impl Link {
         self.others.unsend(epoch);
         // What has come of the numbers told before is not known.
         self.numbers.restart();
+        again
     }
 
     /// What the loss of this link is to a caller.
@@ -264,6 +275,23 @@ impl Window {
         Some(request)
     }
 
+    /// The number of the oldest that is unanswered, or of the next one.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.first
+    }
+
+    /// Takes a request in again that was taken out.
+    fn put_back(&mut self, request: Request) {
+        let number = request.header.sequence;
+        while number < self.first {
+            self.requests.push_front(None);
+            self.first -= 1;
+        }
+        let place = self.place(request.header.sequence()).filter(|&it| it < self.requests.len());
+        self.requests[place.expect("it was here")] = Some(request);
+        self.open += 1;
+    }
+
     /// The first request that was never sent; those that were cancelled are passed over.
     pub(crate) fn first_unsent(&mut self) -> Option<&mut Request> {
         while self.has_unsent() && self.find(Sequence::new(self.unsent)).is_none() {
@@ -298,6 +326,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kept::WordOf;
     use crate::request::{Body, Coding};
 
     fn request(kind: Kind) -> Request {
@@ -310,6 +339,7 @@ mod tests {
             due_at: never,
             sends: 0,
             coding: Coding::PLAIN,
+            word_of: WordOf::TAIL,
         }
     }
 

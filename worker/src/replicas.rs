@@ -19,6 +19,7 @@ use wire::{Flags, Header, Refusal, ServerId, ShardId, Status, Time, WorkerId};
 use crate::codec::KeyCodec;
 use crate::error::WorkerError;
 use crate::fits::check_fits;
+use crate::kept::WordOf;
 use crate::link::{Link, Lost};
 use crate::pull::{Arrival, MayKeep};
 use crate::request::{Body, Coding, Origin, Request};
@@ -204,7 +205,9 @@ impl Session {
             _ => Coding::new(KeyCodec::Packed), // It need not know anything from before.
         };
         let (sends, due_at) = (0, now);
-        let request = Request { header, body, origin, first_at: now, due_at, sends, coding };
+        let word_of = WordOf::TAIL;
+        let request =
+            Request { header, body, origin, first_at: now, due_at, sends, coding, word_of };
         let replica = self.behind.replicas[at].as_mut().expect("it was just chosen");
         replica.link.admit(request);
         let server = replica.server;
@@ -441,10 +444,11 @@ impl Session {
         let Request { header, body, origin, first_at, .. } = request;
         let header = Header { flags: Flags::NONE.get(), credit: 0, ..header };
         let coding = Coding::new(self.key_codec(header.table()));
-        let (sends, due_at) = (0, now);
+        let (sends, due_at, word_of) = (0, now, WordOf::TAIL);
         self.counts.pulls_handed_over += 1;
         self.behind.note_asked_of_head(shard, header.keys);
-        self.links[shard].admit(Request { header, body, origin, first_at, due_at, sends, coding });
+        let request = Request { header, body, origin, first_at, due_at, sends, coding, word_of };
+        self.links[shard].admit(request);
         self.send_unsent(shard, now);
     }
 }

@@ -15,6 +15,7 @@ use wire::{HEADER_BYTES, Header, KeyForm, Keyed, Seal, Time};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::codec::{CodedValues, KeyCodec};
+use crate::kept::WordOf;
 use crate::rows;
 use crate::split::Split;
 
@@ -35,6 +36,7 @@ pub(crate) struct Request {
     /// How often it was sent; 0 waits for credit.
     pub(crate) sends: u32,
     pub(crate) coding: Coding,
+    pub(crate) word_of: WordOf,
 }
 
 /// How a request's keys are written.

@@ -42,9 +42,10 @@ impl Sending<'_> {
             return sent;
         }
         let (peer, in_flight_max) = (link.peer, link.in_flight_max());
-        let numbers = &mut link.numbers;
-        let windows =
-            [(&mut link.pushes, usize::MAX), (&mut link.others, self.port.pulls_bytes_max)];
+        // What another head may lack goes first, and is answered first.
+        let others_bytes_max = if link.lacks_kept() { 0 } else { self.port.pulls_bytes_max };
+        let Link { numbers, kept, pushes, others, .. } = link;
+        let windows = [(pushes, usize::MAX), (others, others_bytes_max)];
         for (window, bytes_max) in windows {
             loop {
                 let (in_flight, in_flight_bytes) = (window.in_flight, window.in_flight_bytes);
@@ -53,6 +54,7 @@ impl Sending<'_> {
                 if in_flight >= in_flight_max || in_flight_bytes.saturating_add(bytes) > bytes_max {
                     return sent;
                 }
+                kept.note_first_sent(request);
                 let to = Towards { peer, shard, numbers: &mut *numbers };
                 match self.port.post(to, request) {
                     Ok(sent_bytes) => {

@@ -6,6 +6,7 @@
 //! Invariant: between two verbs every admitted request is either in flight or listed as unsent,
 //! and nothing is admitted before all of its checks have passed.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -106,6 +107,8 @@ pub struct Session {
     /// Who finds other servers for shards that are lost here, if anybody does.
     pub(crate) following: Option<Following>,
     pub(crate) behind: ReplicaLinks,
+    /// Tables whose pushes a head answers for.
+    pub(crate) tables_at_head: BTreeSet<TableId>,
     worker: WorkerId,
     incarnation: Incarnation,
     pub(crate) clock: Clock,
@@ -144,6 +147,7 @@ impl Session {
             attentive_since: now,
             following: None,
             behind: ReplicaLinks::default(),
+            tables_at_head: BTreeSet::new(),
             worker: spec.worker,
             incarnation: spec.incarnation,
             clock: Clock::new(0),
@@ -263,7 +267,7 @@ impl Session {
     }
 
     /// Adds deltas to all keys of `split`, each exactly once. The session keeps `deltas` until
-    /// every shard has answered; a buffer that nobody else holds then serves the next
+    /// every shard has answered for its tail, see [`Acknowledge`](wire::Acknowledge); a buffer that nobody else holds then serves the next
     /// [`Session::deltas_buffer`].
     ///
     /// - `deltas`: `[keys, width]` f32 in the order of the keys that were split.
@@ -362,8 +366,9 @@ impl Session {
     }
 
     /// Goes on over a new link to the same shard, after [`WorkerError::ServerLost`],
-    /// [`WorkerError::Moved`] or [`WorkerError::Silent`]: everything unanswered is sent again under
-    /// its old numbers, so that each push counts once. The old link is closed.
+    /// [`WorkerError::Moved`] or [`WorkerError::Silent`]: everything unanswered, and what only a head
+    /// has answered for, is sent again under its old numbers, so that each push counts once. The old
+    /// link is closed.
     ///
     /// - `epoch`: at which the shard is served there.
     pub fn reconnect(&mut self, shard: ShardId, peer: PeerId, epoch: Epoch) {
@@ -373,7 +378,7 @@ impl Session {
         if link.lost.is_none() {
             self.port.transport.close(old);
         }
-        link.renew(peer, epoch, now);
+        self.counts.pushes_again += link.renew(peer, epoch, now) as u64;
         self.shard_of_peer[old.index()] = None;
         self.note_peer(peer, shard);
         self.timer_at = now;
@@ -412,8 +417,8 @@ impl Session {
             }
             _ => Coding::PLAIN,
         };
-        let request =
-            Request { header, body, origin, first_at: now, due_at: now, sends: 0, coding };
+        let (first_at, due_at, sends, word_of) = (now, now, 0, self.word_of(&header));
+        let request = Request { header, body, origin, first_at, due_at, sends, coding, word_of };
         self.links[shard].admit(request);
         self.send_unsent(shard, now);
     }

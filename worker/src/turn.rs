@@ -117,6 +117,8 @@ impl Session {
     }
 
     /// Waits until at most `outstanding_max` messages of pushes are unanswered; 0 waits for all.
+    /// Whether the tail of a chain has what is answered, or its head alone, is its table's choice;
+    /// of a clock that is ended and answered, the tail has all.
     ///
     /// - Errors: [`WorkerError::TimedOut`], after which the pushes are still under way, or as
     ///   [`Session::poll`].
@@ -290,7 +292,10 @@ impl Session {
             self.counts.duplicates += 1;
         }
         let request = self.links[shard].take(header.sequence()).expect("it was just found");
-        self.complete(shard, request, slot)
+        match self.keep_or_let_go(shard, request, status) {
+            Some(request) => self.complete(shard, request, slot),
+            None => Ok(Some(slot)),
+        }
     }
 
     /// A shard does not know keys that a message left out: it is sent again with all of them.
@@ -360,16 +365,10 @@ impl Session {
                 }
                 self.call.arrive(number, slot)
             }
-            (_, Body::Deltas { deltas, split, .. }) => {
-                drop(split);
-                self.recycle_deltas(deltas);
+            (_, body) => {
+                self.recycle_body(body);
                 Some(slot)
             }
-            (_, Body::Coded { values, .. }) => {
-                self.codecs.recycle(values);
-                Some(slot)
-            }
-            _ => Some(slot),
         })
     }
 

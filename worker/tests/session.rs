@@ -12,15 +12,16 @@ use proptest::prelude::*;
 use transport::simulated::Faults;
 use transport::{Fault, Limits, Transport};
 use wire::{
-    Clock, JobId, Join, Joined, Key, Kind, Malformed, Refusal, RowLife, ScanCursor, ShardId,
-    Staleness, TableId, TableSpec, WorkerId,
+    Acknowledge, Clock, JobId, Join, Joined, Key, Kind, Malformed, Refusal, RowLife, ScanCursor,
+    ShardId, Staleness, TableId, TableSpec, WorkerId,
 };
 
 const TABLE: TableId = TableId::new(3);
 
 fn spec() -> TableSpec {
     let (name, rule) = ("weights".into(), "sgd".into());
-    TableSpec { name, rule, dim: 2, parameters: [0.0; 8], layout: 1, life: RowLife::default() }
+    let (life, acknowledge) = (RowLife::default(), Acknowledge::Tail);
+    TableSpec { name, rule, dim: 2, parameters: [0.0; 8], layout: 1, life, acknowledge }
 }
 
 fn join() -> Join {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shard::rule::{PARAMETERS_MAX, TableSpec};
-use worker::RowLife;
+use worker::{Acknowledge, RowLife};
 
 use super::ModelError;
 use super::format::{ROW_WIDTH_MAX, file_bytes};
@@ -152,15 +152,17 @@ impl TableManifest {
     ///
     /// - `row_width`: f32 a key as the shards keep it, [`ROW_WIDTH_MAX`] at most.
     pub fn of(spec: &TableSpec, row_width: u32) -> TableManifest {
-        // When rows begin and end is the job's to say, and no part of the model.
-        let TableSpec { name, rule, dim, parameters, layout, life: _ } = spec.clone();
+        // How rows are kept is the job's to say, and no part of the model.
+        let TableSpec { name, rule, dim, parameters, layout, life: _, acknowledge: _ } =
+            spec.clone();
         TableManifest { name, rule, dim, parameters, layout, row_width, rows: 0 }
     }
 
     /// The definition that makes this table again on a shard, where every row stays.
     pub fn spec(&self) -> TableSpec {
         let TableManifest { name, rule, dim, parameters, layout, .. } = self.clone();
-        TableSpec { name, rule, dim, parameters, layout, life: RowLife::default() }
+        let (life, acknowledge) = (RowLife::default(), Acknowledge::Tail);
+        TableSpec { name, rule, dim, parameters, layout, life, acknowledge }
     }
 
     fn check(&self, path: &Path) -> Result<(), ModelError> {

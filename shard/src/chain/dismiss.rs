@@ -35,6 +35,7 @@ impl<S> Replica<S> {
             let left = self.shard.change(&leave, Message::Leave, &[], &mut sink);
             debug_assert!(left.is_ok(), "it takes part: {left:?}");
         }
+        self.needed = self.position;
         self.note_reached();
         self.acknowledge_own();
     }

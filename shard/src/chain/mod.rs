@@ -5,18 +5,19 @@
 //! chain, are left to `server`; what an operation does to [`crate::Shard`].
 //!
 //! A head writes each answer at once and sends it once the tail has applied every operation that
-//! the answer shows. Where nothing is under way, it answers at once if the tail has lately
+//! the answer shows, but for those of `early`. Where nothing is under way, it answers at once if the tail has lately
 //! acknowledged something, and else waits for an operation that changes nothing. Each
 //! acknowledgement gives the head [`LEASE`] from when it sent what is acknowledged, and whoever
 //! passes one on promises not to answer as a head for a quarter longer: so a head that slept
 //! through its replacement shows nobody values that are over, and clocks need to agree on nothing
 //! but, roughly, how long a second is.
 //!
-//! Invariant: what was answered, every server that is a replica holds, but for one that was just
-//! put out of the chain. What is acknowledged upstream, this server and all behind it have
+//! Invariant: what was answered, every server that is a replica holds, but for what `early` says
+//! and one that was just put out of the chain. What is acknowledged upstream, this server and all behind it have
 //! applied.
 
 mod dismiss;
+mod early;
 mod fill;
 mod follow;
 mod link;
@@ -120,6 +121,8 @@ pub struct Replica<S> {
     position: u64,
     /// Operations that every replica has applied, as far as is known here.
     acknowledged: u64,
+    /// Of those applied here, how many the tail must have before anything is answered.
+    needed: u64,
     log: Log,
     successor: Option<Successor>,
     filling: Option<Filling>,
@@ -156,6 +159,7 @@ impl<S> Replica<S> {
             role: Role::Alone,
             position: 0,
             acknowledged: 0,
+            needed: 0,
             successor: None,
             filling: None,
             recording: None,
@@ -243,6 +247,7 @@ impl<S> Replica<S> {
             .filter(|_| self.role != Role::Out)
             .map(|(_, holds)| Successor::new(holds));
         self.log.keep_operations(self.position);
+        self.needed = self.position;
         if self.mutation == Mutation::LogDropped {
             self.log.restart(self.position + 1);
         }
@@ -260,7 +265,7 @@ impl<S> Replica<S> {
         let spec = self.spec.clone().expect("only a shard that was placed is emptied");
         self.shard = Shard::new(ShardSpec { epoch: self.shard.epoch, ..spec });
         self.shard.progress = true;
-        (self.position, self.acknowledged, self.tracked) = (0, 0, None);
+        (self.position, self.acknowledged, self.needed, self.tracked) = (0, 0, 0, None);
         self.log.restart(1);
         self.held.clear();
         self.following = follow::Following::default();
@@ -322,6 +327,7 @@ impl<S> Replica<S> {
             return Outcome::NoSlot;
         }
         let mut catching = Catching { outbox, caught: None };
+        let before = self.before(&header);
         let logs = self.logs();
         let recording = self.recording.as_mut();
         let mut sink =
@@ -329,19 +335,20 @@ impl<S> Replica<S> {
         let outcome = self.shard.handle_into(bytes, &mut catching, &mut sink);
         self.note_reached();
         self.acknowledge_own();
+        let position = self.note_done(&header, before);
         if let Some(slot) = catching.caught {
-            self.answer(now, slot, outbox);
+            self.answer(now, position, slot, outbox);
         }
         outcome
     }
 
-    /// Sends an answer now, or once the tail has all that it shows.
-    fn answer<O: Outbox<Slot = S>>(&mut self, now: Time, slot: S, outbox: &mut O) {
+    /// Sends an answer now, or once the tail has so many operations.
+    fn answer<O: Outbox<Slot = S>>(&mut self, now: Time, upto: u64, slot: S, outbox: &mut O) {
         let (needs, mutation) = (self.needs_successor(), self.mutation);
         let has_right = !needs
             || self.right_until.is_some_and(|until| now < until)
             || mutation == Mutation::PromisesBroken;
-        let is_acknowledged = self.acknowledged >= self.position;
+        let is_acknowledged = self.acknowledged >= upto;
         let is_free = self.held.is_empty() && !self.is_promised(now);
         if is_acknowledged && has_right && is_free || mutation == Mutation::AnswersNotHeld {
             // Before the right ends, so that nobody waits for it.
@@ -349,7 +356,7 @@ impl<S> Replica<S> {
             outbox.post(slot);
         } else {
             let proof = (!has_right).then_some(now);
-            self.held.push_back(Held { position: self.position, proof, slot });
+            self.held.push_back(Held { position: upto, proof, slot });
         }
     }
 

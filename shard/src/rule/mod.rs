@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use kernels::Isa;
 use kernels::hash::hash_bytes;
-use wire::RowLife;
+use wire::{Acknowledge, RowLife};
 pub use wire::{PARAMETERS_MAX, TableSpec};
 
 pub use builtin::{AdaGrad, Adam, AdamW, Ftrl, FtrlGroup, Momentum, RmsProp, Sgd, Sum};
@@ -157,7 +157,7 @@ impl fmt::Debug for Rules {
 }
 
 /// The definition of a table under `rule`, with the layout hash of this build; every key gets a row
-/// and keeps it.
+/// and keeps it, and the tail acknowledges pushes.
 ///
 /// - `dim`: values a key, at least 1.
 pub fn table_spec(name: &str, dim: u32, rule: &dyn Rule) -> TableSpec {
@@ -168,6 +168,7 @@ pub fn table_spec(name: &str, dim: u32, rule: &dyn Rule) -> TableSpec {
         parameters: rule.parameters(),
         layout: layout_hash(rule, dim),
         life: RowLife::default(),
+        acknowledge: Acknowledge::Tail,
     }
 }
 
