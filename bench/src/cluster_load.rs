@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use learn::INCARNATION;
 use shard::rule::{Sum, table_spec};
-use wire::{ServerId, Time};
+use wire::{Acknowledge, ServerId, TableSpec, Time};
 use worker::{
     ClusterSpec, Counts, JobId, Join, Reading, Session, Staleness, TableId, Then, WorkerError,
     WorkerId, connect_cluster,
@@ -23,8 +23,12 @@ use crate::error::SpecError;
 use crate::keys::KeySet;
 use crate::soak::{SoakError, SoakTally};
 use crate::spec::PushPullSpec;
+use crate::stats::LatencyLog;
 
 const TABLE: TableId = TableId::new(0);
+/// Whose pushes are timed and not compared.
+const TIMED_AT_TAIL: TableId = TableId::new(1);
+const TIMED_AT_HEAD: TableId = TableId::new(2);
 
 /// How long anything may take before the load has failed.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -157,6 +161,40 @@ impl ClusterLoad {
             acknowledged.fetch_add(self.spec.keys_per_request as u64, Ordering::Relaxed);
         }
         Ok(self.session.wait_pushes(0, deadline(&self.session))?)
+    }
+
+    /// Pushes one batch after another, each once the one before is answered, to a table that is
+    /// acknowledged there; its rows are compared with nothing. The median and the 99th percentile
+    /// of how long an answer took, in microseconds.
+    ///
+    /// # Errors
+    ///
+    /// The session cannot go on.
+    pub fn time_pushes(
+        &mut self,
+        at: Acknowledge,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<[f64; 2], SoakError> {
+        let until = deadline(&self.session);
+        let both = [(TIMED_AT_TAIL, Acknowledge::Tail), (TIMED_AT_HEAD, Acknowledge::Head)];
+        for (number, acknowledge) in both {
+            let spec = table_spec("timed", u32::from(self.spec.dim), &Sum);
+            self.session.define(number, &TableSpec { acknowledge, ..spec }, until)?;
+        }
+        let table = if at == Acknowledge::Head { TIMED_AT_HEAD } else { TIMED_AT_TAIL };
+        let (mut latencies, mut number) = (LatencyLog::new(), 0);
+        while goes_on() {
+            let split = self.session.split(&self.keys.batches[number])?;
+            let (ones, width) = (Rc::clone(&self.ones), self.spec.dim);
+            let began = Instant::now();
+            self.session.push(table, &split, ones, width, Then::More)?;
+            self.session.wait_pushes(0, deadline(&self.session))?;
+            latencies.record(began.elapsed());
+            number = (number + 1) % self.keys.batches.len();
+        }
+        self.session.tick()?;
+        self.session.wait_pushes(0, deadline(&self.session))?;
+        Ok(latencies.p50_p99_us())
     }
 
     /// Whether pulls go to replicas that are not the head, from here on.

@@ -140,6 +140,8 @@ const DIM_MAX: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use wire::Acknowledge;
+
     use super::*;
     use crate::rule::{Ftrl, Sgd, table_spec};
 
@@ -158,6 +160,9 @@ mod tests {
         assert_eq!(tables.define(first, spec), Ok(Changes::Nothing));
         let other = table_spec("weights", 1, &Ftrl { alpha: 0.3, ..FTRL });
         assert_eq!(tables.define(first, other), Err(Refusal::TableMismatch));
+        let at_head = table_spec("weights", 1, &FTRL);
+        let at_head = TableSpec { acknowledge: Acknowledge::Head, ..at_head };
+        assert_eq!(tables.define(first, at_head), Err(Refusal::TableMismatch));
     }
 
     #[test]

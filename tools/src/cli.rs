@@ -16,8 +16,8 @@ use crate::crowd::CrowdArgs;
 use crate::doctor::Need;
 use crate::elastic::ElasticArgs;
 use crate::flags::{
-    AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count, ExpiryFlag, LogFormat,
-    LogLevel, ReadFlag, TransportFlag, WorkFlag, format_parser,
+    AcknowledgeFlag, AdmissionFlag, BadRowsFlag, ByteCount, ClockBound, CodecFlag, Count,
+    ExpiryFlag, LogFormat, LogLevel, ReadFlag, TransportFlag, WorkFlag, format_parser,
 };
 use crate::hot::HotArgs;
 use crate::job_success::JobSuccessArgs;
@@ -197,11 +197,9 @@ pub(crate) struct TrainArgs {
     /// Share of the training rows that is held out where no test file is named [default: 0.1].
     #[arg(long, help_heading = "Data", value_name = "SHARE")]
     pub(crate) holdout: Option<f64>,
-
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) data: DataArgs,
-
     /// What is learned: lr, sparse logistic regression [default: lr].
     #[arg(long, help_heading = "Learning", value_parser = ["lr"])]
     pub(crate) model: Option<String>,
@@ -239,7 +237,6 @@ pub(crate) struct TrainArgs {
     /// How far workers may be apart [default: bsp].
     #[arg(long, help_heading = "Cluster", value_name = "bsp|ssp:N|asp")]
     pub(crate) clock: Option<ClockBound>,
-
     /// Which new keys get a row: all; probability:P, each by a coin in each clock; count:N, at
     /// the push that makes N of them [default: all].
     #[arg(long, help_heading = "Learning", value_name = "all|probability:P|count:N")]
@@ -248,7 +245,10 @@ pub(crate) struct TrainArgs {
     /// the table has no room for new ones and it was not pushed for longest [default: never].
     #[arg(long, help_heading = "Learning", value_name = "never|clocks:N|recent")]
     pub(crate) expiry: Option<ExpiryFlag>,
-
+    /// Whose word the answer to a push is that ends no step: of the last replica, or of the first
+    /// one alone [default: tail].
+    #[arg(long, help_heading = "Cluster", value_name = "tail|head")]
+    pub(crate) acknowledge: Option<AcknowledgeFlag>,
     /// Running servers to use.
     #[arg(long, help_heading = "Cluster", value_name = "HOST:PORT,..", value_delimiter = ',')]
     pub(crate) servers: Vec<String>,

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use learn::data::{BadRows, Format};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tracing_subscriber::filter::LevelFilter;
-use worker::{CodecChoice, Expiry, KeyAdmission, Reading, Staleness};
+use worker::{Acknowledge, CodecChoice, Expiry, KeyAdmission, Reading, Staleness};
 
 /// How what is logged is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -126,6 +126,10 @@ worded! {
     /// When rows go away.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     ExpiryFlag(Expiry);
+
+    /// Where pushes are acknowledged.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    AcknowledgeFlag(Acknowledge);
 }
 
 /// A count, which `k`, `M` or `G` behind it multiplies by a thousand, a million or a billion.
@@ -288,7 +292,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(ClockBound, BadRowsFlag, CodecFlag, AdmissionFlag, ExpiryFlag);
+as_text!(ClockBound, BadRowsFlag, CodecFlag, AdmissionFlag, ExpiryFlag, AcknowledgeFlag);
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,5 @@
-//! `gradwire bench replication`: what a second copy of each shard costs its servers.
+//! `gradwire bench replication`: what a second copy of each shard costs its servers, and how much
+//! later a push is acknowledged for it.
 //!
 //! Owns two clusters of as many processes, with and without replicas, under the same load in turns.
 
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use bench::{ClusterLoad, Spread};
 use clap::Args;
 use serde::Serialize;
+use worker::Acknowledge;
 
 use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check};
 use crate::failure::Failure;
@@ -40,6 +42,11 @@ struct ReplicationReport {
     server_cost_ratio: Spread,
     push_keys_per_s_alone: Spread,
     push_keys_per_s_replicated: Spread,
+    /// One push at a time, answered for the tail, and by the head alone.
+    push_at_tail_us_p50: Spread,
+    push_at_tail_us_p99: Spread,
+    push_at_head_us_p50: Spread,
+    push_at_head_us_p99: Spread,
     pushes: u64,
     lost: u64,
     doubled: u64,
@@ -51,6 +58,9 @@ struct Phase {
     server_ns_per_key: f64,
     keys_per_s: f64,
 }
+
+/// Of single pushes, in microseconds: the median and the 99th percentile.
+type Latency = [f64; 2];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
@@ -65,15 +75,20 @@ pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
     let phase = alone.phase();
     measure(&mut alone, &mut load_alone, phase / 4)?;
     measure(&mut replicated, &mut load_replicated, phase / 4)?;
-    let mut phases = Vec::new();
+    let (mut phases, mut latencies) = (Vec::new(), Vec::new());
     for repeat in 1..=arguments.repeats {
         complain(&format!("gradwire: repeat {repeat} of {}", arguments.repeats));
         let one = measure(&mut alone, &mut load_alone, phase)?;
         phases.push([one, measure(&mut replicated, &mut load_replicated, phase)?]);
+        let at_tail = time(&mut load_replicated, Acknowledge::Tail, phase / 4)?;
+        latencies.push([at_tail, time(&mut load_replicated, Acknowledge::Head, phase / 4)?]);
     }
     let tallies = [check(load_alone)?, check(load_replicated)?];
     let spread =
         |of: &dyn Fn(&[Phase; 2]) -> f64| Spread::of(&phases.iter().map(of).collect::<Vec<f64>>());
+    let late = |of: &dyn Fn(&[Latency; 2]) -> f64| {
+        Spread::of(&latencies.iter().map(of).collect::<Vec<f64>>())
+    };
     let report = ReplicationReport {
         commit: COMMIT,
         command: command(),
@@ -82,6 +97,10 @@ pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
         server_cost_ratio: spread(&|[one, two]| two.server_ns_per_key / one.server_ns_per_key),
         push_keys_per_s_alone: spread(&|[alone, _]| alone.keys_per_s),
         push_keys_per_s_replicated: spread(&|[_, chained]| chained.keys_per_s),
+        push_at_tail_us_p50: late(&|[tail, _]| tail[0]),
+        push_at_tail_us_p99: late(&|[tail, _]| tail[1]),
+        push_at_head_us_p50: late(&|[_, head]| head[0]),
+        push_at_head_us_p99: late(&|[_, head]| head[1]),
         pushes: tallies.iter().map(|tally| tally.pushes).sum(),
         lost: tallies.iter().map(|tally| tally.lost).sum(),
         doubled: tallies.iter().map(|tally| tally.doubled).sum(),
@@ -104,6 +123,12 @@ fn measure(rig: &mut Rig, load: &mut ClusterLoad, phase: Duration) -> Result<Pha
     Ok(Phase { server_ns_per_key, keys_per_s: keys / took.as_secs_f64() })
 }
 
+/// How long single pushes take until they are acknowledged there.
+fn time(load: &mut ClusterLoad, at: Acknowledge, phase: Duration) -> Result<Latency, Failure> {
+    let began = Instant::now();
+    load.time_pushes(at, || began.elapsed() < phase).map_err(Failure::failed)
+}
+
 impl ReplicationReport {
     fn pairs(&self) -> Vec<(String, String)> {
         let tenths = |spread: Spread| {
@@ -118,6 +143,10 @@ impl ReplicationReport {
             ("replicated over alone", ratio),
             ("keys/s alone", whole(self.push_keys_per_s_alone)),
             ("keys/s replicated", whole(self.push_keys_per_s_replicated)),
+            ("push at tail p50 us", tenths(self.push_at_tail_us_p50)),
+            ("push at tail p99 us", tenths(self.push_at_tail_us_p99)),
+            ("push at head p50 us", tenths(self.push_at_head_us_p50)),
+            ("push at head p99 us", tenths(self.push_at_head_us_p99)),
             ("pushes checked", count(self.pushes)),
             ("lost", count(self.lost)),
             ("doubled", count(self.doubled)),

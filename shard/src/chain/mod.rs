@@ -30,6 +30,8 @@ mod state;
 mod view;
 
 #[cfg(test)]
+mod early_tests;
+#[cfg(test)]
 mod read_tests;
 #[cfg(test)]
 mod record_tests;

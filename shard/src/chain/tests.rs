@@ -104,7 +104,7 @@ pub(super) struct Pair {
     pub(super) epoch: Epoch,
     pub(super) head: Replica<Letter>,
     pub(super) tail: Replica<Letter>,
-    answers: Way,
+    pub(super) answers: Way,
     pub(super) down: Way,
     up: Way,
 }

@@ -23,6 +23,7 @@ pub(crate) struct Ledger {
     acknowledged: Vec<u64>,
     /// By key: the most that any worker's pull has seen.
     seen: Vec<f32>,
+    reads_go_back: bool,
 }
 
 impl Ledger {
@@ -39,6 +40,7 @@ impl Ledger {
             by_clock: Vec::new(),
             acknowledged: vec![0; totals.len()],
             seen: vec![0.0; totals.len()],
+            reads_go_back: plan.reads_go_back(),
             totals,
         }
     }
@@ -65,6 +67,9 @@ impl Ledger {
 
     /// Notes what a pull has seen.
     pub(crate) fn see(&mut self, key: u64, found: f32) {
+        if self.reads_go_back {
+            return; // It binds nobody.
+        }
         let seen = &mut self.seen[key as usize];
         *seen = seen.max(found);
     }
@@ -86,9 +91,15 @@ impl Ledger {
         keys.for_each(|key| self.acknowledged[key as usize] += 1);
     }
 
-    /// How many pushes of a key were acknowledged so far: a pull that begins now must see them.
+    /// How many pushes of a key were acknowledged so far, and must be seen by a pull that begins
+    /// now.
     pub(crate) fn acknowledged(&self, key: u64) -> u64 {
-        self.applied(self.acknowledged[key as usize])
+        if self.reads_go_back { 0 } else { self.applied(self.acknowledged[key as usize]) }
+    }
+
+    /// Whether a worker may see less of others than it has seen before.
+    pub(crate) fn reads_go_back(&self) -> bool {
+        self.reads_go_back
     }
 
     /// What all pushes of a key so far come to: no read may show more.

@@ -423,7 +423,7 @@ impl Member {
                 return Err(Failure::Overtaken { worker, key, seen, found });
             }
             ledger.see(key, found);
-            if found < before {
+            if found < before && !ledger.reads_go_back() {
                 return Err(Failure::WentBack { worker, key, before, found });
             }
         }
@@ -453,5 +453,6 @@ pub(crate) fn guest(worker: u32, life: Incarnation) -> Guest {
 
 /// The one table of the job.
 pub(crate) fn table(plan: &Plan) -> TableSpec {
-    TableSpec { life: plan.life, ..table_spec("counts", 1, &Sum) }
+    let (life, acknowledge) = (plan.life, plan.acknowledge);
+    TableSpec { life, acknowledge, ..table_spec("counts", 1, &Sum) }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use transport::Limits;
 use transport::simulated::Faults;
 use worker::{
-    CodecChoice, Expiry, KeyAdmission, KeyCodec, RowLife, Selection, Staleness, TableCodec,
-    Timeouts, ValueCodec,
+    Acknowledge, CodecChoice, Expiry, KeyAdmission, KeyCodec, RowLife, Selection, Staleness,
+    TableCodec, Timeouts, ValueCodec,
 };
 
 use crate::random::Random;
@@ -71,6 +71,8 @@ pub struct Plan {
     /// When rows begin and end. Whichever it is, every push but those before a key's admission
     /// must come out exactly, and no row is old enough to go.
     pub life: RowLife,
+    /// Where pushes are acknowledged.
+    pub acknowledge: Acknowledge,
     /// Servers in chains, and what befalls them; none where each shard is alone on its host.
     pub chains: Option<ChainPlan>,
     /// Sessions that read, time and again, and take part in no clock; only with chains.
@@ -147,6 +149,7 @@ impl Plan {
             faults: Faults::from_seed(seed),
             codec: codec(&mut random),
             life: life(&mut random),
+            acknowledge: Acknowledge::Tail,
             chains: None,
             readers: 0,
         }
@@ -233,6 +236,19 @@ impl Plan {
         });
         let clocks = 200;
         Plan { chains, clocks, counters: 40, staleness: Staleness::BSP, ..storm }
+    }
+
+    /// The same with pushes that heads acknowledge.
+    pub fn at_head(self) -> Plan {
+        Plan { acknowledge: Acknowledge::Head, ..self }
+    }
+
+    /// Whether a read may show less than was acknowledged, or than another one has shown: a head
+    /// may be gone before its successor has what it had acknowledged, and the worker of that has to
+    /// send it again.
+    pub(crate) fn reads_go_back(&self) -> bool {
+        let loses_heads = self.chains.is_some_and(|chains| chains.events > 0);
+        self.acknowledge == Acknowledge::Head && loses_heads
     }
 
     /// Whether each pull names all keys. A step's pushes then follow an answer of each shard, so

@@ -275,6 +275,7 @@ fn report(run: &Run<'_>) -> Report {
         let counts = member.counts();
         report.sessions.resends += counts.resends;
         report.sessions.duplicates += counts.duplicates;
+        report.sessions.pushes_again += counts.pushes_again;
         report.sessions.answers_late += counts.answers_late;
         report.sessions.damaged += counts.damaged;
         report.sessions.lists_unknown += counts.lists_unknown;

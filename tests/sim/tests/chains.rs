@@ -7,13 +7,16 @@
 use std::time::Duration;
 
 use kernels::Isa;
-use sim::{Defect, Plan, Report, Setup, run_plan};
+use sim::{ChainPlan, Defect, Plan, Report, Setup, run_plan};
 
 /// Seeds of the long test.
 const SEEDS: u64 = 1000;
 
 /// Seeds of the test in which servers die, and nothing else goes wrong.
 const DEATHS_SEEDS: u64 = 200;
+
+/// Seeds of the tests in which heads acknowledge pushes.
+const AT_HEAD_SEEDS: u64 = 150;
 
 fn setup(seed: u64) -> Setup {
     Setup { seed, isa: Isa::detect(), defect: Defect::None }
@@ -63,6 +66,32 @@ fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whoever_dies() {
     println!("{SEEDS} seeds: {counts:?}");
     for (what, count) in counts {
         assert!(count > 0, "no {what} in any run: the runs prove less than they say");
+    }
+}
+
+/// Every push counts once in the end, though heads that had acknowledged some are gone before others
+/// had them; what workers wait for each other for they see; and replicas agree.
+#[test]
+fn what_a_head_alone_has_acknowledged_is_not_lost_while_its_worker_lives_nor_doubled() {
+    let mut again = 0;
+    for seed in 0..AT_HEAD_SEEDS {
+        for plan in [Plan::chained_from_seed(seed), Plan::storm_from_seed(seed)] {
+            let plan = Plan { pushes_max: plan.pushes_max.max(4), ..plan.at_head() };
+            again += must_pass(seed, &plan).sessions.pushes_again;
+        }
+    }
+    println!("{again} pushes that were acknowledged went to another head again");
+    assert!(again > 0, "no head took anything along: this proves nothing");
+}
+
+/// Then a read also shows what was acknowledged to anybody before, and what anybody has seen.
+#[test]
+fn while_no_server_dies_nothing_that_a_head_has_acknowledged_is_missed_by_any_read() {
+    for seed in 0..AT_HEAD_SEEDS {
+        let plan = Plan::storm_from_seed(seed);
+        let chains = plan.chains.map(|chains| ChainPlan { events: 0, ..chains });
+        let report = must_pass(seed, &Plan { chains, pushes_max: 4, ..plan.at_head() });
+        assert_eq!(report.servers.failovers, 0, "seed {seed}");
     }
 }
 

@@ -131,6 +131,13 @@ fn a_tick_that_counts_twice_is_found() {
 }
 
 #[test]
+fn ends_of_clocks_that_a_head_acknowledges_alone_are_found() {
+    let at_head = |seed| Plan { pushes_max: 4, ..storm(seed).at_head() };
+    let failure = first_failure(Defect::Shard(Mutation::ClocksEndEarly), at_head);
+    assert!(is_wrong_replica(&failure) || is_stuck(&failure), "{failure}");
+}
+
+#[test]
 fn a_replaced_head_that_goes_on_answering_is_found() {
     let failure = first_failure(Defect::Shard(Mutation::HeadsForever), storm);
     let is_fenced = matches!(failure, Failure::FencedAnswered { .. });

@@ -13,7 +13,7 @@ use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, Sourc
 use serde::{Deserialize, Serialize};
 use transport::dial::UNIX_PREFIX;
 use wire::REPLICAS_MAX;
-use worker::{CodecChoice, RowLife};
+use worker::{Acknowledge, CodecChoice, RowLife};
 
 use crate::cli::{DataArgs, TrainArgs};
 use crate::cluster::CLUSTER;
@@ -55,6 +55,7 @@ pub(crate) struct Plan {
     pub(crate) rdma: RdmaArgs,
     pub(crate) codec: CodecFlag,
     pub(crate) life: RowLife,
+    pub(crate) acknowledge: Acknowledge,
     /// What the table may take on each server that is started.
     pub(crate) table_mib: Option<u64>,
     pub(crate) isa: Isa,
@@ -170,6 +171,7 @@ impl Plan {
                 admission: args.admission.unwrap_or_default().0,
                 expiry: args.expiry.unwrap_or_default().0,
             },
+            acknowledge: args.acknowledge.unwrap_or_default().0,
             table_mib: args.table_mib,
             isa: isa(args.isa.as_deref())?,
             save: args.save,
@@ -405,6 +407,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         clock: line.clock.or(file.clock),
         admission: line.admission.or(file.admission),
         expiry: line.expiry.or(file.expiry),
+        acknowledge: line.acknowledge.or(file.acknowledge),
         servers: if line.servers_local.is_some() || !line.coordinator.is_empty() {
             line.servers
         } else {
@@ -483,8 +486,10 @@ mod tests {
 
     #[test]
     fn rows_come_and_go_as_the_file_says() {
-        let text = "train = ['a.vw']\nadmission = 'count:3'\nexpiry = 'clocks:100'\n";
+        let text = "train = ['a.vw']\nadmission = 'count:3'\nexpiry = 'clocks:100'\n\
+                    acknowledge = 'head'\n";
         let plan = config(text, TrainArgs::default()).expect("a right file");
+        assert_eq!(plan.acknowledge, Acknowledge::Head);
         let life = RowLife { admission: KeyAdmission::Count(3), expiry: Expiry::Clocks(100) };
         assert_eq!(plan.life, life);
         let error = config("expiry = 'soon'\n", TrainArgs::default()).expect_err("no such expiry");

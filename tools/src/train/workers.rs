@@ -23,7 +23,7 @@ use super::board::Board;
 use super::cluster::{Cluster, Contact};
 use super::plan::Plan;
 use crate::failure::Failure;
-use crate::flags::{AdmissionFlag, CodecFlag, ExpiryFlag};
+use crate::flags::{AcknowledgeFlag, AdmissionFlag, CodecFlag, ExpiryFlag};
 use crate::signals::Stop;
 
 /// How often a worker reports.
@@ -50,6 +50,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) codec: CodecFlag,
     pub(crate) admission: AdmissionFlag,
     pub(crate) expiry: ExpiryFlag,
+    pub(crate) acknowledge: AcknowledgeFlag,
     /// Which of its lives this is, from 1.
     pub(crate) life: u32,
     /// Where it keeps its steps for a later one.
@@ -178,6 +179,7 @@ impl WorkerPlan {
             codec: plan.codec,
             admission: AdmissionFlag(plan.life.admission),
             expiry: ExpiryFlag(plan.life.expiry),
+            acknowledge: AcknowledgeFlag(plan.acknowledge),
             life: INCARNATION.get(),
             journal: None,
             takes_over: None,
@@ -196,7 +198,7 @@ impl WorkerPlan {
         let id = JobId::new(self.job);
         let life = RowLife { admission: self.admission.0, expiry: self.expiry.0 };
         let (job, weights) = regression(id, self.workers, staleness, &self.optimizer, life);
-        (job.with_codec(self.codec.0), weights)
+        (job.with_codec(self.codec.0).acknowledged_at(self.acknowledge.0), weights)
     }
 }
 

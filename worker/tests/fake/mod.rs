@@ -42,6 +42,8 @@ pub(crate) struct FakeShard {
     /// Whether it has no turns, like a process that is stopped.
     pub(crate) stopped: bool,
     pub(crate) kinds: Vec<Kind>,
+    /// Pushes that asked for the tail's word.
+    pub(crate) at_tail: usize,
     /// Epochs of its requests, each change of them.
     pub(crate) epochs_seen: Vec<u64>,
     /// The clock of a worker that is not there; pulls beyond it wait.
@@ -69,6 +71,7 @@ impl FakeShard {
             waits_for_ticks: false,
             stopped: false,
             kinds: Vec::new(),
+            at_tail: 0,
             epochs_seen: Vec::new(),
             slowest: u64::MAX,
             applied: HashSet::new(),
@@ -113,6 +116,7 @@ impl FakeShard {
         }
         match message {
             Message::Push(keyed) => {
+                self.at_tail += usize::from(header.flags().has(Flags::AT_TAIL));
                 let name = (header.worker, header.incarnation, header.sequence);
                 let status = match self.applied.insert(name) {
                     true => Status::Done,

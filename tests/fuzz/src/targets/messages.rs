@@ -9,10 +9,10 @@ use kernels::codec::{
 use kernels::crc32c::crc32c;
 use shard::rule::{Adam, Sum, table_spec};
 use wire::{
-    Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header, Incarnation,
-    JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LANE_BODY_BYTES, LaneFabric, LaneMessage,
-    LaneOffer, LaneRail, LaneRails, ListHead, NumbersHead, PART_BYTES, RowLife, ScanCursor, Seal,
-    Staleness, TableSpec, WorkerId,
+    Acknowledge, Announced, Carried, Define, Encoding, Epoch, Expiry, Flags, HEADER_BYTES, Header,
+    Incarnation, JobId, Join, KeyAdmission, KeyForm, Keyed, Kind, LANE_BODY_BYTES, LaneFabric,
+    LaneMessage, LaneOffer, LaneRail, LaneRails, ListHead, NumbersHead, PART_BYTES, RowLife,
+    ScanCursor, Seal, Staleness, TableSpec, WorkerId,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -68,6 +68,7 @@ pub(super) fn tables() -> [TableSpec; 4] {
         },
         TableSpec {
             life: life(KeyAdmission::Probability(0.5), Expiry::Recent),
+            acknowledge: Acknowledge::Head,
             ..table_spec("recent", 1, &Sum)
         },
     ]
