@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use fake::Rig;
 use gradwire_worker::Then;
+use transport::simulated::Faults;
 use wire::{Acknowledge, Kind, RowLife, TableId, TableSpec};
 
 const TABLE: TableId = TableId::new(0);
@@ -96,4 +97,32 @@ fn who_pushes_on_without_a_tick_keeps_a_bounded_number() {
     fail_over(&mut rig);
     let again = rig.session.counts().pushes_again;
     assert!((1..=32).contains(&again), "{again} were kept");
+}
+
+#[test]
+fn a_pull_waits_for_what_is_sent_again_though_that_gets_lost_on_its_way() {
+    let mut rig = rig();
+    push(&mut rig, 7, Then::More);
+    fail_over(&mut rig);
+    rig.world.set_faults(Faults { loss_per_mille: 1000, ..Faults::NONE });
+    rig.session.poll().expect("all is well");
+    rig.world.set_faults(Faults::NONE);
+    let split = rig.session.split(&[7]).expect("sorted");
+    let ticket = rig.session.pull(TABLE, &split, 1).expect("there is room");
+    let values = rig.session.wait_pull(ticket, rig.after_s(10)).expect("the shard answers");
+    assert_eq!(values.as_slice(), [1.0]);
+    assert_eq!(rig.session.counts().resends, 1, "nothing was lost: this proves nothing");
+    rig.session.recycle(values);
+}
+
+#[test]
+fn the_tails_word_for_what_was_sent_before_an_answer_lets_nothing_go() {
+    let mut rig = rig();
+    let split = rig.session.split(&[7]).expect("sorted");
+    rig.session.push(TABLE, &split, Rc::new(vec![1.0]), 1, Then::More).expect("there is room");
+    // A head may have had the tick first: then the tail may have that and lack the push.
+    rig.session.tick().expect("there is room");
+    rig.session.wait_pushes(0, rig.after_s(1)).expect("the shard answers");
+    fail_over(&mut rig);
+    assert_eq!(rig.session.counts().pushes_again, 1);
 }
