@@ -267,8 +267,8 @@ impl Session {
     }
 
     /// Adds deltas to all keys of `split`, each exactly once. The session keeps `deltas` until
-    /// every shard has answered for its tail, see [`Acknowledge`](wire::Acknowledge); a buffer that nobody else holds then serves the next
-    /// [`Session::deltas_buffer`].
+    /// every shard has answered for its tail, see [`Acknowledge`](wire::Acknowledge); a buffer that
+    /// nobody else holds then serves the next [`Session::deltas_buffer`].
     ///
     /// - `deltas`: `[keys, width]` f32 in the order of the keys that were split.
     /// - Errors: [`WorkerError::WidthTooLarge`], [`WorkerError::TooMany`] (wait for pushes, then
@@ -366,9 +366,9 @@ impl Session {
     }
 
     /// Goes on over a new link to the same shard, after [`WorkerError::ServerLost`],
-    /// [`WorkerError::Moved`] or [`WorkerError::Silent`]: everything unanswered, and what only a head
-    /// has answered for, is sent again under its old numbers, so that each push counts once. The old
-    /// link is closed.
+    /// [`WorkerError::Moved`] or [`WorkerError::Silent`]: everything unanswered, and what only a
+    /// head has answered for, is sent again under its old numbers, so that each push counts once.
+    /// The old link is closed.
     ///
     /// - `epoch`: at which the shard is served there.
     pub fn reconnect(&mut self, shard: ShardId, peer: PeerId, epoch: Epoch) {

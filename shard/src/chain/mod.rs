@@ -5,16 +5,16 @@
 //! chain, are left to `server`; what an operation does to [`crate::Shard`].
 //!
 //! A head writes each answer at once and sends it once the tail has applied every operation that
-//! the answer shows, but for those of `early`. Where nothing is under way, it answers at once if the tail has lately
-//! acknowledged something, and else waits for an operation that changes nothing. Each
-//! acknowledgement gives the head [`LEASE`] from when it sent what is acknowledged, and whoever
-//! passes one on promises not to answer as a head for a quarter longer: so a head that slept
-//! through its replacement shows nobody values that are over, and clocks need to agree on nothing
-//! but, roughly, how long a second is.
+//! the answer shows, but for those of `early`. Where nothing is under way, it answers at once if
+//! the tail has lately acknowledged something, and else waits for an operation that changes
+//! nothing. Each acknowledgement gives the head [`LEASE`] from when it sent what is acknowledged,
+//! and whoever passes one on promises not to answer as a head for a quarter longer: so a head that
+//! slept through its replacement shows nobody values that are over, and clocks need to agree on
+//! nothing but, roughly, how long a second is.
 //!
 //! Invariant: what was answered, every server that is a replica holds, but for what `early` says
-//! and one that was just put out of the chain. What is acknowledged upstream, this server and all behind it have
-//! applied.
+//! and one that was just put out of the chain. What is acknowledged upstream, this server and all
+//! behind it have applied.
 
 mod dismiss;
 mod early;

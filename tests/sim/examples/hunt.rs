@@ -1,6 +1,6 @@
 //! Runs many seeds and prints those that fail:
-//! `hunt FIRST COUNT [chains|storm|checkpoints|deaths|head]`. `chains`: plans with servers in chains,
-//! and all that may befall them; `storm`: much befalls servers, and nothing the network;
+//! `hunt FIRST COUNT [chains|storm|checkpoints|deaths|head]`. `chains`: plans with servers in
+//! chains, and all that may befall them; `storm`: much befalls servers, and nothing the network;
 //! `checkpoints`: the same with checkpoints all the time; `deaths`: servers die, and nothing else
 //! goes wrong, which shows how long reads wait for it; `head`: a storm over a table whose pushes
 //! heads acknowledge.

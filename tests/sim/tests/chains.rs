@@ -16,7 +16,7 @@ const SEEDS: u64 = 1000;
 const DEATHS_SEEDS: u64 = 200;
 
 /// Seeds of the tests in which heads acknowledge pushes.
-const AT_HEAD_SEEDS: u64 = 150;
+const AT_HEAD_SEEDS: u64 = 100;
 
 fn setup(seed: u64) -> Setup {
     Setup { seed, isa: Isa::detect(), defect: Defect::None }
@@ -69,8 +69,8 @@ fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whoever_dies() {
     }
 }
 
-/// Every push counts once in the end, though heads that had acknowledged some are gone before others
-/// had them; what workers wait for each other for they see; and replicas agree.
+/// Every push counts once in the end, though heads that had acknowledged some are gone before
+/// others had them; what workers wait for each other for they see; and replicas agree.
 #[test]
 fn what_a_head_alone_has_acknowledged_is_not_lost_while_its_worker_lives_nor_doubled() {
     let mut again = 0;
