@@ -32,7 +32,7 @@ pub use error::{Broken, RetainError, StoreError, WriteError};
 pub use layout::CheckpointNumber;
 pub use manifest::{Cluster, ClusterId, Content, FORMAT, LINE_MAX, Manifest, PartEntry, TableNote};
 pub use part_reader::PartReader;
-pub use part_writer::{PartEnd, PartPlan, PartWriter};
+pub use part_writer::{PartEnd, PartPlan, PartWriter, yield_to_others};
 pub use retain::{KEEP_MIN, Removed};
 pub use store::{Listed, State, Store};
 pub use sum::Sum;

@@ -88,7 +88,10 @@ impl PartWriter {
         }
         let thread = thread::Builder::new().name(format!("checkpoint-{}", plan.shard.get()));
         // A result that comes too late has no reader.
-        let work = move || drop(done.send(write_part(sink, &head, &steps, &spare)));
+        let work = move || {
+            yield_to_others();
+            drop(done.send(write_part(sink, &head, &steps, &spare)));
+        };
         thread.spawn(work).map_err(|error| StoreError::Failed {
             object: object.clone(),
             doing: "start a thread",
@@ -203,6 +206,14 @@ impl PartWriter {
     fn ended(&self) -> WriteError {
         WriteError::Ended { object: self.object.clone() }
     }
+}
+
+/// Has the scheduler give this thread what others leave: a checkpoint has time, and who waits for a
+/// shard's core has not. Where that is refused, it goes on as it is.
+pub fn yield_to_others() {
+    const NICE: i32 = 10;
+    // For the kernel, a thread is a process of its own here.
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 enum Step {

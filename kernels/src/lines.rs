@@ -231,16 +231,22 @@ pub struct Inserted {
     pub moves: usize,
 }
 
-/// Hears of entries that go from one line to another.
+/// Hears of entries that go from one line to another, and of lines before they change.
 pub trait Moves {
     /// The entry of this key has left a line for another.
     fn moved(&mut self, key: u64, from: usize, to: usize);
+
+    /// Entries of this line are about to be put in, moved or taken out; it still holds what it did.
+    fn changes(&mut self, line: usize, held: &Line);
 }
 
 /// Nobody hears of them.
 impl Moves for () {
     #[inline(always)]
     fn moved(&mut self, _key: u64, _from: usize, _to: usize) {}
+
+    #[inline(always)]
+    fn changes(&mut self, _line: usize, _held: &Line) {}
 }
 
 /// The keys of a line, each with the first word of its payload within the line.
@@ -289,6 +295,7 @@ pub fn insert(
     let (mut walk, mut moves) = (0, 0);
     loop {
         if let Some(at) = homes.iter().find_map(|&line| free_lane(lines, layout, line)) {
+            watch.changes(at.line, &lines[at.line]);
             let place = write(lines, layout, at, key, payload);
             return Some(Inserted { place, moves });
         }
@@ -334,6 +341,7 @@ pub fn remove(
     };
     let mut homes = shape.homes(key).into_iter();
     let at = homes.find_map(|line| lane_of(line).map(|lane| At { line, lane }))?;
+    watch.changes(at.line, &lines[at.line]);
     let taken = payload(layout, &lines[at.line], layout.payload(at.lane));
     lines[at.line][at.lane] = 0;
     Some(taken)
@@ -355,6 +363,7 @@ pub fn move_line(
     if layout.is_alone() {
         return alone::move_line(lines, layout, shape, line, lost, watch);
     }
+    watch.changes(line, &lines[line]);
     let taken = std::mem::replace(&mut lines[line], EMPTY_LINE);
     for (key, first) in entries(layout, &taken) {
         let payload = payload(layout, &taken, first);
@@ -387,6 +396,8 @@ pub fn settle(
             continue;
         }
         if let Some(free) = free_lane(lines, layout, first) {
+            watch.changes(first, &lines[first]);
+            watch.changes(line, &lines[line]);
             let payload = payload(layout, &lines[line], layout.payload(lane));
             write(lines, layout, free, held.wrapping_sub(1), &payload);
             lines[line][lane] = 0;
@@ -457,6 +468,8 @@ fn shift(
         if from == free || shape.other_home(key, from.line) != free.line {
             return moved;
         }
+        watch.changes(free.line, &lines[free.line]);
+        watch.changes(from.line, &lines[from.line]);
         let payload = payload(layout, &lines[from.line], layout.payload(from.lane));
         write(lines, layout, free, key, &payload);
         lines[from.line][from.lane] = 0;

@@ -17,7 +17,7 @@ use transport::shm::Shm;
 use transport::tcp;
 use transport::{Link, Transport, Waker};
 use wire::{
-    Epoch, Flags, Header, Holds, Placement, Refusal, ServerId, ServerWork, ShardId, WorkerId,
+    Clock, Epoch, Flags, Header, Holds, Placement, Refusal, ServerId, ServerWork, ShardId, WorkerId,
 };
 
 use crate::budget::Budget;
@@ -89,6 +89,10 @@ pub(crate) enum Command {
     Fence(ShardId, Epoch),
     /// A shard is to be recorded.
     Record(ShardId, Tap),
+    /// A recording of this checkpoint is to say again what its shard has come to.
+    TellReached(ShardId, u64),
+    /// The recording of this checkpoint is cut at this clock; none: where the shard is.
+    CutRecording(ShardId, u64, Option<Clock>),
     /// The recording of this checkpoint is over.
     EndRecording(ShardId, u64),
     /// A shard was restored.
@@ -421,6 +425,10 @@ impl Running {
             }
             Command::Fence(shard, epoch) => return self.core.fence(shard, epoch),
             Command::Record(shard, tap) => return self.core.begin_recording(shard, tap),
+            Command::TellReached(shard, number) => return self.core.tell_reached(shard, number),
+            Command::CutRecording(shard, number, cut) => {
+                return self.core.cut_recording(shard, number, cut);
+            }
             Command::EndRecording(shard, number) => {
                 return self.core.end_recording(shard, number);
             }

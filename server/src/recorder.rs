@@ -41,10 +41,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How often the coordinator hears how far a recording is.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
-/// Where a recording is to end.
+/// Which moment of its shard a recording has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Where the slowest clock becomes this one; none: where it is.
+    /// Where the slowest clock becomes this one; none: where it is then.
     At(Option<Clock>),
     /// It is of no use.
     Never,
@@ -105,6 +105,7 @@ impl Recorder {
 
 impl Job {
     fn run(&self, cut: &Mutex<Option<Cut>>) {
+        checkpoint::yield_to_others();
         let RecordOrder { number, shard, .. } = self.order;
         let state = match self.record(cut) {
             Ok(part) => StoreState::Recorded(part),
@@ -146,14 +147,16 @@ impl Job {
         // Without room, the tap is dropped, and the recording ends.
         let _ = self.core().tell(Command::Record(order.shard, tap));
         let mut way = Way { inbox, spares, end };
-        let mut progress = Progress::new();
-        loop {
+        let (mut progress, mut told) = (Progress::new(), None);
+        while !progress.reached.is_whole {
             let asked = *cut.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked == Some(Cut::Never) {
-                return Err(Lost::Unwanted);
-            }
-            if progress.is_enough(asked) {
-                break;
+            match asked {
+                Some(Cut::Never) => return Err(Lost::Unwanted),
+                Some(Cut::At(clock)) if told != asked => {
+                    let tells = Command::CutRecording(order.shard, number, clock);
+                    told = self.core().tell(tells).ok().and(asked);
+                }
+                Some(Cut::At(_)) | None => {}
             }
             if Instant::now() >= until {
                 return Err(Lost::Deadline(limit));
@@ -196,7 +199,7 @@ impl Way {
         }
         let (bytes, count) = (tape.bytes(), tape.count());
         progress.bytes += bytes as u64;
-        progress.reached = tape.reached;
+        (progress.reached, progress.is_asked) = (tape.reached, count == 0);
         let spare = if bytes < BLOCK_BYTES_MIN {
             tape.messages().try_for_each(|it| part.append(it)).map_err(Lost::Write)?;
             tape.into_words()
@@ -215,24 +218,18 @@ struct Progress {
     bytes: u64,
     /// Names of tables and of their rules.
     tables: Vec<(String, String)>,
+    /// Whether the shard's core has said what the shard has come to, and the coordinator not heard.
+    is_asked: bool,
+    /// The clock that it was told last.
+    told: Option<Clock>,
     told_at: Instant,
-    told_marked: bool,
 }
 
 impl Progress {
     fn new() -> Progress {
         let (reached, tables) = (Reached::default(), Vec::new());
-        Progress { reached, bytes: 0, tables, told_at: Instant::now(), told_marked: false }
-    }
-
-    /// Whether what there is may be cut so.
-    fn is_enough(&self, asked: Option<Cut>) -> bool {
-        self.reached.is_marked
-            && match asked {
-                Some(Cut::At(None)) => true,
-                Some(Cut::At(Some(clock))) => self.reached.clock >= clock,
-                Some(Cut::Never) | None => false,
-            }
+        let (bytes, is_asked, told, told_at) = (0, false, None, Instant::now());
+        Progress { reached, bytes, tables, is_asked, told, told_at }
     }
 
     fn note(&mut self, message: &[u8]) {
@@ -243,16 +240,13 @@ impl Progress {
 
     /// What the coordinator should hear now.
     fn news(&mut self) -> Option<StoreState> {
-        let (bytes, clock) = (self.bytes, self.reached.clock);
-        if self.reached.is_marked && !self.told_marked {
-            self.told_marked = true;
-            return Some(StoreState::Marked { clock, bytes });
-        }
-        if self.told_marked || self.told_at.elapsed() < TELL_EVERY {
+        if std::mem::take(&mut self.is_asked) {
+            self.told = Some(self.reached.clock);
+        } else if self.bytes == 0 || self.told_at.elapsed() < TELL_EVERY {
             return None;
         }
         self.told_at = Instant::now();
-        Some(StoreState::Recording { bytes })
+        self.told.map(|clock| StoreState::Marked { clock, bytes: self.bytes })
     }
 }
 

@@ -2,18 +2,28 @@
 //!
 //! Owns the pace. What is recorded is left to `shard::chain`, writing it to `recorder`.
 //!
-//! Invariant: a turn adds one page at most, of 256 KiB, whatever the store does; no tape is waited
-//! for.
+//! What changes beside a recording is copied before, and waits to be passed on. The pace is that of
+//! all tapes, until more of them wait than is good for the memory.
+//!
+//! Invariant: a turn looks at as much of a table as some 0.1 ms allow, and no tape is waited for.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use shard::chain::{Purpose, Tape};
-use wire::{ShardId, Time};
+use shard::chain::{Purpose, Replica, TAPE_BYTES, Tape};
+use wire::{Clock, ShardId, Time};
 
+use crate::chains::Hosted;
 use crate::turn::Core;
 use crate::view::Turns;
+
+/// Tapes of a core that wait for their pace, in bytes: what is more is passed on at once.
+const PACED_BYTES_MAX: usize = 256 << 20;
+
+/// Memory of tapes that a core keeps for further ones, and for the next checkpoint, in bytes: new
+/// memory has to be zeroed first, in the middle of a turn.
+const SPARE_BYTES_MAX: usize = PACED_BYTES_MAX;
 
 /// Time of the rate that may be made up for after a pause.
 const BURST: Duration = Duration::from_millis(20);
@@ -37,12 +47,15 @@ pub struct Tap {
 /// What a core knows of its recordings together.
 #[derive(Debug, Default)]
 pub(crate) struct Recordings {
-    /// Which of the core's shards adds a page next.
+    /// Which of the core's shards adds a page, and passes tapes on, next.
     next: usize,
-    /// Bytes of pages that were added beyond the rate are paid for by then.
+    /// Bytes that were passed on beyond the rate are paid for by then.
     paid_at: Time,
-    /// Whether a page waits for that.
+    /// Whether a tape waits for that.
     waits: bool,
+    /// Memory for further tapes.
+    spare: Vec<Vec<u64>>,
+    spare_bytes: usize,
     /// What they took of turns.
     pub(crate) took: Turns,
 }
@@ -65,14 +78,34 @@ impl Core {
         }
     }
 
+    /// Has the recording of a shard for this checkpoint say again what the shard has come to.
+    pub fn tell_reached(&mut self, shard: ShardId, number: u64) {
+        if let Some(hosted) = self.recorded(shard, number) {
+            hosted.replica.tell_reached();
+        }
+    }
+
+    /// Cuts the recording of a shard for this checkpoint, where its slowest clock becomes this one;
+    /// none: where it is.
+    pub fn cut_recording(&mut self, shard: ShardId, number: u64, cut: Option<Clock>) {
+        if let Some(hosted) = self.recorded(shard, number) {
+            hosted.replica.cut_recording(cut);
+        }
+    }
+
     /// Ends the recording of a shard for this checkpoint.
     pub fn end_recording(&mut self, shard: ShardId, number: u64) {
-        let is_it = |tap: &Tap| tap.purpose.number == number;
-        let hosted = self.hosted.iter_mut().find(|hosted| hosted.number == shard);
-        if let Some(hosted) = hosted.filter(|hosted| hosted.tap.as_ref().is_some_and(is_it)) {
+        if let Some(hosted) = self.recorded(shard, number) {
             hosted.replica.end_recording();
             hosted.tap = None;
         }
+    }
+
+    /// A shard that is recorded for this checkpoint.
+    fn recorded(&mut self, shard: ShardId, number: u64) -> Option<&mut Hosted> {
+        let is_it = |tap: &Tap| tap.purpose.number == number;
+        let hosted = self.hosted.iter_mut().find(|hosted| hosted.number == shard);
+        hosted.filter(|hosted| hosted.tap.as_ref().is_some_and(is_it))
     }
 
     /// Adds a page to one recording, and passes on what all have. Whether there is more to do at
@@ -82,63 +115,91 @@ impl Core {
             return false;
         }
         let begun = self.transport.now();
-        let more = self.add_page();
-        for hosted in &mut self.hosted {
-            let Some(tap) = &hosted.tap else { continue };
-            while let Ok(tape) = tap.spare.try_recv() {
-                hosted.replica.reuse_tape(tape);
+        self.recordings.waits = false;
+        let count = self.hosted.len();
+        let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
+        let is_paced = waiting <= PACED_BYTES_MAX;
+        let (first, mut added) = (self.recordings.next, None);
+        for at in (0..count).map(|at| (first + at) % count) {
+            let Hosted { replica, tap, .. } = &mut self.hosted[at];
+            self.recordings.give(replica);
+            replica.record_copies();
+            if added.is_none() && tap.is_some() && replica.wants_page() {
+                replica.record_page();
+                added = Some(at);
             }
-            let is_over = loop {
-                let tape = match hosted.replica.take_tape() {
-                    Ok(Some(tape)) => tape,
-                    Ok(None) => break false,
-                    Err(end) => {
-                        let _ = tap.end.set(end.to_string());
-                        break true;
-                    }
-                };
-                match tap.tapes.try_send(tape) {
-                    Ok(()) => {}
-                    Err(TrySendError::Full(tape)) => {
-                        hosted.replica.untake_tape(tape);
-                        break false;
-                    }
-                    Err(TrySendError::Disconnected(_)) => break true,
-                }
-            };
-            if is_over {
-                hosted.replica.end_recording();
-                hosted.tap = None;
-            }
+            self.pass_tapes(at, begun, is_paced);
         }
+        self.recordings.next = added.map_or(0, |at| at + 1);
         self.recordings.took.note(self.transport.now() - begun);
-        more
+        added.is_some()
     }
 
-    /// When a page may be added that waits for its rate.
-    pub(crate) fn page_due(&self) -> Option<Time> {
+    /// When a tape may be passed on that waits for its rate.
+    pub(crate) fn tape_due(&self) -> Option<Time> {
         self.recordings.waits.then_some(self.recordings.paid_at)
     }
 
-    /// Adds a page, of the shards in turns. Whether there are more that may be added at once.
-    fn add_page(&mut self) -> bool {
-        let now = self.transport.now();
-        let count = self.hosted.len();
-        let in_turns = (0..count).map(|at| (self.recordings.next + at) % count);
-        let wants =
-            |&at: &usize| self.hosted[at].tap.is_some() && self.hosted[at].replica.wants_page();
-        let found = in_turns.clone().find(wants);
-        self.recordings.waits = found.is_some() && now < self.recordings.paid_at;
-        let Some(at) = found.filter(|_| !self.recordings.waits) else { return false };
-        self.recordings.next = (at + 1) % count;
-        let hosted = &mut self.hosted[at];
-        let added = hosted.replica.record_page();
-        if let Some(bytes_per_s) = hosted.tap.as_ref().and_then(|tap| tap.bytes_per_s) {
-            let owed = Duration::from_secs_f64(added as f64 / bytes_per_s.max(1) as f64);
-            let earliest = now - Time::default();
-            let earliest = Time::default() + earliest.saturating_sub(BURST);
-            self.recordings.paid_at = self.recordings.paid_at.max(earliest) + owed;
+    /// Passes on what a shard has recorded, as far as the pace and the writer permit.
+    fn pass_tapes(&mut self, at: usize, now: Time, is_paced: bool) {
+        let (hosted, recordings) = (&mut self.hosted[at], &mut self.recordings);
+        let Some(tap) = &hosted.tap else { return };
+        while let Ok(tape) = tap.spare.try_recv() {
+            recordings.keep(tape);
         }
-        true
+        let bytes_per_s = tap.bytes_per_s.filter(|_| is_paced);
+        loop {
+            let has_any = hosted.replica.recorded_bytes() > 0;
+            if has_any && bytes_per_s.is_some() && now < recordings.paid_at {
+                recordings.waits = true;
+                return;
+            }
+            let tape = match hosted.replica.take_tape() {
+                Ok(Some(tape)) => tape,
+                Ok(None) => return,
+                Err(end) => {
+                    let _ = tap.end.set(end.to_string());
+                    break;
+                }
+            };
+            let bytes = tape.bytes();
+            match tap.tapes.try_send(tape) {
+                Ok(()) => recordings.pay(bytes_per_s, bytes, now),
+                Err(TrySendError::Full(tape)) => return hosted.replica.untake_tape(tape),
+                Err(TrySendError::Disconnected(_)) => break,
+            }
+        }
+        hosted.replica.end_recording();
+        hosted.tap = None;
+    }
+}
+
+impl Recordings {
+    /// Keeps a tape's memory, if there is not enough.
+    fn keep(&mut self, words: Vec<u64>) {
+        let bytes = size_of_val(words.as_slice());
+        if bytes == TAPE_BYTES && self.spare_bytes + bytes <= SPARE_BYTES_MAX {
+            self.spare_bytes += bytes;
+            self.spare.push(words);
+        }
+    }
+
+    /// Gives a recording the memory that its next turns may need.
+    fn give<S>(&mut self, replica: &mut Replica<S>) {
+        while let Some(words) = self.spare.pop() {
+            let bytes = size_of_val(words.as_slice());
+            if let Some(words) = replica.reuse_tape(words) {
+                return self.spare.push(words);
+            }
+            self.spare_bytes -= bytes;
+        }
+    }
+
+    /// So many bytes were passed on, at this rate.
+    fn pay(&mut self, bytes_per_s: Option<u64>, bytes: usize, now: Time) {
+        let Some(bytes_per_s) = bytes_per_s else { return };
+        let owed = Duration::from_secs_f64(bytes as f64 / bytes_per_s.max(1) as f64);
+        let earliest = Time::default() + (now - Time::default()).saturating_sub(BURST);
+        self.paid_at = self.paid_at.max(earliest) + owed;
     }
 }

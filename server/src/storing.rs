@@ -154,7 +154,11 @@ impl Server {
         let mut recorders = lock(&storing.recorders);
         if let Some(known) = recorders.get(&shard) {
             if (known.number, known.attempt) >= (number, attempt) {
-                return; // Said again.
+                // Said again: how far the shard is now is wanted.
+                let core = &self.cores[shard.index() % self.cores.len()];
+                // Without room, it is asked again.
+                let _ = core.tell(Command::TellReached(shard, number));
+                return;
             }
             known.cut(Cut::Never);
         }
@@ -176,6 +180,13 @@ impl Server {
     /// All recordings of this checkpoint end where the slowest clock becomes this one; none: where
     /// they are.
     pub fn cut_recordings(&self, number: u64, clock: Option<Clock>) {
+        let recorders = lock(&self.storing.recorders);
+        for (&shard, _) in recorders.iter().filter(|(_, it)| it.number == number) {
+            // At once: clocks go by. Its recorder says it again.
+            let core = &self.cores[shard.index() % self.cores.len()];
+            let _ = core.tell(Command::CutRecording(shard, number, clock));
+        }
+        drop(recorders);
         self.cut_all(number, Cut::At(clock));
     }
 

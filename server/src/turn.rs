@@ -201,7 +201,7 @@ impl Core {
     /// Sleeps until there may be something to do, `deadline` at the latest.
     pub fn park(&mut self, deadline: Time) {
         let due = self.hosted.iter().filter_map(|hosted| hosted.replica.deadline());
-        self.transport.park(due.chain(self.page_due()).fold(deadline, Time::min));
+        self.transport.park(due.chain(self.tape_due()).fold(deadline, Time::min));
     }
 
     /// The transport's clock.

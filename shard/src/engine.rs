@@ -88,8 +88,10 @@ pub enum Mutation {
     TicksTwice,
     /// A head that was replaced goes on as if it were alone.
     HeadsForever,
-    /// A follower's recording for a checkpoint misses the pushes that end no clock.
-    RecordingMisses,
+    /// What was copied for a checkpoint because it was about to change is left out.
+    CopiesMissed,
+    /// A shard that is beyond the cut of a checkpoint when it hears of it is recorded as it is.
+    CutPassed,
     /// A worker's later life does not find the pushes of those before.
     LivesForgotten,
     /// Where the head acknowledges pushes, it acknowledges ends of clocks, too.

@@ -246,7 +246,7 @@ fn a_killed_cluster_begins_again_on_other_servers_with_exactly_the_sums_of_the_c
     let load = first.load(1, KEYS, u64::MAX);
     first.take_well();
     let taken = first.take_well();
-    assert_eq!(taken["number"], 2);
+    assert!(taken["number"].as_u64() >= Some(2), "{taken}");
     load.wait_steps(load.steps() + STEPS_FIRST);
     first.kill();
     verify(&place);
@@ -337,7 +337,7 @@ fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
     let place = place.to_str().expect("text");
     let running = Running::start(&files.path("data"), 2, 4, 2, &["--checkpoints", place]);
     let load = running.load(1, KEYS, u64::MAX);
-    running.take_well();
+    let first = running.take_well()["number"].as_u64().expect("a number");
     let filler = disk.0.path().join("filler");
     std::fs::write(&filler, vec![0; DISK_BYTES]).expect_err("it does not fit");
     let output = running.take();
@@ -347,8 +347,8 @@ fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
     let status = running.status().expect("the coordinator lives");
     assert!(status["checkpoints"]["failure"].is_string(), "{status}");
     std::fs::remove_file(&filler).expect("it is there");
-    verify_number(place, 1);
-    assert!(running.take_well()["number"].as_u64() > Some(1));
+    verify_number(place, first);
+    assert!(running.take_well()["number"].as_u64() > Some(first));
     verify(place);
     running.kill();
     load.join();

@@ -63,14 +63,14 @@ pub struct StoreReport {
 /// How far a recording or a load is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreState {
-    /// Rows are being recorded.
+    /// It has begun.
     Recording {
         /// Bytes until now.
         bytes: u64,
     },
-    /// All rows are recorded; operations are, until the cut.
+    /// The shard waits for its cut, or is recorded as it was there.
     Marked {
-        /// The slowest worker's clock on this shard, after the rows.
+        /// The slowest worker's clock on this shard when its recording was ordered.
         clock: Clock,
         /// Bytes until now.
         bytes: u64,

@@ -111,6 +111,7 @@ pub(super) fn insert(
         move_guest(lines, layout, shape, home, watch)?;
         (home, 1)
     };
+    watch.changes(line, &lines[line]);
     write(&mut lines[line], layout, key, payload);
     Some(Inserted { place: (line * LINE_WORDS + ROW_WORD) as u32, moves }) // `LINES_MAX` fits.
 }
@@ -129,6 +130,8 @@ fn move_guest(
     let free = free_line(lines, shape, home, guest)?;
     let entry = entry_of(&lines[home], home, tag(number), line);
     set_entry(&mut lines[home], entry, tag(number), free.wrapping_sub(home));
+    watch.changes(free, &lines[free]);
+    watch.changes(line, &lines[line]);
     let row = payload_at(layout, &lines[line], ROW_WORD);
     write(&mut lines[free], layout, guest, &row);
     lines[line][0] = 0;
@@ -145,6 +148,7 @@ pub(super) fn remove(
     watch: &mut impl Moves,
 ) -> Option<Payload> {
     let line = find(lines, shape, key)?;
+    watch.changes(line, &lines[line]);
     let taken = payload_at(layout, &lines[line], ROW_WORD);
     let number = shape.number(key);
     let home = shape.home(number);
@@ -154,6 +158,7 @@ pub(super) fn remove(
         lines[line][0] = 0;
     } else if let Some((entry, line)) = directory(lines[home], home).next() {
         set_entry(&mut lines[home], entry, 0, 0);
+        watch.changes(line, &lines[line]);
         let row = payload_at(layout, &lines[line], ROW_WORD);
         let key = lines[line][0].wrapping_sub(1);
         write(&mut lines[home], layout, key, &row);
@@ -178,9 +183,11 @@ pub(super) fn move_line(
     if holder == 0 || shape.home_before(holder.wrapping_sub(1)) != line {
         return; // The home of no key.
     }
+    watch.changes(line, &lines[line]);
     let home = std::mem::replace(&mut lines[line], EMPTY_LINE);
     let (mut taken, mut came_from, mut count) = ([home; 1 + ENTRIES], [line; 1 + ENTRIES], 1);
     for (_, there) in directory(home, line) {
+        watch.changes(there, &lines[there]);
         taken[count] = std::mem::replace(&mut lines[there], EMPTY_LINE);
         came_from[count] = there;
         count += 1;

@@ -3,10 +3,11 @@
 //! Owns one checkpoint at a time, from its number to its manifest. The store is left to
 //! `checkpointer`, recording to the servers; it is pure, as all of the machine.
 //!
-//! All shards record at once. When each has all of its rows, the cut is chosen: the clock after
-//! the highest that the slowest worker has on any shard. Every shard records on until it gets
-//! there, and a part is cut at that clock when it is read. Where workers stand still no clock is
-//! reached: after a while the cut is where each shard is.
+//! The tails are asked for their clocks, twice, and then the cut is chosen: a clock after the
+//! highest that the slowest worker has on any shard, as far ahead as every tail needs to hear of
+//! it. Each records what its shard is as it gets there. One that was beyond it when it heard says
+//! so, and the checkpoint is begun again with a cut that is farther ahead. Where workers stand
+//! still no clock is reached: after a while the cut is where each shard is.
 //!
 //! Invariant: a checkpoint ends, well or not, by [`CHECKPOINT_MAX`] and the store's own deadlines;
 //! the job goes on either way.
@@ -20,9 +21,10 @@ use wire::{
 };
 
 use self::base::Base;
+use self::cut::First;
 use super::census::Health;
 use super::checkpointer::{Parts, StoreNews, StoreTask};
-use super::event::{Action, Defect};
+use super::event::Action;
 use super::machine::Machine;
 
 /// How long taking a checkpoint may take, its publication aside.
@@ -34,7 +36,7 @@ pub const CUT_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a part may be begun again in one checkpoint.
 pub const PART_ATTEMPTS_MAX: u32 = 8;
 
-/// How often a checkpoint may be begun again, since a part failed that had been cut.
+/// How often a checkpoint may be begun again, since a part failed after its cut was chosen.
 pub const CHECKPOINT_ATTEMPTS_MAX: u32 = 3;
 
 /// How often an order is said again that nobody has answered: its link may have been lost.
@@ -95,6 +97,8 @@ struct Taking {
     base: Option<u64>,
     since: Time,
     parts: Vec<Part>,
+    /// What the clocks were when all had said theirs once.
+    first: Option<First>,
     /// Where it is cut, and since when that is known.
     cut: Option<(Option<Clock>, Time)>,
     /// When orders were said last.
@@ -122,6 +126,8 @@ enum PartState {
         server: ServerId,
         clock: Clock,
         bytes: u64,
+        /// Whether it was asked again and has answered.
+        again: bool,
     },
     Done(RecordedPart),
 }
@@ -190,17 +196,6 @@ impl Taking {
             since_ms: millis(now - self.since),
         }
     }
-
-    /// The cut, once all rows of all shards are recorded.
-    fn choose_cut(&self) -> Option<Option<Clock>> {
-        let clocks = self.parts.iter().map(|part| match part.state {
-            PartState::Marked { clock, .. } => Some(clock),
-            _ => None,
-        });
-        let highest = clocks.collect::<Option<Vec<_>>>()?.into_iter().max()?;
-        // Where all workers have left there is no clock to come.
-        Some((highest < Clock::new(u64::MAX)).then(|| highest.next()))
-    }
 }
 
 impl Machine {
@@ -239,7 +234,8 @@ impl Machine {
                 let part = Part { attempts: 0, state: PartState::Wanted { at: now } };
                 let parts = vec![part; self.placement.chains.len()];
                 let base = self.conductor.next_base();
-                let taking = Taking { number, base, since, parts, cut: None, said_at: now };
+                let taking =
+                    Taking { number, base, since, parts, first: None, cut: None, said_at: now };
                 self.conductor.stage = Stage::Recording(taking);
             }
             (Stage::Publishing(taking), StoreNews::Published { number, bytes, rows, clock }) => {
@@ -262,6 +258,7 @@ impl Machine {
     pub(super) fn hear_of_part(&mut self, from: ServerId, report: StoreReport, now: Time) {
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
         let StoreReport { shard, number, attempt, state } = report;
+        let again = taking.first.is_some_and(|first| first.asked_again.is_some());
         let base = taking.base;
         let Some(part) = taking.parts.get_mut(shard.index()) else { return };
         let is_newest = number == taking.number && attempt + 1 == part.attempts;
@@ -270,7 +267,9 @@ impl Machine {
         }
         part.state = match state {
             StoreState::Recording { bytes } => PartState::Asked { server: from, bytes },
-            StoreState::Marked { clock, bytes } => PartState::Marked { server: from, clock, bytes },
+            StoreState::Marked { clock, bytes } => {
+                PartState::Marked { server: from, clock, bytes, again }
+            }
             StoreState::Recorded(recorded) if recorded.base.is_some_and(|it| Some(it) != base) => {
                 return self.lose_part(shard, "it has the changes since another checkpoint", now);
             }
@@ -303,7 +302,6 @@ impl Machine {
 
     fn go_on_recording(&mut self, now: Time) {
         self.lose_parts_of_the_gone(now);
-        let early = u64::from(self.defect == Defect::CutEarly);
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
         let waits = |part: &Part| match part.state {
             PartState::Wanted { at } => now - at > PART_PATIENCE,
@@ -319,11 +317,13 @@ impl Machine {
             return self.give_checkpoint_up(why, now);
         }
         if taking.cut.is_none()
-            && let Some(clock) = taking.choose_cut()
+            && let Some(highest) = taking.highest()
         {
-            let clock = clock.map(|clock| Clock::new(clock.get() - early));
-            taking.cut = Some((clock, now));
-            self.say_cut();
+            let first = taking.first.get_or_insert(First::new(highest, now)).go_on(now);
+            if taking.has_all_again() || first.is_too_long_ago(now) {
+                taking.cut = Some((first.cut(highest, now, self.conductor.attempts), now));
+                self.say_cut();
+            }
         }
         let Stage::Recording(taking) = &mut self.conductor.stage else { return };
         if let Some((Some(_), since)) = taking.cut
@@ -381,6 +381,9 @@ impl Machine {
         if says_again {
             taking.said_at = now;
         }
+        // An order that is said again to who has said its clock asks for it again.
+        let asked_again = taking.first.and_then(|first| first.asked_again);
+        let asks_again = asked_again.is_some_and(|since| since == now || says_again);
         let mut orders = Vec::new();
         for ((shard, chain), part) in self.placement.shards().zip(&mut taking.parts) {
             let server = match part.state {
@@ -396,6 +399,7 @@ impl Machine {
                     tail
                 }
                 PartState::Asked { server, .. } if says_again => server,
+                PartState::Marked { server, again: false, .. } if asks_again => server,
                 _ => continue,
             };
             orders.push((server, shard, part.attempts - 1));
@@ -488,5 +492,6 @@ fn millis(duration: Duration) -> u64 {
 }
 
 mod base;
+mod cut;
 #[cfg(test)]
 mod tests;

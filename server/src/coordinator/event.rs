@@ -110,6 +110,4 @@ pub enum Defect {
     FilledUnasked,
     /// Placements are told before the store holds them.
     ToldEarly,
-    /// A checkpoint is cut at a clock that some shard has been beyond.
-    CutEarly,
 }

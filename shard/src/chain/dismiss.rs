@@ -29,9 +29,7 @@ impl<S> Replica<S> {
                 ..Header::new(Kind::Leave)
             };
             let logs = self.logs();
-            let recording = self.recording.as_mut();
-            let mut sink =
-                Passing { log: &mut self.log, position: &mut self.position, logs, recording };
+            let mut sink = Passing { log: &mut self.log, position: &mut self.position, logs };
             let left = self.shard.change(&leave, Message::Leave, &[], &mut sink);
             debug_assert!(left.is_ok(), "it takes part: {left:?}");
         }

@@ -90,7 +90,7 @@ impl<S> Replica<S> {
     /// Begins to fill the successor, whatever it has. Whether that can be.
     pub(super) fn begin_filling(&mut self) -> bool {
         self.end_filling();
-        if self.recording.as_ref().is_some_and(Recording::wants_rows) {
+        if self.recording.as_ref().is_some_and(Recording::is_under_way) {
             self.abort_recording(RecordingEnd::Filling);
         }
         let mut words = Vec::new();
@@ -264,18 +264,18 @@ pub(super) fn next_page<'a>(
             Filled::All => continue,
             Filled::Nothing => return Next::Nothing,
             Filled::Rows(width) => (Kind::Page, width),
-            Filled::Gone => (Kind::Page, 0),
             Filled::Counts => (Kind::Counts, COUNT_LINE_WIDTH),
         };
-        let header = Header {
-            table: number as u16,
-            keys: fill.keys.len() as u32,
-            width: width as u16,
-            ..Header::new(kind)
-        };
+        let header = page_header(kind, number, fill.keys.len(), width);
         return Next::Page(header, [fill.keys.as_bytes(), fill.rows.as_bytes()]);
     }
     Next::Over
+}
+
+/// The header of a page of so many keys, of the table of this number.
+pub(super) fn page_header(kind: Kind, table: usize, keys: usize, width: usize) -> Header {
+    let (table, keys, width) = (table as u16, keys as u32, width as u16);
+    Header { table, keys, width, ..Header::new(kind) }
 }
 
 /// What says that a copy has been sent all of the first `tables` tables.

@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::log::is_of_chains;
 use super::{Replica, Role};
-use crate::change::{Nowhere, Sink, is_change};
+use crate::change::{Nowhere, is_change};
 use crate::engine::{Mutation, Shard};
 
 /// What became of a predecessor's message.
@@ -225,15 +225,7 @@ impl<S> Replica<S> {
                 self.following.is_filled = true;
                 Ok(())
             }
-            message if is_change(&message) => {
-                self.shard.follow(&header, message, body)?;
-                let misses =
-                    self.mutation == Mutation::RecordingMisses && !header.flags().has(Flags::TICK);
-                if let Some(recording) = self.recording.as_mut().filter(|_| !misses) {
-                    recording.done(header, [body, &[]]);
-                }
-                Ok(())
-            }
+            message if is_change(&message) => self.shard.follow(&header, message, body),
             _ => Err(Unfit::Broken),
         }
     }

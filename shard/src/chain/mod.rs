@@ -27,6 +27,7 @@ mod read;
 mod record;
 mod restore;
 mod state;
+mod tape;
 mod view;
 
 #[cfg(test)]
@@ -49,13 +50,11 @@ pub use self::follow::Taken;
 use self::link::Successor;
 use self::log::{Log, Part};
 use self::pass::{Catching, Passing};
-pub use self::record::{
-    Purpose, Reached, RecordError, RecordingEnd, TAPE_HEAD_BYTES, Tape, TapeMessages,
-    tables_of_state,
-};
+pub use self::record::{Purpose, RecordError, RecordingEnd};
 use self::record::{Recording, Tracked};
 pub use self::restore::{RestoreError, Restored, Restoring};
 pub use self::state::Image;
+pub use self::tape::{Reached, TAPE_BYTES, TAPE_HEAD_BYTES, Tape, TapeMessages, tables_of_state};
 pub use self::view::{Progress, View};
 use crate::answer::Outbox;
 use crate::engine::{Mutation, Outcome, Shard, ShardSpec};
@@ -307,10 +306,7 @@ impl<S> Replica<S> {
         outbox: &mut O,
     ) -> Outcome {
         if self.role == Role::Alone {
-            let Some(recording) = &mut self.recording else {
-                return self.shard.handle(bytes, outbox);
-            };
-            let outcome = self.shard.handle_into(bytes, outbox, recording);
+            let outcome = self.shard.handle(bytes, outbox);
             self.note_reached();
             return outcome;
         }
@@ -331,9 +327,7 @@ impl<S> Replica<S> {
         let mut catching = Catching { outbox, caught: None };
         let before = self.before(&header);
         let logs = self.logs();
-        let recording = self.recording.as_mut();
-        let mut sink =
-            Passing { log: &mut self.log, position: &mut self.position, logs, recording };
+        let mut sink = Passing { log: &mut self.log, position: &mut self.position, logs };
         let outcome = self.shard.handle_into(bytes, &mut catching, &mut sink);
         self.note_reached();
         self.acknowledge_own();

@@ -1,11 +1,10 @@
 //! What becomes of an answer and of a change while a chain's member handles a request.
 //!
-//! Owns no state: an answer is caught, a change goes on to the log and to a recording.
+//! Owns no state: an answer is caught, a change goes on to the log.
 
 use wire::{Header, Seal};
 
 use super::log::{Log, Part};
-use super::record::Recording;
 use crate::answer::Outbox;
 use crate::change::Sink;
 
@@ -39,19 +38,15 @@ impl<O: Outbox> Outbox for Catching<'_, O> {
     }
 }
 
-/// Passes on what was done to a successor and to a recording, if there are such.
+/// Passes on what was done to a successor, if there is one.
 pub(super) struct Passing<'a> {
     pub(super) log: &'a mut Log,
     pub(super) position: &'a mut u64,
     pub(super) logs: bool,
-    pub(super) recording: Option<&'a mut Recording>,
 }
 
 impl Sink for Passing<'_> {
     fn done(&mut self, header: Header, body: [&[u8]; 2]) {
-        if let Some(recording) = &mut self.recording {
-            recording.done(header, body);
-        }
         *self.position += match self.logs {
             true => self.log.append(header, body, Part::Operation),
             false => 1,

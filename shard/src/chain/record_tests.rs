@@ -6,24 +6,77 @@ use kernels::Isa;
 use kernels::crc32c::crc32c;
 use proptest::prelude::*;
 use wire::{
-    Clock, Flags, HEADER_BYTES, Header, Holds, JobId, Join, Kind, Malformed, Refusal, RowLife,
-    Staleness, Status, WorkerId,
+    Announced, Clock, Define, Flags, HEADER_BYTES, Header, Holds, JobId, Join, Kind, Malformed,
+    Refusal, RowLife, Staleness, Status, WorkerId,
 };
 use zerocopy::IntoBytes;
 
-use super::tests::{LIVES, Letter, Pair, keyed, message, push, spec, station, way};
+use super::tests::{EPOCH, LIVES, Letter, Pair, keyed, message, push, spec, station, way};
 use super::*;
+use crate::rule::{Sum, table_spec};
 use crate::{Mutation, Outcome};
 
-/// What recordings had, and the shard at the moments that a cut may mean.
+/// What recordings had, and the shard at their cuts.
 struct Recorded {
     /// Of the last recording.
     tapes: Vec<Tape>,
     /// Of those before it, each with the changes since the one before.
     bases: Vec<Vec<Tape>>,
-    /// Images by clock: as the shard was when its slowest clock became that.
-    at_clock: Vec<Image>,
-    last: Image,
+    /// As the shard was at the cut of the last recording; none if it has not come there.
+    at_cut: Option<Image>,
+}
+
+/// A chain whose head is asked for what a step says.
+struct Changing {
+    pair: Pair,
+    holds: Option<Holds>,
+    sequence: u64,
+    clock: u64,
+}
+
+impl Changing {
+    fn new(holds: Option<Holds>, message_bytes_max: usize, mutation: Mutation) -> Changing {
+        let whole = holds.unwrap_or(Holds::Everything);
+        let mut pair = Pair::new(whole, message_bytes_max, mutation);
+        match holds {
+            Some(Holds::Everything) => pair.link(),
+            Some(Holds::Part) => {}
+            None => {
+                let alone = Some(station(0, Holds::Everything, None));
+                assert!(pair.head.place(Epoch::new(4), alone));
+            }
+        }
+        pair.epoch = pair.head.epoch();
+        let lives: Vec<_> = LIVES.iter().zip([false, true].into_iter().cycle()).collect();
+        pair.join(&lives.iter().map(|&(&life, is_wide)| (life, is_wide)).collect::<Vec<_>>());
+        Changing { pair, holds, sequence: 0, clock: 0 }
+    }
+
+    fn step(&mut self, (seed, count, table): (u64, u64, u16)) {
+        let draw = |at: u64| kernels::hash::mix(seed ^ at << 32) % 5000;
+        let keys: BTreeSet<u64> = (0..count).map(draw).collect();
+        let keys: Vec<u64> = keys.into_iter().collect();
+        let ticks = seed.is_multiple_of(5);
+        match seed % 16 {
+            0 => self.pair.ask(&keyed(Header { table, ..Header::new(Kind::Remove) }, &keys, &[])),
+            1 => {
+                let width = if table.is_multiple_of(2) { 2 } else { 11 };
+                let rows = vec![seed as f32; keys.len() * width];
+                self.pair.ask(&keyed(Header { table, ..Header::new(Kind::Load) }, &keys, &rows));
+            }
+            _ => {
+                self.sequence += 1;
+                let flags = if ticks { Flags::TICK } else { Flags::NONE };
+                self.pair.ask(&push(self.sequence, self.clock, table, &keys, flags));
+                self.clock += u64::from(ticks);
+            }
+        }
+    }
+
+    /// Who records: the tail, or the head of a chain of one.
+    fn recorder(&mut self) -> &mut Replica<Letter> {
+        if self.holds.is_some() { &mut self.pair.tail } else { &mut self.pair.head }
+    }
 }
 
 /// As [`record_line_amid_changes`], with one recording, from step `before` on.
@@ -33,75 +86,56 @@ fn record_amid_changes(
     holds: Option<Holds>,
     mutation: Mutation,
 ) -> Recorded {
-    record_line_amid_changes(steps, &[before], holds, mutation)
+    record_line_amid_changes(steps, &[before], (holds, None), mutation)
 }
 
 /// A random job on a chain, whose tail begins a recording with each step that is named; each step
 /// adds a page.
+///
+/// - `ahead`: clocks until the cut of the last recording; none: it is cut as it begins, as all
+///   others are.
 fn record_line_amid_changes(
     steps: &[(u64, u64, u16)],
     begins: &[usize],
-    holds: Option<Holds>,
+    (holds, ahead): (Option<Holds>, Option<u64>),
     mutation: Mutation,
 ) -> Recorded {
     // Short messages, so that the tail is sent long ones in pieces.
-    let mut pair = Pair::new(holds.unwrap_or(Holds::Everything), 512, mutation);
-    match holds {
-        Some(_) => pair.link(),
-        None => assert!(pair.head.place(Epoch::new(4), Some(station(0, Holds::Everything, None)))),
-    }
-    pair.epoch = pair.head.epoch();
-    let lives: Vec<_> = LIVES.iter().zip([false, true].into_iter().cycle()).collect();
-    pair.join(&lives.iter().map(|&(&life, is_wide)| (life, is_wide)).collect::<Vec<_>>());
-    let (mut sequence, mut clock) = (0, 0);
-    let (mut tapes, mut bases, mut at_clock) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, &(seed, count, table)) in steps.iter().enumerate() {
+    let mut changing = Changing::new(holds, 512, mutation);
+    let (mut tapes, mut bases, mut at_cut) = (Vec::new(), Vec::new(), None);
+    let mut cut = None;
+    for (number, &step) in steps.iter().enumerate() {
         // Each but the last ends half way to the next one: what is gone then only that one names.
         let ends = begins.windows(2).any(|pair| number == pair[0].midpoint(pair[1]));
         if ends && number > begins[0] {
-            let tail = recorder(&mut pair, holds);
-            bases.push(finish(tail, std::mem::take(&mut tapes)));
-            tail.end_recording();
+            bases.push(finish(changing.recorder(), std::mem::take(&mut tapes)));
+            changing.recorder().end_recording();
         }
         if begins.contains(&number) {
-            let tail = recorder(&mut pair, holds);
+            let is_last = begins.last() == Some(&number);
             let number = bases.len() as u64;
+            cut = ahead.filter(|_| is_last).map(|ahead| Clock::new(changing.clock + ahead));
+            let tail = changing.recorder();
             let purpose = Purpose { number, base: number.checked_sub(1), is_base: true };
             tail.begin_recording(purpose).expect("it is the tail");
+            tail.cut_recording(cut);
+            at_cut = cut.is_none().then(|| tail.shard_mut().image());
         }
-        let draw = |at: u64| kernels::hash::mix(seed ^ at << 32) % 5000;
-        let keys: BTreeSet<u64> = (0..count).map(draw).collect();
-        let keys: Vec<u64> = keys.into_iter().collect();
-        let ticks = seed.is_multiple_of(5);
-        match seed % 16 {
-            0 => pair.ask(&keyed(Header { table, ..Header::new(Kind::Remove) }, &keys, &[])),
-            1 => {
-                let width = if table.is_multiple_of(2) { 2 } else { 11 };
-                let rows = vec![seed as f32; keys.len() * width];
-                pair.ask(&keyed(Header { table, ..Header::new(Kind::Load) }, &keys, &rows));
-            }
-            _ => {
-                sequence += 1;
-                let flags = if ticks { Flags::TICK } else { Flags::NONE };
-                pair.ask(&push(sequence, clock, table, &keys, flags));
-                clock += u64::from(ticks);
-            }
+        changing.step(step);
+        changing.pair.settle();
+        let clock = changing.clock;
+        let tail = changing.recorder();
+        if at_cut.is_none() && cut.is_some_and(|cut| cut.get() == clock) {
+            at_cut = Some(tail.shard_mut().image());
         }
-        pair.settle();
-        let tail = recorder(&mut pair, holds);
         tail.shard_mut().tend();
         tail.record_page();
         while let Some(tape) = tail.take_tape().expect("it goes on") {
             tapes.push(tape);
         }
-        while at_clock.len() <= clock as usize {
-            at_clock.push(tail.shard_mut().image());
-        }
     }
-    let tail = recorder(&mut pair, holds);
-    let tapes = finish(tail, tapes);
-    let last = tail.shard_mut().image();
-    Recorded { tapes, bases, at_clock, last }
+    let tapes = finish(changing.recorder(), tapes);
+    Recorded { tapes, bases, at_cut }
 }
 
 /// All that is left of a recording, behind what was taken of it.
@@ -113,11 +147,6 @@ fn finish(tail: &mut Replica<Letter>, mut tapes: Vec<Tape>) -> Vec<Tape> {
         tapes.push(tape);
     }
     tapes
-}
-
-/// Who records: the tail, or the head of a chain of one.
-fn recorder(pair: &mut Pair, holds: Option<Holds>) -> &mut Replica<Letter> {
-    if holds.is_some() { &mut pair.tail } else { &mut pair.head }
 }
 
 fn restored(tapes: &[Tape], until: Option<Clock>) -> Result<Shard, RestoreError> {
@@ -153,56 +182,106 @@ fn steps() -> impl Strategy<Value = Vec<(u64, u64, u16)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
-    fn a_recording_amid_changes_makes_the_same_shard_at_its_end(
-        steps in steps(), before in 0_usize..60, is_tail: bool,
+    fn a_recording_amid_changes_makes_the_shard_that_was_there_at_its_cut(
+        steps in steps(), before in 0_usize..60, is_tail: bool, ahead in 0_u64..8,
     ) {
         let holds = is_tail.then_some(Holds::Everything);
-        let recorded = record_amid_changes(&steps, before, holds, Mutation::None);
-        let shard = restored(&recorded.tapes, None);
-        prop_assert_eq!(image(shard.expect("it is whole")), recorded.last);
+        let when = (holds, ahead.checked_sub(1).map(|ahead| 1 + ahead));
+        let recorded = record_line_amid_changes(&steps, &[before], when, Mutation::None);
+        match (recorded.at_cut, restored(&recorded.tapes, None)) {
+            (Some(was), Ok(shard)) => prop_assert_eq!(image(shard), was),
+            (None, Err(RestoreError::CutOff)) => {} // It has not come to that clock.
+            (was, made) => prop_assert!(false, "{} {:?}", was.is_some(), made.err()),
+        }
     }
 
     #[test]
-    fn recordings_of_changes_over_each_other_make_the_same_shard(
+    fn recordings_of_changes_over_each_other_make_the_shard_that_was_there(
         steps in steps(), begins in [0_usize..8, 10_usize..23, 25_usize..38, 40_usize..60],
         is_tail: bool,
     ) {
         let holds = is_tail.then_some(Holds::Everything);
-        let recorded = record_line_amid_changes(&steps, &begins, holds, Mutation::None);
+        let recorded = record_line_amid_changes(&steps, &begins, (holds, None), Mutation::None);
         let whole = recorded.bases.iter().chain([&recorded.tapes]);
-        let bases: Vec<Option<u64>> = whole.map(|tapes| tapes[0].reached.base).collect();
+        let bases: Vec<_> = whole.map(|tapes| tapes.last().expect("some").reached.base).collect();
         prop_assert_eq!(bases, [None, Some(0), Some(1), Some(2)]);
         let shard = restored_over(&recorded.bases, &recorded.tapes, None);
-        prop_assert_eq!(image(shard.expect("it is whole")), recorded.last);
+        prop_assert_eq!(Some(image(shard.expect("it is whole"))), recorded.at_cut);
     }
 
     #[test]
-    fn a_recording_is_cut_where_the_slowest_clock_becomes_the_one_that_is_named(
+    fn a_recording_of_before_with_operations_in_it_is_cut_at_the_clock_that_is_named(
         steps in steps(), before in 0_usize..30,
     ) {
-        let holds = Some(Holds::Everything);
-        let recorded = record_amid_changes(&steps, before, holds, Mutation::None);
-        let marked = recorded.tapes.iter().find(|tape| tape.reached.is_marked);
-        let marked = marked.expect("there is a marker").reached.clock.get();
-        let last = recorded.at_clock.len() as u64 - 1;
+        let (messages, marked, at_clock) = old_recording(&steps, before);
+        let last = at_clock.len() as u64 - 1;
         for clock in marked + 1..=last {
-            let shard = restored(&recorded.tapes, Some(Clock::new(clock)));
-            let was = &recorded.at_clock[clock as usize];
+            let shard = made_of(&messages, Some(Clock::new(clock)));
+            let was = &at_clock[clock as usize];
             prop_assert_eq!(&image(shard.expect("it is whole")), was, "clock {}", clock);
         }
         let until = Clock::new(last + 1);
         let short = RestoreError::Short { clock: Clock::new(last), until };
-        prop_assert_eq!(restored(&recorded.tapes, Some(until)).err(), Some(short));
+        prop_assert_eq!(made_of(&messages, Some(until)).err(), Some(short));
+    }
+}
+
+/// What fills a server from step `before` on: recordings were that. With it the clock at which it
+/// had all rows, and images by clock.
+fn old_recording(steps: &[(u64, u64, u16)], before: usize) -> (Vec<Letter>, u64, Vec<Image>) {
+    let mut changing = Changing::new(Some(Holds::Part), 1 << 20, Mutation::None);
+    let (mut messages, mut marked, mut at_clock) = (Vec::new(), None, Vec::new());
+    for (number, &step) in steps.iter().enumerate() {
+        if number == before {
+            changing.pair.link();
+        }
+        changing.step(step);
+        for letter in changing.pair.pass() {
+            let kind = letter.header().kind();
+            if kind == Kind::Filled {
+                marked = Some(changing.clock);
+            }
+            if kind != Kind::Nothing {
+                messages.push(letter);
+            }
+        }
+        while at_clock.len() <= changing.clock as usize {
+            at_clock.push(changing.pair.head.shard_mut().image());
+        }
+    }
+    (messages, marked.expect("it is filled"), at_clock)
+}
+
+fn made_of(messages: &[Letter], until: Option<Clock>) -> Result<Shard, RestoreError> {
+    let mut restoring = Restoring::new(spec(77, 1 << 20, Mutation::None), until);
+    messages.iter().try_for_each(|message| restoring.take(message.bytes()))?;
+    Ok(restoring.finish()?.into_shard())
+}
+
+#[test]
+fn what_changes_while_a_shard_is_recorded_is_missed_if_it_is_not_copied_before() {
+    let steps: Vec<_> = (0..300).map(|n| (kernels::hash::mix(n) | 2, 100, 0)).collect();
+    for mutation in [Mutation::None, Mutation::CopiesMissed] {
+        let recorded = record_amid_changes(&steps, 200, Some(Holds::Everything), mutation);
+        let shard = restored(&recorded.tapes, None).expect("whole");
+        let same = Some(image(shard)) == recorded.at_cut;
+        assert_eq!(same, mutation == Mutation::None, "{mutation:?}");
     }
 }
 
 #[test]
-fn what_moves_while_a_shard_is_recorded_is_missed_if_it_is_not_noted() {
-    let steps: Vec<_> = (0..300).map(|n| (kernels::hash::mix(n) | 2, 100, 0)).collect();
-    for mutation in [Mutation::None, Mutation::MovedRowsMissed] {
-        let recorded = record_amid_changes(&steps, 20, Some(Holds::Everything), mutation);
-        let same = image(restored(&recorded.tapes, None).expect("whole")) == recorded.last;
-        assert_eq!(same, mutation == Mutation::None, "{mutation:?}");
+fn a_cut_that_a_shard_is_beyond_is_refused() {
+    for (mutation, refuses) in [(Mutation::None, true), (Mutation::CutPassed, false)] {
+        let mut changing = Changing::new(None, 1 << 20, mutation);
+        [5, 10].into_iter().for_each(|seed| changing.step((seed, 3, 0)));
+        let head = &mut changing.pair.head;
+        head.begin_recording(Purpose::default()).expect("it is alone");
+        let first = head.take_tape().expect("it goes on").expect("what it has come to");
+        assert_eq!((first.reached.clock, first.count()), (Clock::new(2), 0));
+        head.cut_recording(Some(Clock::new(2)));
+        let refusal = RecordingEnd::Passed { cut: Clock::new(2), clock: Clock::new(2) };
+        assert_eq!(head.take_tape().err(), refuses.then_some(refusal));
+        assert_eq!(head.is_recording(), !refuses);
     }
 }
 
@@ -212,12 +291,12 @@ fn changes_are_fewer_than_everything_and_make_no_shard_alone() {
     let many = (0..60).map(|n| (kernels::hash::mix(n) & !15 | 3, 119, 2));
     let few = (60..90).map(|n| (kernels::hash::mix(n) & !15 | 3, 2, 2));
     let steps: Vec<_> = many.chain(few).collect();
-    let recorded = record_line_amid_changes(&steps, &[59, 75], None, Mutation::None);
+    let recorded = record_line_amid_changes(&steps, &[59, 75], (None, None), Mutation::None);
     let bytes = |tapes: &[Tape]| tapes.iter().map(Tape::bytes).sum::<usize>();
     let (base, changes) = (bytes(&recorded.bases[0]), bytes(&recorded.tapes));
     assert!(changes * 4 < base, "{changes} of {base} bytes");
     let over = restored_over(&recorded.bases, &recorded.tapes, None).expect("whole");
-    assert_eq!(image(over), recorded.last);
+    assert_eq!(Some(image(over)), recorded.at_cut);
     let unfit = RestoreError::Unfit { kind: Kind::State };
     assert_eq!(restored(&recorded.tapes, None).err(), Some(unfit));
     // And everything is not what has changed.
@@ -234,9 +313,10 @@ fn who_has_not_recorded_the_base_records_everything() {
     let mut base_of = |number, base, is_base| {
         let purpose = Purpose { number, base, is_base };
         pair.head.begin_recording(purpose).expect("it is alone");
+        pair.head.cut_recording(None);
         let tapes = finish(&mut pair.head, Vec::new());
         pair.head.end_recording();
-        tapes[0].reached.base
+        tapes[1].reached.base
     };
     assert_eq!(base_of(1, Some(0), true), None, "it has recorded nothing");
     assert_eq!(base_of(2, Some(1), true), Some(1));
@@ -247,9 +327,9 @@ fn who_has_not_recorded_the_base_records_everything() {
 
 /// A chain of one with a row, as `restored` makes it of its recording.
 fn small() -> (Vec<Tape>, Image) {
-    let steps = [(2, 3, 0), (5, 4, 1), (2, 5, 2), (10, 6, 3)];
-    let recorded = record_amid_changes(&steps, 1, None, Mutation::None);
-    (recorded.tapes, recorded.last)
+    let steps = [(2, 3, 0), (5, 4, 1), (2, 5, 2), (10, 6, 3), (2, 1, 0)];
+    let recorded = record_amid_changes(&steps, 4, None, Mutation::None);
+    (recorded.tapes, recorded.at_cut.expect("its beginning"))
 }
 
 #[test]
@@ -264,7 +344,7 @@ fn a_recording_that_is_cut_off_or_mixed_up_makes_no_shard() {
     assert_eq!(try_with(&messages), Ok(()));
     assert_eq!(try_with(&[]), Err(RestoreError::CutOff));
     assert_eq!(try_with(&messages[..1]), Err(RestoreError::CutOff));
-    let no_state = RestoreError::Unexpected { kind: Kind::Push };
+    let no_state = RestoreError::Unexpected { kind: Kind::Page };
     assert_eq!(try_with(&messages[1..2]), Err(no_state));
     let twice = RestoreError::Unexpected { kind: Kind::State };
     assert_eq!(try_with(&[messages[0], messages[0]]), Err(twice));
@@ -367,18 +447,40 @@ fn a_fill_ends_a_recording_and_a_server_with_others_behind_it_begins_none() {
 
 #[test]
 fn a_recording_that_nobody_takes_ends_and_holds_nobody_up() {
-    let mut pair = Pair::new(Holds::Everything, 1 << 20, Mutation::None);
-    assert!(pair.head.place(Epoch::new(4), Some(station(0, Holds::Everything, None))));
-    pair.epoch = Epoch::new(4);
-    pair.join(&[(RowLife::default(), false)]);
-    pair.head.begin_recording(Purpose::default()).expect("it is alone");
-    let keys: Vec<u64> = (0..10_000).collect();
+    let at_head = station(0, Holds::Everything, None);
+    let roomy = spec(1, 256 << 20, Mutation::None);
+    let mut head: Replica<Letter> = Replica::placed(roomy, 1 << 20, EPOCH, at_head);
+    let mut answers = way();
+    let now = Time::from_nanos(1 << 40);
+    let mut done = |head: &mut Replica<Letter>, letter: &Letter| {
+        assert_eq!(head.handle(now, letter.bytes(), &mut answers), Outcome::Answered);
+        let answer = answers.letters.pop_back().expect("an answer").header();
+        assert!(answer.kind() == Kind::Joined || answer.status() == Ok(Status::Done));
+    };
+    done(&mut head, &join(7));
+    let table = table_spec("wide", 1024, &Sum);
+    let define = Define::new(&table, Announced::default()).expect("short names");
+    done(&mut head, &message(Header::new(Kind::Define), define.as_bytes()));
     let mut sequence = 0;
-    while pair.head.is_recording() && pair.head.recording_end.is_none() {
-        sequence += 1;
-        assert!(sequence < 4000, "it goes on without end");
-        pair.done(&push(sequence, 0, 0, &keys, Flags::NONE));
-    }
-    assert!(matches!(pair.head.take_tape(), Err(RecordingEnd::TooSlow { .. })));
-    pair.done(&push(sequence + 1, 0, 0, &keys, Flags::NONE));
+    let mut push_all = |head: &mut Replica<Letter>| {
+        for first in (0..40_000).step_by(100) {
+            sequence += 1;
+            let keys: Vec<u64> = (first..first + 100).collect();
+            let deltas = vec![1.0; 1024 * keys.len()];
+            let push = Header { sequence, ..Header::new(Kind::Push) };
+            done(head, &keyed(push, &keys, &deltas));
+            head.record_copies();
+        }
+    };
+    push_all(&mut head);
+    head.begin_recording(Purpose::default()).expect("it is alone");
+    head.cut_recording(None);
+    push_all(&mut head);
+    assert!(matches!(take_end(&mut head), RecordingEnd::TooSlow { .. }));
+    push_all(&mut head);
+}
+
+/// Why a recording has ended by itself.
+fn take_end(head: &mut Replica<Letter>) -> RecordingEnd {
+    head.take_tape().expect_err("it has ended")
 }

@@ -143,9 +143,14 @@ impl Pair {
 
     /// One turn of each; whether anything moved.
     fn turn(&mut self) -> bool {
+        self.turn_seen().0
+    }
+
+    /// The same, and what was sent to the tail.
+    fn turn_seen(&mut self) -> (bool, Vec<Letter>) {
         let more = self.head.forward(self.now, &mut self.down);
-        let moved = !self.down.letters.is_empty();
-        for letter in self.down.letters.drain(..) {
+        let sent: Vec<Letter> = self.down.letters.drain(..).collect();
+        for letter in &sent {
             assert_eq!(self.tail.follow(letter.bytes()), Taken::Done, "{:?}", letter.header());
         }
         self.tail.word(self.now, &mut self.up);
@@ -153,12 +158,17 @@ impl Pair {
             assert!(self.head.hear_successor(self.now, letter.bytes()));
         }
         self.head.release(self.now, |slot| self.answers.letters.push_back(slot));
-        more || moved
+        (more || !sent.is_empty(), sent)
     }
 
     pub(super) fn settle(&mut self) {
         while self.turn() {}
         self.turn();
+    }
+
+    /// One turn of the head, one of the tail. What the tail was sent.
+    pub(super) fn pass(&mut self) -> Vec<Letter> {
+        self.turn_seen().1
     }
 
     pub(super) fn join(&mut self, lives: &[(RowLife, bool)]) {

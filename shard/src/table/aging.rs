@@ -74,6 +74,21 @@ pub(super) struct Aging {
     gone: Vec<u64>,
 }
 
+/// Rows that are too old by some clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooOld {
+    stamp_at: usize,
+    clocks_max: u32,
+    clock: u32,
+}
+
+impl TooOld {
+    /// Whether this row is one of them.
+    pub(super) fn has(self, row: &[f32]) -> bool {
+        age(row[self.stamp_at].to_bits(), self.clock) > self.clocks_max
+    }
+}
+
 impl Aging {
     /// No row yet.
     ///
@@ -139,6 +154,12 @@ impl Aging {
     #[inline]
     pub(super) fn is_old(&self, floats: &[f32], start: usize, clock: u32) -> bool {
         self.clocks_max.is_some_and(|max| age(floats[start + self.stamp_at].to_bits(), clock) > max)
+    }
+
+    /// What is too old by this clock; none, if nothing ever is.
+    pub(super) fn too_old_at(&self, clock: u32) -> Option<TooOld> {
+        let stamp_at = self.stamp_at;
+        self.clocks_max.map(|clocks_max| TooOld { stamp_at, clocks_max, clock })
     }
 
     /// Puts [`MISSING`] in place of rows that are too old.
@@ -361,8 +382,10 @@ pub(super) fn stored_mut<'a>(
 
 /// Takes a row out. An absent key is none.
 pub(super) fn remove(index: &mut Index, rows: &mut Option<RowArena>, key: u64) {
-    if let (Some(payload), Some(rows)) = (index.remove(key), rows) {
-        rows.free(payload[0]);
+    if let (Some(payload), Some(arena)) = (index.remove(key), rows.as_mut()) {
+        let row = payload[0];
+        index.keep_row(key, row, arena);
+        arena.free(row);
     }
 }
 

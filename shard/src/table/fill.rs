@@ -10,9 +10,6 @@
 //! or begun afresh, which the index notes by key. Counts of absent keys are lines that never move:
 //! those that have counted since they were sent are sent again.
 //!
-//! A copy that has all but the last changes is first told which keys are gone since, and then sent
-//! rows that may have changed: see `touched`. New ones are noted wherever they come to.
-//!
 //! Invariant: once a walk is over and nothing is noted or unsent, the copy has the table's rows,
 //! but for those that are too old to be read.
 
@@ -34,9 +31,6 @@ const NOTED_MAX: usize = 1 << 20;
 /// Lines that one part of the walk looks at, most of them empty or not.
 const LINES_WALKED: usize = 4096;
 
-/// Lines without a change that one part of the walk passes over, some 30 us.
-const LINES_PASSED: usize = 32 << 10;
-
 /// Keys of a page that are looked for, and added, at once.
 const PAGE_BLOCK_KEYS: usize = 64;
 
@@ -54,8 +48,6 @@ pub(super) enum Part {
 pub(crate) struct Fill {
     line: usize,
     walk_over: bool,
-    /// Keys that are gone from what the copy has already: they come before all else.
-    gone: Vec<u64>,
     /// Keys or numbers of lines.
     pub(crate) keys: Vec<u64>,
     /// `[keys, width]`.
@@ -74,8 +66,6 @@ impl Fill {
 pub(crate) enum Filled {
     /// Rows, of this width.
     Rows(usize),
-    /// Keys without rows: they are gone.
-    Gone,
     /// Lines of counts.
     Counts,
     /// Nothing yet.
@@ -145,17 +135,6 @@ impl Table {
         self.index.touched().is_none_or(Touched::is_whole)
     }
 
-    /// Begins to fill a copy that has all but what has changed since that was asked for last, by
-    /// [`Table::set_tracked`] or here.
-    pub(crate) fn begin_filling_changes(&mut self) -> Fill {
-        let mut fill = self.begin_filling();
-        match self.index.touched_mut() {
-            Some(touched) => fill.gone = touched.begin(),
-            None => self.set_tracked(true),
-        }
-        fill
-    }
-
     /// Forgets which rows came to where the walk had been: a defect, for tests.
     pub(crate) fn forget_noted(&mut self) {
         self.index.noted().clear();
@@ -164,7 +143,6 @@ impl Table {
     /// Ends it, done or not.
     pub(crate) fn end_filling(&mut self) {
         self.index.walked_to(0);
-        self.index.touched_mut().into_iter().for_each(Touched::end_walk);
         if let Some(sketch) = self.newcomers.sketch() {
             sketch.end_sending();
         }
@@ -179,11 +157,6 @@ impl Table {
         let rows_max = (bytes_max / (8 + 4 * width)).max(1);
         fill.keys.clear();
         fill.rows.clear();
-        if !fill.gone.is_empty() {
-            let first = fill.gone.len().saturating_sub(bytes_max / 8);
-            fill.keys.extend(fill.gone.drain(first..));
-            return Filled::Gone;
-        }
         if self.index.noted().len() > NOTED_MAX {
             self.index.walked_to(0);
             (fill.line, fill.walk_over) = (0, false);
@@ -225,11 +198,6 @@ impl Table {
     fn walk(&mut self, fill: &mut Fill, rows_max: usize, (width, clock): (usize, u32)) {
         let stored = stored(&self.index, &self.rows);
         let lines = self.index.lines();
-        let touched = self.index.touched().filter(|touched| touched.is_walked());
-        if let Some(touched) = touched {
-            fill.line +=
-                touched.unwanted_from(fill.line, LINES_PASSED.min(lines.saturating_sub(fill.line)));
-        }
         let end = lines.min(fill.line + LINES_WALKED);
         while fill.line < end && fill.keys.len() < rows_max {
             let entries = || self.index.line(fill.line).map(|(key, row)| (key, row as usize));
@@ -239,12 +207,7 @@ impl Table {
             for (key, row) in entries() {
                 let start = row * stored.stride;
                 let is_old = |aging: &Aging| aging.is_old(stored.floats, start, clock);
-                let is_sent = match touched {
-                    // However old: the copy may have it as it was, and would take it for younger.
-                    Some(touched) => touched.is_wanted(row as u32),
-                    None => !self.aging.as_ref().is_some_and(is_old),
-                };
-                if is_sent {
+                if !self.aging.as_ref().is_some_and(is_old) {
                     fill.keys.push(key);
                     fill.rows.extend_from_slice(&stored.floats[start..start + width]);
                 }

@@ -98,7 +98,7 @@ pub(crate) struct NoMemory;
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(super) layout: Layout,
-    lines: Arena<Line>,
+    pub(super) lines: Arena<Line>,
     pub(super) lines_max: usize,
     /// Beyond so many lines it grows only where keys find no place at all.
     pub(super) lines_allowed: usize,
@@ -410,6 +410,7 @@ impl Index {
         let lines = &mut self.lines.as_mut_slice()[first..];
         // No stray is taken out but with all others, so they lie one behind another.
         let at = self.strays.len();
+        self.watch.changes(first + at / lanes, &lines[at / lanes]);
         let place = lines::write_lane(lines, self.layout, (at / lanes, at % lanes), key, payload);
         let place = place + (first * LINE_WORDS) as u32; // `LINES_MAX` fits.
         self.strays.insert(key, place);
@@ -427,7 +428,11 @@ impl Index {
         });
         let taken: Vec<_> = taken.collect();
         let lines = taken.len().div_ceil(self.layout.lanes());
-        self.lines.as_mut_slice()[first..first + lines].fill(EMPTY_LINE);
+        for (number, line) in self.lines.as_mut_slice()[first..first + lines].iter_mut().enumerate()
+        {
+            self.watch.changes(first + number, line);
+            *line = EMPTY_LINE;
+        }
         taken
     }
 

@@ -11,6 +11,9 @@
 //! or not at all.
 
 mod aging;
+mod bits;
+mod copies;
+mod counts;
 mod fill;
 mod growth;
 mod index;
@@ -19,6 +22,7 @@ mod places;
 mod room;
 mod rows;
 mod scratch;
+mod snapshot;
 mod touched;
 mod watch;
 
@@ -33,13 +37,15 @@ use zerocopy::IntoBytes;
 
 pub(crate) use self::aging::Moment;
 use self::aging::{Aging, Stored, stored, stored_mut};
+pub(crate) use self::copies::{Page, Paper};
 use self::fill::Part;
 pub(crate) use self::fill::{Fill, Filled};
 use self::index::Index;
 use self::newcomers::Newcomers;
 pub(crate) use self::places::{Places, ScanGoesOn};
 use self::rows::RowArena;
-use self::scratch::{GATHERED_FLOATS, Scratch};
+use self::scratch::{GATHERED_FLOATS, IN_ORDER, Scratch};
+pub(crate) use self::snapshot::{Piece, SnapshotOf};
 use crate::rule::{Pulled, Rows, Rule, Widths};
 
 /// Keys that are searched together and then applied, so that their rows are still in the cache.
@@ -51,16 +57,6 @@ const SCAN_PAUSE_PUSHES: u32 = 1024;
 
 /// Lines that one part of the upkeep moves or sweeps: some 30 us.
 const LINES_TENDED: usize = 256;
-
-/// Rows that lie one behind another.
-const IN_ORDER: [u32; BLOCK_KEYS] = {
-    let (mut numbers, mut number) = ([0; BLOCK_KEYS], 0);
-    while number < BLOCK_KEYS {
-        numbers[number] = number as u32;
-        number += 1;
-    }
-    numbers
-};
 
 /// Why a table does not take more rows. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +193,7 @@ impl Table {
             }
             if all_stay {
                 self.add_missing(keys, at, stamp);
+                self.index.keep(keys, at, &self.rows);
                 self.apply(at, deltas, moment.rounding_seed);
             } else {
                 self.push_selected(keys, at, deltas, (stamp, moment));
@@ -246,9 +243,10 @@ impl Table {
         if begins_afresh {
             // Whoever is being filled cannot know: see `fill`.
             let found = kept_keys.iter().zip(&*at).filter(|&(_, &row)| row != MISSING);
-            found.for_each(|(&key, &row)| self.index.note(key, row));
+            found.for_each(|(&key, _)| self.index.note(key));
         }
         self.add_missing(&kept_keys[..kept], at, stamp);
+        self.index.keep(&kept_keys[..kept], at, &self.rows);
         if let Some(aging) = &mut self.aging {
             let stored = stored_mut(&mut self.index, &mut self.rows);
             self.counts.rows_admitted += aging.touch(stored, at, stamp, moment.clock);
@@ -366,9 +364,10 @@ impl Table {
                 && aging.is_old(found.floats, at[0] as usize * found.stride, moment.clock)
             {
                 // Whoever is being filled was not sent it: see `fill`.
-                self.index.note(key[0], at[0]);
+                self.index.note(key[0]);
             }
             self.add_missing(key, &mut at, stamp);
+            self.index.keep(key, &at, &self.rows);
             if let Some(touched) = self.index.touched_mut() {
                 touched.touch(&at);
             }
@@ -479,9 +478,7 @@ impl Table {
         if let Some(rows) = &mut self.rows {
             let row = rows.add();
             payload[0] = row;
-            if let Some(touched) = self.index.touched_mut() {
-                touched.renew(row);
-            }
+            self.index.row_is_new(row);
             if let Some(aging) = &self.aging {
                 let stride = rows.stride();
                 aging.renew(&mut Stored { floats: rows.floats_mut(), stride }, row, stamp);
@@ -495,6 +492,8 @@ impl Table {
 
 #[cfg(test)]
 mod life_tests;
+#[cfg(test)]
+mod snapshot_tests;
 
 #[cfg(test)]
 mod tests {

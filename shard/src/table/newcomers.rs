@@ -20,6 +20,8 @@ use kernels::hash::mix;
 use memory::Arena;
 use wire::{Key, KeyAdmission, PARTITIONS, ring_number};
 
+use super::copies::Paper;
+use super::counts::CountsSnapshot;
 use super::index::NoMemory;
 
 /// Counters of each row of a line.
@@ -112,6 +114,8 @@ pub(super) struct Sketch {
     halved_at: u32,
     /// Bits of the lines that have counted since they were last sent, while somebody is filled.
     unsent: Vec<u64>,
+    /// None where nobody wants the counts as they were.
+    snapshot: Option<Box<CountsSnapshot>>,
 }
 
 impl Sketch {
@@ -119,7 +123,7 @@ impl Sketch {
         let mut lines = Arena::reserve(1 << line_bits).map_err(|_| NoMemory)?;
         lines.grow_to(1 << line_bits).map_err(|_| NoMemory)?;
         let halved_at = (COUNTERS as u32 * u32::from(pushes)).div_ceil(2);
-        Ok(Sketch { lines, line_bits, halved_at, unsent: Vec::new() })
+        Ok(Sketch { lines, line_bits, halved_at, unsent: Vec::new(), snapshot: None })
     }
 
     /// From now on it is known which lines are not sent: at first those that have counted.
@@ -155,6 +159,27 @@ impl Sketch {
         }
     }
 
+    /// What the counts are now can be taken by pieces, whatever becomes of them.
+    pub(super) fn begin_snapshot(&mut self, paper: Paper) {
+        self.snapshot = Some(Box::new(CountsSnapshot::new(self.lines.as_slice().len(), paper)));
+    }
+
+    /// Nobody wants to know that any more.
+    pub(super) fn end_snapshot(&mut self) {
+        self.snapshot = None;
+    }
+
+    /// The counts as they were, if somebody wants them.
+    pub(super) fn snapshot(&mut self) -> Option<&mut CountsSnapshot> {
+        self.snapshot.as_deref_mut()
+    }
+
+    /// Goes on with the walk over the counts as they were. Whether there were any left.
+    pub(super) fn walk(&mut self, lines_max: usize) -> bool {
+        let snapshot = self.snapshot.as_mut();
+        snapshot.is_some_and(|snapshot| snapshot.walk(self.lines.as_slice(), lines_max))
+    }
+
     /// The lines that are not zero, each with its number.
     pub(super) fn counted(&self) -> impl Iterator<Item = (u64, Vec<u8>)> {
         let lines = (0_u64..).zip(self.lines.as_slice());
@@ -178,6 +203,9 @@ impl Sketch {
         let line = ring_number(Key::new(key)) >> (u64::BITS - self.line_bits);
         if let Some(word) = self.unsent.get_mut(line as usize / 64) {
             *word |= 1 << (line % 64);
+        }
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.line_changes(line as usize, &self.lines.as_slice()[line as usize]);
         }
         let line = &mut self.lines.as_mut_slice()[line as usize];
         let draw = mix(key);

@@ -116,6 +116,9 @@ impl Table {
         for keys in keys.chunks(BLOCK_KEYS) {
             let at = &mut at[..keys.len()];
             self.find(keys, at);
+            for (&key, &row) in keys.iter().zip(&*at).filter(|&(_, &row)| row != MISSING) {
+                self.index.keep(&[key], &[row], &self.rows);
+            }
             if let Some(touched) = self.index.touched_mut() {
                 at.iter().filter(|&&row| row != MISSING).for_each(|&row| touched.touch(&[row]));
             }

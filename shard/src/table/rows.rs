@@ -45,6 +45,11 @@ impl RowArena {
         self.floats.items_max() / self.stride
     }
 
+    /// How many were ever handed out: numbers of rows are below it.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// From one row to the next, in f32.
     pub(crate) fn stride(&self) -> usize {
         self.stride

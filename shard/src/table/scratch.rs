@@ -12,6 +12,16 @@ use super::BLOCK_KEYS;
 /// the cache. 16 KiB, half of a first-level cache.
 pub(super) const GATHERED_FLOATS: usize = 4096;
 
+/// Rows that lie one behind another.
+pub(super) const IN_ORDER: [u32; BLOCK_KEYS] = {
+    let (mut numbers, mut number) = ([0; BLOCK_KEYS], 0);
+    while number < BLOCK_KEYS {
+        numbers[number] = number as u32;
+        number += 1;
+    }
+    numbers
+};
+
 /// What a pull writes before it reads it. Kept from pull to pull: a pull of one key is not to zero
 /// 34 KiB first.
 #[derive(Debug, Default)]

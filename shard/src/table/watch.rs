@@ -1,11 +1,13 @@
-//! Which rows come to lines that a walk over a table has left behind, and which change.
+//! Which rows come to lines that a walk over a table has left behind, which change, and what lines
+//! held before.
 //!
-//! Owns where the walk stands, the keys of those rows, and what is known of changes. What they are
-//! for is left to `fill`.
+//! Owns where the walk of a fill stands, the keys of those rows, and who hears of changes. What
+//! they are for is left to `fill`, `touched` and `snapshot`.
 
-use kernels::lines::{LINE_WORDS, Moves};
+use kernels::lines::{LINE_WORDS, Line, Moves};
 
 use super::index::Index;
+use super::snapshot::Snapshot;
 use super::touched::Touched;
 
 /// Where an entry comes from that lay in no line.
@@ -19,28 +21,30 @@ pub(super) struct Watch {
     keys: Vec<u64>,
     /// None where nobody wants to know what changes.
     touched: Option<Box<Touched>>,
+    /// None where nobody wants the table as it was.
+    pub(super) snapshot: Option<Box<Snapshot>>,
 }
 
 impl Moves for Watch {
     #[inline(always)]
     fn moved(&mut self, key: u64, from: usize, to: usize) {
-        let is_taken = match &mut self.touched {
-            None => true,
-            Some(touched) => is_taken(touched, from, to),
-        };
-        if to < self.front && from >= self.front && is_taken {
+        if let Some(touched) = &mut self.touched {
+            match from {
+                NO_LINE => touched.added(to),
+                from => touched.moved(from, to),
+            }
+        }
+        if to < self.front && from >= self.front {
             self.keys.push(key);
         }
     }
-}
 
-/// Notes where a row has come to. Whether a walk was to take it where it lay.
-fn is_taken(touched: &mut Touched, from: usize, to: usize) -> bool {
-    if from == NO_LINE {
-        touched.added(to);
-        return true;
+    #[inline(always)]
+    fn changes(&mut self, line: usize, held: &Line) {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.line_changes(line, held);
+        }
     }
-    touched.moved(from, to)
 }
 
 impl Index {
@@ -53,11 +57,8 @@ impl Index {
         }
     }
 
-    /// Notes a key whose row, at this place, is another one than it was, if a walk is under way.
-    pub(crate) fn note(&mut self, key: u64, place: u32) {
-        if let Some(touched) = &mut self.watch.touched {
-            touched.renew(place);
-        }
+    /// Notes a key whose row is another one than it was, if a walk is under way.
+    pub(crate) fn note(&mut self, key: u64) {
         if self.watch.front > 0 {
             self.watch.keys.push(key);
         }

@@ -14,6 +14,7 @@ use super::super::event::{Action, ConnectionId, Event};
 use super::super::machine::Machine;
 use super::super::spec::ClusterSpec;
 use super::super::store::Entry;
+use super::cut::{AGAIN_PATIENCE, ASK_AGAIN_AFTER};
 use super::{CHECKPOINT_ATTEMPTS_MAX, CUT_PATIENCE, Conduct, Conductor, PART_ATTEMPTS_MAX};
 
 const STEP: Duration = Duration::from_millis(250);
@@ -124,6 +125,7 @@ impl Stage {
     /// Has one begun. The orders.
     fn begin(&mut self, number: u64) -> Vec<(ConnectionId, RecordOrder)> {
         self.wait(STEP);
+        self.orders.clear();
         assert!(matches!(self.tasks.pop(), Some(StoreTask::Begin { .. })));
         self.handle(Event::Store(StoreNews::Begun { number }));
         self.wait(STEP);
@@ -135,6 +137,13 @@ impl Stage {
         let message = ToCoordinator::Stored(StoreReport { shard, number, attempt, state });
         self.handle(Event::Said { connection: *connection, message });
         self.handle(Event::Tick);
+    }
+
+    /// All say a clock, and the same one when they are asked again.
+    fn mark(&mut self, orders: &[(ConnectionId, RecordOrder)], clock: u64) {
+        orders.iter().for_each(|order| self.tell(order, marked(clock)));
+        self.wait(ASK_AGAIN_AFTER);
+        orders.iter().for_each(|order| self.tell(order, marked(clock)));
     }
 
     fn status(&self) -> CheckpointStatus {
@@ -185,6 +194,10 @@ fn the_tails_record_and_are_cut_after_the_highest_clock_of_all() {
     stage.tell(&orders[0], marked(7));
     assert_eq!(stage.cuts(), [], "the other has not all of its rows");
     stage.tell(&orders[1], marked(9));
+    stage.orders.clear();
+    stage.wait(ASK_AGAIN_AFTER);
+    assert_eq!((stage.cuts().len(), stage.orders.len()), (0, 2), "they are asked again");
+    stage.mark(&orders, 9);
     let cut = Some(Clock::new(10));
     assert_eq!(stage.cuts(), [cut, cut]);
     stage.tell(&orders[0], StoreState::Recorded(part("a")));
@@ -203,16 +216,14 @@ fn where_no_worker_goes_on_the_cut_is_where_each_shard_is() {
     let mut stage = Stage::new(&[&[1], &[2]], None);
     stage.ask();
     let orders = stage.begin(1);
-    stage.tell(&orders[0], marked(3));
-    stage.tell(&orders[1], marked(3));
+    stage.mark(&orders, 3);
     assert_eq!(stage.cuts(), [Some(Clock::new(4)); 2]);
     stage.wait(CUT_PATIENCE + STEP);
     assert_eq!(stage.cuts().last(), Some(&None), "nobody gets there");
     let mut stage = Stage::new(&[&[1], &[2]], None);
     stage.ask();
     let orders = stage.begin(1);
-    stage.tell(&orders[0], marked(u64::MAX));
-    stage.tell(&orders[1], marked(u64::MAX));
+    stage.mark(&orders, u64::MAX);
     assert_eq!(stage.cuts(), [None, None], "nobody takes part");
 }
 
@@ -243,8 +254,7 @@ fn a_part_that_fails_behind_the_cut_begins_everything_again() {
     stage.ask();
     for number in 1..=u64::from(CHECKPOINT_ATTEMPTS_MAX) {
         let orders = stage.begin(number);
-        stage.tell(&orders[0], marked(3));
-        stage.tell(&orders[1], marked(3));
+        stage.mark(&orders, 3);
         stage.tell(&orders[0], StoreState::Recorded(part("a")));
         assert_eq!(stage.status().failure, None);
         stage.tell(&orders[1], StoreState::NotRecorded { reason: "killed".into() });
@@ -253,6 +263,32 @@ fn a_part_that_fails_behind_the_cut_begins_everything_again() {
     }
     assert!(stage.status().failure.is_some(), "it is not begun without end");
     assert_eq!(stage.status().ended, 1);
+}
+
+#[test]
+fn a_cut_is_as_far_ahead_as_clocks_go_by_and_farther_once_a_shard_was_beyond_it() {
+    let mut stage = Stage::new(&[&[1], &[2]], None);
+    stage.ask();
+    let mut ahead = Vec::new();
+    for number in 1..=u64::from(CHECKPOINT_ATTEMPTS_MAX) {
+        let orders = stage.begin(number);
+        orders.iter().for_each(|order| stage.tell(order, marked(100)));
+        stage.wait(ASK_AGAIN_AFTER);
+        orders.iter().for_each(|order| stage.tell(order, marked(110)));
+        ahead.push(stage.cuts()[0].expect("a clock").get() - 110);
+        let beyond = StoreState::NotRecorded { reason: "it was beyond the cut".into() };
+        stage.tell(&orders[1], beyond);
+        stage.tasks.retain(|task| !matches!(task, StoreTask::Abandon { .. }));
+    }
+    assert_eq!(ahead, [10, 18, 35], "10 clocks in 60 ms");
+    assert!(stage.status().failure.is_some(), "it is not begun without end");
+    // A server of before says its clock once.
+    stage.ask();
+    let orders = stage.begin(9);
+    orders.iter().for_each(|order| stage.tell(order, marked(5)));
+    stage.wait(ASK_AGAIN_AFTER);
+    stage.wait(AGAIN_PATIENCE + STEP);
+    assert_eq!(stage.cuts(), [Some(Clock::new(6)); 2]);
 }
 
 #[test]
@@ -294,7 +330,7 @@ fn one_is_due_after_so_long_and_again_after_the_last() {
 fn take(stage: &mut Stage, number: u64, bases: [Option<u64>; 2]) -> Option<u64> {
     stage.ask();
     let orders = stage.begin(number);
-    orders.iter().for_each(|order| stage.tell(order, marked(u64::MAX)));
+    stage.mark(&orders, u64::MAX);
     for (order, base) in orders.iter().zip(bases) {
         assert!(order.1.is_base);
         stage.tell(order, StoreState::Recorded(RecordedPart { base, ..part("a") }));

@@ -19,6 +19,10 @@ use super::{Fleet, Happening, Published, Stirred, VaultCounts};
 /// Tapes between a core and who takes them.
 const TAPES_MAX: usize = 8;
 
+/// What a core may record in every other checkpoint, in bytes a second: little, so that shards
+/// change between their cuts and their pages.
+const PACED_BYTES_PER_S: u64 = 32 << 10;
+
 /// What a coordinator wants of a server.
 #[derive(Debug)]
 pub(crate) enum RecordingOrder {
@@ -38,16 +42,16 @@ pub(crate) struct Recording {
     taken: Vec<Tape>,
     reached: Reached,
     is_told_marked: bool,
-    /// Where it is cut, once that is known.
-    cut: Option<Option<Clock>>,
 }
 
 /// How a recording goes on.
 enum Goes {
     On,
+    /// The shard's core has said what the shard had come to.
+    Begun,
     /// It was given up by the core.
     Lost(String),
-    /// It has come to its cut.
+    /// It is whole.
     Enough,
 }
 
@@ -57,6 +61,7 @@ impl Recording {
         loop {
             match self.tapes.try_recv() {
                 Ok(tape) => {
+                    self.is_told_marked &= tape.count() > 0;
                     self.reached = tape.reached;
                     self.taken.push(tape);
                 }
@@ -67,12 +72,10 @@ impl Recording {
                 }
             }
         }
-        match self.cut {
-            Some(None) if self.reached.is_marked => Goes::Enough,
-            Some(Some(clock)) if self.reached.is_marked && self.reached.clock >= clock => {
-                Goes::Enough
-            }
-            _ => Goes::On,
+        match (self.reached.is_whole, self.taken.is_empty() || self.is_told_marked) {
+            (true, _) => Goes::Enough,
+            (false, false) => Goes::Begun,
+            (false, true) => Goes::On,
         }
     }
 
@@ -88,7 +91,7 @@ impl Process {
         let RecordOrder { number, shard, attempt, .. } = order;
         if let Some(known) = self.recordings.get(&shard) {
             if (known.order.number, known.order.attempt) >= (number, attempt) {
-                return; // Said again.
+                return self.core.tell_reached(shard, number); // Said again.
             }
             self.core.end_recording(shard, known.order.number);
         }
@@ -100,7 +103,8 @@ impl Process {
         let (_, spare) = sync_channel(TAPES_MAX);
         let end = Arc::new(OnceLock::new());
         let purpose = Purpose { number, base: None, is_base: false };
-        let tap = Tap { purpose, tapes, spare, end: Arc::clone(&end), bytes_per_s: None };
+        let bytes_per_s = number.is_multiple_of(2).then_some(PACED_BYTES_PER_S);
+        let tap = Tap { purpose, tapes, spare, end: Arc::clone(&end), bytes_per_s };
         self.core.begin_recording(shard, tap);
         let recording = Recording {
             order,
@@ -109,15 +113,15 @@ impl Process {
             taken: Vec::new(),
             reached: Reached::default(),
             is_told_marked: false,
-            cut: None,
         };
         self.recordings.insert(shard, recording);
     }
 
     /// Hears where the recordings of a checkpoint are cut.
     fn cut_recordings(&mut self, number: u64, clock: Option<Clock>) {
-        let of_it = self.recordings.values_mut().filter(|it| it.order.number == number);
-        of_it.for_each(|it| it.cut = Some(clock));
+        let Process { recordings, core, .. } = self;
+        let of_it = recordings.iter().filter(|(_, it)| it.order.number == number);
+        of_it.for_each(|(&shard, _)| core.cut_recording(shard, number, clock));
     }
 
     /// The recordings of a checkpoint are of no use any more.
@@ -152,7 +156,7 @@ impl Fleet {
         for shard in process.recordings.keys().copied().collect::<Vec<ShardId>>() {
             let recording = process.recordings.get_mut(&shard).expect("it was just there");
             let state = match recording.take() {
-                Goes::On if recording.reached.is_marked && !recording.is_told_marked => {
+                Goes::Begun => {
                     recording.is_told_marked = true;
                     let bytes = recording.taken.iter().map(|tape| tape.bytes() as u64).sum();
                     let clock = recording.reached.clock;
