@@ -210,14 +210,17 @@ impl Network {
             self.counts.cut += 1;
             return self.cut(from.wire);
         }
-        if self.dice.strikes(self.faults.partition_per_mille) {
-            let shut_ns = self.dice.within(&self.faults.partition_ns);
-            self.counts.partitions += 1;
-            self.wall_between(from, to, self.now_ns.saturating_add(shut_ns));
-        }
+        // Of what is sent into a wall no draw makes another: who sends all again and again, as it
+        // does behind a wall, would keep it up for ever.
         if self.is_walled(from, to) {
             self.counts.walled += 1;
             return;
+        }
+        if self.dice.strikes(self.faults.partition_per_mille) {
+            let shut_ns = self.dice.within(&self.faults.partition_ns);
+            self.counts.partitions += 1;
+            self.counts.walled += 1;
+            return self.wall_between(from, to, self.now_ns.saturating_add(shut_ns));
         }
         if self.dice.strikes(self.faults.loss_per_mille) {
             self.counts.lost += 1;
