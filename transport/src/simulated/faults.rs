@@ -31,7 +31,7 @@ pub struct Faults {
     /// The connection breaks, and both ends get a fault.
     pub cut_per_mille: u32,
     /// The way from the sender's endpoint to the receiver's is shut for `partition_ns`: all that
-    /// is sent that way meanwhile is lost, and nobody is told.
+    /// is sent that way meanwhile is lost, makes no other partition, and nobody is told.
     pub partition_per_mille: u32,
     /// For how long.
     pub partition_ns: RangeInclusive<u64>,

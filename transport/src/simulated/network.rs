@@ -19,6 +19,7 @@ use super::frame::{Account, Buffer, Charge};
 use super::link::Side;
 use super::trace::Trace;
 use crate::api::{Fault, Limits};
+use crate::tcp::LINK_SILENCE_MAX;
 
 /// What `park` of an endpoint does to the world's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,17 +211,15 @@ impl Network {
             self.counts.cut += 1;
             return self.cut(from.wire);
         }
-        // Of what is sent into a wall no draw makes another: who sends all again and again, as it
-        // does behind a wall, would keep it up for ever.
+        // What is sent into a wall makes no other: all that is sent again there would keep it up.
+        if self.dice.strikes(self.faults.partition_per_mille) && !self.is_walled(from, to) {
+            let shut_ns = self.dice.within(&self.faults.partition_ns);
+            self.counts.partitions += 1;
+            self.wall_between(from, to, self.now_ns.saturating_add(shut_ns));
+        }
         if self.is_walled(from, to) {
             self.counts.walled += 1;
             return;
-        }
-        if self.dice.strikes(self.faults.partition_per_mille) {
-            let shut_ns = self.dice.within(&self.faults.partition_ns);
-            self.counts.partitions += 1;
-            self.counts.walled += 1;
-            return self.wall_between(from, to, self.now_ns.saturating_add(shut_ns));
         }
         if self.dice.strikes(self.faults.loss_per_mille) {
             self.counts.lost += 1;
@@ -316,14 +315,16 @@ impl Network {
         self.end_mut(port).phase = Phase::Over;
     }
 
-    /// Tells the other side of `from` that this one is closed.
+    /// Tells the other side of `from` that this one is closed. Behind a wall it finds out late.
     fn notify(&mut self, from: Port) {
         let to = from.across();
-        if self.is_walled(from, to) {
-            return;
-        }
-        let delay_ns = self.dice.within(&self.faults.delay_ns);
-        let at_ns = self.end_mut(to).ordered_ns.max(self.now_ns + delay_ns);
+        let at_ns = match self.is_walled(from, to) {
+            true => self.now_ns + LINK_SILENCE_MAX.as_nanos() as u64, // As a kernel's probes do.
+            false => {
+                let delay_ns = self.dice.within(&self.faults.delay_ns);
+                self.end_mut(to).ordered_ns.max(self.now_ns + delay_ns)
+            }
+        };
         self.schedule(at_ns, Due::PeerClosed { to });
     }
 

@@ -7,6 +7,7 @@ use wire::{HEADER_BYTES, Header, Kind, Seal, Time};
 
 use super::*;
 use crate::api::{Event, Fault, Limits, Link, PeerId, Transport};
+use crate::tcp::LINK_SILENCE_MAX;
 
 /// Most steps before a test takes the world for stuck.
 const STEPS_MAX: usize = 1_000_000;
@@ -224,15 +225,44 @@ fn a_partition_by_chance_ends_after_its_time() {
 }
 
 #[test]
+fn a_partition_by_chance_is_not_prolonged_by_what_is_sent_into_it() {
+    let partition_ns = 1_000_000..=1_000_000;
+    let faults = Faults { partition_per_mille: 1000, partition_ns, ..Faults::NONE };
+    let Pair { world, mut ends, peers } = pair(7, faults);
+    let [one, other] = &mut ends;
+    for at_ns in (0..1_000_000).step_by(1000) {
+        world.advance_to(Time::from_nanos(at_ns));
+        send(one, peers[0], &message(1, 0));
+    }
+    world.set_faults(Faults::NONE);
+    world.advance_to(Time::from_nanos(1_000_000));
+    send(one, peers[0], &message(2, 0));
+    assert_eq!(drain(&world, other).0, [message(2, 0)]);
+    assert_eq!((world.counts().partitions, world.counts().walled), (1, 1000));
+}
+
+#[test]
 fn who_writes_to_a_peer_that_left_behind_a_wall_hears_of_it_once_the_wall_falls() {
     let Pair { world, ends, peers } = pair(8, Faults::NONE);
     let [mut one, other] = ends;
     world.block(other.id(), one.id());
     drop(other);
-    assert_eq!(drain(&world, &mut one).1, [], "half open: nobody was told");
+    let mut events = Vec::new();
+    one.poll(&mut events);
+    assert!(events.is_empty(), "half open: nobody was told");
     world.heal();
     send(&mut one, peers[0], &message(1, 0));
     assert_eq!(drain(&world, &mut one).1, [Fault::PeerClosed]);
+}
+
+#[test]
+fn who_is_silent_to_a_peer_that_left_behind_a_wall_hears_of_it_as_late_as_from_tcp() {
+    let Pair { world, ends, peers: _ } = pair(8, Faults::NONE);
+    let [mut one, other] = ends;
+    world.block(other.id(), one.id());
+    drop(other);
+    assert_eq!(drain(&world, &mut one).1, [Fault::PeerClosed]);
+    assert_eq!(world.now(), Time::default() + LINK_SILENCE_MAX);
 }
 
 #[test]
