@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     };
     let kind = std::env::args().nth(3).unwrap_or_default();
     let (mut failed, mut reads_ns, mut took_s, mut published) = (0, Vec::new(), 0.0, 0);
+    // World time in seconds and steps, each with its seed.
+    let mut longest = [(0, 0); 2];
     for seed in first..first + count {
         let setup = Setup { seed, isa: Isa::detect(), defect: Defect::None };
         let plan = match kind.as_str() {
@@ -33,7 +35,9 @@ fn main() -> ExitCode {
             _ => Plan::from_seed(seed),
         };
         match run_plan(&setup, &plan) {
-            Ok(Report { reads_ns: reads, took, servers, checkpoints, .. }) => {
+            Ok(Report { reads_ns: reads, took, steps, servers, checkpoints, .. }) => {
+                let run = [(took.nanos() / 1_000_000_000, seed), (steps, seed)];
+                longest = [longest[0].max(run[0]), longest[1].max(run[1])];
                 published += checkpoints.published;
                 took_s += took.nanos() as f64 * 1e-9;
                 let slowest_ms = reads.iter().max().map_or(0, |ns| ns / 1_000_000);
@@ -70,5 +74,7 @@ fn main() -> ExitCode {
     println!(
         "{failed} of {count} seeds failed; {took_s:.0} s of world time; {published} checkpoints"
     );
+    let [(longest_s, slowest), (steps_max, busiest)] = longest;
+    println!("longest: {longest_s} s (seed {slowest}), {steps_max} steps (seed {busiest})");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -20,6 +20,7 @@ use worker::{Session, SessionSpec};
 
 use crate::failure::Failure;
 use crate::fleet::{Fleet, FleetSpec};
+use crate::pace::{Pace, turn_out};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::run::Defect;
@@ -51,6 +52,10 @@ const IDLE_STEP_NS: u64 = 1_000_000;
 const STALLS_MAX: u32 = 64;
 /// By how much, in nanoseconds.
 const STALL_NS: u64 = 10_000;
+
+/// How far the world moves once the run has failed: beyond the deadline of any call, so that who
+/// waits in one hears of it.
+const LEAP: Duration = Duration::from_secs(120);
 
 /// How long the first placement may take.
 const BEGIN_MAX: Duration = Duration::from_secs(20);
@@ -88,6 +93,8 @@ struct Cores {
     /// Servers in chains, if there are such.
     fleet: Option<Fleet>,
     stalls: u32,
+    pace: Pace,
+    failed: Option<Failure>,
     /// Shards that are alone.
     cores: Vec<Core>,
     /// By core: it has no turn before.
@@ -110,14 +117,31 @@ impl Cores {
             self.stopped_until[core] = now + Duration::from_nanos(stop_ns);
         }
         for (core, &until) in self.cores.iter_mut().zip(&self.stopped_until) {
-            if now >= until {
-                while core.turn() {}
+            if now >= until
+                && let Err(failure) = turn_out(core, now)
+            {
+                self.failed.get_or_insert(failure);
             }
         }
     }
 
+    /// What has gone wrong, if anything has.
+    fn failed(&self) -> Option<&Failure> {
+        self.failed.as_ref().or_else(|| self.fleet.as_ref()?.failed())
+    }
+
     /// Goes on to the next moment at which something happens that concerns a core or a worker.
     fn step(&mut self, world: &World) {
+        if self.failed().is_some() {
+            return world.advance_to(world.now() + LEAP);
+        }
+        self.go_on(world);
+        if let Err(failure) = self.pace.note_step(world.now()) {
+            self.failed.get_or_insert(failure);
+        }
+    }
+
+    fn go_on(&mut self, world: &World) {
         let begun = world.now();
         let Some(fleet) = &mut self.fleet else { return step(world) };
         while world.now().nanos() <= begun.nanos() + IDLE_STEP_NS {
@@ -185,6 +209,8 @@ impl Cluster {
         let cores = Cores {
             fleet,
             stalls: 0,
+            pace: Pace::default(),
+            failed: None,
             cores: (0..alone).map(core).collect(),
             stopped_until: vec![Time::default(); plan.shards],
             stops_per_mille: plan.stops_per_mille,
@@ -202,15 +228,13 @@ impl Cluster {
     fn begin(&self) -> Result<(), Failure> {
         while self.with_fleet(|fleet| !fleet.has_begun()).unwrap_or(false) {
             self.turn();
-            let state = self.with_fleet(|fleet| fleet.failed().ok_or(fleet.describe()));
-            match state {
-                Some(Ok(failure)) => return Err(failure),
-                Some(Err(state)) if self.now() > Time::default() + BEGIN_MAX => {
-                    let seconds = BEGIN_MAX.as_secs_f64();
-                    return Err(Failure::NotWhole { seconds, state });
-                }
-                _ => self.step(),
+            self.check()?;
+            if self.now() > Time::default() + BEGIN_MAX {
+                let seconds = BEGIN_MAX.as_secs_f64();
+                let state = self.with_fleet(|fleet| fleet.describe()).unwrap_or_default();
+                return Err(Failure::NotWhole { seconds, state });
             }
+            self.step();
         }
         self.with_fleet(Fleet::begin_strikes);
         Ok(())
@@ -284,6 +308,13 @@ impl Cluster {
         self.cores.borrow_mut().fleet.as_mut().map(ask)
     }
 
+    /// Whether all has gone well so far.
+    ///
+    /// - Errors: what has not.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.cores.borrow().failed().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
     /// Every core has one turn.
     pub(crate) fn turn(&self) {
         self.cores.borrow_mut().turn(self.world.now());
@@ -317,6 +348,11 @@ impl Cluster {
 
     pub(crate) fn counts(&self) -> Counts {
         self.world.counts()
+    }
+
+    /// Steps of the world so far.
+    pub(crate) fn steps(&self) -> u64 {
+        self.cores.borrow().pace.steps()
     }
 
     pub(crate) fn trace_hash(&self) -> u64 {

@@ -89,6 +89,15 @@ pub enum Failure {
         /// What each worker was about.
         members: Vec<String>,
     },
+    /// More happens than in any run that ends.
+    Unending {
+        /// World time in seconds.
+        seconds: f64,
+        /// What happens.
+        event: Event,
+        /// How often it did.
+        count: u64,
+    },
     /// In the end two replicas of a shard do not hold the same, or one is not there.
     Differs {
         /// The shard.
@@ -203,6 +212,30 @@ pub enum Failure {
     },
 }
 
+/// What happens without an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The world goes on to its next moment, or stays at this one.
+    Step,
+    /// The same, and time does not go on.
+    StepAtOnce,
+    /// A core finds more to do, and time does not go on.
+    TurnAtOnce,
+    /// Something befalls servers or coordinators, and time does not go on.
+    HappeningAtOnce,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Event::Step => "steps",
+            Event::StepAtOnce => "steps at one moment",
+            Event::TurnAtOnce => "turns of a core at one moment",
+            Event::HappeningAtOnce => "happenings at one moment",
+        })
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -232,6 +265,9 @@ impl fmt::Display for Failure {
             }
             Failure::Stuck { seconds, members } => {
                 write!(f, "no end after {seconds:.1} s: {}", members.join(", "))
+            }
+            Failure::Unending { seconds, event, count } => {
+                write!(f, "no end at {seconds:.1} s, after {count} {event}")
             }
             Failure::Differs { shard, one, other } => {
                 write!(f, "{shard} is not the same on {one} and {other}")

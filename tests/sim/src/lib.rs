@@ -43,13 +43,14 @@ mod journal;
 mod ledger;
 mod lives;
 mod member;
+mod pace;
 mod plan;
 mod random;
 mod reader;
 mod run;
 mod step;
 
-pub use failure::Failure;
+pub use failure::{Event, Failure};
 pub use fleet::{Counts as ServerCounts, StoreDefect, VaultCounts, VaultDefect};
 pub use plan::{ChainPlan, Plan, Strikes};
 pub use run::{Defect, Report, Setup, run, run_plan};

@@ -18,7 +18,6 @@ use worker::{
 
 use crate::cluster::{Cluster, Guest};
 use crate::failure::Failure;
-use crate::fleet::Fleet;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::lives::Lives;
@@ -326,9 +325,7 @@ impl Member {
         mut call: impl FnMut(&mut Session, Time) -> Result<(), WorkerError>,
     ) -> Result<(), Failure> {
         for _ in 0..CALLS_MAX {
-            if let Some(failure) = cluster.with_fleet(Fleet::failed).flatten() {
-                return Err(failure);
-            }
+            cluster.check()?;
             cluster.follow(&mut self.session, self.lives.guest(self.worker), &mut self.epochs);
             let session = &mut self.session;
             let deadline = session.now() + CALL_MAX;

@@ -70,6 +70,7 @@ impl Reader {
             reads_ns: Vec::new(),
         };
         for _ in 0..CALLS_MAX {
+            cluster.check()?;
             cluster.follow(&mut reader.session, guest, &mut reader.epochs);
             let session = &mut reader.session;
             let deadline = session.now() + CALL_MAX;

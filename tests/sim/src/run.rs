@@ -20,11 +20,9 @@ use crate::member::Member;
 use crate::plan::Plan;
 use crate::reader::Reader;
 
-/// World time that a job may take, in nanoseconds.
-const RUN_MAX_NS: u64 = 4 * 3_600_000_000_000;
-
-/// Turns that a job may take.
-const TURNS_MAX: u64 = 20_000_000;
+/// World time that a job may take, in nanoseconds: an hour. What it may do meanwhile is bounded by
+/// `pace`.
+const RUN_MAX_NS: u64 = 3_600_000_000_000;
 
 /// World time after which no copy of a message is under way any more, in nanoseconds.
 const SETTLE_NS: u64 = 100_000_000;
@@ -87,6 +85,8 @@ pub struct Report {
     pub trace_hash: u64,
     /// World time that it took.
     pub took: Time,
+    /// Steps of the world that it took.
+    pub steps: u64,
     /// What befell the messages.
     pub network: simulated::Counts,
     /// What the sessions counted, together.
@@ -209,7 +209,7 @@ impl Run<'_> {
     fn take_turns(&mut self, ns_max: u64, done: impl Fn(&Run<'_>) -> bool) -> Result<(), Failure> {
         let (cluster, plan) = (self.cluster, self.plan);
         let over_ns = cluster.now().nanos().saturating_add(ns_max);
-        for _ in 0..TURNS_MAX {
+        loop {
             cluster.turn();
             self.check_checkpoints()?;
             for member in &mut self.members {
@@ -218,9 +218,7 @@ impl Run<'_> {
             for reader in &mut self.readers {
                 reader.act(cluster, &mut self.ledger)?;
             }
-            if let Some(failure) = cluster.with_fleet(Fleet::failed).flatten() {
-                return Err(failure);
-            }
+            cluster.check()?;
             if done(self) {
                 return Ok(());
             }
@@ -259,6 +257,7 @@ fn report(run: &Run<'_>) -> Report {
     let mut report = Report {
         trace_hash: cluster.trace_hash(),
         took: cluster.now(),
+        steps: cluster.steps(),
         network: cluster.counts(),
         sessions: worker::Counts::default(),
         staleness: plan.staleness,

@@ -103,6 +103,13 @@ fn a_server_whose_links_break_again_and_again_stays_in_its_chains() {
     drop(must_pass(1043, &Plan::storm_from_seed(1043)));
 }
 
+/// Pulls of all keys in short messages, on a network with partitions: each message that was sent
+/// again into one could begin the next, so that it never ended, and the run neither.
+#[test]
+fn a_partition_ends_however_often_all_is_sent_again_into_it() {
+    drop(chained(2664));
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run_with_coordinators() {
     for seed in 0..8 {

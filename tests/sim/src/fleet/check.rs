@@ -10,7 +10,6 @@ use wire::{Chain, Epoch, Placement, ServerId, ShardId, Time};
 
 use super::Fleet;
 use super::host::Power;
-use super::vault::Vault;
 use crate::failure::Failure;
 
 /// How often everything is compared.
@@ -18,10 +17,9 @@ const CHECK_EVERY: Duration = Duration::from_millis(150);
 
 impl Fleet {
     /// The first thing that went wrong.
-    pub(crate) fn failed(&mut self) -> Option<Failure> {
-        let of_vault = |vault: &mut Vault| vault.failed.take();
-        let failed = self.failed.take().or_else(|| self.store.failed.take());
-        failed.or_else(|| self.vault.as_mut().and_then(of_vault))
+    pub(crate) fn failed(&self) -> Option<&Failure> {
+        let of_vault = self.vault.as_ref().and_then(|vault| vault.failed.as_ref());
+        self.failed.as_ref().or(self.store.failed.as_ref()).or(of_vault)
     }
 
     /// Compares everything, at times.

@@ -40,7 +40,8 @@ pub(crate) use self::vault::Published;
 use self::vault::Vault;
 pub use self::vault::{VaultCounts, VaultDefect};
 use crate::agenda::Agenda;
-use crate::failure::Failure;
+use crate::failure::{Event, Failure};
+use crate::pace::{HAPPENINGS_AT_ONCE_MAX, turn_out, unending};
 use crate::plan::{ChainPlan, Strikes};
 use crate::random::Random;
 
@@ -272,7 +273,14 @@ impl Fleet {
 
     /// What is due happens; whether cores or workers have something to do after it.
     pub(crate) fn run_due(&mut self, now: Time) -> bool {
+        let mut happened = 0;
         loop {
+            happened += 1;
+            if happened > HAPPENINGS_AT_ONCE_MAX {
+                let failure = unending(now, Event::HappeningAtOnce, happened);
+                self.failed.get_or_insert(failure);
+                break;
+            }
             let (seats, hosts) = (&self.seats, &self.hosts);
             // First what has come, then what time brings, as who wakes up does.
             let came = self.control.take_due(now, |node| awake_at(seats, hosts, node));
@@ -307,8 +315,8 @@ impl Fleet {
             let Some(process) = process.as_mut().filter(|process| process.runs(now)) else {
                 continue;
             };
-            while process.core.turn() {}
-            if let Err(failure) = process.check_answers() {
+            let turned = turn_out(&mut process.core, now);
+            if let Err(failure) = turned.and_then(|()| process.check_answers()) {
                 self.failed.get_or_insert(failure);
             }
             process.core.park(process.core.now() + PARK_MAX);
