@@ -9,8 +9,8 @@ use wire::Time;
 
 use crate::failure::{Event, Failure};
 
-/// Steps of the world in a run. The longest of 20 000 seeds of chains takes a twentieth of it.
-const STEPS_MAX: u64 = 5_000_000;
+/// Steps of the world in a run: some times what the longest of 20 000 seeds of chains takes.
+const STEPS_MAX: u64 = 3_000_000;
 
 /// Steps of the world at one moment.
 const STEPS_AT_ONCE_MAX: u64 = 100_000;
@@ -67,4 +67,26 @@ pub(crate) fn turn_out(core: &mut Core, now: Time) -> Result<(), Failure> {
 /// The failure of a run in which this happened so often up to this moment.
 pub(crate) fn unending(now: Time, event: Event, count: u64) -> Failure {
     Failure::Unending { seconds: now.nanos() as f64 * 1e-9, event, count }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_end_at_one_moment_and_in_all_and_not_before() {
+        let (mut pace, now) = (Pace::default(), Time::from_nanos(7));
+        for _ in 1..STEPS_AT_ONCE_MAX {
+            assert_eq!(pace.note_step(now), Ok(()));
+        }
+        let at_once = unending(now, Event::StepAtOnce, STEPS_AT_ONCE_MAX);
+        assert_eq!(pace.note_step(now), Err(at_once));
+        let mut pace = Pace::default();
+        for at_ns in 1..STEPS_MAX {
+            assert_eq!(pace.note_step(Time::from_nanos(at_ns)), Ok(()));
+        }
+        let last = Time::from_nanos(STEPS_MAX);
+        assert_eq!(pace.note_step(last), Err(unending(last, Event::Step, STEPS_MAX)));
+        assert_eq!(pace.steps(), STEPS_MAX);
+    }
 }
