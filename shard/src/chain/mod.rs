@@ -223,6 +223,8 @@ impl<S> Replica<S> {
         self.role = match station {
             None => Role::Out,
             Some(Station { holds: Holds::Part, .. }) => Role::Joining,
+            // As `fence` has it: a word of this epoch may come after one of a later epoch.
+            Some(Station { place: 0, .. }) if self.fenced_by > self.shard.epoch => Role::Follower,
             Some(Station { place: 0, .. }) => Role::Head,
             Some(_) => Role::Follower,
         };

@@ -371,6 +371,26 @@ fn a_successor_at_a_later_epoch_takes_nothing_of_the_one_before() {
 }
 
 #[test]
+fn a_head_that_has_heard_of_a_later_epoch_stays_fenced_in_the_epochs_before() {
+    let mut pair = pair_with_a_row(Mutation::None);
+    let head = |epoch| (Epoch::new(epoch), Some(station(0, Holds::Everything, None)));
+    pair.head.fence(Epoch::new(5));
+    let (epoch, station) = head(4);
+    assert!(pair.head.place(epoch, station));
+    pair.epoch = epoch;
+    pair.ask(&push(2, 0, 0, &[5], Flags::NONE));
+    let refusal = Refusal::EpochMismatch { shard: Epoch::new(5) };
+    let answer = pair.answers.letters.pop_back().expect("an answer");
+    assert_eq!(answer.header().status(), Ok(Status::Refused(refusal)));
+    let (epoch, station) = head(5);
+    assert!(pair.head.place(epoch, station));
+    pair.epoch = epoch;
+    pair.ask(&push(2, 0, 0, &[5], Flags::NONE));
+    let answer = pair.answers.letters.pop_back().expect("an answer");
+    assert_eq!(answer.header().status(), Ok(Status::Done));
+}
+
+#[test]
 fn a_cursor_of_another_epochs_head_is_stale_though_as_many_rows_have_moved() {
     let mut pair = Pair::new(Holds::Everything, 1 << 20, Mutation::None);
     pair.link();
