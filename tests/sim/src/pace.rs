@@ -9,8 +9,8 @@ use wire::Time;
 
 use crate::failure::{Event, Failure};
 
-/// Steps of the world in a run: some times what the longest of 20 000 seeds of chains takes.
-const STEPS_MAX: u64 = 3_000_000;
+/// Steps of the world in a run: twice what the longest of 20 000 seeds of chains takes.
+const STEPS_MAX: u64 = 10_000_000;
 
 /// Steps of the world at one moment.
 const STEPS_AT_ONCE_MAX: u64 = 100_000;
