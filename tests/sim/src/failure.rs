@@ -90,14 +90,7 @@ pub enum Failure {
         members: Vec<String>,
     },
     /// More happens than in any run that ends.
-    Unending {
-        /// World time in seconds.
-        seconds: f64,
-        /// What happens.
-        event: Event,
-        /// How often it did.
-        count: u64,
-    },
+    Unending(Unending),
     /// In the end two replicas of a shard do not hold the same, or one is not there.
     Differs {
         /// The shard.
@@ -212,6 +205,24 @@ pub enum Failure {
     },
 }
 
+/// A run that does not end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unending {
+    /// World time in seconds.
+    pub seconds: f64,
+    /// What happens.
+    pub event: Event,
+    /// How often it did.
+    pub count: u64,
+}
+
+impl fmt::Display for Unending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unending { seconds, event, count } = self;
+        write!(f, "no end at {seconds:.1} s, after {count} {event}")
+    }
+}
+
 /// What happens without an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -266,9 +277,7 @@ impl fmt::Display for Failure {
             Failure::Stuck { seconds, members } => {
                 write!(f, "no end after {seconds:.1} s: {}", members.join(", "))
             }
-            Failure::Unending { seconds, event, count } => {
-                write!(f, "no end at {seconds:.1} s, after {count} {event}")
-            }
+            Failure::Unending(unending) => unending.fmt(f),
             Failure::Differs { shard, one, other } => {
                 write!(f, "{shard} is not the same on {one} and {other}")
             }
@@ -304,9 +313,7 @@ impl fmt::Display for Failure {
             Failure::ShardLost { shard, cause } => {
                 write!(f, "{shard} was given up though a replica lives: {cause}")
             }
-            Failure::NotWhole { seconds, state } => {
-                write!(f, "not whole after {seconds:.1} s: {state}")
-            }
+            Failure::NotWhole { seconds, state } => write!(f, "not whole, {seconds:.1} s: {state}"),
             Failure::Session { worker, error } => write!(f, "worker {worker}: {error}"),
         }
     }

@@ -50,7 +50,7 @@ mod reader;
 mod run;
 mod step;
 
-pub use failure::{Event, Failure};
+pub use failure::{Event, Failure, Unending};
 pub use fleet::{Counts as ServerCounts, StoreDefect, VaultCounts, VaultDefect};
 pub use plan::{ChainPlan, Plan, Strikes};
 pub use run::{Defect, Report, Setup, run, run_plan};

@@ -7,7 +7,7 @@
 use server::Core;
 use wire::Time;
 
-use crate::failure::{Event, Failure};
+use crate::failure::{Event, Failure, Unending};
 
 /// Steps of the world in a run: more than twice what the longest takes of the seeds of chains below
 /// 20 000, but for 14078.
@@ -67,7 +67,7 @@ pub(crate) fn turn_out(core: &mut Core, now: Time) -> Result<(), Failure> {
 
 /// The failure of a run in which this happened so often up to this moment.
 pub(crate) fn unending(now: Time, event: Event, count: u64) -> Failure {
-    Failure::Unending { seconds: now.nanos() as f64 * 1e-9, event, count }
+    Failure::Unending(Unending { seconds: now.nanos() as f64 * 1e-9, event, count })
 }
 
 #[cfg(test)]

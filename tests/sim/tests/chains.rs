@@ -110,8 +110,8 @@ fn a_partition_ends_however_often_all_is_sent_again_into_it() {
     drop(chained(2664));
 }
 
-/// A head heard of epoch 3 from a server that it took for its successor, and then of its own place in
-/// epoch 2 from the coordinator: it was head again, and answered.
+/// A head heard of epoch 3 from a server that it took for its successor, and then of its own place
+/// in epoch 2 from the coordinator: it was head again, and answered.
 #[test]
 fn a_head_that_has_heard_of_a_later_epoch_answers_in_none_before() {
     drop(chained(12914));
