@@ -486,25 +486,38 @@ fn a_cluster_begins_again_from_changes_over_a_full_checkpoint_and_not_without_it
     first.kill();
     load.join();
     verify(&place);
-    let content = |number: &str| {
-        let said = run_well(&["checkpoint", "inspect", &place, "--number", number, "--json"]);
-        serde_json::from_str::<Value>(&said).expect("one line of JSON")["content"].clone()
+    // A cut that a shard was beyond costs a number, and the next one its base.
+    let numbers: Vec<u64> =
+        taken.iter().map(|it| it["number"].as_u64().expect("a number")).collect();
+    let base = |number: &u64| {
+        let number = number.to_string();
+        let said = run_well(&["checkpoint", "inspect", &place, "--number", &number, "--json"]);
+        let content = &serde_json::from_str::<Value>(&said).expect("one line of JSON")["content"];
+        content["changes-since"].as_u64()
     };
-    assert_eq!([content("4"), content("1")], [Value::from("full"), Value::from("full")]);
-    assert_eq!(content("5")["changes-since"], 4);
-    assert_eq!(content("3")["changes-since"], 2);
+    let bases: Vec<Option<u64>> = numbers.iter().map(base).collect();
+    assert_eq!(bases[0], None);
+    for (at, &base) in bases.iter().enumerate().skip(1) {
+        assert!(base.is_none_or(|base| base == numbers[at - 1]), "{bases:?} of {numbers:?}");
+    }
+    assert!(bases.windows(3).all(|three| three.contains(&None)), "one of three has everything");
+    let changes = bases.iter().rposition(Option::is_some).expect("most have changes alone");
+    let base = changes - 1;
     let restore = ["--restore", place.as_str()];
     let second = Running::start(&files.path("again"), 2, 3, 1, &restore);
     second.wait_restored();
     second.check(1, KEYS, sum_at_cut(&taken[4]));
     second.kill();
-    // The fifth is nothing without the fourth; the third needs two others, which were kept for it.
-    std::fs::remove_file(Path::new(&place).join("ckpt-0000000004/manifest")).expect("it is there");
+    // It is nothing without its base. One before that may need others, which were kept for it.
+    let manifest = |at: usize| format!("ckpt-{:010}/manifest", numbers[at]);
+    std::fs::remove_file(Path::new(&place).join(manifest(base))).expect("it is there");
+    let newest = if changes + 1 < taken.len() { taken.len() - 1 } else { base - 1 };
     let third = Running::start(&files.path("third"), 1, 3, 1, &restore);
     third.wait_restored();
-    third.check(1, KEYS, sum_at_cut(&taken[2]));
+    third.check(1, KEYS, sum_at_cut(&taken[newest]));
     third.kill();
-    let fifth = refused(&files.path("fifth"), "3", NAME, &format!("{place}#5"));
-    let said = "ckpt-0000000005/manifest: needs checkpoint 4, of which it has the changes";
-    assert!(fifth.contains(said), "{fifth}");
+    let number = format!("{place}#{}", numbers[changes]);
+    let refused = refused(&files.path("refused"), "3", NAME, &number);
+    let said = format!("{}: needs checkpoint {}, of which", manifest(changes), numbers[base]);
+    assert!(refused.contains(&said), "{refused}");
 }

@@ -18,7 +18,7 @@ pub(super) const AGAIN_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How far ahead the cut is at least, where clocks go by: what telling it may take on busy
 /// machines.
-const AHEAD: Duration = Duration::from_millis(50);
+const AHEAD: Duration = Duration::from_millis(100);
 
 /// What the clocks were at first.
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +92,8 @@ mod tests {
             first.cut(Clock::new(1000), now, attempts).map(Clock::get)
         };
         assert_eq!([cut(0, 100, 0), cut(0, 100, 2)], [Some(1001), Some(1003)]);
-        assert_eq!([cut(100, 100, 0), cut(100, 100, 1)], [Some(1051), Some(1101)]);
-        assert_eq!(cut(10, 200, 0), Some(1004), "asking took long");
+        assert_eq!([cut(100, 100, 0), cut(100, 100, 1)], [Some(1101), Some(1201)]);
+        assert_eq!(cut(10, 200, 0), Some(1006), "asking took long");
         let nobody = Clock::new(u64::MAX);
         assert_eq!(First::new(nobody, Time::default()).cut(nobody, Time::default(), 0), None);
     }
