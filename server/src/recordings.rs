@@ -21,6 +21,10 @@ use crate::view::Turns;
 /// Tapes of a core that wait for their pace, in bytes: what is more is passed on at once.
 const PACED_BYTES_MAX: usize = 256 << 20;
 
+/// Tapes of a core that wait while the walk goes on, in bytes; the rest is for what changes. It may
+/// go far ahead of the writers: until it has been everywhere, each push is looked at.
+const WALKED_BYTES_MAX: usize = PACED_BYTES_MAX / 4 * 3;
+
 /// Memory of tapes that a core keeps for further ones, and for the next checkpoint, in bytes: new
 /// memory has to be zeroed first, in the middle of a turn.
 const SPARE_BYTES_MAX: usize = PACED_BYTES_MAX;
@@ -111,20 +115,20 @@ impl Core {
     /// Adds a page to one recording, and passes on what all have. Whether there is more to do at
     /// once.
     pub(crate) fn keep_recordings(&mut self) -> bool {
+        self.recordings.waits = false;
         if self.hosted.iter().all(|hosted| hosted.tap.is_none()) {
             return false;
         }
         let begun = self.transport.now();
-        self.recordings.waits = false;
         let count = self.hosted.len();
         let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
-        let is_paced = waiting <= PACED_BYTES_MAX;
+        let (is_paced, walks) = (waiting <= PACED_BYTES_MAX, waiting < WALKED_BYTES_MAX);
         let (first, mut added) = (self.recordings.next, None);
         for at in (0..count).map(|at| (first + at) % count) {
             let Hosted { replica, tap, .. } = &mut self.hosted[at];
             self.recordings.give(replica);
             replica.record_copies();
-            if added.is_none() && tap.is_some() && replica.wants_page() {
+            if added.is_none() && walks && tap.is_some() && replica.wants_page() {
                 replica.record_page();
                 added = Some(at);
             }

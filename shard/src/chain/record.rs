@@ -24,10 +24,6 @@ use crate::engine::{Mutation, Rests, Shard};
 use crate::job::Job;
 use crate::table::{Piece, SnapshotOf, Table};
 
-/// What may wait while pieces are added that nothing changes, in bytes: the rest is for those that
-/// must be copied now.
-const PAGES_WAITING_BYTES_MAX: usize = 4 << 20;
-
 /// What a recording is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purpose {
@@ -230,12 +226,9 @@ impl<S> Replica<S> {
         }
     }
 
-    /// Whether a page may be added now: there is more, and what waits leaves room.
+    /// Whether there are more pages to add.
     pub fn wants_page(&self) -> bool {
-        self.recording.as_ref().is_some_and(|recording| {
-            let is_cut = matches!(recording.stage, Stage::Cut(_));
-            is_cut && recording.tapes.bytes() < PAGES_WAITING_BYTES_MAX
-        })
+        self.recording.as_ref().is_some_and(|it| matches!(it.stage, Stage::Cut(_)))
     }
 
     /// What waits to be taken, in bytes.
