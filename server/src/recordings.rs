@@ -51,7 +51,7 @@ pub struct Tap {
 /// What a core knows of its recordings together.
 #[derive(Debug, Default)]
 pub(crate) struct Recordings {
-    /// Which of the core's shards adds a page, and passes tapes on, next.
+    /// Which of the core's shards comes first next time.
     next: usize,
     /// Bytes that were passed on beyond the rate are paid for by then.
     paid_at: Time,
@@ -123,20 +123,20 @@ impl Core {
         let count = self.hosted.len();
         let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
         let (is_paced, walks) = (waiting <= PACED_BYTES_MAX, waiting < WALKED_BYTES_MAX);
-        let (first, mut added) = (self.recordings.next, None);
+        let (first, mut has_added) = (self.recordings.next % count, false);
+        self.recordings.next = first + 1;
         for at in (0..count).map(|at| (first + at) % count) {
             let Hosted { replica, tap, .. } = &mut self.hosted[at];
             self.recordings.give(replica);
             replica.record_copies();
-            if added.is_none() && walks && tap.is_some() && replica.wants_page() {
+            if !has_added && walks && tap.is_some() && replica.wants_page() {
                 replica.record_page();
-                added = Some(at);
+                has_added = true;
             }
             self.pass_tapes(at, begun, is_paced);
         }
-        self.recordings.next = added.map_or(0, |at| at + 1);
         self.recordings.took.note(self.transport.now() - begun);
-        added.is_some()
+        has_added
     }
 
     /// When a tape may be passed on that waits for its rate.

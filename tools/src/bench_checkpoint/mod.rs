@@ -117,6 +117,9 @@ fn take_paced(
             thread::sleep(seconds / 4);
             let ((), alone, _) = load.beside(|| sleep(seconds))?;
             let ((took, _), beside, _) = load.beside(|| running.checkpoint())?;
+            // It takes long: what the load alone does may be something else by now.
+            let ((), after, _) = load.beside(|| sleep(seconds))?;
+            let alone = alone.midpoint(after);
             figures.paced_share.push(beside / alone);
             figures.paced_ms.push(took.as_secs_f64() * 1e3);
             complain(&format!(
