@@ -162,9 +162,13 @@ impl Tapes {
         }
     }
 
-    /// Says what the shard has come to, by a tape without messages.
+    /// Says what the shard has come to, by a tape without messages: one, however often this is
+    /// asked before it is taken.
     pub(super) fn tell(&mut self, reached: Reached) {
-        self.full.push_back(Tape { reached, ..Tape::default() });
+        match self.full.back_mut().filter(|last| last.count == 0) {
+            Some(last) => last.reached = reached,
+            None => self.full.push_back(Tape { reached, ..Tape::default() }),
+        }
     }
 
     /// What waits, in bytes.
@@ -251,4 +255,20 @@ pub fn tables_of_state(message: &[u8]) -> Option<Vec<(String, String)>> {
         matches!(header, Some(Ok(header)) if header.kind() == Kind::State)
     });
     is_state.then(|| super::state::tables_of(&message[HEADER_BYTES..]))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shard_has_come_to_waits_once_however_often_it_is_asked() {
+        let reached = |position| Reached { position, ..Reached::default() };
+        let mut tapes = Tapes::new(Isa::detect(), reached(1));
+        (2..9).for_each(|position| tapes.tell(reached(position)));
+        assert_eq!(tapes.take().map(|tape| tape.reached.position), Some(8));
+        assert!(tapes.take().is_none());
+        tapes.tell(reached(9));
+        assert_eq!(tapes.take().map(|tape| (tape.reached.position, tape.count())), Some((9, 0)));
+    }
 }

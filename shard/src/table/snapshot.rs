@@ -98,12 +98,6 @@ impl Snapshot {
         (line >= self.front) & (line < self.lines) & !self.lines_done.has(line)
     }
 
-    /// A row that lies apart is about to change, or to be freed.
-    #[inline]
-    pub(super) fn row_changes(&mut self, key: u64, row: u32, arena: &RowArena) {
-        self.take_row(key, row, arena);
-    }
-
     /// A row that lies apart is handed out: it is none of the moment's.
     pub(super) fn row_is_new(&mut self, row: u32) {
         if self.lacks_row(row) {
@@ -218,7 +212,7 @@ impl Index {
     /// A row that lies apart, of this key, is about to be freed.
     pub(super) fn keep_row(&mut self, key: u64, row: u32, arena: &RowArena) {
         if let Some(snapshot) = &mut self.watch.snapshot {
-            snapshot.row_changes(key, row, arena);
+            snapshot.take_row(key, row, arena);
         }
     }
 
@@ -238,7 +232,7 @@ impl Index {
                 let lacked = lacked(at, |row| snapshot.lacks_row(row));
                 for &number in lacked.numbers() {
                     let number = number as usize;
-                    snapshot.row_changes(keys[number], at[number], arena);
+                    snapshot.take_row(keys[number], at[number], arena);
                 }
             }
             None => {
