@@ -18,6 +18,8 @@ mod hot;
 mod lives;
 mod metrics;
 mod namespaces;
+#[cfg(feature = "s3")]
+mod object_store;
 mod own_rule;
 mod partition;
 mod processes;

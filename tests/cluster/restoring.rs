@@ -24,11 +24,11 @@ use worker::{
 
 use crate::{Files, gradwire, run, run_well, skipped, stderr, wait_for};
 
-const NAME: &str = "kept";
+pub(crate) const NAME: &str = "kept";
 const TABLE: TableId = TableId::new(0);
 const WORKERS: u32 = 2;
 /// Steps that each worker does before anything is done to the cluster.
-const STEPS_FIRST: u64 = 20;
+pub(crate) const STEPS_FIRST: u64 = 20;
 
 /// A process that is killed, and not asked, when it is dropped.
 struct Process(Child);
@@ -52,19 +52,38 @@ impl Drop for Process {
 }
 
 /// A coordinator and its servers, as processes.
-struct Running {
+pub(crate) struct Running {
     coordinator: Process,
     address: String,
     servers: Vec<Process>,
+    /// Further arguments of each server.
+    serve: Vec<String>,
 }
 
-impl Running {
-    fn start(data: &str, servers: usize, shards: u16, replicas: u8, more: &[&str]) -> Running {
-        let (shards, replicas) = (shards.to_string(), replicas.to_string());
-        let least = servers.to_string();
+/// What a cluster is begun with.
+pub(crate) struct Begin {
+    /// Where its coordinator's log lies.
+    pub(crate) data: String,
+    pub(crate) servers: usize,
+    pub(crate) shards: u16,
+    pub(crate) replicas: u8,
+    /// Further arguments of each server.
+    pub(crate) serve: Vec<String>,
+}
+
+impl Begin {
+    /// One server with one shard.
+    pub(crate) fn new(data: String) -> Begin {
+        Begin { data, servers: 1, shards: 1, replicas: 1, serve: Vec::new() }
+    }
+
+    /// Starts it, its coordinator with these arguments, too.
+    pub(crate) fn running(self, coordinate: &[&str]) -> Running {
+        let (shards, replicas) = (self.shards.to_string(), self.replicas.to_string());
+        let least = self.servers.to_string();
         let mut command = gradwire(&["coordinate", "--listen", "127.0.0.1:0", "--json"]);
-        command.args(["--data", data, "--cluster", NAME, "--shards", &shards]);
-        command.args(["--replicas", &replicas, "--servers-min", &least]).args(more);
+        command.args(["--data", &self.data, "--cluster", NAME, "--shards", &shards]);
+        command.args(["--replicas", &replicas, "--servers-min", &least]).args(coordinate);
         let mut process = command.stdout(Stdio::piped()).spawn().expect("the program runs");
         let mut line = String::new();
         let stdout = process.stdout.take().expect("piped");
@@ -72,16 +91,24 @@ impl Running {
         let ready: Value = serde_json::from_str(&line).expect("one line of JSON");
         let address = ready["listen"].as_str().expect("an address").to_owned();
         let coordinator = Process(process);
-        let mut running = Running { coordinator, address, servers: Vec::new() };
-        (0..servers).for_each(|_| running.add_server());
+        let mut running = Running { coordinator, address, servers: Vec::new(), serve: self.serve };
+        (0..self.servers).for_each(|_| running.add_server());
         running
+    }
+}
+
+impl Running {
+    fn start(data: &str, servers: usize, shards: u16, replicas: u8, more: &[&str]) -> Running {
+        let begin = Begin { servers, shards, replicas, ..Begin::new(data.to_owned()) };
+        begin.running(more)
     }
 
     fn add_server(&mut self) {
         let name = format!("s{}", self.servers.len());
         let mut command = gradwire(&["serve", "--listen", "127.0.0.1:0", "--cores", "1"]);
         command.args(["--coordinator", &self.address, "--cluster", NAME]);
-        command.args(["--name", &name, "--host", &name]).stderr(Stdio::null());
+        command.args(["--name", &name, "--host", &name]).args(&self.serve);
+        command.stderr(Stdio::null());
         self.servers.push(Process(command.spawn().expect("the program runs")));
     }
 
@@ -94,18 +121,18 @@ impl Running {
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    fn take(&self) -> Output {
+    pub(crate) fn take(&self) -> Output {
         run(&[&["checkpoint", "take", "--json"], &self.at()[..]].concat())
     }
 
-    fn take_well(&self) -> Value {
+    pub(crate) fn take_well(&self) -> Value {
         let output = self.take();
         assert!(output.status.success(), "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).expect("one line of JSON")
     }
 
     /// Waits until each shard is placed and restored.
-    fn wait_restored(&self) {
+    pub(crate) fn wait_restored(&self) {
         wait_for("restored cluster", || {
             let status = self.status()?;
             let is_there = status["restore"]["loading"] == 0 && status["epoch"] != 0;
@@ -114,7 +141,7 @@ impl Running {
     }
 
     /// Workers of a job that count until the cluster is gone, or all have done so many steps.
-    fn load(&self, job: u64, keys: u64, steps_max: u64) -> Load {
+    pub(crate) fn load(&self, job: u64, keys: u64, steps_max: u64) -> Load {
         let steps: Arc<Vec<AtomicU64>> =
             Arc::new((0..WORKERS).map(|_| AtomicU64::new(0)).collect());
         let count_as = |worker: u32| {
@@ -131,7 +158,7 @@ impl Running {
     }
 
     /// Checks what each key is, as an observer of a job reads it.
-    fn check(&self, job: u64, keys: u64, sum: f32) {
+    pub(crate) fn check(&self, job: u64, keys: u64, sum: f32) {
         let mut session = session(&self.address, WorkerId::OBSERVER, job);
         let found = read(&mut session, &(0..keys).collect::<Vec<_>>()).expect("read");
         let odd = found.iter().filter(|&&found| found != sum).count();
@@ -141,29 +168,29 @@ impl Running {
         assert_eq!(odd, 0, "of {keys} keys are not {sum} but from {bounds:?}");
     }
 
-    fn kill(self) {
+    pub(crate) fn kill(self) {
         self.coordinator.signal(Signal::KILL);
         self.servers.iter().for_each(|server| server.signal(Signal::KILL));
     }
 }
 
 /// Workers at work.
-struct Load {
+pub(crate) struct Load {
     steps: Arc<Vec<AtomicU64>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Load {
     /// Steps that all have finished.
-    fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.steps.iter().map(|steps| steps.load(Ordering::Relaxed)).min().unwrap_or(0)
     }
 
-    fn wait_steps(&self, least: u64) {
+    pub(crate) fn wait_steps(&self, least: u64) {
         wait_for("steps of all workers", || (self.steps() >= least).then_some(()));
     }
 
-    fn join(self) {
+    pub(crate) fn join(self) {
         self.threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
     }
 }
@@ -224,7 +251,7 @@ fn read(session: &mut Session, keys: &[u64]) -> Result<Vec<f32>, WorkerError> {
 }
 
 /// What each key is in a checkpoint that was cut at a clock.
-fn sum_at_cut(taken: &Value) -> f32 {
+pub(crate) fn sum_at_cut(taken: &Value) -> f32 {
     let clock = taken["clock"].as_u64().unwrap_or_else(|| panic!("no clock in {taken}"));
     (u64::from(WORKERS) * clock) as f32
 }
