@@ -52,14 +52,20 @@ impl Drop for Process {
 }
 
 /// A coordinator and its servers, as processes.
-struct Running {
+pub(crate) struct Running {
     coordinator: Process,
-    address: String,
+    pub(crate) address: String,
     servers: Vec<Process>,
 }
 
 impl Running {
-    fn start(data: &str, servers: usize, shards: u16, replicas: u8, more: &[&str]) -> Running {
+    pub(crate) fn start(
+        data: &str,
+        servers: usize,
+        shards: u16,
+        replicas: u8,
+        more: &[&str],
+    ) -> Running {
         let (shards, replicas) = (shards.to_string(), replicas.to_string());
         let least = servers.to_string();
         let mut command = gradwire(&["coordinate", "--listen", "127.0.0.1:0", "--json"]);
@@ -98,14 +104,14 @@ impl Running {
         run(&[&["checkpoint", "take", "--json"], &self.at()[..]].concat())
     }
 
-    fn take_well(&self) -> Value {
+    pub(crate) fn take_well(&self) -> Value {
         let output = self.take();
         assert!(output.status.success(), "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).expect("one line of JSON")
     }
 
     /// Waits until each shard is placed and restored.
-    fn wait_restored(&self) {
+    pub(crate) fn wait_restored(&self) {
         wait_for("restored cluster", || {
             let status = self.status()?;
             let is_there = status["restore"]["loading"] == 0 && status["epoch"] != 0;
@@ -141,7 +147,7 @@ impl Running {
         assert_eq!(odd, 0, "of {keys} keys are not {sum} but from {bounds:?}");
     }
 
-    fn kill(self) {
+    pub(crate) fn kill(self) {
         self.coordinator.signal(Signal::KILL);
         self.servers.iter().for_each(|server| server.signal(Signal::KILL));
     }
@@ -168,7 +174,7 @@ impl Load {
     }
 }
 
-fn session(address: &str, worker: WorkerId, job: u64) -> Session {
+pub(crate) fn session(address: &str, worker: WorkerId, job: u64) -> Session {
     let watch = Watch::start(&[address.to_owned()], NAME).expect("a thread");
     let dial = Dial {
         worker,
@@ -229,7 +235,7 @@ fn sum_at_cut(taken: &Value) -> f32 {
     (u64::from(WORKERS) * clock) as f32
 }
 
-fn verify(place: &str) {
+pub(crate) fn verify(place: &str) {
     let verified = run_well(&["checkpoint", "verify", place, "--json"]);
     let verified: Value = serde_json::from_str(&verified).expect("one line of JSON");
     let newest = verified.as_array().and_then(|all| all.last()).expect("there is one");

@@ -29,6 +29,7 @@ use self::load::Load;
 use self::plain::{Way, forget, read_plain, write_plain};
 use self::report::{Figures, Report};
 use self::running::{Folder, Running};
+use crate::cluster::ValuesFlag;
 use crate::failure::Failure;
 use crate::flags::Count;
 use crate::output::{complain, json, table};
@@ -61,6 +62,9 @@ pub(crate) struct CheckpointBenchArgs {
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
+    /// How numbers of rows are written.
+    #[arg(long, value_enum, default_value = "f32", value_name = "VALUES")]
+    values: ValuesFlag,
     /// Repeats, of which the median counts.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: usize,
@@ -174,7 +178,8 @@ fn with_load<T>(
 ) -> Result<T, Failure> {
     let place = folder.join(name).display().to_string();
     let (options, keep) = (checkpoint::Options::default(), checkpoint::KEEP_MIN);
-    let spec = CheckpointSpec { place, options, every: None, keep, rate_mib_s, full_every };
+    let values = arguments.values.into();
+    let spec = CheckpointSpec { place, options, every: None, keep, rate_mib_s, full_every, values };
     let stored = Stored { checkpoints: Some(spec), restore: None };
     let running = Running::start(arguments, &folder.join(format!("{name}-data")), stored)?;
     let (rows, dim, load) = (arguments.rows.0 as u64, arguments.dim, Load::default());
