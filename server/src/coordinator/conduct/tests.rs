@@ -193,6 +193,7 @@ fn the_tails_record_and_are_cut_after_the_highest_clock_of_all() {
     let orders = stage.begin(5);
     let tails: Vec<_> = orders.iter().map(|(to, order)| (*to, order.shard.get())).collect();
     assert_eq!(tails, [(connection(2), 0), (connection(1), 1)]);
+    assert!(orders.iter().all(|(_, order)| order.values == StoredValues::Bf16), "as was planned");
     stage.tell(&orders[0], marked(7));
     assert_eq!(stage.cuts(), [], "the other has not all of its rows");
     stage.tell(&orders[1], marked(9));
