@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn a_page_has_the_bytes_that_the_format_says() {
         let huge = f32::MAX;
-        let rows = [1.0, -2.5, 0.1, 3.00390625, huge, 0.2, f32::INFINITY, -0.0, 0.3];
+        let rows = [1.0, -2.5, 0.1, 3.0078125, huge, 0.2, f32::INFINITY, -0.0, 0.3];
         let written = coded(Isa::detect(), &rows, 3, 2);
         let body = &written[HEADER_BYTES..];
         let keys = [3_u64, 6, 9].map(u64::to_le_bytes).concat();
