@@ -7,16 +7,20 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use wire::{Clock, Epoch, ShardId};
+use wire::{Clock, Epoch, ShardId, StoredValues};
 
 use crate::error::Broken;
 use crate::layout::{CheckpointNumber, Object, is_part_file};
 use crate::sum::Sum;
 
-/// The newest format: that of checkpoints of changes. This build reads it and the one before.
-pub const FORMAT: u32 = 2;
+/// The newest format: that of checkpoints with numbers that were rounded, and of their parts. This
+/// build reads it and those before.
+pub const FORMAT: u32 = 3;
 
-/// The format of checkpoints that have everything, and of all parts.
+/// The format of checkpoints of changes with numbers as they are.
+pub(crate) const FORMAT_CHANGES: u32 = 2;
+
+/// The format of checkpoints that have everything as it is, and of parts with numbers as they are.
 pub(crate) const FORMAT_FULL: u32 = 1;
 
 /// The most checkpoints that one may stand for: changes, those before them, and so on to one that
@@ -98,12 +102,16 @@ pub struct PartEntry {
     /// fastest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// How numbers of rows are written that their rule lets be rounded; as they are, if nothing is
+    /// said.
+    #[serde(default, skip_serializing_if = "StoredValues::is_exact")]
+    pub values: StoredValues,
 }
 
 /// What a checkpoint is made of. Its checkpoint is whole if each part is what is said here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The format, of the parts too.
+    /// The format; that of each part is this one or an earlier one.
     pub format: u32,
     /// The gradwire that wrote it.
     pub gradwire: String,
@@ -136,6 +144,11 @@ impl Manifest {
     /// Rows of all shards together.
     pub fn rows(&self) -> u64 {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.rows))
+    }
+
+    /// How numbers of rows are written: of all parts the way that says least.
+    pub fn values(&self) -> StoredValues {
+        self.parts.iter().map(|part| part.values).max().unwrap_or_default()
     }
 
     /// The checkpoint that has to be read before this one.

@@ -5,7 +5,7 @@
 //! sum of these 48 bytes. Magic, format and sum stand there in every format, so that an older
 //! gradwire tells a newer part from a damaged one.
 
-use wire::ShardId;
+use wire::{ShardId, StoredValues};
 
 use crate::error::Broken;
 use crate::layout::CheckpointNumber;
@@ -27,9 +27,9 @@ pub(crate) struct PartHead {
 }
 
 impl PartHead {
-    /// The header as it stands in the part.
-    pub(crate) fn to_bytes(self) -> [u8; HEAD_BYTES] {
-        self.to_bytes_of_format(FORMAT_FULL)
+    /// The header as it stands in a part whose numbers are written so.
+    pub(crate) fn to_bytes(self, values: StoredValues) -> [u8; HEAD_BYTES] {
+        self.to_bytes_of_format(if values.is_exact() { FORMAT_FULL } else { FORMAT })
     }
 
     pub(crate) fn to_bytes_of_format(self, format: u32) -> [u8; HEAD_BYTES] {

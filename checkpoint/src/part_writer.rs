@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
-use wire::ShardId;
+use wire::{ShardId, StoredValues};
 
 use crate::backend::{Backend, Sink};
 use crate::block::Block;
@@ -38,6 +38,9 @@ pub struct PartPlan {
     pub shard: ShardId,
     /// How many attempts there were before.
     pub attempt: u32,
+    /// How numbers of rows are written that may be rounded.
+    #[serde(default)]
+    pub values: StoredValues,
 }
 
 /// What the writer of a part says at its end.
@@ -82,7 +85,7 @@ impl PartWriter {
         let (spare, empty) = bounded(BLOCKS_MAX);
         let (done, outcome) = bounded(1);
         let head = PartHead { number: plan.number, cluster: plan.cluster, shard: plan.shard };
-        let head = head.to_bytes();
+        let head = head.to_bytes(plan.values);
         for _ in 1..BLOCKS_MAX {
             spare.send(Block::default()).expect("its receiver is in this function");
         }
@@ -163,6 +166,7 @@ impl PartWriter {
             position: end.position,
             base: None,
             seed: None,
+            values: self.plan.values,
         })
     }
 

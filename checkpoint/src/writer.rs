@@ -5,14 +5,15 @@
 //! Invariant: a manifest is made only where there is none, once each part that it names is there in
 //! its length, and no newer checkpoint is. Of two writers one at most publishes a number.
 
-use wire::{Clock, Epoch, ShardId};
+use wire::{Clock, Epoch, ShardId, StoredValues};
 
 use crate::backend::{Folder, New};
 use crate::check::{Odd, presence};
 use crate::error::{StoreError, WriteError};
 use crate::layout::{CheckpointNumber, Object};
 use crate::manifest::{
-    Cluster, Content, FORMAT, FORMAT_FULL, MANIFEST_BYTES_MAX, Manifest, PartEntry, TableNote,
+    Cluster, Content, FORMAT, FORMAT_CHANGES, FORMAT_FULL, MANIFEST_BYTES_MAX, Manifest, PartEntry,
+    TableNote,
 };
 use crate::part_writer::PartPlan;
 use crate::retain::bar;
@@ -56,15 +57,16 @@ impl Writer {
         self.number
     }
 
-    /// Plans a part, each time under a new name. For [`Store::write_part`], here or in another
-    /// process.
+    /// Plans a part whose numbers are as they are, each time under a new name. For
+    /// [`Store::write_part`], here or in another process.
     ///
     /// - Panics: the cluster has no such shard.
     pub fn plan(&mut self, shard: ShardId) -> PartPlan {
         let attempts = &mut self.attempts[shard.index()];
         let attempt = *attempts;
         *attempts += 1;
-        PartPlan { number: self.number, cluster: self.cluster.id, shard, attempt }
+        let (number, cluster, values) = (self.number, self.cluster.id, StoredValues::F32);
+        PartPlan { number, cluster, shard, attempt, values }
     }
 
     /// Makes it a checkpoint: writes the manifest, if all parts are there and it is the newest.
@@ -117,8 +119,10 @@ impl Writer {
         let base = parts.iter().filter_map(|part| part.base).max();
         let (format, content) = match base {
             None => (FORMAT_FULL, Content::Full),
-            Some(base) => (FORMAT, Content::ChangesSince(base)),
+            Some(base) => (FORMAT_CHANGES, Content::ChangesSince(base)),
         };
+        let is_exact = parts.iter().all(|part| part.values.is_exact());
+        let format = if is_exact { format } else { FORMAT };
         Ok(Manifest {
             format,
             gradwire: env!("CARGO_PKG_VERSION").to_owned(),

@@ -15,7 +15,7 @@ use checkpoint::{
     BLOCK_HEAD_BYTES, Block, CheckpointNumber, ClusterId, Options, PartEnd, PartEntry, PartPlan,
     PartWriter, Store, StoreError, WriteError,
 };
-use shard::chain::{Purpose, Reached, TAPE_HEAD_BYTES, Tape};
+use shard::chain::{PageWriter, Purpose, Reached, TAPE_HEAD_BYTES, Tape};
 use wire::{Clock, RecordOrder, RecordedPart, ShardId, StoreReport, StoreState};
 
 use crate::core_thread::{Command, CoreHandle};
@@ -146,7 +146,7 @@ impl Job {
         let tap = Tap { purpose, tapes, spare, end: Arc::clone(&end), bytes_per_s };
         // Without room, the tap is dropped, and the recording ends.
         let _ = self.core().tell(Command::Record(order.shard, tap));
-        let mut way = Way { inbox, spares, end };
+        let mut way = Way { inbox, spares, end, pages: PageWriter::new(order.values) };
         let (mut progress, mut told) = (Progress::new(), None);
         while !progress.reached.is_whole {
             let asked = *cut.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,12 +181,14 @@ struct Way {
     inbox: Receiver<Tape>,
     spares: SyncSender<Vec<u64>>,
     end: Arc<OnceLock<String>>,
+    /// How rows are written: here and not by the core, which has others to serve.
+    pages: PageWriter,
 }
 
 impl Way {
     /// Writes the next tape, if one comes soon. Whether one came.
     fn take(&mut self, part: &mut PartWriter, progress: &mut Progress) -> Result<bool, Lost> {
-        let tape = match self.inbox.recv_timeout(LOOK_EVERY) {
+        let mut tape = match self.inbox.recv_timeout(LOOK_EVERY) {
             Ok(tape) => tape,
             Err(RecvTimeoutError::Timeout) => return Ok(false),
             Err(RecvTimeoutError::Disconnected) => {
@@ -197,6 +199,7 @@ impl Way {
         if progress.bytes == 0 {
             tape.messages().next().into_iter().for_each(|first| progress.note(first));
         }
+        tape.write_page(&mut self.pages);
         let (bytes, count) = (tape.bytes(), tape.count());
         progress.bytes += bytes as u64;
         (progress.reached, progress.is_asked) = (tape.reached, count == 0);
@@ -257,6 +260,7 @@ pub fn part_plan(order: &RecordOrder) -> PartPlan {
         cluster: ClusterId::new(order.cluster_id),
         shard: order.shard,
         attempt: order.attempt,
+        values: order.values,
     }
 }
 
@@ -280,6 +284,7 @@ pub fn recorded_part(
         tables,
         base: reached.base,
         seed: Some(reached.seed),
+        values: entry.values,
     }
 }
 

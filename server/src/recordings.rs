@@ -36,8 +36,8 @@ const BURST: Duration = Duration::from_millis(20);
 /// second: rows of 32 bytes and their keys take some 35 to 50 ns each, which is 4 % of the time.
 const BUSY_BYTES_PER_S: u64 = 32 << 20;
 
-/// Workers that have asked for nothing for so long are not held up by what is passed on: longer than
-/// who waits for a processor is away.
+/// Workers that have asked for nothing for so long are not held up by what is passed on: who waits
+/// for a processor is back sooner.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 
 /// The way from a shard's recording to its writer. A server has a thread at its end, a simulation

@@ -26,6 +26,7 @@ mod processes;
 mod rdma;
 mod rdma_counts;
 mod restoring;
+mod rounding;
 mod row_life;
 mod serving;
 mod shaped_link;

@@ -54,7 +54,7 @@ impl Drop for Process {
 /// A coordinator and its servers, as processes.
 pub(crate) struct Running {
     coordinator: Process,
-    address: String,
+    pub(crate) address: String,
     servers: Vec<Process>,
     /// Further arguments of each server.
     serve: Vec<String>,
@@ -98,7 +98,13 @@ impl Begin {
 }
 
 impl Running {
-    fn start(data: &str, servers: usize, shards: u16, replicas: u8, more: &[&str]) -> Running {
+    pub(crate) fn start(
+        data: &str,
+        servers: usize,
+        shards: u16,
+        replicas: u8,
+        more: &[&str],
+    ) -> Running {
         let begin = Begin { servers, shards, replicas, ..Begin::new(data.to_owned()) };
         begin.running(more)
     }
@@ -195,7 +201,7 @@ impl Load {
     }
 }
 
-fn session(address: &str, worker: WorkerId, job: u64) -> Session {
+pub(crate) fn session(address: &str, worker: WorkerId, job: u64) -> Session {
     let watch = Watch::start(&[address.to_owned()], NAME).expect("a thread");
     let dial = Dial {
         worker,
@@ -256,7 +262,7 @@ pub(crate) fn sum_at_cut(taken: &Value) -> f32 {
     (u64::from(WORKERS) * clock) as f32
 }
 
-fn verify(place: &str) {
+pub(crate) fn verify(place: &str) {
     let verified = run_well(&["checkpoint", "verify", place, "--json"]);
     let verified: Value = serde_json::from_str(&verified).expect("one line of JSON");
     let newest = verified.as_array().and_then(|all| all.last()).expect("there is one");

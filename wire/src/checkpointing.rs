@@ -6,12 +6,42 @@
 //! Invariant: what a server says of its recordings and loads names the checkpoint and the attempt,
 //! so that it may be said again, and late.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Clock, ShardId};
 
 /// Failures that a status lists.
 pub const STORE_FAILURES_SHOWN_MAX: usize = 8;
+
+/// How the numbers of rows are written in a checkpoint that their rule lets be rounded. All others
+/// are written as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoredValues {
+    /// In 32 bits, as they are.
+    #[default]
+    F32,
+    /// In 16 bits: rounded to the nearest bf16, of two that are as near to the even one.
+    Bf16,
+}
+
+impl StoredValues {
+    /// Whether they are the numbers themselves.
+    pub fn is_exact(&self) -> bool {
+        *self == StoredValues::F32
+    }
+}
+
+impl fmt::Display for StoredValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StoredValues::F32 => "f32",
+            StoredValues::Bf16 => "bf16",
+        })
+    }
+}
 
 /// The order to record a shard, for a server that holds it and has nobody behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +67,9 @@ pub struct RecordOrder {
     /// Whether changes since this one may be wanted later.
     #[serde(default)]
     pub is_base: bool,
+    /// How numbers of rows are written that may be rounded.
+    #[serde(default, skip_serializing_if = "StoredValues::is_exact")]
+    pub values: StoredValues,
 }
 
 /// Where the state of a cluster comes from that did not begin empty.
@@ -119,6 +152,9 @@ pub struct RecordedPart {
     /// The order of its rows, if it is known: see `ShardSpec` of the crate `shard`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// How numbers of rows are written that may be rounded.
+    #[serde(default, skip_serializing_if = "StoredValues::is_exact")]
+    pub values: StoredValues,
 }
 
 /// What people see of a cluster's checkpoints.

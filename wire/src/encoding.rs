@@ -181,6 +181,11 @@ pub(crate) fn checked(header: &Header) -> Result<Encoding, Malformed> {
                 && encoding.values() != VALUES_BY_COLUMN
                 && encoding.keys() == KeyForm::Plain
         }
+        Kind::Page => {
+            encoding.carried() == Carried::All
+                && encoding.values() != VALUES_BY_COLUMN
+                && encoding.keys() == KeyForm::Plain
+        }
         _ => plain_values && encoding == Encoding::PLAIN,
     };
     if fits { Ok(encoding) } else { Err(error) }
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn only_pushes_pulls_and_values_are_encoded() {
+    fn only_pushes_pulls_values_and_pages_are_encoded() {
         let encoded = Encoding::new(KeyForm::Packed, 0, Carried::All).get();
         for raw in 1..=14 {
             let kind = Kind::from_u8(raw).expect("kinds count from 1 to 14");

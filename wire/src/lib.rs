@@ -30,7 +30,7 @@ mod time;
 pub use acknowledge::Acknowledge;
 pub use checkpointing::{
     CheckpointStatus, CheckpointTaken, CheckpointUnderWay, RecordOrder, RecordedPart,
-    RestoreStatus, RestoredFrom, STORE_FAILURES_SHOWN_MAX, StoreReport, StoreState,
+    RestoreStatus, RestoredFrom, STORE_FAILURES_SHOWN_MAX, StoreReport, StoreState, StoredValues,
 };
 pub use cluster_status::{
     ChainState, ChainStatus, ClusterStatus, EpochCause, EpochCounts, ServerState, ServerStatus,

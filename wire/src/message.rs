@@ -99,6 +99,8 @@ pub enum Message<'a> {
     State(&'a [u64]),
     /// See [`Kind::Page`].
     Page(RowsView<'a>),
+    /// A page of a recording whose values are not plain.
+    CodedPage(Coded<'a>),
     /// See [`Kind::Counts`]: by number of its line, the line as [`COUNT_LINE_WIDTH`] f32.
     Counts(RowsView<'a>),
     /// See [`Kind::Filled`].
@@ -156,7 +158,11 @@ pub fn open(
     bytes: &[u8],
     crc32c: impl Fn(&[u8]) -> u32,
 ) -> Result<(Header, Message<'_>), Malformed> {
-    open_since(bytes, VERSION, crc32c)
+    match open_since(bytes, VERSION, crc32c)? {
+        // Between servers rows are what they are.
+        (_, Message::CodedPage(_)) => Err(Malformed::Field { name: "encoding" }),
+        opened => Ok(opened),
+    }
 }
 
 /// Opens a message that was recorded, by this build or one whose recordings have the same bytes: as
@@ -237,6 +243,9 @@ fn open_since(
         Kind::Applied => empty(&header, Message::Applied)?,
         Kind::Nothing => empty(&header, Message::Nothing)?,
         Kind::State => Message::State(words(&header, body)?),
+        Kind::Page if encoding != Encoding::PLAIN => {
+            Message::CodedPage(encoding::bounded(&header, encoding, body)?)
+        }
         Kind::Page => Message::Page(rows(&header, body)?),
         Kind::Counts if usize::from(header.width) == COUNT_LINE_WIDTH => {
             Message::Counts(rows(&header, body)?)

@@ -5,20 +5,26 @@ use std::path::{Path, PathBuf};
 
 use wire::ShardId;
 
-use super::{SHARDS, assert_as_written, cluster, messages, newest, options, write_checkpoint};
+use super::{SHARDS, assert_as_written, cluster, messages, newest, options};
+use super::{write_checkpoint, write_rounded};
 use crate::manifest::Manifest;
 use crate::part::PartHead;
 use crate::{
     Broken, CheckpointNumber, ClusterId, Depth, Found, NewestError, State, Store, StoreError, Sum,
+    WriteError,
 };
 
 /// A directory with two checkpoints.
 fn two() -> (tempfile::TempDir, Store) {
+    two_with(write_checkpoint)
+}
+
+/// The same, the second of them written so.
+fn two_with(write: fn(&Store) -> Result<Manifest, WriteError>) -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().expect("a directory");
     let store = Store::open(folder.path().to_str().expect("its name"), &options()).expect("it");
-    for _ in 0..2 {
-        write_checkpoint(&store).expect("written");
-    }
+    write_checkpoint(&store).expect("written");
+    write(&store).expect("written");
     (folder, store)
 }
 
@@ -43,7 +49,12 @@ fn passed_over(store: &Store) -> Broken {
 
 #[test]
 fn each_flipped_byte_is_found_with_its_file_and_place_and_the_checkpoint_before_is_taken() {
-    let (folder, store) = two();
+    each_flipped_byte_is_found(write_checkpoint);
+    each_flipped_byte_is_found(|store| write_rounded(store, None));
+}
+
+fn each_flipped_byte_is_found(write: fn(&Store) -> Result<Manifest, WriteError>) {
+    let (folder, store) = two_with(write);
     let files = files_of(folder.path(), 2);
     assert_eq!(files.len(), 1 + usize::from(SHARDS));
     for file in &files {
@@ -185,10 +196,10 @@ fn a_newer_format_is_told_from_damage() {
     let (folder, store) = two();
     let files = files_of(folder.path(), 2);
     let manifest = fs::read_to_string(&files[0]).expect("it");
-    let json = manifest.lines().next().expect("a line").replace("\"format\":1", "\"format\":3");
+    let json = manifest.lines().next().expect("a line").replace("\"format\":1", "\"format\":4");
     let newer = format!("{json}\nxxh3-128 {}\n", Sum::of(format!("{json}\n").as_bytes()));
     fs::write(&files[0], newer).expect("it");
-    assert!(matches!(passed_over(&store), Broken::Newer { format: 3, .. }));
+    assert!(matches!(passed_over(&store), Broken::Newer { format: 4, .. }));
     assert!(passed_over(&store).to_string().ends_with("written by a newer gradwire"));
     fs::write(&files[0], manifest).expect("it");
 
@@ -198,9 +209,9 @@ fn a_newer_format_is_told_from_damage() {
         shard: ShardId::new(0),
     };
     let mut part = fs::read(&files[1]).expect("it");
-    part[..64].copy_from_slice(&head.to_bytes_of_format(3));
+    part[..64].copy_from_slice(&head.to_bytes_of_format(4));
     fs::write(&files[1], part).expect("it");
-    assert!(matches!(passed_over(&store), Broken::Newer { format: 3, .. }));
+    assert!(matches!(passed_over(&store), Broken::Newer { format: 4, .. }));
 }
 
 #[test]

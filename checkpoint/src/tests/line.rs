@@ -2,9 +2,11 @@
 
 use std::fs;
 
-use wire::ShardId;
+use wire::{ShardId, StoredValues};
 
-use super::{SHARDS, cluster, facts, newest, options, write_checkpoint, write_parts};
+use super::{
+    SHARDS, cluster, facts, newest, options, write_checkpoint, write_parts, write_rounded,
+};
 use crate::{Broken, CheckpointNumber, Content, Depth, Manifest, State, Store};
 
 /// Publishes one whose parts but the first are the changes since another.
@@ -91,4 +93,17 @@ fn one_with_changes_since_itself_or_a_later_one_is_damaged() {
         let opened = store.checkpoint(CheckpointNumber::new(4), None);
         assert!(matches!(opened, Err(Broken::Shape { .. })), "{opened:?}");
     }
+}
+
+#[test]
+fn rounded_numbers_make_a_checkpoint_of_a_newer_format_whatever_it_has() {
+    let (_folder, store) = three();
+    let changes = write_rounded(&store, Some(3)).expect("published");
+    let content = Content::ChangesSince(CheckpointNumber::new(3));
+    assert_eq!((changes.format, changes.content), (3, content));
+    let whole = write_rounded(&store, None).expect("published");
+    assert_eq!((whole.format, whole.content), (3, Content::Full));
+    assert_eq!(whole.values(), StoredValues::Bf16);
+    let found = newest(&store).checkpoint.expect("the newest");
+    assert_eq!((found.manifest().number.get(), found.check()), (5, Ok(())));
 }

@@ -13,11 +13,11 @@ mod writers;
 
 use std::time::Duration;
 
-use wire::{Clock, Epoch, ShardId};
+use wire::{Clock, Epoch, ShardId, StoredValues};
 
 use crate::{
-    Checkpoint, Cluster, ClusterId, Depth, Facts, Found, Manifest, Options, PartEnd, PartEntry,
-    PartPlan, Store, TableNote, WriteError, Writer,
+    Checkpoint, CheckpointNumber, Cluster, ClusterId, Depth, Facts, Found, Manifest, Options,
+    PartEnd, PartEntry, PartPlan, Store, TableNote, WriteError, Writer,
 };
 
 /// Shards of the small cluster.
@@ -83,6 +83,18 @@ fn write_parts(store: &Store, writer: &mut Writer) -> Result<Vec<PartEntry>, Wri
 fn write_checkpoint(store: &Store) -> Result<Manifest, WriteError> {
     let mut writer = store.begin(cluster(), SHARDS)?;
     let parts = write_parts(store, &mut writer)?;
+    writer.publish(parts, facts())
+}
+
+/// The same, of parts whose numbers may be rounded.
+fn write_rounded(store: &Store, base: Option<u64>) -> Result<Manifest, WriteError> {
+    let mut writer = store.begin(cluster(), SHARDS)?;
+    let parts = (0..SHARDS).map(|shard| {
+        let plan = writer.plan(ShardId::new(shard));
+        let part = write_part(store, PartPlan { values: StoredValues::Bf16, ..plan })?;
+        Ok(PartEntry { base: base.map(CheckpointNumber::new), ..part })
+    });
+    let parts = parts.collect::<Result<_, WriteError>>()?;
     writer.publish(parts, facts())
 }
 

@@ -13,7 +13,7 @@ use checkpoint::{
     CheckpointNumber, Cluster, ClusterId, Facts, Manifest, Options, PartEntry, State, Store,
     StoreError, Sum, TableNote, Writer,
 };
-use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId, Time};
+use wire::{CheckpointTaken, Clock, Epoch, RecordedPart, ShardId, StoredValues, Time};
 
 use super::conduct::{Conduct, Conductor};
 use super::event::Event;
@@ -36,17 +36,20 @@ pub struct CheckpointSpec {
     /// One in so many has everything, the others what has changed since the one before; 1: all
     /// have everything. At most [`checkpoint::LINE_MAX`].
     pub full_every: u32,
+    /// How numbers of rows are written that their rule lets be rounded.
+    pub values: StoredValues,
 }
 
 impl CheckpointSpec {
     /// What the machine has to know of it.
     pub(super) fn conduct(&self) -> Conduct {
-        let CheckpointSpec { place, every, rate_mib_s, full_every, .. } = self;
+        let CheckpointSpec { place, every, rate_mib_s, full_every, values, .. } = self;
         Conduct {
             place: Some(place.clone()),
             every: *every,
             rate_mib_s: *rate_mib_s,
             full_every: *full_every,
+            values: *values,
         }
     }
 }
@@ -260,6 +263,7 @@ impl Hands {
                 position: part.position,
                 base: part.base.map(CheckpointNumber::new),
                 seed: part.seed,
+                values: part.values,
             })
         });
         let entries = entries.collect::<Result<Vec<_>, String>>()?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use wire::{
     CheckpointStatus, CheckpointTaken, CheckpointUnderWay, Clock, RecordOrder, RecordedPart,
-    ServerId, ShardId, StoreReport, StoreState, Time, ToMember,
+    ServerId, ShardId, StoreReport, StoreState, StoredValues, Time, ToMember,
 };
 
 use self::base::Base;
@@ -59,6 +59,8 @@ pub(super) struct Conduct {
     pub(super) rate_mib_s: Option<u32>,
     /// One in so many has everything.
     pub(super) full_every: u32,
+    /// How numbers of rows are written that may be rounded.
+    pub(super) values: StoredValues,
 }
 
 /// The conductor's state.
@@ -420,6 +422,7 @@ impl Machine {
                 limit_ms: millis(CHECKPOINT_MAX.saturating_sub(now - since)),
                 base,
                 is_base: self.conductor.plan.full_every > 1,
+                values: self.conductor.plan.values,
             };
             self.tell_server(server, ToMember::Record(order));
         }

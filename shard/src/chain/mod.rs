@@ -16,6 +16,7 @@
 //! and one that was just put out of the chain. What is acknowledged upstream, this server and all
 //! behind it have applied.
 
+mod coded;
 mod dismiss;
 mod early;
 mod fill;
@@ -31,6 +32,8 @@ mod tape;
 mod view;
 
 #[cfg(test)]
+mod coded_tests;
+#[cfg(test)]
 mod early_tests;
 #[cfg(test)]
 mod read_tests;
@@ -45,6 +48,7 @@ use std::time::Duration;
 use kernels::crc32c::crc32c;
 use wire::{Epoch, Header, Holds, Kind, Station, Time};
 
+pub use self::coded::PageWriter;
 use self::fill::Filling;
 pub use self::follow::Taken;
 use self::link::Successor;

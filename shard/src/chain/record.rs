@@ -283,12 +283,17 @@ impl<S> Replica<S> {
             }
             let Some(piece) = take(table) else { continue };
             found = true;
-            let (kind, page) = match piece {
+            let (kind, page, roundable) = match piece {
                 Piece::Nothing | Piece::Over => break,
-                Piece::Rows(page) => (Kind::Page, page),
-                Piece::Counts(page) => (Kind::Counts, page),
+                Piece::Rows(page) => {
+                    // Keys that are gone have no values.
+                    let roundable = table.roundable().min(page.width());
+                    (Kind::Page, page, roundable)
+                }
+                Piece::Counts(page) => (Kind::Counts, page, 0),
             };
-            tapes.append_page(page_header(kind, number, page.keys().len(), page.width()), page);
+            let header = page_header(kind, number, page.keys().len(), page.width());
+            tapes.append_page(header, page, roundable);
             break;
         }
         if tapes.is_over() {

@@ -17,13 +17,13 @@ use crate::rule::{Sum, table_spec};
 use crate::{Mutation, Outcome};
 
 /// What recordings had, and the shard at their cuts.
-struct Recorded {
+pub(super) struct Recorded {
     /// Of the last recording.
-    tapes: Vec<Tape>,
+    pub(super) tapes: Vec<Tape>,
     /// Of those before it, each with the changes since the one before.
-    bases: Vec<Vec<Tape>>,
+    pub(super) bases: Vec<Vec<Tape>>,
     /// As the shard was at the cut of the last recording; none if it has not come there.
-    at_cut: Option<Image>,
+    pub(super) at_cut: Option<Image>,
 }
 
 /// A chain whose head is asked for what a step says.
@@ -94,7 +94,7 @@ fn record_amid_changes(
 ///
 /// - `ahead`: clocks until the cut of the last recording; none: it is cut as it begins, as all
 ///   others are.
-fn record_line_amid_changes(
+pub(super) fn record_line_amid_changes(
     steps: &[(u64, u64, u16)],
     begins: &[usize],
     (holds, ahead): (Option<Holds>, Option<u64>),
@@ -139,7 +139,7 @@ fn record_line_amid_changes(
 }
 
 /// All that is left of a recording, behind what was taken of it.
-fn finish(tail: &mut Replica<Letter>, mut tapes: Vec<Tape>) -> Vec<Tape> {
+pub(super) fn finish(tail: &mut Replica<Letter>, mut tapes: Vec<Tape>) -> Vec<Tape> {
     while tail.wants_page() {
         tail.record_page();
     }
@@ -154,7 +154,7 @@ fn restored(tapes: &[Tape], until: Option<Clock>) -> Result<Shard, RestoreError>
 }
 
 /// Of recordings of changes, each over the one before.
-fn restored_over(
+pub(super) fn restored_over(
     bases: &[Vec<Tape>],
     tapes: &[Tape],
     until: Option<Clock>,
@@ -170,12 +170,12 @@ fn restored_over(
 }
 
 /// The image of a restored shard, as if it had not been restored.
-fn image(mut shard: Shard) -> Image {
+pub(super) fn image(mut shard: Shard) -> Image {
     shard.rests = crate::engine::Rests::No;
     shard.image()
 }
 
-fn steps() -> impl Strategy<Value = Vec<(u64, u64, u16)>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<(u64, u64, u16)>> {
     proptest::collection::vec((any::<u64>(), 1_u64..120, 0_u16..4), 60..160)
 }
 

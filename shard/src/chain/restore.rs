@@ -17,6 +17,7 @@ use kernels::crc32c::crc32c;
 use wire::{Clock, Epoch, HEADER_BYTES, Header, Kind, Malformed, Message, Station};
 
 use super::Replica;
+use super::coded::PageReader;
 use super::state::CHANGES;
 use crate::change::is_change;
 use crate::engine::{Rests, Shard, ShardSpec};
@@ -31,6 +32,7 @@ pub struct Restoring {
     position: u64,
     /// What the first word of its state has to say.
     expected: u64,
+    pages: PageReader,
 }
 
 /// A shard that was made of a recording.
@@ -87,7 +89,8 @@ impl Restoring {
     /// - `until`: where the recording is cut; none: at its end.
     pub fn new(spec: ShardSpec, until: Option<Clock>) -> Restoring {
         let shard = Shard::new(spec.clone());
-        Restoring { shard, spec, until, stage: Stage::Begun, position: 0, expected: 0 }
+        let (stage, pages) = (Stage::Begun, PageReader::default());
+        Restoring { shard, spec, until, stage, position: 0, expected: 0, pages }
     }
 
     /// The recording is over, and one of the changes since it follows.
@@ -120,6 +123,10 @@ impl Restoring {
                 self.stage = Stage::Filling;
             }
             (Stage::Filling, Message::Page(rows)) => {
+                self.shard.take_page(&header, rows).ok_or(unfit)?;
+            }
+            (Stage::Filling, Message::CodedPage(coded)) => {
+                let rows = self.pages.read(isa, &header, coded).map_err(RestoreError::Malformed)?;
                 self.shard.take_page(&header, rows).ok_or(unfit)?;
             }
             (Stage::Filling, Message::Counts(lines)) => {

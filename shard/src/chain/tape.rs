@@ -12,6 +12,7 @@ use kernels::crc32c::crc32c;
 use wire::{Clock, HEADER_BYTES, Header, Keyed, Kind, Seal};
 use zerocopy::IntoBytes;
 
+use super::coded::{Form, PageWriter};
 use crate::table::{Page, Paper};
 
 /// What may wait to be taken, in bytes; beyond it the recording ends.
@@ -44,6 +45,8 @@ pub struct Tape {
     /// Words in use, the room in front included.
     used: usize,
     count: u32,
+    /// Of a page, its only message, that may be written in fewer bytes.
+    form: Option<Form>,
     /// What the shard had come to.
     pub reached: Reached,
 }
@@ -106,6 +109,22 @@ impl Tape {
     /// Its memory: [`TAPE_HEAD_BYTES`] of room, [`Tape::bytes`] of messages, and what nobody reads.
     pub fn into_words(self) -> Vec<u64> {
         self.words
+    }
+
+    /// Has its page, if it has one whose rows may be rounded, written as `writer` does.
+    pub fn write_page(&mut self, writer: &mut PageWriter) {
+        if writer.values.is_exact() {
+            return;
+        }
+        let Some(form) = self.form.take() else { return };
+        let bytes = self.words[HEAD_WORDS] as usize;
+        let message = &mut self.words[HEAD_WORDS + 1..].as_mut_bytes()[..bytes];
+        let (header, bytes) = writer.write(message, form);
+        wire::seal(&mut message[..bytes], header, Seal::HeaderOnly, |it| crc32c(form.isa, 0, it));
+        let filled = bytes.next_multiple_of(LENGTH_BYTES);
+        message[bytes..filled].fill(0);
+        self.words[HEAD_WORDS] = bytes as u64;
+        self.used = HEAD_WORDS + 1 + filled / LENGTH_BYTES;
     }
 
     /// Whether a message of so many words, its length included, still belongs here.
@@ -182,7 +201,9 @@ impl Tapes {
     }
 
     /// Adds a page of [`PAPER`], whose body it is, if there is room.
-    pub(super) fn append_page(&mut self, header: Header, page: Page) {
+    ///
+    /// - `roundable`: numbers that a row begins with and that may be rounded.
+    pub(super) fn append_page(&mut self, header: Header, page: Page, roundable: usize) {
         let (mut words, used) = page.into_words();
         let bytes = (used - HEAD_WORDS) * LENGTH_BYTES;
         if !self.has_room(bytes) {
@@ -193,7 +214,8 @@ impl Tapes {
         words[HEAD_WORDS] = body_bytes as u64;
         let message = &mut words[HEAD_WORDS + 1..].as_mut_bytes()[..body_bytes];
         wire::seal(message, header, Seal::HeaderOnly, |bytes| crc32c(self.isa, 0, bytes));
-        self.full.push_back(Tape { words, used, count: 1, reached: self.reached });
+        let form = (roundable > 0).then_some(Form { isa: self.isa, roundable });
+        self.full.push_back(Tape { words, used, count: 1, form, reached: self.reached });
         self.bytes += bytes;
     }
 

@@ -125,6 +125,10 @@ impl Rule for Sgd {
         Widths { delta: dim, row: dim, value: dim }
     }
 
+    fn roundable(&self, dim: usize) -> usize {
+        dim
+    }
+
     fn pulled(&self) -> Pulled {
         Pulled::Row
     }
@@ -162,6 +166,10 @@ impl Rule for Momentum {
         Widths { delta: dim, row: 2 * dim, value: dim }
     }
 
+    fn roundable(&self, dim: usize) -> usize {
+        2 * dim
+    }
+
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
         let step = momentum::Step { rate: self.rate, momentum: self.momentum };
         momentum::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &step);
@@ -195,6 +203,10 @@ impl Rule for AdaGrad {
         Widths { delta: dim, row: 2 * dim, value: dim }
     }
 
+    fn roundable(&self, dim: usize) -> usize {
+        2 * dim
+    }
+
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
         let step = adagrad::Step { rate: self.rate, epsilon: self.epsilon };
         adagrad::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &step);
@@ -226,6 +238,10 @@ impl Rule for RmsProp {
 
     fn widths(&self, dim: usize) -> Widths {
         Widths { delta: dim, row: 2 * dim, value: dim }
+    }
+
+    fn roundable(&self, dim: usize) -> usize {
+        2 * dim
     }
 
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
@@ -275,6 +291,11 @@ impl Rule for Adam {
         Widths { delta: dim, row: adam::row_width(dim), value: dim }
     }
 
+    /// But for the powers: one minus a number just below one has few of its bits left.
+    fn roundable(&self, dim: usize) -> usize {
+        3 * dim
+    }
+
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
         adam::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &self.step());
     }
@@ -307,6 +328,10 @@ impl Rule for AdamW {
 
     fn widths(&self, dim: usize) -> Widths {
         self.adam.widths(dim)
+    }
+
+    fn roundable(&self, dim: usize) -> usize {
+        self.adam.roundable(dim)
     }
 
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
@@ -353,6 +378,10 @@ impl Rule for Ftrl {
         Widths { delta: 2 * dim, row: 2 * dim, value: 2 * dim }
     }
 
+    fn roundable(&self, dim: usize) -> usize {
+        2 * dim
+    }
+
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {
         ftrl::apply_rows(isa, rows.floats, rows.stride, rows.dim, at, deltas, &self.step());
     }
@@ -388,6 +417,10 @@ impl Rule for FtrlGroup {
 
     fn widths(&self, dim: usize) -> Widths {
         self.ftrl.widths(dim)
+    }
+
+    fn roundable(&self, dim: usize) -> usize {
+        self.ftrl.roundable(dim)
     }
 
     fn apply(&self, isa: Isa, rows: Rows<&mut [f32]>, at: &[u32], deltas: &[f32]) {

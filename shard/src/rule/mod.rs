@@ -62,6 +62,14 @@ pub trait Rule: fmt::Debug + Send + Sync {
     /// Its widths in a table of this dim.
     fn widths(&self, dim: usize) -> Widths;
 
+    /// How many numbers, from a row's beginning on, a checkpoint may round to bf16 if whoever takes
+    /// it wants it shorter: those whose eight leading bits are enough, whatever rounds them.
+    /// Unless a rule says so, none: what is counted, or packed, or close to one, is not what it was
+    /// once it is rounded.
+    fn roundable(&self, _dim: usize) -> usize {
+        0
+    }
+
     /// What a pull returns. If it is the row, a table may copy rows without asking the rule.
     fn pulled(&self) -> Pulled {
         Pulled::View

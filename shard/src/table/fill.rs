@@ -320,6 +320,11 @@ impl Table {
         self.index.insert(key, &payload);
     }
 
+    /// Numbers that a page's rows begin with and that a checkpoint may round.
+    pub(crate) fn roundable(&self) -> usize {
+        self.rule.roundable(self.spec.dim as usize).min(self.widths.row)
+    }
+
     /// Width of a page's rows.
     pub(crate) fn page_width(&self) -> usize {
         self.widths.row + usize::from(self.aging.is_some())

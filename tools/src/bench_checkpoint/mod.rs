@@ -29,6 +29,7 @@ use self::load::Load;
 use self::plain::{Way, forget, read_plain, write_plain};
 use self::report::{Figures, Report};
 use self::running::{Folder, Running};
+use crate::cluster::ValuesFlag;
 use crate::failure::Failure;
 use crate::flags::{Count, RateFlag};
 use crate::output::{complain, json, table};
@@ -57,9 +58,12 @@ pub(crate) struct CheckpointBenchArgs {
     /// Shards.
     #[arg(long, value_name = "N", default_value_t = 2)]
     shards: u16,
-    /// What the server may write in the paced checkpoints, as `coordinate --checkpoint-rate` has it.
+    /// What the server may write in the paced checkpoints, as of `coordinate --checkpoint-rate`.
     #[arg(long, value_name = "auto|max|MIB", default_value = "auto")]
     rate: RateFlag,
+    /// How numbers of rows are written.
+    #[arg(long, value_enum, default_value = "f32", value_name = "VALUES")]
+    values: ValuesFlag,
     /// Repeats, of which the median counts.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: usize,
@@ -173,7 +177,8 @@ fn with_load<T>(
 ) -> Result<T, Failure> {
     let place = folder.join(name).display().to_string();
     let (options, keep) = (checkpoint::Options::default(), checkpoint::KEEP_MIN);
-    let spec = CheckpointSpec { place, options, every: None, keep, rate_mib_s, full_every };
+    let values = arguments.values.into();
+    let spec = CheckpointSpec { place, options, every: None, keep, rate_mib_s, full_every, values };
     let stored = Stored { checkpoints: Some(spec), restore: None };
     let running = Running::start(arguments, &folder.join(format!("{name}-data")), stored)?;
     let (rows, dim, load) = (arguments.rows.0 as u64, arguments.dim, Load::default());

@@ -12,13 +12,13 @@ use server::coordinator::{ClusterSpec, Coordinator, RedbStore, Stored};
 use server::{
     AgentSpec, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Turns, Way,
 };
-use shard::rule::{Sum, table_spec};
+use shard::rule::{Sgd, Sum, table_spec};
 use transport::tcp::TcpBackend;
 use wire::{Ask, Candidate, CheckpointStatus, ClusterStatus, ToCoordinator, ToMember};
 use worker::{JobId, Join, Session, Staleness, WorkerId, connect_cluster};
 
 use super::{CLUSTER, CheckpointBenchArgs, LOOK_EVERY, TABLE, WAIT_MAX};
-use crate::cluster::{Caller, CoordinatorArgs, unexpected};
+use crate::cluster::{Caller, CoordinatorArgs, ValuesFlag, unexpected};
 use crate::failure::Failure;
 use crate::reach::{cluster_of, watch};
 use crate::train::cluster::server_spec;
@@ -35,6 +35,7 @@ impl Drop for Folder {
 
 /// A coordinator and a server, as threads.
 pub(super) struct Running {
+    values: ValuesFlag,
     pub(super) coordinator: Coordinator,
     server: Arc<Server>,
     /// Dropped in this order: the door and the membership hold the server.
@@ -69,7 +70,8 @@ impl Running {
         let coordinators = vec![coordinator.address().to_string()];
         let agent = AgentSpec { coordinators, cluster: CLUSTER.to_owned(), server: candidate };
         let membership = Membership::start(Arc::clone(&server), agent).map_err(Failure::failed)?;
-        Ok(Running { coordinator, server, _membership: membership, _door: door })
+        let values = arguments.values;
+        Ok(Running { values, coordinator, server, _membership: membership, _door: door })
     }
 
     pub(super) fn session(&self, worker: WorkerId, dim: u16) -> Result<Session, Failure> {
@@ -81,7 +83,12 @@ impl Running {
         let deadline = session.now() + WAIT_MAX;
         let join = Join { job: JobId::new(1), workers: 1, staleness: Staleness::ASP };
         session.join(join, deadline).map_err(Failure::failed)?;
-        let spec = table_spec("sums", u32::from(dim), &Sum);
+        let dim = u32::from(dim);
+        let spec = match self.values {
+            ValuesFlag::F32 => table_spec("sums", dim, &Sum),
+            // Sums are never rounded.
+            ValuesFlag::Bf16 => table_spec("weights", dim, &Sgd { rate: 1.0 }),
+        };
         session.define(TABLE, &spec, deadline).map_err(Failure::failed)?;
         Ok(session)
     }

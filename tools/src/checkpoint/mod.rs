@@ -87,20 +87,21 @@ fn list(arguments: &ListArgs) -> Result<(), Failure> {
 }
 
 fn print(lines: &[Line<'_>]) -> Result<(), Failure> {
-    let head = ("number", "state", "since", "bytes", "shards", "rows", "epoch", "clock");
-    let (number, state, since, bytes, shards, rows, epoch, clock) = head;
+    let head = ("number", "state", "since", "values", "bytes", "shards", "rows", "epoch", "clock");
+    let (number, state, since, values, bytes, shards, rows, epoch, clock) = head;
     result(&format!(
-        "{number:>10}  {state:10}  {since:>10}  {bytes:>18}  {shards:>6}  {rows:>15}  {epoch:>8}  \
-         {clock:>12}"
+        "{number:>10}  {state:10}  {since:>10}  {values:>6}  {bytes:>18}  {shards:>6}  {rows:>15}  \
+         {epoch:>8}  {clock:>12}"
     ))?;
     for line in lines {
         let of = |value: fn(&Manifest) -> String| line.manifest.map_or("-".to_owned(), value);
         let clock = of(|manifest| manifest.clock.map_or("-".to_owned(), |c| c.get().to_string()));
         result(&format!(
-            "{:>10}  {:10}  {:>10}  {:>18}  {:>6}  {:>15}  {:>8}  {clock:>12}",
+            "{:>10}  {:10}  {:>10}  {:>6}  {:>18}  {:>6}  {:>15}  {:>8}  {clock:>12}",
             line.number.get(),
             line.state,
             of(|manifest| manifest.base().map_or("-".to_owned(), |it| it.get().to_string())),
+            of(|manifest| manifest.values().to_string()),
             count(line.bytes),
             of(|manifest| manifest.shards.to_string()),
             of(|manifest| count(manifest.rows())),
@@ -139,6 +140,7 @@ fn pairs(manifest: &Manifest) -> Vec<(String, String)> {
         pair("format", manifest.format.to_string()),
         pair("saved by gradwire", manifest.gradwire.clone()),
         pair("changes since", manifest.base().map_or("-".to_owned(), |it| it.to_string())),
+        pair("values", manifest.values().to_string()),
         pair("cluster", manifest.cluster.name.clone()),
         pair("cluster id", format!("{:016x}", manifest.cluster.id.get())),
         pair("saved at (seconds since 1970)", manifest.created_s.to_string()),
@@ -160,6 +162,7 @@ fn pairs(manifest: &Manifest) -> Vec<(String, String)> {
             pair("  rows", count(part.rows)),
             pair("  position", count(part.position)),
             pair("  changes since", part.base.map_or("-".to_owned(), |it| it.to_string())),
+            pair("  values", part.values.to_string()),
             pair("  root", part.root.to_string()),
         ]);
     }

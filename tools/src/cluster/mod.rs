@@ -15,6 +15,7 @@ use transport::{ControlLink, Coordinators};
 use wire::{Applicant, Apply, Ask, Denial, Epoch, ServerId, ShardId, ToCoordinator, ToMember};
 
 use self::storing::StoringArgs;
+pub(crate) use self::storing::ValuesFlag;
 use crate::failure::Failure;
 
 /// What a cluster is called where nobody says.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use checkpoint::{CheckpointNumber, Depth, Found, KEEP_MIN, LINE_MAX, Manifest, Options, Store};
 use clap::{Args, ValueEnum};
 use server::coordinator::{CheckpointSpec, Stored};
-use wire::RestoredFrom;
+use wire::{RestoredFrom, StoredValues};
 
 use crate::checkpoint::store_options;
 use crate::failure::Failure;
@@ -43,6 +43,11 @@ pub(crate) struct StoringArgs {
     #[arg(long, value_name = "N", default_value_t = 1, requires = "checkpoints")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(LINE_MAX)))]
     pub(crate) checkpoint_full_every: u32,
+    /// How numbers of rows are written in them: as they are, or the weights and optimizer state
+    /// that may be rounded in half the bytes.
+    #[arg(long, value_enum, default_value = "f32", value_name = "VALUES")]
+    #[arg(requires = "checkpoints")]
+    pub(crate) checkpoint_values: ValuesFlag,
     /// Settings of the object store, such as aws_region = "eu-west-1", one a line; servers have
     /// their own.
     #[arg(long, value_name = "FILE.toml")]
@@ -55,6 +60,22 @@ pub(crate) struct StoringArgs {
     /// checkpoint is passed over; lengths, of its parts alone. Servers check each byte anyway.
     #[arg(long, value_enum, default_value = "bytes", requires = "restore")]
     pub(crate) restore_check: CheckFlag,
+}
+
+/// How numbers of rows are written in checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ValuesFlag {
+    F32,
+    Bf16,
+}
+
+impl From<ValuesFlag> for StoredValues {
+    fn from(flag: ValuesFlag) -> StoredValues {
+        match flag {
+            ValuesFlag::F32 => StoredValues::F32,
+            ValuesFlag::Bf16 => StoredValues::Bf16,
+        }
+    }
 }
 
 /// How a checkpoint is checked.
@@ -80,7 +101,10 @@ impl StoringArgs {
                 let (every, keep) = (self.checkpoint_every.map(|it| it.0), self.checkpoint_keep);
                 let (options, rate_mib_s) = (options.clone(), self.checkpoint_rate.0);
                 let full_every = self.checkpoint_full_every;
-                Some(CheckpointSpec { place, options, every, keep, rate_mib_s, full_every })
+                let values = self.checkpoint_values.into();
+                let spec =
+                    CheckpointSpec { place, options, every, keep, rate_mib_s, full_every, values };
+                Some(spec)
             }
         };
         let restore = match &self.restore {

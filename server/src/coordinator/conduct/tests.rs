@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use wire::{
     Applicant, Apply, Ask, Candidate, Chain, CheckpointStatus, Clock, Epoch, Member, Placement,
-    RecordOrder, RecordedPart, ServerId, ShardId, StoreReport, StoreState, Time, ToCoordinator,
-    ToMember,
+    RecordOrder, RecordedPart, ServerId, ShardId, StoreReport, StoreState, StoredValues, Time,
+    ToCoordinator, ToMember,
 };
 
 use super::super::assign::Spread;
@@ -63,7 +63,8 @@ impl Stage {
         let entry = Entry { placement, numbers_given: 2, ..Entry::default() };
         let mut machine = Machine::new(spec, 7, entry, Vec::new(), now);
         let place = Some("p".into());
-        let conduct = Conduct { place, every, rate_mib_s: None, full_every: FULL_EVERY };
+        let (rate_mib_s, full_every, values) = (None, FULL_EVERY, StoredValues::Bf16);
+        let conduct = Conduct { place, every, rate_mib_s, full_every, values };
         machine.conductor = Conductor::new(conduct, now);
         let (orders, said, tasks) = Default::default();
         let mut stage = Stage { machine, now, orders, said, tasks };
@@ -180,6 +181,7 @@ fn part(object: &str) -> RecordedPart {
         tables: Vec::new(),
         base: None,
         seed: None,
+        values: StoredValues::F32,
     }
 }
 
@@ -191,6 +193,7 @@ fn the_tails_record_and_are_cut_after_the_highest_clock_of_all() {
     let orders = stage.begin(5);
     let tails: Vec<_> = orders.iter().map(|(to, order)| (*to, order.shard.get())).collect();
     assert_eq!(tails, [(connection(2), 0), (connection(1), 1)]);
+    assert!(orders.iter().all(|(_, order)| order.values == StoredValues::Bf16), "as was planned");
     stage.tell(&orders[0], marked(7));
     assert_eq!(stage.cuts(), [], "the other has not all of its rows");
     stage.tell(&orders[1], marked(9));

@@ -19,7 +19,7 @@ use server::coordinator::{CheckpointSpec, Hands, StoreNews, StoreTask};
 use server::{part_plan, recorded_part};
 use shard::chain::{Reached, Restoring, Tape};
 use shard::{ShardSpec, chain};
-use wire::{Clock, RecordOrder, RecordedPart, ShardId};
+use wire::{Clock, RecordOrder, RecordedPart, ShardId, StoredValues};
 
 use super::{CLUSTER, CLUSTER_ID};
 use crate::failure::Failure;
@@ -124,6 +124,7 @@ impl Vault {
             keep: KEEP_MIN,
             rate_mib_s: None,
             full_every: 1,
+            values: StoredValues::F32,
         }
     }
 
