@@ -26,6 +26,7 @@ mod rdma_counts;
 mod restoring;
 mod row_life;
 mod serving;
+mod several_hosts;
 mod shaped_link;
 mod standby;
 mod training;
