@@ -147,7 +147,30 @@ fn setting(name: &str, value: String) -> JobSetting {
     }
     let mut hasher = DefaultHasher::new();
     hasher.write(value.as_bytes());
-    let kept = value.floor_char_boundary(SETTING_KEPT_BYTES);
-    let value = format!("{}... ({:016x})", &value[..kept], hasher.finish());
+    let kept = beginning(&value, SETTING_KEPT_BYTES);
+    let value = format!("{kept}... ({:016x})", hasher.finish());
     JobSetting { name, value }
+}
+
+/// The beginning of a text, whole letters of it.
+pub(super) fn beginning(text: &str, bytes_max: usize) -> &str {
+    let mut ends = (0..=bytes_max.min(text.len())).rev();
+    let end = ends.find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_too_long_keeps_its_beginning_and_differs_from_others() {
+        let long = "\u{e9}".repeat(JOB_SETTING_BYTES_MAX);
+        let one = setting("--train", long.clone());
+        assert!(one.value.len() <= JOB_SETTING_BYTES_MAX, "{}", one.value.len());
+        assert!(one.value.starts_with("\u{e9}\u{e9}"));
+        assert_eq!(one, setting("--train", long.clone()), "on every host");
+        assert_ne!(one, setting("--train", long + "b"));
+        assert_eq!(beginning("a\u{e9}", 2), "a");
+    }
 }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use wire::{JOB_REASON_BYTES_MAX, JOB_RESULT_BYTES_MAX, JobBid, JobEnd, JobRefusal};
 use worker::{Servers, Session, WorkerId};
 
-use self::args::settings;
+use self::args::{beginning, settings};
 use self::dir::JobDir;
 use self::seat::{Refused, host_name, worker_words};
 use super::board::Board;
@@ -86,9 +86,10 @@ pub(super) fn run(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(), Failur
     let of_job = regression(seat.id(), plan.workers, staleness, &plan.optimizer, plan.life);
     let of_job = (of_job.0.acknowledged_at(plan.acknowledge), of_job.1);
     let ended = carry_out(plan, &seat, &cluster, (&of_job.0, of_job.1), stop);
-    match &ended {
-        Ok(_) => dir.forget(),
-        Err(failure) => break_off(plan, &seat, &dir, &cluster, &of_job.0, failure),
+    let ended =
+        ended.map_err(|failure| break_off(plan, &seat, &dir, (&cluster, &of_job.0), failure));
+    if ended.is_ok() {
+        dir.forget();
     }
     let interrupted = match seat.course() {
         Course::Stopped(why) => Some(why),
@@ -298,17 +299,18 @@ fn wait_for_end(seat: &Seat) -> Result<(), Failure> {
 }
 
 /// The job cannot go on here: the coordinator is told, and one launcher ends the workers' parts on
-/// the servers. Where the coordinator does not answer, all stays as it is for a later life.
+/// the servers. Where the coordinator does not answer, all stays as it is for a later life. Returns
+/// why the job has ended: what went wrong here may be what another host's end has caused.
 fn break_off(
     plan: &Plan,
     seat: &Seat,
     dir: &JobDir,
-    cluster: &Cluster,
-    job: &Job,
-    failure: &Failure,
-) {
-    let mut why = format!("on {}: {failure}", seat.host);
-    why.truncate(why.floor_char_boundary(JOB_REASON_BYTES_MAX));
+    (cluster, job): (&Cluster, &Job),
+    failure: Failure,
+) -> Failure {
+    let own = format!("on {}: {failure}", seat.host);
+    let own = beginning(&own, JOB_REASON_BYTES_MAX).to_owned();
+    let why = own.clone();
     seat.say(|news| {
         news.end = Some(JobEnd::Failed { why });
     });
@@ -322,6 +324,12 @@ fn break_off(
     }
     if state.end.is_some() {
         dir.forget();
+    }
+    match state.end {
+        Some(JobEnd::Failed { why }) if why != own => {
+            Failure::failed(format!("job {} has failed: {why}", seat.job))
+        }
+        _ => failure,
     }
 }
 

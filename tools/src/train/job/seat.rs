@@ -342,16 +342,16 @@ impl Attendant {
                 Ok(None | Some(JobAnswer::Refused(JobRefusal::Full { .. }))) => {
                     std::thread::sleep(AGAIN_AFTER);
                 }
-                Ok(Some(JobAnswer::Refused(refusal))) => return self.lose(refusal.to_string()),
+                Ok(Some(JobAnswer::Refused(refusal))) => return self.lose(&refusal.to_string()),
                 Ok(Some(JobAnswer::Enrolled(_))) => {
-                    return self.lose("the coordinator answers out of turn".to_owned());
+                    return self.lose("the coordinator answers out of turn");
                 }
-                Err(why) => return self.lose(why),
+                Err(why) => return self.lose(&why),
             }
         }
     }
 
-    fn lose(&self, why: String) {
+    fn lose(&self, why: &str) {
         self.shared.slate().lost = Some(format!("job {}: {why}", self.job));
     }
 
