@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use transport::{PeerId, RecvSlot};
-use wire::{HEADER_BYTES, Header, Join, Kind};
 
 use crate::guest::{Guest, Party};
 use crate::turn::Core;
@@ -26,9 +25,9 @@ impl Core {
     /// Before a message is handled: where it is another job's join, and nobody of the shard's own
     /// job has been connected for long, the workers of that leave it.
     pub(crate) fn dismiss_absent(&mut self, at: usize, slot: &RecvSlot) {
-        let Some(join) = joins(slot) else { return };
+        let Some(joined) = self.hosted[at].replica.job_of_join(slot.bytes()) else { return };
         let mut served = self.hosted[at].replica.job_served();
-        if served.is_some_and(|job| job != join.job) && self.is_deserted(at, slot.peer()) {
+        if served.is_some_and(|job| job != joined) && self.is_deserted(at, slot.peer()) {
             let shard = self.hosted[at].number.get();
             tracing::warn!(shard, "a job whose workers are all gone gives way to another one");
             self.hosted[at].replica.dismiss();
@@ -36,7 +35,7 @@ impl Core {
             served = self.hosted[at].replica.job_served();
         }
         if let Some(guest) = &mut self.peers[slot.peer().index()] {
-            guest.is_of_other_job = served.is_some_and(|job| job != join.job);
+            guest.is_of_other_job = served.is_some_and(|job| job != joined);
         }
     }
 
@@ -58,11 +57,4 @@ impl Core {
             && !guest.is_of_other_job
             && shard.has_member(guest.who.worker, guest.who.incarnation)
     }
-}
-
-/// The join that a message is, if it is one.
-fn joins(slot: &RecvSlot) -> Option<Join> {
-    let (head, body) = slot.bytes().split_first_chunk::<HEADER_BYTES>()?;
-    let is_join = Header::peek(head).is_ok_and(|header| header.kind() == Kind::Join);
-    is_join.then(|| Join::from_bytes(body)).flatten()
 }

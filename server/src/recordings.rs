@@ -32,6 +32,14 @@ const SPARE_BYTES_MAX: usize = PACED_BYTES_MAX;
 /// Time of the rate that may be made up for after a pause.
 const BURST: Duration = Duration::from_millis(20);
 
+/// What a core passes on while workers ask for something, where nobody has named a rate, in bytes a
+/// second: rows of 32 bytes and their keys take some 35 to 50 ns each, which is 4 % of the time.
+const BUSY_BYTES_PER_S: u64 = 32 << 20;
+
+/// Workers that have asked for nothing for so long are not held up by what is passed on: longer than
+/// who waits for a processor is away.
+const IDLE_AFTER: Duration = Duration::from_millis(50);
+
 /// The way from a shard's recording to its writer. A server has a thread at its end, a simulation
 /// takes the tapes by itself.
 #[derive(Debug)]
@@ -44,7 +52,8 @@ pub struct Tap {
     pub spare: Receiver<Vec<u64>>,
     /// Why the core ended the recording, if it did.
     pub end: Arc<OnceLock<String>>,
-    /// What this core may record, in bytes a second; none: as fast as it goes.
+    /// What this core may pass on, in bytes a second; none: as fast as it goes where no worker
+    /// asks for anything, and little while one does.
     pub bytes_per_s: Option<u64>,
 }
 
@@ -55,8 +64,12 @@ pub(crate) struct Recordings {
     next: usize,
     /// Bytes that were passed on beyond the rate are paid for by then.
     paid_at: Time,
-    /// Whether a tape waits for that.
-    waits: bool,
+    /// When a tape that waits for its pace may go on.
+    due: Option<Time>,
+    /// Whether a worker has asked for something in this turn.
+    pub(crate) is_asked: bool,
+    /// When a worker asked last.
+    asked_at: Time,
     /// Memory for further tapes.
     spare: Vec<Vec<u64>>,
     spare_bytes: usize,
@@ -115,11 +128,15 @@ impl Core {
     /// Adds a page to one recording, and passes on what all have. Whether there is more to do at
     /// once.
     pub(crate) fn keep_recordings(&mut self) -> bool {
-        self.recordings.waits = false;
+        self.recordings.due = None;
+        let is_asked = std::mem::take(&mut self.recordings.is_asked);
         if self.hosted.iter().all(|hosted| hosted.tap.is_none()) {
             return false;
         }
         let begun = self.transport.now();
+        if is_asked {
+            self.recordings.asked_at = begun;
+        }
         let count = self.hosted.len();
         let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
         let (is_paced, walks) = (waiting <= PACED_BYTES_MAX, waiting < WALKED_BYTES_MAX);
@@ -129,9 +146,12 @@ impl Core {
             let Hosted { replica, tap, .. } = &mut self.hosted[at];
             self.recordings.give(replica);
             replica.record_copies();
-            if !has_added && walks && tap.is_some() && replica.wants_page() {
-                replica.record_page();
-                has_added = true;
+            if !has_added && tap.is_some() && replica.wants_page() {
+                has_added = walks || replica.is_copied();
+                match has_added {
+                    true => replica.record_page(),
+                    false => has_added = replica.pass_copied(),
+                }
             }
             self.pass_tapes(at, begun, is_paced);
         }
@@ -139,9 +159,9 @@ impl Core {
         has_added
     }
 
-    /// When a tape may be passed on that waits for its rate.
+    /// When a tape may be passed on that waits for its pace.
     pub(crate) fn tape_due(&self) -> Option<Time> {
-        self.recordings.waits.then_some(self.recordings.paid_at)
+        self.recordings.due
     }
 
     /// Passes on what a shard has recorded, as far as the pace and the writer permit.
@@ -151,11 +171,11 @@ impl Core {
         while let Ok(tape) = tap.spare.try_recv() {
             recordings.keep(tape);
         }
-        let bytes_per_s = tap.bytes_per_s.filter(|_| is_paced);
+        let pace = Pace { rate: tap.bytes_per_s, is_kept: is_paced, now };
         loop {
-            let has_any = hosted.replica.recorded_bytes() > 0;
-            if has_any && bytes_per_s.is_some() && now < recordings.paid_at {
-                recordings.waits = true;
+            let waits_until = recordings.waits_until(pace);
+            if hosted.replica.recorded_bytes() > 0 && now < waits_until {
+                recordings.due = Some(waits_until);
                 return;
             }
             let tape = match hosted.replica.take_tape() {
@@ -168,7 +188,7 @@ impl Core {
             };
             let bytes = tape.bytes();
             match tap.tapes.try_send(tape) {
-                Ok(()) => recordings.pay(bytes_per_s, bytes, now),
+                Ok(()) => recordings.pay(pace, bytes),
                 Err(TrySendError::Full(tape)) => return hosted.replica.untake_tape(tape),
                 Err(TrySendError::Disconnected(_)) => break,
             }
@@ -176,6 +196,16 @@ impl Core {
         hosted.replica.end_recording();
         hosted.tap = None;
     }
+}
+
+/// How fast tapes are passed on.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// As [`Tap::bytes_per_s`].
+    rate: Option<u64>,
+    /// Not, where too much waits.
+    is_kept: bool,
+    now: Time,
 }
 
 impl Recordings {
@@ -199,11 +229,27 @@ impl Recordings {
         }
     }
 
-    /// So many bytes were passed on, at this rate.
-    fn pay(&mut self, bytes_per_s: Option<u64>, bytes: usize, now: Time) {
-        let Some(bytes_per_s) = bytes_per_s else { return };
+    /// Until when the next tape waits.
+    fn waits_until(&self, pace: Pace) -> Time {
+        match pace.rate {
+            _ if !pace.is_kept => Time::default(),
+            Some(_) => self.paid_at,
+            None => self.paid_at.min(self.idle_from()),
+        }
+    }
+
+    /// So many bytes were passed on.
+    fn pay(&mut self, pace: Pace, bytes: usize) {
+        let is_busy = pace.now < self.idle_from();
+        let rate = pace.rate.or(is_busy.then_some(BUSY_BYTES_PER_S));
+        let Some(bytes_per_s) = rate.filter(|_| pace.is_kept) else { return };
         let owed = Duration::from_secs_f64(bytes as f64 / bytes_per_s.max(1) as f64);
-        let earliest = Time::default() + (now - Time::default()).saturating_sub(BURST);
+        let earliest = Time::default() + (pace.now - Time::default()).saturating_sub(BURST);
         self.paid_at = self.paid_at.max(earliest) + owed;
+    }
+
+    /// From when on nobody counts as asking.
+    fn idle_from(&self) -> Time {
+        self.asked_at + IDLE_AFTER
     }
 }

@@ -325,6 +325,7 @@ impl Core {
         }
         let (party, at, who) = (guest.party, guest.at, guest.who);
         let slot = guest.inbox.pop_front()?;
+        self.recordings.is_asked |= party != Party::Successor;
         let done = match party {
             Party::Worker => self.handle(at, who, slot),
             Party::Predecessor => {

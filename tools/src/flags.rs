@@ -294,6 +294,41 @@ macro_rules! as_text {
 
 as_text!(ClockBound, BadRowsFlag, CodecFlag, AdmissionFlag, ExpiryFlag, AcknowledgeFlag);
 
+/// What a server may write of checkpoints, as [`wire::RecordOrder::rate_mib_s`] has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateFlag(pub(crate) Option<u32>);
+
+impl RateFlag {
+    /// More than any store takes.
+    pub(crate) const MAX: RateFlag = RateFlag(Some(u32::MAX));
+}
+
+impl fmt::Display for RateFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            RateFlag(None) => f.write_str("auto"),
+            RateFlag::MAX => f.write_str("max"),
+            RateFlag(Some(rate)) => rate.fmt(f),
+        }
+    }
+}
+
+impl FromStr for RateFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RateFlag, String> {
+        let wrong = || format!("expected auto, max or MiB/s from 1 on, found '{text}'");
+        match text {
+            "auto" => Ok(RateFlag(None)),
+            "max" => Ok(RateFlag::MAX),
+            _ => {
+                let rate = text.parse().ok().filter(|&rate| rate > 0);
+                rate.map(|rate| RateFlag(Some(rate))).ok_or_else(wrong)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +340,18 @@ mod tests {
         }
         for text in ["fail", "skip:10"] {
             assert_eq!(text.parse::<BadRowsFlag>().map(|flag| flag.to_string()), Ok(text.into()));
+        }
+    }
+
+    #[test]
+    fn a_rate_is_named_or_found_by_itself() {
+        for (text, rate) in [("auto", None), ("max", Some(u32::MAX)), ("200", Some(200))] {
+            assert_eq!(text.parse(), Ok(RateFlag(rate)));
+            assert_eq!(RateFlag(rate).to_string(), text);
+        }
+        for text in ["", "0", "-1", "none", "1.5"] {
+            let wrong = format!("expected auto, max or MiB/s from 1 on, found '{text}'");
+            assert_eq!(text.parse::<RateFlag>(), Err(wrong));
         }
     }
 

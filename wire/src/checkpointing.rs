@@ -26,7 +26,8 @@ pub struct RecordOrder {
     pub attempt: u32,
     /// The store: a directory that all servers share, or a URL.
     pub place: String,
-    /// What the server may write for all its shards, in MiB/s; none: as fast as it goes.
+    /// What the server may write for all its shards, in MiB/s; none: as fast as it goes while no
+    /// worker asks for anything, and slowly while one does.
     pub rate_mib_s: Option<u32>,
     /// How long the whole may take, in ms; then it is given up.
     pub limit_ms: u64,

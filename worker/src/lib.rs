@@ -58,7 +58,7 @@ pub use error::{Asked, Awaited, WorkerError};
 pub use merge::Merger;
 pub use pull::{PullTicket, Values};
 pub use replicas::{Reading, RouteTo};
-pub use routes::{Route, Routes};
+pub use routes::{CHAIN_GIVE_UP_MIN, Route, Routes};
 pub use session::{Session, SessionSpec, Then, Timeouts};
 pub use split::Split;
 pub use watch::{Watch, WatchError};

@@ -14,6 +14,11 @@ use crate::error::WorkerError;
 use crate::replicas::RouteTo;
 use crate::session::Session;
 
+/// How long a server of a chain may be silent at least: twice as long as it takes a server to
+/// notice that one behind it is out of reach. Whoever gave it up sooner would ask another time each
+/// time an answer was about to come.
+pub const CHAIN_GIVE_UP_MIN: Duration = Duration::from_millis(500);
+
 /// A new link to a shard; its handshake is over.
 #[derive(Debug)]
 pub struct Route {
@@ -85,8 +90,10 @@ impl Following {
 impl Session {
     /// From here on a shard whose link is lost, or that has moved, is looked for: its requests
     /// wait, and go again under their old numbers. What is still without an answer after
-    /// `patience` is an error as without routes.
+    /// `patience` is an error as without routes. A silent server is given up after
+    /// [`CHAIN_GIVE_UP_MIN`] at the earliest.
     pub fn follow(&mut self, routes: Box<dyn Routes>, patience: Duration) {
+        self.timeouts.give_up = self.timeouts.give_up.max(CHAIN_GIVE_UP_MIN);
         let lost = vec![Missing::Nothing; self.shards()];
         self.following = Some(Following { routes, patience, lost });
     }

@@ -61,7 +61,8 @@ pub struct Timeouts {
     /// often. Within one host's memory nothing gets lost, and nothing is sent again.
     pub request: Duration,
     /// A server that owes an answer and sends nothing for this time is given up. Pulls do not
-    /// count: they may wait at the shard for a slow worker.
+    /// count: they may wait at the shard for a slow worker. In a cluster it is
+    /// [`CHAIN_GIVE_UP_MIN`](crate::CHAIN_GIVE_UP_MIN) at least.
     pub give_up: Duration,
 }
 

@@ -31,7 +31,7 @@ pub struct CheckpointSpec {
     pub every: Option<Duration>,
     /// How many are kept, at least [`checkpoint::KEEP_MIN`].
     pub keep: usize,
-    /// What each server may write, in MiB/s; none: as fast as it goes.
+    /// As [`wire::RecordOrder::rate_mib_s`].
     pub rate_mib_s: Option<u32>,
     /// One in so many has everything, the others what has changed since the one before; 1: all
     /// have everything. At most [`checkpoint::LINE_MAX`].

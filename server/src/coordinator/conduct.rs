@@ -55,7 +55,7 @@ pub(super) struct Conduct {
     pub(super) place: Option<String>,
     /// How often; none: when somebody asks.
     pub(super) every: Option<Duration>,
-    /// What each server may write, in MiB/s.
+    /// As [`RecordOrder::rate_mib_s`].
     pub(super) rate_mib_s: Option<u32>,
     /// One in so many has everything.
     pub(super) full_every: u32,

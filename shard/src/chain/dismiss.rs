@@ -2,7 +2,8 @@
 //!
 //! Owns doing it on all replicas alike. Whether they are gone is left to who sees connections.
 
-use wire::{Header, JobId, Kind, Message};
+use kernels::crc32c::crc32c;
+use wire::{HEADER_BYTES, Header, JobId, Kind, Message};
 
 use super::pass::Passing;
 use super::{Replica, Role};
@@ -11,6 +12,19 @@ impl<S> Replica<S> {
     /// The job that keeps another one from beginning here: it has workers that have not left.
     pub fn job_served(&self) -> Option<JobId> {
         self.shard.job_served()
+    }
+
+    /// The job that a message of a worker would join; none where it is no join, or was damaged on
+    /// its way.
+    pub fn job_of_join(&self, bytes: &[u8]) -> Option<JobId> {
+        let head = bytes.first_chunk::<HEADER_BYTES>()?;
+        if !Header::peek(head).is_ok_and(|header| header.kind() == Kind::Join) {
+            return None; // Others are opened once, by who does what they ask for.
+        }
+        match wire::open(bytes, |bytes| crc32c(self.shard.isa, 0, bytes)) {
+            Ok((_, Message::Join(join))) => Some(join.job),
+            _ => None,
+        }
     }
 
     /// Lets all workers of the job leave it, as if each had said so: on the head of the chain,

@@ -252,6 +252,20 @@ impl<S> Replica<S> {
         }
     }
 
+    /// Goes on over what was copied because it changed, and adds nothing. Whether there was any;
+    /// not, once [`Replica::record_page`] has nothing to copy.
+    pub fn pass_copied(&mut self) -> bool {
+        let Some(Recording { stage: Stage::Cut(frozen), .. }) = &self.recording else {
+            return false;
+        };
+        self.shard.tables.all_mut().iter_mut().take(frozen.tables).any(Table::pass_copied)
+    }
+
+    /// Whether all is copied, and only the end of it is to be added.
+    pub fn is_copied(&self) -> bool {
+        self.recording.is_some() && self.shard.tables.all().iter().all(Table::is_walked)
+    }
+
     /// Adds a piece of the first table that has one. Whether any had; not, if the recording has no
     /// moment or has ended.
     fn record_piece(&mut self, mut take: impl FnMut(&mut Table) -> Option<Piece>) -> bool {

@@ -441,6 +441,21 @@ fn answers_wait_for_a_server_that_is_filled_only_once_it_has_the_pages() {
     assert_eq!(pair.answers.letters.len(), 2);
 }
 
+/// Bits that flipped on the way made another job's join of one, and the job that was served left.
+#[test]
+fn a_damaged_join_joins_no_job() {
+    let pair = pair_with_a_row(Mutation::None);
+    let join = Join { job: JobId::new(8), workers: 1, staleness: Staleness::BSP };
+    let mut letter = message(Header::new(Kind::Join), &join.to_bytes());
+    for bit in 0..8 * letter.bytes {
+        letter.words.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(pair.head.job_of_join(letter.bytes()), None, "bit {bit}");
+        letter.words.as_mut_bytes()[bit / 8] ^= 1 << (bit % 8);
+    }
+    assert_eq!(pair.head.job_of_join(letter.bytes()), Some(JobId::new(8)));
+    assert_eq!(pair.head.job_of_join(push(1, 0, 0, &[5], Flags::NONE).bytes()), None);
+}
+
 #[test]
 fn workers_that_are_dismissed_have_left_on_every_replica_and_are_refused_when_they_come_back() {
     let mut pair = pair_with_a_row(Mutation::None);

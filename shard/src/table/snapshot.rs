@@ -163,10 +163,7 @@ impl Snapshot {
     fn walk(&mut self, held: &[Line], arena: Option<&RowArena>) {
         let end = self.lines.min(self.front + LINES_PASSED);
         for _ in 0..LINES_WALKED {
-            self.front = self.lines_done.next_unset(self.front, end);
-            if let Some(wanted) = self.wanted.as_ref().filter(|_| arena.is_none()) {
-                self.front = wanted.next_set(self.front, end);
-            }
+            self.pass_unwanted(end, arena);
             if self.front >= end || self.copies.has_full() {
                 return;
             }
@@ -182,6 +179,47 @@ impl Snapshot {
                 }
             }
         }
+    }
+
+    /// Passes over lines of which nothing is left to copy. Whether there were any.
+    fn pass_copied(&mut self, held: &[Line], arena: Option<&RowArena>) -> bool {
+        let begin = self.front;
+        let end = self.lines.min(begin + LINES_PASSED);
+        for _ in 0..LINES_WALKED {
+            self.pass_unwanted(end, arena);
+            if self.front >= end || self.has_copies(&held[self.front], arena) {
+                break;
+            }
+            self.front += 1;
+        }
+        self.front > begin
+    }
+
+    /// Passes over lines that were copied, or have no change.
+    fn pass_unwanted(&mut self, end: usize, arena: Option<&RowArena>) {
+        self.front = self.lines_done.next_unset(self.front, end);
+        if let Some(wanted) = self.wanted.as_ref().filter(|_| arena.is_none()) {
+            self.front = wanted.next_set(self.front, end);
+        }
+    }
+
+    /// Whether the walk would copy a row of a line that lies ahead.
+    fn has_copies(&self, held: &Line, arena: Option<&RowArena>) -> bool {
+        let mut entries = lines::entries(self.layout, held);
+        let is_wanted = |row| self.wanted.as_ref().is_none_or(|wanted| wanted.has(row as usize));
+        match arena {
+            None => entries.next().is_some(),
+            Some(_) => entries.any(|(_, first)| {
+                let row = lines::word(held, first);
+                self.lacks_row(row) && is_wanted(row)
+            }),
+        }
+    }
+
+    /// Whether nothing of the moment is left where it was.
+    #[inline]
+    fn is_over(&self) -> bool {
+        self.front >= self.lines && self.noted.is_empty()
     }
 }
 
@@ -227,6 +265,9 @@ impl Index {
     #[inline]
     pub(super) fn keep(&mut self, keys: &[u64], at: &[u32], arena: &Option<RowArena>) {
         let Some(snapshot) = self.watch.snapshot.as_deref_mut() else { return };
+        if snapshot.is_over() {
+            return;
+        }
         match arena {
             Some(arena) => {
                 let lacked = lacked(at, |row| snapshot.lacks_row(row));
@@ -324,6 +365,17 @@ impl Table {
             }
         }
         self.take_copies().unwrap_or(Piece::Nothing)
+    }
+
+    /// Goes on with the walk as far as that copies nothing. Whether it came further.
+    pub(crate) fn pass_copied(&mut self) -> bool {
+        let Some(snapshot) = self.index.watch.snapshot.as_deref_mut() else { return false };
+        snapshot.pass_copied(self.index.lines.as_slice(), self.rows.as_ref())
+    }
+
+    /// Whether the walk has been everywhere.
+    pub(crate) fn is_walked(&self) -> bool {
+        self.index.watch.snapshot.as_ref().is_none_or(|snapshot| snapshot.is_over())
     }
 
     /// Memory of a page that was taken, for a further one. Given back if it is none of this

@@ -112,8 +112,12 @@ impl History {
             if misses {
                 self.table.forget_copies();
             }
-            let piece = match self.draw(2) {
+            let piece = match self.draw(3) {
                 0 => Some(self.table.take_piece()),
+                1 => {
+                    self.table.pass_copied();
+                    Some(Piece::Nothing)
+                }
                 _ => self.table.take_copies().or(Some(Piece::Nothing)),
             };
             if !self.take(piece) {
@@ -182,5 +186,33 @@ fn a_snapshot_that_leaves_out_what_changes_is_found_to_differ() {
             expected != copied
         };
         assert_eq!([differs(false), differs(true)], [false, true], "layout {layout}");
+    }
+}
+
+/// Of a large table that waits for its store, each push would be looked at for as long as it waits.
+#[test]
+fn a_snapshot_of_which_all_has_changed_is_over_without_its_walk() {
+    for layout in 0..LAYOUTS {
+        let mut table = make(layout, LIVES[0], 1 << 20, 5);
+        let keys: Vec<u64> = (0..2000).map(mix).collect::<BTreeSet<u64>>().into_iter().collect();
+        let deltas = vec![1.0; keys.len() * table.widths().delta];
+        let mut push = |table: &mut Table, keys: &[u64]| {
+            let deltas = &deltas[..keys.len() * table.widths().delta];
+            table.push(keys, deltas, Moment::default(), None).expect("room");
+        };
+        push(&mut table, &keys);
+        while table.upkeep() != Upkeep::None {
+            table.tend();
+        }
+        table.begin_snapshot(SnapshotOf::Everything { clock: 0 }, PAPER);
+        let mut pass = |table: &mut Table| {
+            while table.pass_copied() {}
+            table.is_walked()
+        };
+        assert!(!pass(&mut table), "layout {layout}");
+        push(&mut table, &keys[..1]);
+        assert!(!pass(&mut table), "layout {layout}");
+        push(&mut table, &keys[1..]);
+        assert!(pass(&mut table), "layout {layout}");
     }
 }

@@ -10,7 +10,7 @@ use wire::Time;
 use crate::failure::{Event, Failure, Unending};
 
 /// Steps of the world in a run: more than twice what the longest takes of the seeds of chains below
-/// 20 000, but for 14078.
+/// 20 000.
 const STEPS_MAX: u64 = 10_000_000;
 
 /// Steps of the world at one moment.

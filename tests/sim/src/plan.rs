@@ -7,8 +7,8 @@ use std::time::Duration;
 use transport::Limits;
 use transport::simulated::Faults;
 use worker::{
-    Acknowledge, CodecChoice, Expiry, KeyAdmission, KeyCodec, RowLife, Selection, Staleness,
-    TableCodec, Timeouts, ValueCodec,
+    Acknowledge, CHAIN_GIVE_UP_MIN, CodecChoice, Expiry, KeyAdmission, KeyCodec, RowLife,
+    Selection, Staleness, TableCodec, Timeouts, ValueCodec,
 };
 
 use crate::random::Random;
@@ -170,7 +170,10 @@ impl Plan {
         let readers = random.choose(&[0, 1, 2]);
         let counters = random.choose(&[40, 200, 2000]); // Many are new while a server is filled.
         let chains = Some(chains);
-        Plan { chains, readers, counters, stops_per_mille: 0, ..Plan::from_seed(seed) }
+        let base = Plan::from_seed(seed);
+        let give_up = base.timeouts.give_up.max(CHAIN_GIVE_UP_MIN); // As `Session::follow` has it.
+        let timeouts = Timeouts { give_up, ..base.timeouts };
+        Plan { chains, readers, counters, timeouts, stops_per_mille: 0, ..base }
     }
 
     /// The same on a network that does nothing wrong, while servers die and others take their

@@ -117,6 +117,14 @@ fn a_head_that_has_heard_of_a_later_epoch_answers_in_none_before() {
     drop(chained(12914));
 }
 
+/// A fifth of all messages is lost. Sessions gave a head up after 0.1 s and asked another time,
+/// while its chain took 0.25 s to notice each loss of its own: none was there for its answer.
+#[test]
+fn a_session_waits_longer_than_a_chain_takes_to_notice_a_loss() {
+    drop(chained(14078));
+    assert!(worker::CHAIN_GIVE_UP_MIN >= 2 * shard::chain::SILENCE_MAX);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run_with_coordinators() {
     for seed in 0..8 {

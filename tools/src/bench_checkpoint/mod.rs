@@ -30,7 +30,7 @@ use self::plain::{Way, forget, read_plain, write_plain};
 use self::report::{Figures, Report};
 use self::running::{Folder, Running};
 use crate::failure::Failure;
-use crate::flags::Count;
+use crate::flags::{Count, RateFlag};
 use crate::output::{complain, json, table};
 
 const CLUSTER: &str = "bench";
@@ -57,10 +57,9 @@ pub(crate) struct CheckpointBenchArgs {
     /// Shards.
     #[arg(long, value_name = "N", default_value_t = 2)]
     shards: u16,
-    /// What the server may record of rows in the paced checkpoints, in MiB/s.
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    rate: u32,
+    /// What the server may write in the paced checkpoints, as `coordinate --checkpoint-rate` has it.
+    #[arg(long, value_name = "auto|max|MIB", default_value = "auto")]
+    rate: RateFlag,
     /// Repeats, of which the median counts.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: usize,
@@ -95,7 +94,7 @@ fn take(
     folder: &Path,
     figures: &mut Figures,
 ) -> Result<u64, Failure> {
-    with_load(arguments, folder, ("checkpoints", None, 1), |running, load| {
+    with_load(arguments, folder, ("checkpoints", RateFlag::MAX, 1), |running, load| {
         (0..=arguments.repeats).try_fold(0, |_, repeat| {
             let mut first = Figures::default();
             // The first one finds caches and disk in another state.
@@ -112,7 +111,7 @@ fn take_paced(
     figures: &mut Figures,
 ) -> Result<(), Failure> {
     let seconds = Duration::from_secs_f64(arguments.seconds);
-    with_load(arguments, folder, ("paced", Some(arguments.rate), 1), |running, load| {
+    with_load(arguments, folder, ("paced", arguments.rate, 1), |running, load| {
         for _ in 0..arguments.repeats {
             thread::sleep(seconds / 4);
             let ((), alone, _) = load.beside(|| sleep(seconds))?;
@@ -139,7 +138,7 @@ fn take_changes(
 ) -> Result<(), Failure> {
     let seconds = Duration::from_secs_f64(arguments.seconds);
     let full_every = checkpoint::LINE_MAX;
-    with_load(arguments, folder, ("changes", None, full_every), |running, load| {
+    with_load(arguments, folder, ("changes", RateFlag::MAX, full_every), |running, load| {
         thread::sleep(seconds / 4);
         let ((), before, _) = load.beside(|| sleep(seconds))?;
         running.checkpoint()?;
@@ -169,7 +168,7 @@ fn sleep(time: Duration) -> Result<(), Failure> {
 fn with_load<T>(
     arguments: &CheckpointBenchArgs,
     folder: &Path,
-    (name, rate_mib_s, full_every): (&str, Option<u32>, u32),
+    (name, RateFlag(rate_mib_s), full_every): (&str, RateFlag, u32),
     measured: impl FnOnce(&Running, &Load) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let place = folder.join(name).display().to_string();

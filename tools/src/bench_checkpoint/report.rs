@@ -5,6 +5,7 @@
 use bench::Spread;
 use serde::Serialize;
 
+use crate::flags::RateFlag;
 use crate::output::{count, pairs_of};
 use crate::push_pull::{COMMIT, command};
 
@@ -31,8 +32,8 @@ pub(super) struct Report {
     long_turns_beside: f64,
     /// The most that recording took of a turn.
     recording_turn_us_max: f64,
-    /// With what is recorded of rows bounded.
-    paced_rate_mib: u32,
+    /// As `--rate` has it.
+    paced_rate: String,
     paced_push_share: f64,
     paced_ms: f64,
     /// A checkpoint of what a job that all but sleeps has changed since the one before.
@@ -77,7 +78,7 @@ pub(super) struct Figures {
 }
 
 impl Report {
-    pub(super) fn of(rows: u64, bytes: u64, paced_rate_mib: u32, figures: &Figures) -> Report {
+    pub(super) fn of(rows: u64, bytes: u64, rate: RateFlag, figures: &Figures) -> Report {
         let middle = |all: &[f64]| Spread::of(all).median;
         let longest = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);
         let turns = &figures.turns;
@@ -101,7 +102,7 @@ impl Report {
             long_turns_alone: middle(&turns[2]),
             long_turns_beside: middle(&turns[3]),
             recording_turn_us_max: longest(&figures.recording_turn),
-            paced_rate_mib,
+            paced_rate: rate.to_string(),
             paced_push_share: middle(&figures.paced_share),
             paced_ms: middle(&figures.paced_ms),
             changes_bytes: changes(0) as u64,
@@ -134,7 +135,7 @@ impl Report {
             ("turns over 2 ms of 10 000, alone", format!("{:.2}", self.long_turns_alone)),
             ("turns over 2 ms of 10 000, beside one", format!("{:.2}", self.long_turns_beside)),
             ("recording's most of a turn, us", format!("{:.0}", self.recording_turn_us_max)),
-            ("paced, rows in MiB/s", count(self.paced_rate_mib.into())),
+            ("paced, at", self.paced_rate.clone()),
             ("paced, share of pushes beside one", format!("{:.3}", self.paced_push_share)),
             ("paced, ms of one", format!("{:.0}", self.paced_ms)),
             ("changes of a sleepy job, bytes", count(self.changes_bytes)),

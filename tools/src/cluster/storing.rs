@@ -11,7 +11,7 @@ use wire::RestoredFrom;
 
 use crate::checkpoint::store_options;
 use crate::failure::Failure;
-use crate::flags::DurationFlag;
+use crate::flags::{DurationFlag, RateFlag};
 use crate::output::complain;
 
 /// Parts the place of a store from a checkpoint's number.
@@ -33,10 +33,11 @@ pub(crate) struct StoringArgs {
     /// How many are kept.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) checkpoint_keep: usize,
-    /// What each server may write of them, in MiB/s [default: as fast as it goes].
-    #[arg(long, value_name = "MIB", requires = "checkpoints")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) checkpoint_rate: Option<u32>,
+    /// What each server may write of them: MiB/s; max, as fast as it goes; auto, 32 MiB/s a core
+    /// while workers ask for something, and as fast as it goes while none does.
+    #[arg(long, value_name = "auto|max|MIB", default_value = "auto")]
+    #[arg(requires = "checkpoints")]
+    pub(crate) checkpoint_rate: RateFlag,
     /// One in so many checkpoints has everything, the others what has changed since the one before;
     /// to restore one of those, all back to the full one are read.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "checkpoints")]
@@ -77,7 +78,7 @@ impl StoringArgs {
                 let place = absolute(place)?;
                 Store::open(&place, &options).map_err(Failure::usage)?;
                 let (every, keep) = (self.checkpoint_every.map(|it| it.0), self.checkpoint_keep);
-                let (options, rate_mib_s) = (options.clone(), self.checkpoint_rate);
+                let (options, rate_mib_s) = (options.clone(), self.checkpoint_rate.0);
                 let full_every = self.checkpoint_full_every;
                 Some(CheckpointSpec { place, options, every, keep, rate_mib_s, full_every })
             }
