@@ -373,7 +373,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
                 let round_trip_ns = self.now_ns().saturating_sub(sent_ns);
                 self.shared.round_trip_ns.store(round_trip_ns, Ordering::Relaxed);
             }
-            ToMember::Done | ToMember::Status(_) => {}
+            ToMember::Done | ToMember::Status(_) | ToMember::Job(_) => {}
         }
         None
     }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gradwire_server::coordinator::{
-    Claim, Claims, ClusterSpec, Coordinator, Duty, Entry, RedbStore, Spread, Store, StoreError,
-    Stored,
+    Claim, Claims, ClusterSpec, Coordinator, Duty, Entry, JobRecord, JobWrite, RedbStore, Spread,
+    Store, StoreError, Stored,
 };
 use gradwire_server::{Agent, AgentEvent, AgentSpec, Exposure};
 use transport::ControlLink;
@@ -318,6 +318,14 @@ impl Store for Shared {
     fn history(&mut self, _: usize) -> Result<Vec<(Epoch, String)>, StoreError> {
         Ok(Vec::new())
     }
+
+    fn jobs(&mut self) -> Result<Vec<JobRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn keep_job(&mut self, _: &JobWrite) -> Result<(), StoreError> {
+        unreachable!("no job of several hosts runs here")
+    }
 }
 
 #[test]
@@ -457,6 +465,14 @@ impl Store for View {
 
     fn history(&mut self, _: usize) -> Result<Vec<(Epoch, String)>, StoreError> {
         Ok(Vec::new())
+    }
+
+    fn jobs(&mut self) -> Result<Vec<JobRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn keep_job(&mut self, _: &JobWrite) -> Result<(), StoreError> {
+        unreachable!("no job of several hosts runs here")
     }
 }
 

@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gradwire_server::coordinator::{
-    Claim, Claims, Entry, EtcdClaims, EtcdStore, HISTORY_MAX, Store, StoreError,
+    Claim, Claims, Entry, EtcdClaims, EtcdStore, HISTORY_MAX, JobRecord, JobWrite, Store,
+    StoreError,
 };
 use tempfile::TempDir;
 use wire::{Epoch, Placement};
@@ -101,6 +102,52 @@ fn of_two_coordinators_on_one_etcd_only_one_goes_on() {
     let history = second.history(3).expect("read");
     let newest = [last, last - 1, last - 2].map(|one| (Epoch::new(one), format!("cause {one}")));
     assert_eq!(history, newest);
+}
+
+/// A job's record as the store has it.
+fn job(name: &str, version: u64) -> JobRecord {
+    let record = serde_json::json!({
+        "name": name, "version": version, "id": 7, "workers": 2, "epochs": 1, "settings": [],
+        "hosts": [], "places": [], "next": [version], "is_prepared": false, "stopped": null,
+        "ended": null,
+    });
+    serde_json::from_value(record).expect("a record")
+}
+
+#[test]
+fn a_job_is_kept_after_the_record_that_the_writer_knows_and_in_its_term_alone() {
+    let test = "a_job_is_kept_after_the_record_that_the_writer_knows_and_in_its_term_alone";
+    let Some(etcd) = Etcd::start(test) else { return };
+    let write = |name: &str, after, version, forgotten: &[&str]| {
+        let forgotten = forgotten.iter().map(|&name| name.to_owned()).collect();
+        JobWrite { record: job(name, version), after, forgotten }
+    };
+    let mut claims = EtcdClaims::of(&etcd.open());
+    let claim = |claims: &EtcdClaims, term| {
+        let (writer, address) = (claims.writer(), None);
+        Claim { term, beat: 1, writer, address, is_over: false }
+    };
+    assert_eq!(claims.newest(), Ok(None));
+    let first = claim(&claims, 1);
+    claims.replace(&first).expect("it leads");
+    let mut log = claims.log(1);
+    assert_eq!(log.jobs(), Ok(Vec::new()));
+    log.keep_job(&write("a", 0, 2, &[])).expect("new");
+    assert_eq!(log.keep_job(&write("a", 0, 2, &[])), Ok(()), "its own, whose answer was lost");
+    log.keep_job(&write("b", 0, 1, &[])).expect("new");
+    log.keep_job(&write("a", 2, 5, &[])).expect("the next one");
+    let conflict = |ours, theirs| Err(StoreError::JobConflict { job: "a".into(), ours, theirs });
+    assert_eq!(log.keep_job(&write("a", 2, 6, &[])), conflict(2, 5));
+    assert_eq!(log.keep_job(&write("a", 0, 1, &[])), conflict(0, 5));
+    assert_eq!(log.jobs(), Ok(vec![job("a", 5), job("b", 1)]));
+    log.keep_job(&write("b", 1, 2, &["a"])).expect("the next one");
+    assert_eq!(log.jobs(), Ok(vec![job("b", 2)]));
+    log.keep_job(&write("a", 0, 1, &[])).expect("a name may be used again");
+    let second = claim(&claims, 2);
+    claims.replace(&second).expect("another term");
+    let fenced = Err(StoreError::Fenced { ours: 1, theirs: 2 });
+    assert_eq!(log.keep_job(&write("b", 2, 3, &[])), fenced);
+    assert_eq!(claims.log(2).jobs(), Ok(vec![job("a", 1), job("b", 2)]));
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod restoring;
 mod rounding;
 mod row_life;
 mod serving;
+mod several_hosts;
 mod shaped_link;
 mod standby;
 mod training;

@@ -21,12 +21,14 @@ use crate::flags::{
 };
 use crate::hot::HotArgs;
 use crate::job_success::JobSuccessArgs;
+use crate::model::{ExportArgs, InspectArgs};
 use crate::push_pull::COMMIT;
 use crate::rdma::RdmaArgs;
 use crate::replication::ReplicationArgs;
 use crate::serve::ServeArgs;
 use crate::soak::SoakArgs;
 use crate::stragglers::StragglerArgs;
+use crate::train::job::JobArgs;
 
 /// A parameter server for sparse machine learning.
 #[derive(Debug, Parser)]
@@ -281,6 +283,9 @@ pub(crate) struct TrainArgs {
     /// was [default: 16].
     #[arg(long, help_heading = "Cluster", value_name = "N")]
     pub(crate) restarts: Option<u32>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) job: JobArgs,
     /// Spare workers of a cluster, processes that stand by: a step that another worker is late with
     /// is given to one of them as well, and who is first with it has the place [default: 0].
     #[arg(long, help_heading = "Cluster", value_name = "N")]
@@ -343,27 +348,6 @@ pub(crate) struct PredictArgs {
     /// What an unreadable row does: fail, or skip:N.
     #[arg(long, value_name = "fail|skip:N", default_value = "fail")]
     pub(crate) bad_rows: BadRowsFlag,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InspectArgs {
-    /// The saved model.
-    #[arg(value_name = "DIR")]
-    pub(crate) model: PathBuf,
-    /// Print it as JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExportArgs {
-    /// The saved model.
-    #[arg(value_name = "DIR")]
-    pub(crate) model: PathBuf,
-    /// Where the rows go; a name that ends in .parquet is written as Parquet [default: text to
-    /// stdout].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

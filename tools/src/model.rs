@@ -3,13 +3,34 @@
 //! Owns what is printed. Reading and exporting are left to `learn::model`.
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use learn::model::{ExportRows, Manifest, ModelReader, export_parquet, export_text};
 
-use crate::cli::{ExportArgs, InspectArgs};
 use crate::failure::Failure;
 use crate::output::{complain, count, json, table, whole_file};
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The saved model.
+    #[arg(value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The saved model.
+    #[arg(value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Where the rows go; a name that ends in .parquet is written as Parquet [default: text to
+    /// stdout].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
 
 /// Prints what a model holds.
 pub(crate) fn inspect(arguments: &InspectArgs) -> Result<(), Failure> {

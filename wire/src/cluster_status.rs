@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpointing::{CheckpointStatus, RestoreStatus};
 use crate::ids::{Epoch, ShardId};
+use crate::jobs::JobStatus;
 use crate::placement::{Chain, Member};
 
 /// The whole state, for people and their scripts.
@@ -54,6 +55,9 @@ pub struct ClusterStatus {
     /// From what it was restored, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreStatus>,
+    /// Training jobs of several hosts: those that go on, and the newest that have ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobStatus>,
 }
 
 /// Epochs by what they changed; one that changed several things counts for each.

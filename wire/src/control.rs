@@ -15,6 +15,7 @@ use crate::checkpointing::{RecordOrder, StoreReport};
 use crate::cluster_status::ClusterStatus;
 use crate::header::VERSION;
 use crate::ids::{Clock, Epoch, ServerId, ShardId};
+use crate::jobs::{JobAnswer, JobAsk};
 use crate::placement::Placement;
 
 /// Longest name of a cluster, a server, a place or a host, in bytes.
@@ -41,6 +42,9 @@ pub enum ToCoordinator {
     /// How far a server's recording or load is; the newest of each shard, and all of them after it
     /// applied anew.
     Stored(StoreReport),
+    /// What the launcher of a training job of several hosts says: as a person does, it is sent
+    /// nothing unasked.
+    Job(JobAsk),
 }
 
 /// Who is there, and what it knows already.
@@ -208,6 +212,8 @@ pub enum ToMember {
     Done,
     /// Answers [`Ask::Status`].
     Status(Box<ClusterStatus>),
+    /// Answers [`ToCoordinator::Job`].
+    Job(Box<JobAnswer>),
     /// A server that wanted to leave holds nothing any more and may end.
     Released,
     /// Record a shard.

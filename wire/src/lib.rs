@@ -17,6 +17,7 @@ mod encoding;
 mod frame;
 mod header;
 mod ids;
+mod jobs;
 mod join;
 mod lane;
 mod life;
@@ -55,6 +56,12 @@ pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, Malformed, framed_bytes};
 pub use header::{Flags, Header, Kind, MAGIC, RECORDED_SINCE, VERSION};
 pub use ids::{
     Clock, Epoch, Incarnation, JobId, Key, Sequence, ServerId, ShardId, TableId, WorkerId,
+};
+pub use jobs::{
+    AwayHost, BatchAt, Enrolled, JOB_EPOCHS_MAX, JOB_NAME_BYTES_MAX, JOB_REASON_BYTES_MAX,
+    JOB_RESULT_BYTES_MAX, JOB_RESULTS_AT_ONCE_MAX, JOB_SETTING_BYTES_MAX, JOB_SETTINGS_MAX,
+    JOB_WORKERS_MAX, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, JobState,
+    JobStatus, JobVerb, PORTION_BATCHES, PORTIONS_OPEN_MAX, PlaceHeld, PlaceNews, Portion,
 };
 pub use join::{JOIN_BODY_BYTES, JOINED_BODY_BYTES, Join, Joined, Staleness};
 pub use lane::{

@@ -183,7 +183,8 @@ impl Shared {
             | ToMember::Status(_)
             | ToMember::Record(_)
             | ToMember::Cut { .. }
-            | ToMember::EndRecordings { .. } => return,
+            | ToMember::EndRecordings { .. }
+            | ToMember::Job(_) => return,
         }
         self.changed.notify_all();
     }

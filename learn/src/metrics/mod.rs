@@ -51,6 +51,13 @@ impl Metrics {
         Metrics { rows, weight, weight_positive, loss, predicted, scores }
     }
 
+    /// The same without the histogram of scores, which is long: all that a mean asks for. Its AUC
+    /// is that of no prediction.
+    #[must_use]
+    pub fn without_scores(&self) -> Metrics {
+        Metrics::from_words(&self.to_words())
+    }
+
     /// Adds one prediction.
     ///
     /// - `margin`: log-odds. `label`: 0.0 or 1.0; NaN, for a row without label, adds nothing.

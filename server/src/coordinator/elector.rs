@@ -16,6 +16,7 @@ use wire::{Epoch, Time};
 use super::claims::Claims;
 use super::contest::{Contest, Task, Turn};
 use super::helpers::Wake;
+use super::jobs::JobRecord;
 use super::store::{Entry, Store, StoreError};
 
 /// Epochs whose cause a lead knows from before; more would take time in which it says nothing.
@@ -44,6 +45,7 @@ pub(super) struct Won {
     pub(super) cluster_id: u64,
     pub(super) newest: Option<Entry>,
     pub(super) past: Vec<(Epoch, String)>,
+    pub(super) jobs: Vec<JobRecord>,
     pub(super) store: Box<dyn Store>,
 }
 
@@ -142,8 +144,9 @@ impl Hands {
     /// The first of all: what the log holds.
     fn begin(&mut self, term: u64, said_at: Time) {
         let mut store = self.claims.log(term);
-        let read = store.newest().and_then(|newest| Ok((newest, store.history(PAST_MAX)?)));
-        let (newest, past) = match read {
+        let read = store.newest();
+        let read = read.and_then(|newest| Ok((newest, store.history(PAST_MAX)?, store.jobs()?)));
+        let (newest, past, jobs) = match read {
             Ok(read) => read,
             Err(error @ (StoreError::Damaged { .. } | StoreError::NewerFormat { .. })) => {
                 return self.say(Word::Unfit(error));
@@ -155,7 +158,7 @@ impl Hands {
         };
         let (said_at, cluster_id) = (self.instant(said_at), self.claims.cluster_id());
         let address = self.address.clone();
-        let won = Won { term, address, said_at, cluster_id, newest, past, store };
+        let won = Won { term, address, said_at, cluster_id, newest, past, jobs, store };
         self.say(Word::Won(Box::new(won)));
     }
 

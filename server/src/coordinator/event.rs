@@ -9,6 +9,7 @@ use wire::{Epoch, Placement, ServerId, ToCoordinator, ToMember};
 
 use super::census::Probe;
 use super::checkpointer::{StoreNews, StoreTask};
+use super::jobs::JobWrite;
 use super::store::Entry;
 
 /// A link to the coordinator; numbers are never used twice.
@@ -49,6 +50,8 @@ pub enum Event {
         /// How long the store took to say so.
         took: Duration,
     },
+    /// The store holds the record of [`Action::KeepJob`].
+    JobKept,
     /// The store of checkpoints has done something, or has not.
     Store(StoreNews),
     /// Whoever runs this coordinator wants a checkpoint.
@@ -88,6 +91,8 @@ pub enum Action {
     },
     /// Append an entry to the store; [`Event::Recorded`] answers.
     Record(Arc<Entry>),
+    /// Keep a job's record in the store, until that is done; [`Event::JobKept`] answers.
+    KeepJob(Arc<JobWrite>),
     /// See whether the store's newest entry is a later one: this coordinator is over then.
     Look {
         /// The newest that this coordinator knows.

@@ -3,7 +3,8 @@
 //! Owns the thread that appends to the store, and those that ask whether somebody listens at a
 //! place. Both answer by an event and a byte on the loop's wake-up socket.
 //!
-//! Invariant: at most [`PROBES_MAX`] places are asked at once, and at most one entry is recorded.
+//! Invariant: at most [`PROBES_MAX`] places are asked at once, and at most one entry and one
+//! job's record are written.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use wire::{Epoch, ServerId};
 
 use super::census::Probe;
 use super::event::Event;
+use super::jobs::JobWrite;
 use super::store::{Entry, Store, StoreError};
 
 /// Places that are asked at once.
@@ -99,6 +101,7 @@ pub(super) struct Recorder {
 #[derive(Debug)]
 enum Task {
     Append(Arc<Entry>),
+    KeepJob(Arc<JobWrite>),
     /// Whether it has a later entry than this.
     Look(Epoch),
 }
@@ -123,6 +126,11 @@ impl Recorder {
         self.ask(Task::Append(entry));
     }
 
+    /// Has a job's record written; the answer comes by the bell.
+    pub(super) fn keep_job(&self, write: Arc<JobWrite>) {
+        self.ask(Task::KeepJob(write));
+    }
+
     /// Has the store looked at: if it has a later entry, the bell says that this coordinator is
     /// over.
     pub(super) fn look(&self, ours: Epoch) {
@@ -145,42 +153,85 @@ impl Drop for Recorder {
     }
 }
 
-/// Appends one entry after the other until the loop has ended.
+/// Writes one thing after the other until the loop has ended.
 fn record(mut store: Box<dyn Store>, tasks: &Receiver<Task>, bell: &Bell) {
-    while let Ok(task) = tasks.recv() {
-        let entry = match task {
-            Task::Append(entry) => entry,
-            Task::Look(ours) => match look(&mut *store, ours) {
-                Ok(()) => continue,
-                Err(error) => return bell.ring(Told::Fenced(error)),
-            },
+    // An entry and a job's record at most: of each, one is under way at a time.
+    let mut waiting = VecDeque::new();
+    loop {
+        let mut next = match waiting.is_empty() {
+            true => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => tasks.recv_timeout(APPEND_AGAIN_AFTER),
         };
         loop {
-            let began = Instant::now();
-            let appended = store.append(&entry);
-            let took = began.elapsed();
-            match appended {
-                Ok(()) => {
-                    bell.ring(Told::Happened(Event::Recorded { took }));
-                    break;
-                }
-                Err(error @ (StoreError::Conflict { .. } | StoreError::Fenced { .. })) => {
-                    bell.ring(Told::Fenced(error));
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "an epoch is not recorded yet");
-                    let why = error.to_string();
-                    bell.ring(Told::Happened(Event::NotRecorded { why, took }));
-                }
-            }
-            // One entry is under way at a time: nothing comes meanwhile but the end.
-            match tasks.recv_timeout(APPEND_AGAIN_AFTER) {
-                Err(RecvTimeoutError::Timeout) | Ok(Task::Look(_)) => {}
+            match next {
+                Ok(task) => waiting.push_back(task),
+                Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Task::Append(_)) => unreachable!("one entry is recorded at a time"),
+            }
+            next = tasks.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            });
+        }
+        for _ in 0..waiting.len() {
+            let Some(task) = waiting.pop_front() else { break };
+            match task.attempt(&mut *store, bell) {
+                Attempt::Done => {}
+                Attempt::Again => waiting.push_back(task),
+                Attempt::Over => return,
             }
         }
+    }
+}
+
+/// What became of a task.
+enum Attempt {
+    Done,
+    /// The store does not answer.
+    Again,
+    /// Another coordinator is active.
+    Over,
+}
+
+impl Task {
+    /// Asks the store once, and tells what came of it.
+    fn attempt(&self, store: &mut dyn Store, bell: &Bell) -> Attempt {
+        let began = Instant::now();
+        let asked = match self {
+            Task::Look(ours) => look(store, *ours),
+            Task::Append(entry) => store.append(entry),
+            Task::KeepJob(write) => store.keep_job(write),
+        };
+        let took = began.elapsed();
+        let error = match (asked, self) {
+            (Ok(()), Task::Look(_)) => return Attempt::Done,
+            (Ok(()), Task::Append(_)) => {
+                bell.happened(Event::Recorded { took });
+                return Attempt::Done;
+            }
+            (Ok(()), Task::KeepJob(_)) => {
+                bell.happened(Event::JobKept);
+                return Attempt::Done;
+            }
+            (Err(error), _) => error,
+        };
+        let is_over = matches!(
+            error,
+            StoreError::Conflict { .. }
+                | StoreError::JobConflict { .. }
+                | StoreError::Fenced { .. }
+        );
+        if is_over {
+            bell.ring(Told::Fenced(error));
+            return Attempt::Over;
+        }
+        if let Task::KeepJob(write) = self {
+            tracing::warn!(%error, job = write.record.name, "a job is not recorded yet");
+        } else {
+            tracing::warn!(%error, "an epoch is not recorded yet");
+            bell.happened(Event::NotRecorded { why: error.to_string(), took });
+        }
+        Attempt::Again
     }
 }
 

@@ -15,6 +15,7 @@ use wire::{Epoch, Time};
 use super::checkpointer::Checkpointer;
 use super::event::{Action, Event};
 use super::helpers::{Bell, Prober, Recorder, Told, Wake};
+use super::jobs::JobRecord;
 use super::machine::Machine;
 use super::service::Stored;
 use super::spec::ClusterSpec;
@@ -31,6 +32,7 @@ pub(super) struct Start {
     pub(super) newest: Option<Entry>,
     /// Epochs and causes, the newest first.
     pub(super) past: Vec<(Epoch, String)>,
+    pub(super) jobs: Vec<JobRecord>,
     pub(super) store: Box<dyn Store>,
 }
 
@@ -48,9 +50,10 @@ impl Lead {
     ///
     /// - Errors: there are no threads or files left.
     pub(super) fn new(start: Start, stored: &Stored, wake: &Wake, now: Time) -> io::Result<Lead> {
-        let Start { spec, term, address, cluster_id, newest, past, store } = start;
+        let Start { spec, term, address, cluster_id, newest, past, jobs, store } = start;
         let restore = stored.restore.clone().filter(|_| newest.is_none());
         let mut machine = Machine::new(spec, cluster_id, newest.unwrap_or_default(), past, now);
+        machine = machine.with_jobs(jobs, now);
         machine.lead = (term, address);
         machine.restoring.from = restore;
         let (tells, told) = channel();
@@ -84,6 +87,7 @@ impl Lead {
         match action {
             Action::Probe { server, place } => self.prober.ask(server, place),
             Action::Record(entry) => self.recorder.append(entry),
+            Action::KeepJob(write) => self.recorder.keep_job(write),
             Action::Look { ours } => self.recorder.look(ours),
             Action::Store(task) => self.checkpointer.iter().for_each(|one| one.ask(task.clone())),
             other => return Some(other),

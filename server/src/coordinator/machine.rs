@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wire::{
-    Applicant, Apply, Beat, Candidate, Denial, Epoch, Life, Placement, SERVERS_MAX, ServerId, Time,
+    Applicant, Apply, Candidate, Denial, Epoch, Life, Placement, SERVERS_MAX, ServerId, Time,
     ToCoordinator, ToMember, Welcome,
 };
 
@@ -23,6 +23,7 @@ use super::conduct::Conductor;
 use super::detector::BEAT_EVERY;
 use super::event::{Action, ConnectionId, Defect, Event};
 use super::gossip::Gossip;
+use super::jobs::Jobs;
 use super::ledger::Ledger;
 use super::orders::Desk;
 use super::restoring::Restoring;
@@ -79,6 +80,7 @@ pub struct Machine {
     pub(super) changed: Changed,
     pub(super) conductor: Conductor,
     pub(super) restoring: Restoring,
+    pub(super) jobs: Jobs,
     pub(super) actions: Vec<Action>,
 }
 
@@ -118,6 +120,7 @@ impl Machine {
             changed: Changed::Yes,
             conductor: Conductor::default(),
             restoring: Restoring::default(),
+            jobs: Jobs::default(),
             actions: Vec::new(),
         }
     }
@@ -143,6 +146,7 @@ impl Machine {
         let paused = now - self.last_at;
         if paused > STANDSTILL || self.defect == Defect::NeverSuspects {
             self.census.forgive(paused);
+            self.jobs.forgive(paused);
         }
         self.last_at = now;
         let is_beat = matches!(event, Event::Said { message: ToCoordinator::Beat(_), .. });
@@ -166,7 +170,11 @@ impl Machine {
             Event::Store(news) => self.hear_of_store(news, now),
             // That one is under way already is as good; that none can be, the status says.
             Event::TakeCheckpoint => drop(self.wish_for_checkpoint()),
-            Event::Tick => self.conduct(now),
+            Event::JobKept => self.job_kept(),
+            Event::Tick => {
+                self.conduct(now);
+                self.look_at_jobs(now);
+            }
         }
         // Beats are many, and mostly say nothing; ticks see to what time has changed.
         if !is_beat || self.changed == Changed::Yes {
@@ -180,7 +188,7 @@ impl Machine {
         self.callers.values().filter(|caller| **caller == Caller::Watcher).count()
     }
 
-    fn note(&mut self, changed: Changed) {
+    pub(super) fn note(&mut self, changed: Changed) {
         if changed == Changed::Yes {
             self.changed = Changed::Yes;
         }
@@ -211,6 +219,7 @@ impl Machine {
                 let _ = self.wish_to_leave(server);
             }
             (Some(Caller::Person), ToCoordinator::Ask(ask)) => self.asked(connection, ask, now),
+            (Some(Caller::Person), ToCoordinator::Job(ask)) => self.job_asked(connection, ask, now),
             (Some(Caller::Server(server)), ToCoordinator::Stored(report)) => {
                 self.hear_of_load(server, &report, now);
                 self.hear_of_part(server, report, now);
@@ -336,39 +345,6 @@ impl Machine {
         if caller != Caller::Person && self.placement.epoch > Epoch::new(0) {
             let placement = Arc::clone(&self.placement);
             self.actions.push(Action::Publish { connections: vec![connection], placement });
-        }
-    }
-
-    fn beat(&mut self, connection: ConnectionId, caller: Caller, beat: &Beat, now: Time) {
-        self.send(connection, ToMember::BeatSeen { sent_ns: beat.sent_ns });
-        let Caller::Server(number) = caller else { return };
-        let Some(server) = self.census.get_mut(number) else { return };
-        server.epoch = beat.epoch;
-        if let Some(work) = beat.work {
-            server.work.note(work, now);
-        }
-        let back = server.heard(now);
-        self.note(back);
-        for seen in &beat.seen {
-            let changed = self.gossip.note(number, seen, &self.placement, now);
-            self.note(changed);
-        }
-    }
-
-    fn closed(&mut self, connection: ConnectionId, now: Time) {
-        let Some(Caller::Server(number)) = self.callers.remove(&connection) else { return };
-        let Some(server) = self.census.get_mut(number) else { return };
-        if server.connection == Some(connection) {
-            server.detach(now);
-        }
-    }
-
-    /// Has a member's place asked, unless that is under way.
-    fn probe(&mut self, number: ServerId) {
-        let Some(server) = self.census.get_mut(number) else { return };
-        if server.begin_probe() {
-            let place = server.member.place.clone();
-            self.actions.push(Action::Probe { server: number, place });
         }
     }
 

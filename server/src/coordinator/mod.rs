@@ -8,7 +8,8 @@
 //! `standby` what is said while another one leads. `elector` finds out who does, by `contest`.
 //! The machine asks `census` who is there (each by a `detector`), `gossip` what servers say about
 //! chains, and `assign` who shall hold what; `conduct` has checkpoints taken, by `checkpointer`,
-//! and `restoring` knows what a cluster began from.
+//! and `restoring` knows what a cluster began from. `jobs` deals batches to the hosts of training
+//! jobs.
 //!
 //! Invariant: whoever is told of a placement is told of one that the store holds; the store takes
 //! one writer.
@@ -29,8 +30,10 @@ mod first;
 mod gateway;
 mod gossip;
 mod helpers;
+mod jobs;
 mod lead;
 mod ledger;
+mod links;
 mod machine;
 mod orders;
 mod restoring;
@@ -59,6 +62,7 @@ pub use detector::{BEAT_EVERY, PATIENCE_MAX, PATIENCE_MIN};
 pub use event::{Action, ConnectionId, Defect, Event};
 pub use gossip::LINK_PATIENCE;
 pub use helpers::{APPEND_AGAIN_AFTER, PROBE_MAX};
+pub use jobs::{HOST_PATIENCE, JobRecord, JobWrite};
 pub use machine::Machine;
 pub use rounds::{CONNECTIONS_MAX, TICK_EVERY};
 pub use service::{CoordinateError, Coordinator, Duty, Stored};

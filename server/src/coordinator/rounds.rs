@@ -226,12 +226,12 @@ impl Loop {
     }
 
     fn begin_lead(&mut self, won: Won) -> Result<(), StoreError> {
-        let Won { term, address, said_at: _, cluster_id, newest, past, store } = won;
+        let Won { term, address, said_at: _, cluster_id, newest, past, jobs, store } = won;
         let unfit = |error: SpecError| StoreError::Unfit { what: error.to_string() };
         self.spec.check(newest.as_ref()).map_err(unfit)?;
         tracing::info!(term, "leads");
         let spec = self.spec.clone();
-        let start = Start { spec, term, address, cluster_id, newest, past, store };
+        let start = Start { spec, term, address, cluster_id, newest, past, jobs, store };
         if let Err(error) = self.lead(start) {
             tracing::error!(%error, term, "the lead is not taken");
             self.rivals.iter().for_each(|rivals| rivals.elector.resign());
@@ -372,6 +372,7 @@ impl Loop {
                 Some(
                     Action::Probe { .. }
                     | Action::Record(_)
+                    | Action::KeepJob(_)
                     | Action::Look { .. }
                     | Action::Store(_),
                 )

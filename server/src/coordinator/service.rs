@@ -116,8 +116,10 @@ impl Coordinator {
         may_begin(&spec, newest.as_ref(), &stored)?;
         let past = store.history(HISTORY_SHOWN_MAX).map_err(CoordinateError::Store)?;
         let cluster_id = store.cluster_id();
-        let (spec_of_lead, term, address) = (spec.clone(), 0, None);
-        let start = Start { spec: spec_of_lead, term, address, cluster_id, newest, past, store };
+        let jobs = store.jobs().map_err(CoordinateError::Store)?;
+        let (term, address) = (0, None);
+        let of_lead = spec.clone();
+        let start = Start { spec: of_lead, term, address, cluster_id, newest, past, jobs, store };
         Coordinator::run(spec, listen, exposure, stored, |rounds, _| rounds.lead(start))
     }
 

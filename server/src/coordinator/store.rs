@@ -1,4 +1,5 @@
-//! The coordinator's store: the log of placements, and the rule that only one writer goes on.
+//! The coordinator's store: the log of placements, records of jobs, and the rule that only one
+//! writer goes on.
 //!
 //! Owns the interface and its errors. Where the log lies is left to `store_redb` and
 //! `store_etcd`.
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use wire::{Epoch, Placement, ServerId};
 
 use super::assign::Move;
+use super::jobs::{JobRecord, JobWrite};
 
 /// Entries that a store keeps; older ones are dropped.
 pub const HISTORY_MAX: u64 = 256;
@@ -53,7 +55,7 @@ impl Orders {
     }
 }
 
-/// A log of placements of one cluster.
+/// A log of placements of one cluster, and the records of its jobs.
 pub trait Store: Send {
     /// The cluster's own number, drawn when the store was made.
     fn cluster_id(&self) -> u64;
@@ -79,6 +81,21 @@ pub trait Store: Send {
     ///
     /// As [`Store::newest`].
     fn history(&mut self, count_max: usize) -> Result<Vec<(Epoch, String)>, StoreError>;
+
+    /// The newest records of all training jobs of several hosts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::newest`].
+    fn jobs(&mut self) -> Result<Vec<JobRecord>, StoreError>;
+
+    /// Keeps a job's record, durably, if the store has the one that the writer knows.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::JobConflict`] and [`StoreError::Fenced`]: somebody else has written, or leads;
+    /// the caller steps down. Others: nothing is known to be written, and the caller may try again.
+    fn keep_job(&mut self, write: &JobWrite) -> Result<(), StoreError>;
 }
 
 /// Why a store does not do what it should.
@@ -90,6 +107,15 @@ pub enum StoreError {
         ours: Epoch,
         /// The newest that the store holds.
         theirs: Epoch,
+    },
+    /// Another coordinator has written a job's record: this one is over.
+    JobConflict {
+        /// The job's name.
+        job: String,
+        /// The newest version that this coordinator knows.
+        ours: u64,
+        /// The newest that the store holds.
+        theirs: u64,
     },
     /// Another coordinator leads: this one's term is over. Nothing was written.
     Fenced {
@@ -154,6 +180,11 @@ impl fmt::Display for StoreError {
                 f,
                 "the store is at {theirs}, this coordinator at {ours}: another one is active, and \
                  this one steps down"
+            ),
+            StoreError::JobConflict { job, ours, theirs } => write!(
+                f,
+                "the store has version {theirs} of job {job}, this coordinator {ours}: another one \
+                 is active, and this one steps down"
             ),
             StoreError::Fenced { ours, theirs } => write!(
                 f,

@@ -1,4 +1,4 @@
-//! The log of placements in etcd, which outlives the coordinator's machine.
+//! The log of placements and the records of jobs in etcd, which outlives the coordinator's machine.
 //!
 //! Owns the keys below `/gradwire/CLUSTER/` and the transaction that appends: it compares the
 //! newest epoch and writes in one step, so that of two coordinators one goes on. Speaking to etcd
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use wire::Epoch;
 
 use super::gateway::{CallError, Gateway, from_base64, to_base64};
+use super::jobs::{JobRecord, JobWrite};
 use super::store::{Entry, HISTORY_MAX, Store, StoreError};
 
 /// The newest format that this build reads, and the one that it writes.
@@ -172,9 +173,39 @@ impl EtcdStore {
         Ok(record.entry)
     }
 
+    /// The comparison that lets nobody write who leads no more.
+    fn term_is_ours(&self) -> Option<Value> {
+        let key = self.key(Term::KEY);
+        let value = to_json(&self.term?);
+        Some(json!({"key": key, "target": "VALUE", "result": "EQUAL", "value": value}))
+    }
+
+    fn check_term(&self, found: Option<Term>) -> Result<(), StoreError> {
+        match self.term {
+            Some(ours) if found != Some(ours) => {
+                let theirs = found.map_or(0, |term| term.term);
+                Err(StoreError::Fenced { ours: ours.term, theirs })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn newest_epoch(&mut self) -> Result<u64, StoreError> {
         Ok(self.get("newest")?.unwrap_or(0))
     }
+}
+
+/// Keys of jobs' records begin so, and what comes after all of them.
+const JOBS: &str = "jobs/";
+const JOBS_END: &str = "jobs0";
+
+fn job_name(job: &str) -> String {
+    format!("{JOBS}{job}")
+}
+
+/// Where the version of a job's record stands by itself, so that it can be compared.
+fn version_name(job: &str) -> String {
+    format!("job-versions/{job}")
 }
 
 fn entry_name(epoch: u64) -> String {
@@ -221,10 +252,7 @@ impl Store for EtcdStore {
             }),
         };
         let mut compare = vec![before];
-        compare.extend(self.term.map(|term| {
-            let value = to_json(&term);
-            json!({"key": term_key, "target": "VALUE", "result": "EQUAL", "value": value})
-        }));
+        compare.extend(self.term_is_ours());
         let mut success = vec![put(&newest, &to_json(&epoch)), put(&key, &to_json(&record))];
         if let Some(oldest) = epoch.checked_sub(HISTORY_MAX) {
             success.push(json!({"requestDeleteRange": {"key": self.key(&entry_name(oldest))}}));
@@ -245,12 +273,7 @@ impl Store for EtcdStore {
         if theirs == Some(epoch) && there.as_ref() == Some(&record) {
             return Ok(()); // An earlier attempt, whose answer was lost.
         }
-        if let Some(ours) = self.term
-            && term != Some(ours)
-        {
-            let theirs = term.map_or(0, |term| term.term);
-            return Err(StoreError::Fenced { ours: ours.term, theirs });
-        }
+        self.check_term(term)?;
         let ours = Epoch::new(epoch.saturating_sub(1));
         Err(StoreError::Conflict { ours, theirs: Epoch::new(theirs.unwrap_or(0)) })
     }
@@ -264,5 +287,62 @@ impl Store for EtcdStore {
             history.push((entry.placement.epoch, entry.placement.cause));
         }
         Ok(history)
+    }
+
+    fn jobs(&mut self) -> Result<Vec<JobRecord>, StoreError> {
+        let (from, to) = (self.key(JOBS), self.key(JOBS_END));
+        let answer = self.call("/v3/kv/range", &json!({"key": from, "range_end": to}))?;
+        let pairs = answer.get("kvs").and_then(Value::as_array).cloned().unwrap_or_default();
+        let job = |pair: &Value| {
+            let job: Option<JobRecord> = self.value(JOBS, &json!({"kvs": [pair]}))?;
+            let job = job.ok_or_else(|| self.damaged(JOBS, "has no value"))?;
+            let name = pair.get("key").and_then(Value::as_str).and_then(from_base64);
+            let name = name.and_then(|name| String::from_utf8(name).ok()).unwrap_or_default();
+            let name = name.rsplit('/').next().unwrap_or_default();
+            job.check(name).map_err(|what| self.damaged(&job_name(name), &what))?;
+            Ok(job)
+        };
+        pairs.iter().map(job).collect()
+    }
+
+    fn keep_job(&mut self, write: &JobWrite) -> Result<(), StoreError> {
+        let JobWrite { record, after, forgotten } = write;
+        let job = record.name.as_str();
+        let (name, version_name) = (job_name(job), version_name(job));
+        let (key, version_key) = (self.key(&name), self.key(&version_name));
+        let term_key = self.key(Term::KEY);
+        let before = match after {
+            0 => json!({
+                "key": version_key, "target": "VERSION", "result": "EQUAL", "version": "0",
+            }),
+            after => json!({
+                "key": version_key, "target": "VALUE", "result": "EQUAL", "value": to_json(after),
+            }),
+        };
+        let mut compare = vec![before];
+        compare.extend(self.term_is_ours());
+        let version = to_json(&record.version);
+        let mut success = vec![put(&version_key, &version), put(&key, &to_json(record))];
+        for name in forgotten.iter().flat_map(|job| [job_name(job), self::version_name(job)]) {
+            success.push(json!({"requestDeleteRange": {"key": self.key(&name)}}));
+        }
+        let failure = json!([
+            {"requestRange": {"key": version_key}}, {"requestRange": {"key": key}},
+            {"requestRange": {"key": term_key}},
+        ]);
+        let body = json!({"compare": compare, "success": success, "failure": failure});
+        let answer = self.call("/v3/kv/txn", &body)?;
+        if answer.get("succeeded") == Some(&Value::Bool(true)) {
+            return Ok(());
+        }
+        let found = |at: usize| response(&answer, at).unwrap_or(&Value::Null);
+        let theirs: Option<u64> = self.value(&version_name, found(0))?;
+        let there: Option<JobRecord> = self.value(&name, found(1))?;
+        if there.as_ref() == Some(record) {
+            return Ok(()); // An earlier attempt, whose answer was lost.
+        }
+        self.check_term(self.value(Term::KEY, found(2))?)?;
+        let (job, theirs) = (job.to_owned(), theirs.unwrap_or(0));
+        Err(StoreError::JobConflict { job, ours: *after, theirs })
     }
 }

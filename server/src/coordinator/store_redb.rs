@@ -1,4 +1,4 @@
-//! The log of placements in one file of this machine, by redb.
+//! The log of placements and the records of jobs in one file of this machine, by redb.
 //!
 //! Owns the file's tables and what they are checked for. One process has it open at a time, which
 //! the file's lock sees to; what a crash leaves is the last entry that was appended.
@@ -15,8 +15,11 @@ use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
     TableError,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use wire::Epoch;
 
+use super::jobs::{JobRecord, JobWrite};
 use super::store::{Entry, HISTORY_MAX, Store, StoreError};
 
 /// The file in the coordinator's directory.
@@ -27,6 +30,7 @@ const FORMAT: u32 = 1;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
+const JOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("jobs");
 
 /// Bytes of a checksum, before each entry.
 const CHECKSUM_BYTES: usize = size_of::<u32>();
@@ -136,14 +140,7 @@ impl RedbStore {
 
     fn entry(&self, epoch: u64, bytes: &[u8]) -> Result<Entry, StoreError> {
         let wrong = |what: &str| self.damaged(format!("entry {epoch} {what}"));
-        let Some((checksum, json)) = bytes.split_first_chunk::<CHECKSUM_BYTES>() else {
-            return Err(wrong("is cut short"));
-        };
-        if checksum_of(json) != u32::from_le_bytes(*checksum) {
-            return Err(wrong("does not match its checksum"));
-        }
-        let entry: Entry =
-            serde_json::from_slice(json).map_err(|error| wrong(&error.to_string()))?;
+        let entry: Entry = unsealed(bytes).map_err(|what| wrong(&what))?;
         entry.placement.check().map_err(|error| wrong(&error.to_string()))?;
         if entry.placement.epoch.get() != epoch {
             return Err(wrong("has another epoch"));
@@ -164,6 +161,25 @@ impl RedbStore {
             error => StoreError::Disk { path: self.path.clone(), what: error.to_string() },
         }
     }
+}
+
+/// What lies behind its checksum.
+fn unsealed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let Some((checksum, json)) = bytes.split_first_chunk::<CHECKSUM_BYTES>() else {
+        return Err("is cut short".to_owned());
+    };
+    if checksum_of(json) != u32::from_le_bytes(*checksum) {
+        return Err("does not match its checksum".to_owned());
+    }
+    serde_json::from_slice(json).map_err(|error| error.to_string())
+}
+
+/// JSON behind its checksum.
+fn sealed<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    let json = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+    let mut bytes = checksum_of(&json).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&json);
+    Ok(bytes)
 }
 
 fn checksum_of(json: &[u8]) -> u32 {
@@ -198,9 +214,7 @@ impl Store for RedbStore {
 
     fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let epoch = entry.placement.epoch.get();
-        let json = serde_json::to_vec(entry).map_err(|error| self.damaged(error.to_string()))?;
-        let mut bytes = checksum_of(&json).to_le_bytes().to_vec();
-        bytes.extend_from_slice(&json);
+        let bytes = sealed(entry).map_err(|what| self.damaged(what))?;
         let write = || -> Result<Option<u64>, redb::Error> {
             let transaction = self.database.begin_write()?;
             {
@@ -233,11 +247,65 @@ impl Store for RedbStore {
         });
         read.collect()
     }
+
+    fn jobs(&mut self) -> Result<Vec<JobRecord>, StoreError> {
+        let read = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
+            let table = match self.database.begin_read()?.open_table(JOBS) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let all = table.iter()?.map(|job| {
+                let (name, bytes) = job?;
+                Ok((name.value().to_owned(), bytes.value().to_vec()))
+            });
+            all.collect()
+        };
+        let found = read().map_err(|error| self.failed(error))?;
+        let wrong = |name: &str, what: String| self.damaged(format!("job {name} {what}"));
+        let job = |(name, bytes): (String, Vec<u8>)| {
+            let job: JobRecord = unsealed(&bytes).map_err(|what| wrong(&name, what))?;
+            job.check(&name).map_err(|what| wrong(&name, what))?;
+            Ok(job)
+        };
+        found.into_iter().map(job).collect()
+    }
+
+    fn keep_job(&mut self, write: &JobWrite) -> Result<(), StoreError> {
+        let JobWrite { record, after, forgotten } = write;
+        let bytes = sealed(record).map_err(|what| self.damaged(what))?;
+        let version = |bytes: &[u8]| {
+            let there: Result<JobRecord, String> = unsealed(bytes);
+            there.map(|there| there.version)
+        };
+        let write = || -> Result<Result<(), u64>, redb::Error> {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut jobs = transaction.open_table(JOBS)?;
+                let there = jobs.get(record.name.as_str())?.map(|there| version(there.value()));
+                let there = there.transpose().map_err(redb::Error::Corrupted)?.unwrap_or(0);
+                if there != *after {
+                    return Ok(Err(there));
+                }
+                jobs.insert(record.name.as_str(), bytes.as_slice())?;
+                for name in forgotten {
+                    jobs.remove(name.as_str())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(Ok(()))
+        };
+        let written = write().map_err(|error| self.failed(error))?;
+        written.map_err(|theirs| StoreError::JobConflict {
+            job: record.name.clone(),
+            ours: *after,
+            theirs,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use wire::Placement;
+    use wire::{JobBid, Placement};
 
     use super::*;
 
@@ -275,6 +343,36 @@ mod tests {
         assert_eq!(store.append(&entry(1)), conflict(0, 1));
         assert_eq!(store.append(&entry(3)), conflict(2, 1));
         assert_eq!(store.newest(), Ok(Some(entry(1))));
+    }
+
+    fn job(name: &str, version: u64) -> JobRecord {
+        let bid =
+            JobBid { host: "h".into(), workers: 2, wanted: 1, epochs: 1, ..JobBid::default() };
+        JobRecord::new(name, version, &bid)
+    }
+
+    #[test]
+    fn a_job_is_kept_after_the_record_that_the_writer_knows_and_after_no_other_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = RedbStore::open(directory.path(), "ctr").expect("new");
+        assert_eq!(store.jobs(), Ok(Vec::new()), "as a store of before has none");
+        let write = |name: &str, after, version, forgotten: &[&str]| {
+            let forgotten = forgotten.iter().map(|&name| name.to_owned()).collect();
+            JobWrite { record: job(name, version), after, forgotten }
+        };
+        store.keep_job(&write("a", 0, 2, &[])).expect("new");
+        store.keep_job(&write("b", 0, 1, &[])).expect("new");
+        store.keep_job(&write("a", 2, 5, &[])).expect("the next one");
+        let conflict =
+            |ours, theirs| Err(StoreError::JobConflict { job: "a".into(), ours, theirs });
+        assert_eq!(store.keep_job(&write("a", 2, 6, &[])), conflict(2, 5));
+        assert_eq!(store.keep_job(&write("a", 0, 1, &[])), conflict(0, 5));
+        drop(store);
+        let mut store = RedbStore::open(directory.path(), "ctr").expect("opens");
+        assert_eq!(store.jobs(), Ok(vec![job("a", 5), job("b", 1)]));
+        store.keep_job(&write("b", 1, 2, &["a"])).expect("the next one");
+        assert_eq!(store.jobs(), Ok(vec![job("b", 2)]));
+        assert_eq!(store.newest(), Ok(None), "the log of placements is apart");
     }
 
     #[test]

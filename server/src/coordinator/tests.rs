@@ -176,6 +176,7 @@ impl World {
                 let newest = self.stored.last().map(|one| one.placement.epoch);
                 assert!(newest.unwrap_or_default() <= ours, "no other coordinator runs here");
             }
+            Action::KeepJob(_) => unreachable!("no job of several hosts runs here"),
             Action::Store(task) => unreachable!("it has no place for checkpoints: {task:?}"),
             Action::Record(entry) => {
                 assert!(self.to_record.is_none(), "one entry at a time");

@@ -72,6 +72,7 @@ impl Machine {
             store: self.ledger.store,
             checkpoints: self.conductor.status(now),
             restore: self.restore_status(),
+            jobs: self.jobs.status(now),
         }
     }
 

@@ -185,12 +185,20 @@ pub(crate) struct Caller {
 impl Caller {
     /// A link to the coordinator that leads; it may take some tries while another one takes over.
     pub(crate) fn connect(coordinators: &[String], cluster: &str) -> Result<Caller, Failure> {
+        Caller::find(coordinators, cluster).map_err(|unfound| match unfound {
+            Unfound::Silent(failure) | Unfound::Denied(failure) => failure,
+        })
+    }
+
+    /// The same, for who may go on trying.
+    pub(crate) fn find(coordinators: &[String], cluster: &str) -> Result<Caller, Unfound> {
         let until = Instant::now() + LEADER_MAX;
         let mut list = Coordinators::new(coordinators.to_vec());
         // How many in a row did not answer: if all of them, nobody stands by who could lead.
         let mut unanswered = 0;
         loop {
-            let address = list.take().ok_or_else(|| Failure::usage("--coordinator: none named"))?;
+            let none = || Unfound::Denied(Failure::usage("--coordinator: none named"));
+            let address = list.take().ok_or_else(none)?;
             let (pause, failure) = match Caller::try_connect(&address, cluster) {
                 Ok(caller) => return Ok(caller),
                 Err(Unlinked::StandsBy { leader, why }) => {
@@ -203,10 +211,10 @@ impl Caller {
                     unanswered += 1;
                     (list.failed(), failure)
                 }
-                Err(Unlinked::Denied(failure)) => return Err(failure),
+                Err(Unlinked::Denied(failure)) => return Err(Unfound::Denied(failure)),
             };
             if Instant::now() + pause >= until || unanswered >= coordinators.len() {
-                return Err(failure);
+                return Err(Unfound::Silent(failure));
             }
             std::thread::sleep(pause);
         }
@@ -251,6 +259,14 @@ impl Caller {
             None => Err(unanswering("the coordinator", ANSWER_MAX)),
         }
     }
+}
+
+/// Why there is no link to any coordinator.
+pub(crate) enum Unfound {
+    /// None leads, or answers. That may pass.
+    Silent(Failure),
+    /// One says no, as every other one would.
+    Denied(Failure),
 }
 
 /// Why there is no link to one coordinator.

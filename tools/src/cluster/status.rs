@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wire::{
     Ask, ChainState, ChainStatus, CheckpointStatus, CheckpointTaken, ClusterStatus, EpochCause,
-    RestoreStatus, ServerId, ServerState, ServerStatus, ToCoordinator, ToMember,
+    JobStatus, RestoreStatus, ServerId, ServerState, ServerStatus, ToCoordinator, ToMember,
 };
 
 use super::{Caller, StatusArgs, unexpected};
@@ -72,6 +72,12 @@ fn lines(status: &ClusterStatus) -> Vec<String> {
     )];
     servers.extend(status.servers.iter().map(server_row));
     lines.extend(columns(&servers, &[1, 2, 3, 4]));
+    if !status.jobs.is_empty() {
+        let mut jobs = vec![words("job state workers of hosts epoch of portions unfinished")];
+        jobs.extend(status.jobs.iter().map(job_row));
+        lines.push(String::new());
+        lines.extend(columns(&jobs, &[0, 1]));
+    }
     if !status.troubled.is_empty() {
         let mut shards = vec![words("shard state held_by filling")];
         shards.extend(status.troubled.iter().take(SHARDS_SHOWN_MAX).map(shard_row));
@@ -227,6 +233,20 @@ fn shard_row(chain: &ChainStatus) -> Vec<String> {
     vec![chain.shard.get().to_string(), state, held_by, joining]
 }
 
+fn job_row(job: &JobStatus) -> Vec<String> {
+    vec![
+        job.name.clone(),
+        job.state.clone(),
+        job.present.to_string(),
+        job.workers.to_string(),
+        job.hosts.to_string(),
+        job.epoch.to_string(),
+        job.epochs.to_string(),
+        count(job.portions),
+        count(job.open),
+    ]
+}
+
 fn epoch_row(past: &EpochCause) -> Vec<String> {
     let when = past.ago_ms.map_or("before".to_owned(), ago);
     vec![past.epoch.get().to_string(), when, past.cause.clone()]
@@ -307,6 +327,17 @@ mod tests {
         };
         let chain = Chain { epoch: Epoch::new(9), replicas: vec![server], joining: None };
         let state = ChainState::Filling { rows: Some((50, 200)) };
+        let job = JobStatus {
+            name: "nightly".into(),
+            workers: 12,
+            present: 8,
+            hosts: 3,
+            state: "runs".into(),
+            epochs: 2,
+            epoch: 1,
+            portions: 1234,
+            open: 15,
+        };
         let status = ClusterStatus {
             cluster: "ctr".into(),
             epoch: Epoch::new(9),
@@ -316,6 +347,7 @@ mod tests {
             servers: vec![server_status],
             troubled: vec![ChainStatus { shard: ShardId::new(1), chain, state }],
             history: vec![EpochCause { epoch: Epoch::new(9), cause: "why".into(), ago_ms: None }],
+            jobs: vec![job],
             ..ClusterStatus::default()
         };
         let text = lines(&status).join("\n");
@@ -327,6 +359,9 @@ server  name  place    host  state  heads  replicas  filling    rows  GiB   of  
 pulled/s  hot %  beat ms  patience ms  epoch
      3  a     h1:7077  h1    fit        1         2        0  12 345  0.5  1.5     6 789         \
 -     25        4          200      9
+
+job      state  workers  of  hosts  epoch  of  portions  unfinished
+nightly  runs         8  12      3      1   2     1 234          15
 
 shard  state         held by  filling
     1  filling 25 %  3              -

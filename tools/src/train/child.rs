@@ -3,14 +3,14 @@
 //! Owns reading the plan, telling the parent how it goes, and ending when the parent is gone.
 
 use std::io::{self, BufRead};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use learn::data::DataError;
+use learn::data::{Csr, DataError};
 use learn::metrics::Metrics;
-use learn::{Epochs, Journal, JournalError, LogisticRegression, Mark, Position};
+use learn::{Epochs, Feed, Journal, JournalError, LogisticRegression, Mark, Position};
 use worker::{Incarnation, JobId};
 
 use super::workers::{Done, Report, WorkerPlan, watch};
@@ -21,8 +21,8 @@ use crate::signals::Stop;
 /// How long a worker may take to end in good order once its parent is gone.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
-/// How long the parent may take to deal out a batch.
-const CLAIM_MAX: Duration = Duration::from_secs(30);
+/// How long the parent may take to deal out a batch: longer than it waits for a coordinator.
+const CLAIM_MAX: Duration = Duration::from_secs(150);
 
 /// Works as the plan on standard input says.
 pub(crate) fn run() -> Result<(), Failure> {
@@ -49,7 +49,8 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), F
     let mut journal = open_journal(plan).map_err(Failure::failed)?;
     let mark = journal.as_ref().map_or_else(Mark::default, Journal::mark);
     let first = mark.position().map_or(0, |done| done.epoch);
-    let mut claims = Claims { dealt, mark: mark.clone(), epoch: first, asked: 0 };
+    let (mark_of, stop_of) = (mark.clone(), stop.clone());
+    let mut claims = Claims { dealt, mark: mark_of, stop: stop_of, epoch: first, asked: 0 };
     let claim = Arc::new(Mutex::new(move |epoch| claims.next(epoch)));
     let feed = Epochs::open_shared(plan.source.clone(), plan.epochs, claim, first);
     let feed = feed.map_err(Failure::failed)?;
@@ -69,7 +70,8 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), F
         }
         watch(metrics)
     };
-    let worked = job.work(&mut session, &mut learner, &feed, journal.as_mut(), &mut paced);
+    let batches = Batches { feed: &feed, stop };
+    let worked = job.work(&mut session, &mut learner, &batches, journal.as_mut(), &mut paced);
     drop(watch);
     output::json(&Report::Done(Box::new(Done::new(worked.map_err(Failure::failed)?, &feed))))
 }
@@ -90,10 +92,33 @@ const CLAIMS_AHEAD: u32 = 3;
 /// Batches that were dealt and not taken: of this epoch, and what is left of the one before.
 const DEALT_MAX: usize = 4 * CLAIMS_AHEAD as usize;
 
+/// How soon somebody who waits for a batch sees that the process is to stop.
+const STOP_SEEN_AFTER: Duration = Duration::from_millis(50);
+
+/// The batches of a process, which end where it is to stop while it waits for one.
+struct Batches<'a> {
+    feed: &'a Epochs,
+    stop: &'a Stop,
+}
+
+impl Feed for Batches<'_> {
+    fn next(&self) -> Result<Option<Csr>, DataError> {
+        match self.feed.next() {
+            Err(DataError::NoClaim { .. }) if self.stop.asked() => Ok(None),
+            next => next,
+        }
+    }
+
+    fn recycle(&self, batch: Csr) {
+        self.feed.recycle(batch);
+    }
+}
+
 /// The batches that the parent deals to this process.
 struct Claims {
     dealt: Receiver<Position>,
     mark: Mark,
+    stop: Stop,
     epoch: u32,
     /// Unanswered questions of this epoch.
     asked: u32,
@@ -111,9 +136,14 @@ impl Claims {
             output::json(&claim).map_err(|why| no_claim(why.to_string()))?;
             self.asked += 1;
         }
+        let until = Instant::now() + CLAIM_MAX;
         loop {
-            let silent = |_| no_claim("the parent does not answer".to_owned());
-            let dealt = self.dealt.recv_timeout(CLAIM_MAX).map_err(silent)?;
+            let dealt = match self.dealt.recv_timeout(STOP_SEEN_AFTER) {
+                Ok(dealt) => dealt,
+                Err(_) if self.stop.asked() => return Err(no_claim("it was stopped".to_owned())),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < until => continue,
+                Err(_) => return Err(no_claim("the parent does not answer".to_owned())),
+            };
             // What is left of an epoch before lies beyond its end.
             if dealt.epoch == epoch {
                 self.asked -= 1;

@@ -10,8 +10,9 @@
 //! Invariant: one life of a worker is heard at a time; what the one before pushes once the next has
 //! joined, shards refuse.
 
+use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use launch::{ChildEvent, Children, Signal};
 use worker::JobId;
@@ -20,24 +21,31 @@ use super::backups::Backups;
 use super::board::Board;
 use super::cluster::{Contact, PrivateDir};
 use super::dealer::{AfterDeath, Dealer};
+use super::job::{Course, Seat};
 use super::plan::{Death, Plan};
 use super::workers::{CAUSE_WAIT, Done, Heard, Report, WorkerPlan, gather};
 use crate::failure::Failure;
 use crate::output::complain;
 use crate::signals::Stop;
 
-/// Runs the workers as processes.
+/// How long children are listened to before the coordinator is, while one waits for a batch of it.
+const OWED_WAIT: Duration = Duration::from_millis(1);
+
+/// Runs the workers as processes: all of a job, or those of a seat in one.
 pub(crate) fn run_processes(
     plan: &Plan,
-    job: JobId,
-    contact: &Contact,
+    (job, contact): (JobId, &Contact),
+    seat: Option<&Seat>,
     children: &mut Children,
     stop: &Stop,
     board: &mut Board,
 ) -> Result<Vec<Done>, Failure> {
-    let mut crew = Crew::start(plan, job, contact, children)?;
+    let mut crew = Crew::start(plan, (job, contact), seat, children)?;
     let mut told = false;
-    let mut done = gather(plan, board, stop, |wait| {
+    let mut done = gather(crew.places(), board, stop, |wait| {
+        if let Err(why) = crew.attend(stop) {
+            return Heard::Death(why);
+        }
         if stop.asked() && !told {
             told = true;
             crew.lives.iter().for_each(|&life| crew.children.child(life).tell("stop\n"));
@@ -48,6 +56,7 @@ pub(crate) fn run_processes(
         {
             return Heard::Death(failure.to_string());
         }
+        let wait = if crew.seat.is_some() && crew.dealer.owes() { OWED_WAIT } else { wait };
         match crew.children.next(wait) {
             Some((number, event)) => crew.hear(number, event, stop),
             None => Heard::Nothing,
@@ -65,6 +74,8 @@ struct Crew<'a> {
     plan: &'a Plan,
     job: JobId,
     contact: &'a Contact,
+    /// Its part in a job of several hosts, if it is one.
+    seat: Option<&'a Seat>,
     children: &'a mut Children,
     dealer: Dealer,
     /// By worker: the child that is its life now.
@@ -72,7 +83,9 @@ struct Crew<'a> {
     /// By worker: whether it has said its last word, so that its end is no news.
     has_ended: Vec<bool>,
     /// Where workers keep their steps, if there are later lives.
-    journals: Option<PrivateDir>,
+    journals: Option<PathBuf>,
+    /// Removes them with this process, unless a later life of it needs them.
+    _private: Option<PrivateDir>,
     /// By worker: where its steps are, below that.
     journal_of: Vec<PathBuf>,
     backups: Backups,
@@ -90,36 +103,40 @@ struct Crew<'a> {
 impl<'a> Crew<'a> {
     fn start(
         plan: &'a Plan,
-        job: JobId,
-        contact: &'a Contact,
+        (job, contact): (JobId, &'a Contact),
+        seat: Option<&'a Seat>,
         children: &'a mut Children,
     ) -> Result<Crew<'a>, Failure> {
         // Without a coordinator the servers end the job when a worker's link is lost.
         let restarts_max = if contact.coordinated.is_some() { plan.restarts } else { 0 };
         let keeps = restarts_max > 0 || plan.backup > 0;
-        let journals = keeps.then(|| PrivateDir::new("journals")).transpose()?;
-        let dir = journals.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default();
-        let ahead_max = plan.clock.staleness().clocks_max();
+        let private = (keeps && seat.is_none()).then(|| PrivateDir::new("journals")).transpose()?;
+        let own = private.as_ref().map(|dir| dir.path().to_owned());
+        let journals = seat.map(Seat::journals).or(own);
+        let workers = seat.map_or(plan.workers, Seat::places);
+        let count = workers as usize;
         let mut deaths = plan.drill.as_ref().map_or(Vec::new(), |drill| drill.deaths.clone());
         deaths.sort_by_key(|death| std::cmp::Reverse(death.at));
         let mut crew = Crew {
             plan,
             job,
             contact,
+            seat,
             children,
-            dealer: Dealer::new(plan.workers, restarts_max),
+            dealer: dealer(seat, workers, restarts_max),
             lives: Vec::new(),
-            has_ended: vec![false; plan.workers as usize],
+            has_ended: vec![false; count],
+            journal_of: vec![journals.clone().unwrap_or_default(); count],
             journals,
-            journal_of: vec![dir; plan.workers as usize],
-            backups: Backups::new(plan.workers, ahead_max),
+            _private: private,
+            backups: Backups::new(workers, plan.clock.staleness().clocks_max()),
             spares: Vec::new(),
             replaced: Vec::new(),
             retired: Vec::new(),
             started: Instant::now(),
             deaths,
         };
-        for worker in 0..plan.workers {
+        for worker in 0..workers {
             let first = crew.begin(worker, 1)?;
             crew.lives.push(first);
         }
@@ -129,14 +146,62 @@ impl<'a> Crew<'a> {
         Ok(crew)
     }
 
+    /// The numbers of its workers in their job.
+    fn places(&self) -> Range<u32> {
+        let first = self.seat.map_or(0, Seat::first);
+        first..first + self.has_ended.len() as u32
+    }
+
+    /// The number of a worker in its job.
+    fn place(&self, worker: usize) -> u32 {
+        self.places().start + worker as u32
+    }
+
+    /// Speaks to the coordinator about what is dealt, and about how the job goes on.
+    ///
+    /// - Errors: it goes on no more.
+    fn attend(&mut self, stop: &Stop) -> Result<(), String> {
+        let Some(seat) = self.seat else { return Ok(()) };
+        match seat.course() {
+            Course::On if stop.asked() => seat.stop(),
+            Course::On => {}
+            Course::Stopped(_) => stop.ask(),
+            Course::Over(why) => return Err(why),
+        }
+        for (worker, portion) in seat.take_dealt() {
+            self.dealer.give(worker, portion);
+            self.deal(worker)?;
+        }
+        for worker in 0..self.has_ended.len() {
+            let wants = self.dealer.wants(worker).filter(|_| !self.has_ended[worker]);
+            seat.note(worker, self.dealer.done(worker), wants);
+        }
+        Ok(())
+    }
+
+    /// Deals to a worker what it has asked for, as far as there is something.
+    fn deal(&mut self, worker: usize) -> Result<(), String> {
+        loop {
+            let dealt = match self.dealer.deal(worker) {
+                Ok(Some(dealt)) => dealt,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(format!("worker {}: {error}", self.place(worker))),
+            };
+            let dealt = serde_json::to_string(&dealt).expect("two numbers");
+            self.children.child(self.lives[worker]).tell(&(dealt + "\n"));
+        }
+    }
+
     /// Begins a life of a worker. The child's number.
     fn begin(&mut self, worker: u32, life: u32) -> Result<usize, Failure> {
         let own = &self.journal_of[worker as usize];
         let journal = self.journals.is_some().then(|| own.clone());
-        let first = WorkerPlan::new(self.plan, self.job, worker, self.contact);
+        let place = self.place(worker as usize);
+        let first = WorkerPlan::new(self.plan, self.job, place, self.contact);
+        let life = life - 1 + self.seat.map_or(1, Seat::first_life);
         let plan = WorkerPlan { life, journal, ..first };
         let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
-        let name = format!("worker {worker}");
+        let name = format!("worker {place}");
         self.children.spawn(&name, &["worker".to_owned()], &line).map_err(Failure::failed)
     }
 
@@ -174,7 +239,7 @@ impl<'a> Crew<'a> {
     /// Where a life that takes over keeps its steps: the one before may still write.
     fn journal_for(&self, worker: usize, life: u32) -> Option<PathBuf> {
         let dir = self.journals.as_ref()?;
-        Some(dir.path().join(format!("worker-{worker}-life-{life}")))
+        Some(dir.join(format!("worker-{worker}-life-{life}")))
     }
 
     /// A spare has a worker's place: the life before may go.
@@ -216,19 +281,21 @@ impl<'a> Crew<'a> {
         let worker = self.lives.iter().position(|&life| life == number);
         match (worker, event) {
             (Some(worker), ChildEvent::Line(line)) => match serde_json::from_str(&line) {
-                Ok(Report::Claim { epoch, done }) => match self.dealer.claim(worker, epoch, done) {
-                    Ok(dealt) => {
-                        let dealt = serde_json::to_string(&dealt).expect("two numbers");
-                        self.children.child(number).tell(&(dealt + "\n"));
-                        Heard::Nothing
+                Ok(Report::Claim { epoch, done }) => {
+                    self.dealer.claim(worker, epoch, done);
+                    match self.deal(worker) {
+                        Ok(()) => Heard::Nothing,
+                        Err(why) => Heard::Death(why),
                     }
-                    Err(error) => Heard::Death(format!("worker {worker}: {error}")),
-                },
+                }
                 Ok(report) => {
                     self.note(worker, &report);
                     Heard::Report(worker, report)
                 }
-                Err(error) => Heard::Death(format!("worker {worker} speaks no JSON: {error}")),
+                Err(error) => {
+                    let place = self.place(worker);
+                    Heard::Death(format!("worker {place} speaks no JSON: {error}"))
+                }
             },
             (Some(worker), ChildEvent::Ended) if self.has_ended[worker] => Heard::Nothing,
             (Some(worker), ChildEvent::Ended) => self.outlive(worker, stop),
@@ -283,6 +350,16 @@ impl<'a> Crew<'a> {
             }
         }
     }
+}
+
+/// What deals to so many workers: their part in a job of several hosts, or all of a job.
+fn dealer(seat: Option<&Seat>, workers: u32, restarts_max: u32) -> Dealer {
+    let Some(seat) = seat else { return Dealer::new(workers, restarts_max) };
+    let mut dealer = Dealer::of_portions(workers, restarts_max);
+    for (worker, open) in seat.held() {
+        open.iter().for_each(|portion| dealer.give(worker, *portion));
+    }
+    dealer
 }
 
 /// How a child ended, with its name.

@@ -7,6 +7,7 @@ mod board;
 pub(crate) mod child;
 pub(crate) mod cluster;
 mod dealer;
+pub(crate) mod job;
 pub(crate) mod keep;
 mod lives;
 pub(crate) mod plan;
@@ -42,6 +43,9 @@ const LAST_LIFE: Incarnation = Incarnation::new(u32::MAX);
 pub(crate) fn run(arguments: TrainArgs) -> Result<(), Failure> {
     let plan = Plan::new(arguments)?;
     let stop = Stop::on_signals()?;
+    if let Some(part) = &plan.job {
+        return job::run(&plan, part, &stop);
+    }
     let (result, board) = carry_out(&plan, &stop)?;
     tell(&plan, &result, &board)?;
     if stop.asked() {
@@ -68,7 +72,8 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
     let mut board = Board::new(plan.workers, figures)?;
     let trained = match (plan.started_as, &cluster) {
         (StartedAs::Processes, Cluster::Remote(remote)) => {
-            run_processes(plan, id, &remote.contact, &mut children, stop, &mut board)
+            let contact = (id, &remote.contact);
+            run_processes(plan, contact, None, &mut children, stop, &mut board)
         }
         _ => {
             let feed = Epochs::open(plan.train.clone(), plan.epochs).map_err(Failure::failed)?;
@@ -78,25 +83,38 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
     let seconds = board.finish();
     let trained = trained.inspect_err(|_| give_back(plan, &job, &cluster))?;
 
+    let result = finish(plan, &trained, (&job, weights), &mut observer, seconds, stop)?;
+    Ok((result, board))
+}
+
+/// Tests, measures and saves what was learned.
+fn finish(
+    plan: &Plan,
+    trained: &[Done],
+    (job, weights): (&Job, Table),
+    observer: &mut Session,
+    seconds: f64,
+    stop: &Stop,
+) -> Result<TrainResult, Failure> {
     let tested = if stop.asked() {
         None
     } else {
-        check_labels(&trained)?;
-        test(plan, weights, &trained, &mut observer, stop)?
+        check_labels(trained)?;
+        test(plan, weights, trained, observer, stop)?
     };
     let interrupted = stop.asked();
     let tested = tested.filter(|_| !interrupted); // Of a part of the rows it would mean little.
-    let size = measure(weights, &mut observer)?;
-    let result = TrainResult::new(plan, &trained, tested.as_ref(), size, seconds, &observer);
+    let size = measure(weights, observer)?;
+    let result = TrainResult::new(plan, trained, tested.as_ref(), size, seconds, observer);
     if let Some(dir) = &plan.save {
         let data = DataManifest {
             format: plan.train.format,
-            columns: read_alike(&plan.train, &trained).columns,
+            columns: read_alike(&plan.train, trained).columns,
             intercept: plan.train.intercept,
         };
-        keep::save(dir, &mut observer, (&job, weights), &data, result.trained()?)?;
+        keep::save(dir, observer, (job, weights), &data, result.trained()?)?;
     }
-    Ok((result, board))
+    Ok(result)
 }
 
 /// Opens the data once, so that a wrong name costs nothing.

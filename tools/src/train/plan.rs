@@ -15,6 +15,7 @@ use transport::dial::UNIX_PREFIX;
 use wire::REPLICAS_MAX;
 use worker::{Acknowledge, CodecChoice, RowLife};
 
+use super::job::{JobPlan, job_plan};
 use crate::cli::{DataArgs, TrainArgs};
 use crate::cluster::CLUSTER;
 use crate::failure::Failure;
@@ -42,7 +43,10 @@ pub(crate) struct Plan {
     pub(crate) epochs: u32,
     pub(crate) clock: ClockBound,
     pub(crate) servers: ServersWanted,
+    /// Of the whole job.
     pub(crate) workers: u32,
+    /// The job of several hosts that this run takes part in, if it does.
+    pub(crate) job: Option<JobPlan>,
     pub(crate) started_as: StartedAs,
     /// How often each worker process of a cluster is started again.
     pub(crate) restarts: u32,
@@ -123,8 +127,12 @@ impl Plan {
         in_range("--workers", workers)?;
         let servers = servers(&args)?;
         let (train, test) = sources(&args)?;
+        let job = job_plan(&args, workers, &servers)?;
+        let workers = job.as_ref().map_or(workers, |(_, workers)| *workers);
+        let job = job.map(|(job, _)| job);
         let started_as = match args.processes {
             Some(true) => StartedAs::Processes,
+            _ if job.is_some() => StartedAs::Processes,
             _ => StartedAs::Threads,
         };
         let in_cluster =
@@ -159,6 +167,7 @@ impl Plan {
             clock: args.clock.unwrap_or(ClockBound::Bsp),
             servers,
             workers,
+            job,
             started_as,
             restarts: args.restarts.unwrap_or(RESTARTS_DEFAULT),
             backup: args.backup.unwrap_or(0),
@@ -421,6 +430,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         table_mib: line.table_mib.or(file.table_mib),
         processes: line.processes.or(file.processes),
         restarts: line.restarts.or(file.restarts),
+        job: line.job.or(file.job),
         backup: line.backup.or(file.backup),
         read: line.read.or(file.read),
         transport: line.transport.or(file.transport),

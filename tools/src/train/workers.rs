@@ -6,6 +6,7 @@
 //! Invariant: a run has succeeded when every worker has said so; else its error names the first
 //! cause, and a process that was killed is the cause before those who missed it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -216,6 +217,22 @@ pub(crate) fn regression(
 }
 
 impl Done {
+    /// What several workers have done, as one.
+    pub(crate) fn sum(all: &[Done]) -> Done {
+        let mut metrics = Metrics::default();
+        all.iter().for_each(|done| metrics.merge(&done.metrics));
+        Done {
+            metrics,
+            bytes_sent: all.iter().map(|done| done.bytes_sent).sum(),
+            resends: all.iter().map(|done| done.resends).sum(),
+            traffic: Traffic::sum(all.iter().map(|done| done.traffic)),
+            bad_rows: all.iter().map(|done| done.bad_rows).sum(),
+            columns: all.iter().find_map(|done| done.columns.clone()),
+            restarts: all.iter().map(|done| done.restarts).sum(),
+            backups: all.iter().map(|done| done.backups).sum(),
+        }
+    }
+
     pub(crate) fn new(worked: Worked, feed: &Epochs) -> Done {
         Done {
             metrics: worked.metrics,
@@ -300,13 +317,15 @@ pub(super) enum Heard {
 }
 
 /// Listens until every worker is done, or somebody cannot go on.
+///
+/// - `places`: the workers' numbers in their job; reports go by their order.
 pub(super) fn gather(
-    plan: &Plan,
+    places: Range<u32>,
     board: &mut Board,
     stop: &Stop,
     mut hear: impl FnMut(Duration) -> Heard,
 ) -> Result<Vec<Done>, Failure> {
-    let mut done: Vec<Option<Done>> = (0..plan.workers).map(|_| None).collect();
+    let mut done: Vec<Option<Done>> = places.clone().map(|_| None).collect();
     while done.iter().any(Option::is_none) {
         match hear(REPORT_EVERY) {
             Heard::Report(worker, Report::Going { sums, fraction }) => {
@@ -318,7 +337,7 @@ pub(super) fn gather(
             }
             Heard::Report(worker, Report::Failed { why }) => {
                 stop.ask();
-                let first = format!("worker {worker}: {why}");
+                let first = format!("worker {}: {why}", places.start + worker as u32);
                 return Err(Failure::failed(cause(first, &mut hear)));
             }
             Heard::Death(who) => {

@@ -155,6 +155,7 @@ impl Fleet {
                     self.agenda.at(now + after, asked);
                 }
                 Action::Record(entry) => self.attempt(now, seat, writer, &entry),
+                Action::KeepJob(_) => unreachable!("no job of several hosts runs here"),
                 Action::Store(task) => self.plan_task(now, seat, writer, task),
                 Action::Look { ours } => {
                     let at = now + self.store.way(now);

@@ -1,0 +1,253 @@
+//! One job as the store has it: its hosts, their places, and which batches each was dealt.
+//!
+//! Owns the rules of dealing. Who is heard of, and when a record is written, is left to `registry`.
+//!
+//! Invariant: each batch of an epoch is in one portion, and a portion is one place's; a place's
+//! portions are numbered by one, and stay open until their batches are known to be done.
+
+use serde::{Deserialize, Serialize};
+use wire::{
+    Enrolled, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, PORTION_BATCHES, PORTIONS_OPEN_MAX,
+    PlaceHeld, PlaceNews, Portion,
+};
+
+/// A job of several hosts, as the store has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Its name.
+    pub name: String,
+    /// Counts up with each change; the store takes a record only after the one that the writer
+    /// knows.
+    pub version: u64,
+    /// What it is called on servers.
+    pub(super) id: u64,
+    pub(super) workers: u32,
+    pub(super) epochs: u32,
+    pub(super) settings: Vec<JobSetting>,
+    pub(super) hosts: Vec<Host>,
+    pub(super) places: Vec<Place>,
+    /// By epoch: the first batch that nobody has.
+    pub(super) next: Vec<u64>,
+    pub(super) is_prepared: bool,
+    pub(super) stopped: Option<String>,
+    pub(super) ended: Option<Ended>,
+}
+
+/// A launcher that takes part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Host {
+    /// The number that it drew.
+    pub(super) holder: u64,
+    pub(super) name: String,
+    /// How often it has enrolled.
+    pub(super) generation: u32,
+    pub(super) first: u32,
+    pub(super) places: u32,
+}
+
+/// What one worker was dealt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// How many portions.
+    pub(super) dealt: u64,
+    /// Those that are not known to be finished, in the order in which they were dealt.
+    pub(super) open: Vec<Portion>,
+}
+
+/// How it has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) end: JobEnd,
+    /// Who has to end the workers' parts on the servers.
+    pub(super) sweeper: Option<u64>,
+    /// Which end this was in the cluster's life: the older ones are forgotten first.
+    pub(super) order: u64,
+}
+
+impl JobRecord {
+    /// A job that nobody takes part in yet.
+    pub(in super::super) fn new(name: &str, version: u64, bid: &JobBid) -> JobRecord {
+        JobRecord {
+            name: name.to_owned(),
+            version,
+            id: bid.id,
+            workers: bid.workers,
+            epochs: bid.epochs,
+            settings: bid.settings.clone(),
+            hosts: Vec::new(),
+            places: Vec::new(),
+            next: Vec::new(),
+            is_prepared: false,
+            stopped: None,
+            ended: None,
+        }
+    }
+
+    /// Whether it is what a coordinator has written under this name; else what is wrong.
+    pub(in super::super) fn check(&self, name: &str) -> Result<(), String> {
+        if self.name != name {
+            return Err(format!("is called {}", self.name));
+        }
+        let mut first = 0;
+        for host in &self.hosts {
+            if host.first != first || host.places == 0 {
+                return Err(format!("gives {} other places than those that follow", host.name));
+            }
+            first = first.saturating_add(host.places);
+        }
+        if first as usize != self.places.len() || first > self.workers {
+            let places = self.places.len();
+            return Err(format!("has {places} places of {}, its hosts {first}", self.workers));
+        }
+        Ok(())
+    }
+
+    /// Whether all of its workers may begin.
+    pub(super) fn runs(&self) -> bool {
+        self.is_prepared && self.places.len() == self.workers as usize && self.ended.is_none()
+    }
+
+    pub(super) fn host(&self, holder: u64) -> Option<usize> {
+        self.hosts.iter().position(|host| host.holder == holder)
+    }
+
+    /// A launcher takes part, or does so again: how.
+    pub(super) fn enrol(&mut self, holder: u64, bid: &JobBid) -> Result<Enrolled, JobRefusal> {
+        self.agree(bid)?;
+        let at = match self.host(holder) {
+            Some(at) => at,
+            None => self.seat(holder, bid)?,
+        };
+        let host = &mut self.hosts[at];
+        let Some(generation) = host.generation.checked_add(1) else {
+            return Err(JobRefusal::Unfit { what: "a launcher without further lives".to_owned() });
+        };
+        host.generation = generation;
+        self.version += 1;
+        let Host { first, places, .. } = self.hosts[at];
+        let held = (first..first + places).map(|place| {
+            let Place { dealt, open } = &self.places[place as usize];
+            PlaceHeld { place, portion: *dealt, open: open.clone() }
+        });
+        Ok(Enrolled { id: self.id, generation, places: held.collect() })
+    }
+
+    /// Whether a launcher was given the same job.
+    fn agree(&self, bid: &JobBid) -> Result<(), JobRefusal> {
+        let differs = |setting: &str, ours: String, theirs: String| {
+            let setting = setting.to_owned();
+            Err(JobRefusal::Differs { setting, ours, theirs })
+        };
+        let counts =
+            [("--job-workers", self.workers, bid.workers), ("--epochs", self.epochs, bid.epochs)];
+        for (setting, ours, theirs) in counts {
+            if ours != theirs {
+                return differs(setting, ours.to_string(), theirs.to_string());
+            }
+        }
+        let value = |settings: &[JobSetting], name: &str| {
+            let found = settings.iter().find(|setting| setting.name == name);
+            found.map_or_else(String::new, |setting| setting.value.clone())
+        };
+        for JobSetting { name, .. } in self.settings.iter().chain(&bid.settings) {
+            let (ours, theirs) = (value(&self.settings, name), value(&bid.settings, name));
+            if ours != theirs {
+                return differs(name, ours, theirs);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a new launcher free places: as many as it wants, or as there are.
+    fn seat(&mut self, holder: u64, bid: &JobBid) -> Result<usize, JobRefusal> {
+        let first = self.places.len() as u32;
+        let places = bid.wanted.min(self.workers - first);
+        if places == 0 {
+            let hosts = self.hosts.iter().map(|host| host.name.clone()).collect();
+            return Err(JobRefusal::Taken { workers: self.workers, hosts });
+        }
+        self.hosts.push(Host { holder, name: bid.host.clone(), generation: 0, first, places });
+        self.places.extend((0..places).map(|_| Place::default()));
+        Ok(self.hosts.len() - 1)
+    }
+
+    /// Takes in what a launcher knows of its places, and deals what they want.
+    ///
+    /// - Errors: a place is not the launcher's, or an epoch not the job's. Nothing was changed.
+    pub(super) fn attend(&mut self, at: usize, news: &JobNews) -> Result<(), JobRefusal> {
+        let Host { first, places, .. } = self.hosts[at];
+        let is_fit = |one: &PlaceNews| {
+            let is_own = (first..first + places).contains(&one.place);
+            is_own && one.wants.is_none_or(|epoch| epoch < self.epochs)
+        };
+        if let Some(one) = news.places.iter().find(|one| !is_fit(one)) {
+            let what = format!("place {} is not this host's, or has no such epoch", one.place);
+            return Err(JobRefusal::Unfit { what });
+        }
+        if news.is_prepared && first == 0 && !self.is_prepared {
+            self.is_prepared = true;
+            self.version += 1;
+        }
+        let goes_on = self.runs() && self.stopped.is_none();
+        for one in &news.places {
+            let place = &mut self.places[one.place as usize];
+            place.finish(one);
+            if let Some(epoch) = one.wants.filter(|_| goes_on)
+                && place.may_be_dealt(one)
+            {
+                place.deal(epoch, next_of(&mut self.next, epoch));
+                self.version += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Portions of a launcher's places that it does not have.
+    pub(super) fn news_for(&self, news: &JobNews) -> Vec<(u32, Portion)> {
+        let mut dealt = Vec::new();
+        for one in &news.places {
+            let Some(place) = self.places.get(one.place as usize) else { continue };
+            let later = place.open.iter().filter(|portion| portion.number > one.portion);
+            dealt.extend(later.map(|portion| (one.place, *portion)));
+        }
+        dealt
+    }
+
+    /// It ends, unless it has.
+    pub(super) fn end(&mut self, end: JobEnd, sweeper: Option<u64>, order: u64) {
+        if self.ended.is_none() {
+            self.ended = Some(Ended { end, sweeper, order });
+            self.version += 1;
+        }
+    }
+}
+
+impl Place {
+    /// Forgets portions whose batches are all done. Workers do batches in order: what lies before
+    /// one that is done is done as well, or lies beyond the end of its epoch. What the launcher has
+    /// not heard of stays, so that it hears of all by number.
+    fn finish(&mut self, news: &PlaceNews) {
+        let is_open = |one: &Portion| one.number > news.portion || Some(one.last()) > news.done;
+        self.open.retain(is_open);
+    }
+
+    /// Whether the launcher has all that the place was dealt, and may have more.
+    fn may_be_dealt(&self, news: &PlaceNews) -> bool {
+        news.portion == self.dealt && self.open.len() < PORTIONS_OPEN_MAX
+    }
+
+    fn deal(&mut self, epoch: u32, next: &mut u64) {
+        self.dealt += 1;
+        let (number, first) = (self.dealt, *next);
+        *next = first.saturating_add(u64::from(PORTION_BATCHES));
+        self.open.push(Portion { number, epoch, first, batches: PORTION_BATCHES });
+    }
+}
+
+fn next_of(next: &mut Vec<u64>, epoch: u32) -> &mut u64 {
+    let at = epoch as usize;
+    if next.len() <= at {
+        next.resize(at + 1, 0);
+    }
+    &mut next[at]
+}

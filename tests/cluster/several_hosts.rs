@@ -1,0 +1,225 @@
+//! A job whose launchers are on several hosts, here processes with directories of their own: the
+//! coordinator deals batches, and anybody may be killed.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::etcd::free_port;
+use crate::processes::{Running, children, signal};
+use crate::{Files, gradwire, run, run_well, stderr, train, wait_for};
+
+/// A cluster with one coordinator, which may be killed and started again.
+struct Cluster {
+    files: Files,
+    place: String,
+    coordinator: Option<Running>,
+    _servers: Vec<Running>,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let files = Files::new();
+        std::fs::create_dir(files.path("log")).expect("a new one");
+        let place = format!("127.0.0.1:{}", free_port());
+        let mut cluster = Cluster { files, place, coordinator: None, _servers: Vec::new() };
+        cluster.start_coordinator();
+        wait_for("a coordinator", || cluster.status());
+        for name in ["s1", "s2"] {
+            let own = ["serve", "--listen", "127.0.0.1:0", "--cores", "1", "--name", name];
+            let at = ["--host", name, "--coordinator", &cluster.place, "--cluster", "ctr"];
+            let mut command = gradwire(&[&own[..], &at].concat());
+            let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+            cluster._servers.push(Running::start(command));
+        }
+        cluster
+    }
+
+    fn start_coordinator(&mut self) {
+        self.coordinator = None;
+        let log = self.files.path("log");
+        let own = ["coordinate", "--shards", "4", "--cluster", "ctr", "--data", &log];
+        let mut command = gradwire(&[&own[..], &["--listen", &self.place]].concat());
+        self.coordinator = Some(Running::start(&mut command));
+    }
+
+    /// A launcher on a host of this name.
+    fn launch(&self, host: &str, more: &[&str]) -> Running {
+        Running::start(&mut self.command(host, more))
+    }
+
+    fn command(&self, host: &str, more: &[&str]) -> Command {
+        let at = ["train", "--json", "--cluster", "ctr", "--coordinator", &self.place];
+        let mut command = gradwire(&[&at[..], &["--job-dir", &self.files.path(host)]].concat());
+        command.args(more);
+        command
+    }
+
+    fn status(&self) -> Option<Value> {
+        let at = ["--coordinator", &self.place, "--cluster", "ctr"];
+        let output = run(&[&["status", "--json"], &at[..]].concat());
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    fn job(&self, name: &str) -> Option<Value> {
+        let status = self.status()?;
+        status["jobs"].as_array()?.iter().find(|job| job["name"] == name).cloned()
+    }
+
+    /// Waits until a job has been dealt so many portions.
+    fn wait_dealt(&self, name: &str, portions: u64) {
+        wait_for("portions that are dealt", || {
+            let job = self.job(name)?;
+            (job["portions"].as_u64()? >= portions).then_some(())
+        });
+    }
+}
+
+/// The figures of a launcher that ends well.
+fn figures(launcher: &mut Running) -> (Value, String) {
+    let mut out = launcher.stdout();
+    let (status, said) = launcher.end();
+    assert!(status.success(), "{said}");
+    let mut printed = String::new();
+    out.read_to_string(&mut printed).expect("text");
+    (serde_json::from_str(&printed).expect("one line of JSON"), said)
+}
+
+/// Kills a launcher as by `kill -9`; its workers end with it.
+fn kill_launcher(launcher: Running) {
+    let workers = children(launcher.id(), "worker");
+    drop(launcher);
+    wait_for("end of the workers", || {
+        let is_there = |worker: &&u32| Path::new(&format!("/proc/{worker}/stat")).exists();
+        workers.iter().filter(is_there).count().eq(&0).then_some(())
+    });
+}
+
+const DATA: &str = "gen:criteo?rows=400000&seed=5";
+
+#[test]
+fn two_hosts_count_each_batch_once_though_worker_launcher_and_coordinator_are_killed() {
+    let calm = train(&["--train", DATA, "--epochs", "2"]);
+    let mut cluster = Cluster::start();
+    let model = cluster.files.path("model");
+    let common = ["--train", DATA, "--epochs", "2", "--job", "two", "--job-workers", "4"];
+    let both = [&common[..], &["--workers", "2"]].concat();
+    let mut first = cluster.launch("a", &[&both[..], &["--save", &model]].concat());
+    wait_for("the first host", || cluster.job("two"));
+    let mut second = cluster.launch("b", &both);
+    cluster.wait_dealt("two", 12);
+    let worker = wait_for("a worker", || children(second.id(), "worker").first().copied());
+    signal(worker, Signal::KILL);
+    cluster.wait_dealt("two", 24);
+    kill_launcher(second);
+    second = cluster.launch("b", &both);
+    cluster.wait_dealt("two", 36);
+    cluster.start_coordinator();
+    cluster.wait_dealt("two", 48);
+    kill_launcher(first);
+    first = cluster.launch("a", &[&both[..], &["--save", &model]].concat());
+    let (whole, said) = figures(&mut first);
+    assert!(said.contains("workers 0 to 1 of 4 again"), "{said}");
+    let (part, said) = figures(&mut second);
+    assert!(said.contains("workers 2 to 3 of 4 again"), "{said}");
+    assert_eq!(whole["rows"], calm["rows"], "{whole}");
+    assert_eq!((&part["first_worker"], &part["workers"]), (&Value::from(2), &Value::from(2)));
+    let rows = |result: &Value| result["rows"].as_u64().expect("a count");
+    assert!(rows(&part) > 0 && rows(&part) < rows(&whole), "{part}");
+    let loss = |result: &Value| result["test_logloss"].as_f64().expect("rows to test on");
+    assert!((loss(&whole) - loss(&calm)).abs() < 0.05, "{whole}\n{calm}");
+    assert!(run_well(&["model", "inspect", &model]).contains("weights"));
+    assert_eq!(cluster.job("two").expect("known")["state"], "done");
+    assert!(!Path::new(&cluster.files.path("b")).join("launcher.json").exists());
+}
+
+#[test]
+fn a_host_that_finds_no_place_or_was_told_another_job_is_told_so_in_one_line() {
+    let cluster = Cluster::start();
+    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "full"];
+    let alone = [&endless[..], &["--job-workers", "1"]].concat();
+    let launcher = cluster.launch("a", &alone);
+    cluster.wait_dealt("full", 1);
+    let refused = |host: &str, words: &[&str]| {
+        let output = cluster.command(host, words).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    };
+    let full = refused("b", &alone);
+    assert!(full.contains("all of the job's 1 places are taken"), "{full}");
+    let clock = refused("c", &[&alone[..], &["--clock", "asp"]].concat());
+    assert!(clock.contains("--clock \"bsp\", this one \"asp\""), "{clock}");
+    let count = refused("d", &[&endless[..], &["--job-workers", "2"]].concat());
+    assert!(count.contains("--job-workers \"1\", this one \"2\""), "{count}");
+    let busy = refused("a", &alone);
+    assert!(busy.contains("another launcher uses it"), "{busy}");
+    drop(launcher);
+}
+
+#[test]
+fn who_interrupts_one_host_ends_the_whole_job_in_good_order() {
+    let cluster = Cluster::start();
+    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "stopped"];
+    let both = [&endless[..], &["--job-workers", "2"]].concat();
+    let model = cluster.files.path("model");
+    let mut first = cluster.launch("a", &[&both[..], &["--save", &model]].concat());
+    wait_for("the first host", || cluster.job("stopped"));
+    let mut second = cluster.launch("b", &both);
+    cluster.wait_dealt("stopped", 4);
+    signal(second.id(), Signal::INT);
+    for launcher in [&mut first, &mut second] {
+        let (status, said) = launcher.end();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("interrupted on "), "{said}");
+    }
+    assert!(run_well(&["model", "inspect", &model]).contains("weights"));
+    assert_eq!(cluster.job("stopped").expect("known")["state"], "stopped");
+    // The servers are free again, and so is the name.
+    let few = ["--train", "gen:criteo?rows=20000&seed=1", "--job", "stopped"];
+    let mut next = cluster.launch("a", &[&few[..], &["--job-workers", "1"]].concat());
+    let (whole, _) = figures(&mut next);
+    assert!(whole["rows"].as_u64() > Some(10_000), "{whole}");
+}
+
+#[test]
+fn a_host_whose_worker_has_no_life_left_ends_the_others_too() {
+    let cluster = Cluster::start();
+    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "lost"];
+    let both = [&endless[..], &["--job-workers", "2", "--restarts", "0"]].concat();
+    let mut first = cluster.launch("a", &both);
+    wait_for("the first host", || cluster.job("lost"));
+    let mut second = cluster.launch("b", &both);
+    cluster.wait_dealt("lost", 4);
+    std::thread::sleep(Duration::from_millis(300));
+    let worker = wait_for("a worker", || children(second.id(), "worker").first().copied());
+    signal(worker, Signal::KILL);
+    for launcher in [&mut second, &mut first] {
+        let (status, said) = launcher.end();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("worker 1") && said.contains(" died: "), "{said}");
+    }
+    assert_eq!(cluster.job("lost").expect("known")["state"], "failed");
+}
+
+#[test]
+fn settings_that_a_job_of_several_hosts_cannot_have_are_usage_errors() {
+    let coordinated = ["train", "--coordinator", "127.0.0.1:1", "--job", "x"];
+    let wrong: [&[&str]; 6] = [
+        &["train", "--job", "x", "--job-workers", "1"],
+        &["train", "--job-workers", "1"],
+        &coordinated,
+        &[&coordinated[..], &["--job-workers", "0"]].concat(),
+        &[&coordinated[..], &["--job-workers", "2", "--workers", "3"]].concat(),
+        &[&coordinated[..], &["--job-workers", "2", "--backup", "1"]].concat(),
+    ];
+    for words in wrong {
+        let output = run(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", stderr(&output));
+    }
+}

@@ -1,0 +1,418 @@
+//! A seat in a job of several hosts: the places that this launcher has, and its word with the
+//! coordinator.
+//!
+//! Owns the thread that asks the coordinator again and again, and what it has heard. Which batch
+//! goes to which worker process is left to `dealer` and `lives`.
+//!
+//! Invariant: what is to be said is one slate, of which the coordinator is told all each time, so
+//! that nothing depends on which answer was lost.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use learn::Position;
+use rustix::system::uname;
+use wire::{
+    AwayHost, BatchAt, Enrolled, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobState,
+    JobVerb, PlaceHeld, PlaceNews, Portion, ToCoordinator, ToMember,
+};
+use worker::JobId;
+
+use super::args::LIVES_PER_LAUNCHER;
+use crate::cluster::{Caller, Unfound, unexpected};
+use crate::output::complain;
+use crate::signals::Stop;
+use crate::train::plan::Coordinated;
+
+/// How often the coordinator is asked where nothing is to be said: it misses who says nothing.
+const ATTEND_EVERY: Duration = Duration::from_millis(200);
+
+/// How long the coordinator may be away.
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How soon it is asked again while it is.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// A launcher's seat.
+pub(crate) struct Seat {
+    pub(super) job: String,
+    pub(super) host: String,
+    id: JobId,
+    /// The first of its places, which are consecutive.
+    first: u32,
+    held: Vec<PlaceHeld>,
+    generation: u32,
+    journals: PathBuf,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    slate: Mutex<Slate>,
+    bell: Condvar,
+}
+
+/// What is to be said, and what was heard.
+#[derive(Default)]
+struct Slate {
+    news: JobNews,
+    /// Something is to be said at once.
+    is_urgent: bool,
+    is_over: bool,
+    /// Portions that nobody has taken.
+    dealt: VecDeque<(u32, Portion)>,
+    results: BTreeMap<u32, String>,
+    /// None: nothing was heard yet.
+    state: Option<JobState>,
+    /// Why nothing more will be heard.
+    lost: Option<String>,
+}
+
+/// How the job goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    On,
+    /// All workers are to stop where they are.
+    Stopped(String),
+    /// It has ended, or is out of reach.
+    Over(String),
+}
+
+impl Shared {
+    fn slate(&self) -> MutexGuard<'_, Slate> {
+        self.slate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Takes part in a job: asks for places until the coordinator has answered.
+    ///
+    /// - `holder`: this launcher's number, in all of its lives.
+    /// - Errors: the coordinator refuses, or does not answer for [`COORDINATOR_PATIENCE`].
+    pub(super) fn take(
+        coordinated: &Coordinated,
+        job: &str,
+        holder: u64,
+        bid: JobBid,
+        journals: PathBuf,
+        stop: &Stop,
+    ) -> Result<Seat, Refused> {
+        let mut line = Line::new(coordinated);
+        let host = bid.host.clone();
+        let enrol = JobAsk { job: job.to_owned(), holder, verb: JobVerb::Enrol(bid) };
+        let enrolled = loop {
+            match line.ask(&enrol).map_err(Refused::Failed)? {
+                Some(JobAnswer::Enrolled(enrolled)) => break enrolled,
+                Some(JobAnswer::Refused(refusal)) => return Err(Refused::ByJob(refusal)),
+                Some(JobAnswer::State(_)) => {
+                    return Err(Refused::Failed("the coordinator answers out of turn".to_owned()));
+                }
+                None if stop.asked() => return Err(Refused::Failed("interrupted".to_owned())),
+                None => std::thread::sleep(AGAIN_AFTER),
+            }
+        };
+        let Enrolled { id, generation, places } = enrolled;
+        let first = places.first().map_or(0, |place| place.place);
+        let shared = Arc::new(Shared::default());
+        {
+            let mut slate = shared.slate();
+            slate.news.generation = generation;
+            slate.news.results_seen = vec![first]; // Its own it has.
+            slate.news.places = places.iter().map(unasked).collect();
+        }
+        let attendant = Attendant {
+            shared: Arc::clone(&shared),
+            line,
+            job: job.to_owned(),
+            holder,
+            told_away: BTreeSet::new(),
+        };
+        let thread = std::thread::Builder::new().name("attendant".to_owned());
+        let thread = thread.spawn(move || attendant.run());
+        let thread = Some(thread.map_err(|error| Refused::Failed(error.to_string()))?);
+        let (job, id) = (job.to_owned(), JobId::new(id));
+        Ok(Seat { job, host, id, first, held: places, generation, journals, shared, thread })
+    }
+
+    /// What the job is called on servers.
+    pub(crate) fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// The first of its places: the number of its first worker.
+    pub(crate) fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// How many places it has.
+    pub(crate) fn places(&self) -> u32 {
+        self.held.len() as u32
+    }
+
+    /// Which life each worker begins with: above all of those under this launcher's lives before.
+    pub(crate) fn first_life(&self) -> u32 {
+        1 + self.generation.saturating_sub(1) % LIVES_PER_LAUNCHER * LIVES_PER_LAUNCHER
+    }
+
+    /// Which of the launcher's lives this is, from 1.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Where its workers' journals lie.
+    pub(crate) fn journals(&self) -> PathBuf {
+        self.journals.clone()
+    }
+
+    /// By worker: what it was dealt in lives of the launcher before.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (usize, &[Portion])> {
+        self.held.iter().map(|held| &held.open[..]).enumerate()
+    }
+
+    /// Says how far a worker is, and of which epoch it wants more batches.
+    pub(crate) fn note(&self, worker: usize, done: Option<Position>, wants: Option<u32>) {
+        let mut slate = self.shared.slate();
+        let place = self.first + worker as u32;
+        let is_served = slate.dealt.iter().any(|(dealt, _)| *dealt == place);
+        let Some(one) = slate.news.places.get_mut(worker) else { return };
+        one.done = done.map(|Position { epoch, batch }| BatchAt { epoch, batch });
+        let wants = wants.filter(|_| !is_served);
+        let is_new = wants.is_some() && one.wants != wants;
+        one.wants = wants;
+        if is_new {
+            slate.is_urgent = true;
+            self.shared.bell.notify_all();
+        }
+    }
+
+    /// Portions that were dealt since this was asked last, with their workers.
+    pub(crate) fn take_dealt(&self) -> Vec<(usize, Portion)> {
+        let dealt = std::mem::take(&mut self.shared.slate().dealt);
+        dealt.into_iter().map(|(place, portion)| ((place - self.first) as usize, portion)).collect()
+    }
+
+    /// How the job goes on.
+    pub(crate) fn course(&self) -> Course {
+        let slate = self.shared.slate();
+        if let Some(why) = &slate.lost {
+            return Course::Over(why.clone());
+        }
+        let Some(state) = &slate.state else { return Course::On };
+        match (&state.end, &state.stopped) {
+            (Some(JobEnd::Failed { why }), _) => {
+                Course::Over(format!("job {} has failed: {why}", self.job))
+            }
+            (Some(JobEnd::Stopped { why }), _) | (None, Some(why)) => Course::Stopped(why.clone()),
+            (Some(JobEnd::Done) | None, _) => Course::On,
+        }
+    }
+
+    /// How the job is, as was heard last.
+    pub(super) fn state(&self) -> JobState {
+        self.shared.slate().state.clone().unwrap_or_default()
+    }
+
+    /// Whether anything was heard yet.
+    pub(super) fn has_heard(&self) -> bool {
+        self.shared.slate().state.is_some()
+    }
+
+    /// Whether the coordinator is out of reach, or answers this launcher no more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.shared.slate().lost.is_some()
+    }
+
+    /// Results of other hosts, by their first places.
+    pub(super) fn results(&self) -> BTreeMap<u32, String> {
+        self.shared.slate().results.clone()
+    }
+
+    /// Changes what the coordinator is told.
+    pub(super) fn say(&self, change: impl FnOnce(&mut JobNews)) {
+        let mut slate = self.shared.slate();
+        change(&mut slate.news);
+        slate.is_urgent = true;
+        self.shared.bell.notify_all();
+    }
+
+    /// Has all workers of the job stop, unless it ends already.
+    pub(crate) fn stop(&self) {
+        if self.shared.slate().news.end.is_none() {
+            let why = format!("interrupted on {}", self.host);
+            self.say(|news| news.end = Some(JobEnd::Stopped { why }));
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.slate().is_over = true;
+        self.shared.bell.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn unasked(held: &PlaceHeld) -> PlaceNews {
+    PlaceNews { place: held.place, done: None, portion: held.portion, wants: None }
+}
+
+/// Why there is no seat.
+pub(super) enum Refused {
+    ByJob(JobRefusal),
+    Failed(String),
+}
+
+/// What people call this host.
+pub(super) fn host_name() -> String {
+    let name = uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "host".to_owned() } else { name }
+}
+
+/// The way to whichever coordinator leads.
+struct Line {
+    coordinated: Coordinated,
+    caller: Option<Caller>,
+    /// Since when nobody answers.
+    silent_since: Option<Instant>,
+}
+
+impl Line {
+    fn new(coordinated: &Coordinated) -> Line {
+        Line { coordinated: coordinated.clone(), caller: None, silent_since: None }
+    }
+
+    /// Asks once. None: nobody has answered, and it may be asked again; after
+    /// [`COORDINATOR_PATIENCE`] that is an error, and so is a coordinator that says no.
+    fn ask(&mut self, ask: &JobAsk) -> Result<Option<JobAnswer>, String> {
+        let failure = match self.say(ask) {
+            Ok(answer) => {
+                self.silent_since = None;
+                return match answer {
+                    ToMember::Job(answer) => Ok(Some(*answer)),
+                    other => Err(unexpected(&other).to_string()),
+                };
+            }
+            Err(Unfound::Denied(failure)) => return Err(failure.to_string()),
+            Err(Unfound::Silent(failure)) => failure,
+        };
+        self.caller = None;
+        let seconds = COORDINATOR_PATIENCE.as_secs();
+        if self.silent_since.is_none() {
+            complain(&format!("gradwire: {failure}; it is tried for {seconds} s"));
+        }
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < COORDINATOR_PATIENCE {
+            return Ok(None);
+        }
+        Err(format!("no coordinator has answered for {seconds} s: {failure}"))
+    }
+
+    fn say(&mut self, ask: &JobAsk) -> Result<ToMember, Unfound> {
+        let Coordinated { addresses, cluster } = &self.coordinated;
+        let caller = match &mut self.caller {
+            Some(caller) => caller,
+            none => none.insert(Caller::find(addresses, cluster)?),
+        };
+        caller.say(&ToCoordinator::Job(ask.clone())).map_err(Unfound::Silent)
+    }
+}
+
+/// The thread's own.
+struct Attendant {
+    shared: Arc<Shared>,
+    line: Line,
+    job: String,
+    holder: u64,
+    /// First places of hosts that people were told are away.
+    told_away: BTreeSet<u32>,
+}
+
+impl Attendant {
+    fn run(mut self) {
+        while let Some(news) = self.next_news() {
+            let (job, verb) = (self.job.clone(), JobVerb::Attend(news));
+            match self.line.ask(&JobAsk { job, holder: self.holder, verb }) {
+                Ok(Some(JobAnswer::State(state))) => self.hear(state),
+                Ok(None | Some(JobAnswer::Refused(JobRefusal::Full { .. }))) => {
+                    std::thread::sleep(AGAIN_AFTER);
+                }
+                Ok(Some(JobAnswer::Refused(refusal))) => return self.lose(&refusal.to_string()),
+                Ok(Some(JobAnswer::Enrolled(_))) => {
+                    return self.lose("the coordinator answers out of turn");
+                }
+                Err(why) => return self.lose(&why),
+            }
+        }
+    }
+
+    fn lose(&self, why: &str) {
+        self.shared.slate().lost = Some(format!("job {}: {why}", self.job));
+    }
+
+    /// What is to be said next, when it is time; none: nothing more.
+    fn next_news(&self) -> Option<JobNews> {
+        let until = Instant::now() + ATTEND_EVERY;
+        let mut slate = self.shared.slate();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if slate.is_over {
+                return None;
+            }
+            if slate.is_urgent || left.is_zero() {
+                slate.is_urgent = false;
+                return Some(slate.news.clone());
+            }
+            let waited = self.shared.bell.wait_timeout(slate, left);
+            slate = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn hear(&mut self, mut state: JobState) {
+        state.away.iter().for_each(|away| self.tell_away(away));
+        self.told_away.retain(|first| state.away.iter().any(|away| away.first == *first));
+        let mut slate = self.shared.slate();
+        for (place, portion) in std::mem::take(&mut state.dealt) {
+            let one = slate.news.places.iter_mut().find(|one| one.place == place);
+            let Some(one) = one.filter(|one| portion.number == one.portion + 1) else { continue };
+            (one.portion, one.wants) = (portion.number, None);
+            slate.dealt.push_back((place, portion));
+        }
+        for (first, result) in std::mem::take(&mut state.results) {
+            if !slate.news.results_seen.contains(&first) {
+                slate.news.results_seen.push(first);
+                slate.is_urgent = true; // There may be more.
+            }
+            slate.results.insert(first, result);
+        }
+        slate.state = Some(state);
+    }
+
+    fn tell_away(&mut self, away: &AwayHost) {
+        if !self.told_away.insert(away.first) {
+            return;
+        }
+        let AwayHost { host, first, places, away_ms, patience_ms } = away;
+        let left = patience_ms.saturating_sub(*away_ms) / 1000;
+        complain(&format!(
+            "gradwire: job {}: {host} with {} was not heard of for {} s; start the same command \
+             again there within {left} s",
+            self.job,
+            worker_words(*first, *places),
+            away_ms / 1000
+        ));
+    }
+}
+
+/// Workers by their numbers: `workers 4 to 7`.
+pub(super) fn worker_words(first: u32, places: u32) -> String {
+    match places {
+        1 => format!("worker {first}"),
+        _ => format!("workers {first} to {}", first + places.max(1) - 1),
+    }
+}
