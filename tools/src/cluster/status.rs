@@ -296,6 +296,20 @@ mod tests {
 
     use super::*;
 
+    fn job() -> JobStatus {
+        JobStatus {
+            name: "nightly".into(),
+            workers: 12,
+            present: 8,
+            hosts: 3,
+            state: "runs".into(),
+            epochs: 2,
+            epoch: 1,
+            portions: 1234,
+            open: 15,
+        }
+    }
+
     #[test]
     fn a_status_is_a_table_that_says_first_what_is_wrong() {
         let server = ServerId::new(3);
@@ -327,17 +341,6 @@ mod tests {
         };
         let chain = Chain { epoch: Epoch::new(9), replicas: vec![server], joining: None };
         let state = ChainState::Filling { rows: Some((50, 200)) };
-        let job = JobStatus {
-            name: "nightly".into(),
-            workers: 12,
-            present: 8,
-            hosts: 3,
-            state: "runs".into(),
-            epochs: 2,
-            epoch: 1,
-            portions: 1234,
-            open: 15,
-        };
         let status = ClusterStatus {
             cluster: "ctr".into(),
             epoch: Epoch::new(9),
@@ -347,7 +350,7 @@ mod tests {
             servers: vec![server_status],
             troubled: vec![ChainStatus { shard: ShardId::new(1), chain, state }],
             history: vec![EpochCause { epoch: Epoch::new(9), cause: "why".into(), ago_ms: None }],
-            jobs: vec![job],
+            jobs: vec![job()],
             ..ClusterStatus::default()
         };
         let text = lines(&status).join("\n");

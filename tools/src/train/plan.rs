@@ -130,11 +130,8 @@ impl Plan {
         let job = job_plan(&args, workers, &servers)?;
         let workers = job.as_ref().map_or(workers, |(_, workers)| *workers);
         let job = job.map(|(job, _)| job);
-        let started_as = match args.processes {
-            Some(true) => StartedAs::Processes,
-            _ if job.is_some() => StartedAs::Processes,
-            _ => StartedAs::Threads,
-        };
+        let by_process = args.processes == Some(true) || job.is_some();
+        let started_as = if by_process { StartedAs::Processes } else { StartedAs::Threads };
         let in_cluster =
             matches!(servers, ServersWanted::Coordinated(_) | ServersWanted::Replicated { .. });
         check_cluster_flags(&args, in_cluster, started_as)?;

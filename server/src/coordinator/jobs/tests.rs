@@ -383,7 +383,8 @@ proptest! {
             }
         }
         world.finish();
-        let all = (0..EPOCHS).flat_map(|epoch| (0..BATCHES).map(move |batch| BatchAt { epoch, batch }));
+        let of = |epoch| (0..BATCHES).map(move |batch| BatchAt { epoch, batch });
+        let all = (0..EPOCHS).flat_map(of);
         let expected: BTreeMap<BatchAt, u32> = all.map(|batch| (batch, 1)).collect();
         prop_assert_eq!(world.done, expected);
     }
