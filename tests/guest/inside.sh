@@ -8,6 +8,7 @@ settings=/run/guest/settings
 readonly SCRIPT_ENDS_SECONDS=60 PEER_ANSWERS_SECONDS=60 RAIL_ADDRESS=10.78.0.1
 port=(/dev/vport*p1)
 exec </dev/null >"${port[0]}" 2>&1
+: >/run/guest/began
 net='' address='' port_awaited='' netem='' cut=''
 # shellcheck source=/dev/null # Written by run.sh: what is set to nothing above.
 source "$settings"

@@ -14,6 +14,7 @@ set -euo pipefail
 readonly EXIT_USAGE=2 EXIT_UNAVAILABLE=69 EXIT_TIME=124 EXIT_BROKEN=125
 readonly KILL_AFTER_SECONDS=5
 readonly CONSOLE_LINES_SHOWN=20
+readonly BOOTS_MAX=3
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 readonly here
 
@@ -169,19 +170,38 @@ write_command_line() {
     qemu=(qemu-system-x86_64 "${machine[@]}" "${boot[@]}" "${devices[@]}")
 }
 
-# Runs the guest to its end and gives the command's exit code.
-run_guest() {
-    local code=0 reader
-    mkfifo "$job/printed"
-    # Held open here, so that the reader ends after QEMU does, also if QEMU never opens it.
-    exec 9<>"$job/printed"
-    cat <"$job/printed" 9>&- &
-    reader=$!
+# Runs the guest once, to its end.
+boot() {
+    local code=0
+    [[ -z $wire ]] || rm -f "${wire%,*}" # One that died may have left it.
     timeout --foreground --kill-after=$KILL_AFTER_SECONDS "$time_limit" \
         "${qemu[@]}" </dev/null >&2 9>&- &
     guest=$!
     wait $guest || code=$?
     guest=''
+    return "$code"
+}
+
+# Whether the guest's kernel died before it had a process: the emulation of several processors that
+# start at once sometimes breaks it, and nothing was done yet.
+died_early() {
+    [[ ! -e $job/began ]] && grep --quiet 'Kernel panic' "$console"
+}
+
+# Runs the guest to its end and gives the command's exit code.
+run_guest() {
+    local code=0 boots=1 reader
+    mkfifo "$job/printed"
+    # Held open here, so that the reader ends after QEMU does, also if QEMU never opens it.
+    exec 9<>"$job/printed"
+    cat <"$job/printed" 9>&- &
+    reader=$!
+    boot || code=$?
+    while ((boots < BOOTS_MAX)) && died_early; do
+        echo "guest: its kernel died as it began; it is started again" >&2
+        boots=$((boots + 1)) code=0
+        boot || code=$?
+    done
     exec 9>&-
     wait $reader || true
     ((code != 124 && code != 137)) || fail $EXIT_TIME "ended after $time_limit s, the time limit"
