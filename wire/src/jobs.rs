@@ -308,6 +308,14 @@ pub struct JobStatus {
     pub open: u64,
 }
 
+/// A host's workers by their numbers in the job, for people: `workers 4 to 7`.
+pub fn worker_words(first: u32, places: u32) -> String {
+    match places {
+        1 => format!("worker {first}"),
+        _ => format!("workers {first} to {}", first + places.max(1) - 1),
+    }
+}
+
 impl Portion {
     /// Its last batch.
     pub fn last(&self) -> BatchAt {

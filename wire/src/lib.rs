@@ -62,6 +62,7 @@ pub use jobs::{
     JOB_RESULT_BYTES_MAX, JOB_RESULTS_AT_ONCE_MAX, JOB_SETTING_BYTES_MAX, JOB_SETTINGS_MAX,
     JOB_WORKERS_MAX, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, JobState,
     JobStatus, JobVerb, PORTION_BATCHES, PORTIONS_OPEN_MAX, PlaceHeld, PlaceNews, Portion,
+    worker_words,
 };
 pub use join::{JOIN_BODY_BYTES, JOINED_BODY_BYTES, Join, Joined, Staleness};
 pub use lane::{

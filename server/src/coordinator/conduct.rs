@@ -26,6 +26,7 @@ use super::census::Health;
 use super::checkpointer::{Parts, StoreNews, StoreTask};
 use super::event::Action;
 use super::machine::Machine;
+use super::view::millis;
 
 /// How long taking a checkpoint may take, its publication aside.
 pub const CHECKPOINT_MAX: Duration = Duration::from_secs(3600);
@@ -488,10 +489,6 @@ impl Taking {
     fn servers(&self) -> BTreeSet<ServerId> {
         self.parts.iter().filter_map(|part| part.state.server()).collect()
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 mod base;

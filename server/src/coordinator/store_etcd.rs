@@ -68,6 +68,19 @@ struct Record {
     entry: Entry,
 }
 
+/// A value that is written with a count of its kind.
+struct Counted<'a, T> {
+    /// Where the count stands, so that it can be compared.
+    counter: &'a str,
+    /// The count that the writer knows; 0: there is none.
+    before: u64,
+    count: u64,
+    name: &'a str,
+    value: &'a T,
+    /// What goes in the same step.
+    dropped: Vec<String>,
+}
+
 impl EtcdStore {
     /// Opens the log of a cluster, or begins one where there is none. Endpoints are `host:port`;
     /// TLS and passwords are not spoken.
@@ -173,21 +186,51 @@ impl EtcdStore {
         Ok(record.entry)
     }
 
-    /// The comparison that lets nobody write who leads no more.
-    fn term_is_ours(&self) -> Option<Value> {
-        let key = self.key(Term::KEY);
-        let value = to_json(&self.term?);
-        Some(json!({"key": key, "target": "VALUE", "result": "EQUAL", "value": value}))
-    }
-
-    fn check_term(&self, found: Option<Term>) -> Result<(), StoreError> {
-        match self.term {
-            Some(ours) if found != Some(ours) => {
-                let theirs = found.map_or(0, |term| term.term);
-                Err(StoreError::Fenced { ours: ours.term, theirs })
-            }
-            _ => Ok(()),
+    /// Writes a value and its count in one step, if the store has the count before and this
+    /// writer's term still is the newest. Else the count that the store has.
+    fn commit<T: PartialEq + Serialize + DeserializeOwned>(
+        &mut self,
+        write: Counted<'_, T>,
+    ) -> Result<Result<(), u64>, StoreError> {
+        let Counted { counter, before, count, name, value, dropped } = write;
+        let (counter_key, key, term_key) = (self.key(counter), self.key(name), self.key(Term::KEY));
+        let equals = |key: &str, value: String| {
+            let (target, result) = ("VALUE", "EQUAL");
+            json!({"key": key, "target": target, "result": result, "value": value})
+        };
+        let mut compare = vec![match before {
+            0 => json!({
+                "key": counter_key, "target": "VERSION", "result": "EQUAL", "version": "0",
+            }),
+            before => equals(&counter_key, to_json(&before)),
+        }];
+        compare.extend(self.term.map(|term| equals(&term_key, to_json(&term))));
+        let mut success = vec![put(&counter_key, &to_json(&count)), put(&key, &to_json(value))];
+        let drop = |name| json!({"requestDeleteRange": {"key": self.key(name)}});
+        success.extend(dropped.iter().map(String::as_str).map(drop));
+        let failure = json!([
+            {"requestRange": {"key": counter_key}}, {"requestRange": {"key": key}},
+            {"requestRange": {"key": term_key}},
+        ]);
+        let body = json!({"compare": compare, "success": success, "failure": failure});
+        let answer = self.call("/v3/kv/txn", &body)?;
+        if answer.get("succeeded") == Some(&Value::Bool(true)) {
+            return Ok(Ok(()));
         }
+        let found = |at: usize| response(&answer, at).unwrap_or(&Value::Null);
+        let theirs: Option<u64> = self.value(counter, found(0))?;
+        let there: Option<T> = self.value(name, found(1))?;
+        let term: Option<Term> = self.value(Term::KEY, found(2))?;
+        if theirs == Some(count) && there.as_ref() == Some(value) {
+            return Ok(Ok(())); // An earlier attempt, whose answer was lost.
+        }
+        if let Some(ours) = self.term
+            && term != Some(ours)
+        {
+            let theirs = term.map_or(0, |term| term.term);
+            return Err(StoreError::Fenced { ours: ours.term, theirs });
+        }
+        Ok(Err(theirs.unwrap_or(0)))
     }
 
     fn newest_epoch(&mut self) -> Result<u64, StoreError> {
@@ -242,40 +285,18 @@ impl Store for EtcdStore {
     fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
         let epoch = entry.placement.epoch.get();
         let record = Record { writer: self.writer, entry: entry.clone() };
-        let (newest, name) = (self.key("newest"), entry_name(epoch));
-        let key = self.key(&name);
-        let term_key = self.key(Term::KEY);
-        let before = match epoch.saturating_sub(1) {
-            0 => json!({"key": newest, "target": "VERSION", "result": "EQUAL", "version": "0"}),
-            before => json!({
-                "key": newest, "target": "VALUE", "result": "EQUAL", "value": to_json(&before),
-            }),
-        };
-        let mut compare = vec![before];
-        compare.extend(self.term_is_ours());
-        let mut success = vec![put(&newest, &to_json(&epoch)), put(&key, &to_json(&record))];
-        if let Some(oldest) = epoch.checked_sub(HISTORY_MAX) {
-            success.push(json!({"requestDeleteRange": {"key": self.key(&entry_name(oldest))}}));
-        }
-        let failure = json!([
-            {"requestRange": {"key": newest}}, {"requestRange": {"key": key}},
-            {"requestRange": {"key": term_key}},
-        ]);
-        let body = json!({"compare": compare, "success": success, "failure": failure});
-        let answer = self.call("/v3/kv/txn", &body)?;
-        if answer.get("succeeded") == Some(&Value::Bool(true)) {
-            return Ok(());
-        }
-        let found = |at: usize| response(&answer, at).unwrap_or(&Value::Null);
-        let theirs: Option<u64> = self.value("newest", found(0))?;
-        let there: Option<Record> = self.value(&name, found(1))?;
-        let term: Option<Term> = self.value(Term::KEY, found(2))?;
-        if theirs == Some(epoch) && there.as_ref() == Some(&record) {
-            return Ok(()); // An earlier attempt, whose answer was lost.
-        }
-        self.check_term(term)?;
-        let ours = Epoch::new(epoch.saturating_sub(1));
-        Err(StoreError::Conflict { ours, theirs: Epoch::new(theirs.unwrap_or(0)) })
+        let before = epoch.saturating_sub(1);
+        let oldest = epoch.checked_sub(HISTORY_MAX);
+        let kept = self.commit(Counted {
+            counter: "newest",
+            before,
+            count: epoch,
+            name: &entry_name(epoch),
+            value: &record,
+            dropped: oldest.map(entry_name).into_iter().collect(),
+        })?;
+        let (ours, theirs) = (Epoch::new(before), Epoch::new);
+        kept.map_err(|found| StoreError::Conflict { ours, theirs: theirs(found) })
     }
 
     fn history(&mut self, count_max: usize) -> Result<Vec<(Epoch, String)>, StoreError> {
@@ -308,41 +329,16 @@ impl Store for EtcdStore {
     fn keep_job(&mut self, write: &JobWrite) -> Result<(), StoreError> {
         let JobWrite { record, after, forgotten } = write;
         let job = record.name.as_str();
-        let (name, version_name) = (job_name(job), version_name(job));
-        let (key, version_key) = (self.key(&name), self.key(&version_name));
-        let term_key = self.key(Term::KEY);
-        let before = match after {
-            0 => json!({
-                "key": version_key, "target": "VERSION", "result": "EQUAL", "version": "0",
-            }),
-            after => json!({
-                "key": version_key, "target": "VALUE", "result": "EQUAL", "value": to_json(after),
-            }),
-        };
-        let mut compare = vec![before];
-        compare.extend(self.term_is_ours());
-        let version = to_json(&record.version);
-        let mut success = vec![put(&version_key, &version), put(&key, &to_json(record))];
-        for name in forgotten.iter().flat_map(|job| [job_name(job), self::version_name(job)]) {
-            success.push(json!({"requestDeleteRange": {"key": self.key(&name)}}));
-        }
-        let failure = json!([
-            {"requestRange": {"key": version_key}}, {"requestRange": {"key": key}},
-            {"requestRange": {"key": term_key}},
-        ]);
-        let body = json!({"compare": compare, "success": success, "failure": failure});
-        let answer = self.call("/v3/kv/txn", &body)?;
-        if answer.get("succeeded") == Some(&Value::Bool(true)) {
-            return Ok(());
-        }
-        let found = |at: usize| response(&answer, at).unwrap_or(&Value::Null);
-        let theirs: Option<u64> = self.value(&version_name, found(0))?;
-        let there: Option<JobRecord> = self.value(&name, found(1))?;
-        if there.as_ref() == Some(record) {
-            return Ok(()); // An earlier attempt, whose answer was lost.
-        }
-        self.check_term(self.value(Term::KEY, found(2))?)?;
-        let (job, theirs) = (job.to_owned(), theirs.unwrap_or(0));
-        Err(StoreError::JobConflict { job, ours: *after, theirs })
+        let both = |job: &String| [job_name(job), version_name(job)];
+        let kept = self.commit(Counted {
+            counter: &version_name(job),
+            before: *after,
+            count: record.version,
+            name: &job_name(job),
+            value: record,
+            dropped: forgotten.iter().flat_map(both).collect(),
+        })?;
+        let (job, ours) = (job.to_owned(), *after);
+        kept.map_err(|theirs| StoreError::JobConflict { job, ours, theirs })
     }
 }

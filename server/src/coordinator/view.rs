@@ -144,6 +144,7 @@ impl Machine {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// A time in ms, as the wire has it.
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -83,14 +83,17 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
     let seconds = board.finish();
     let trained = trained.inspect_err(|_| give_back(plan, &job, &cluster))?;
 
+    let trained = Done::sum(&trained);
     let result = finish(plan, &trained, (&job, weights), &mut observer, seconds, stop)?;
     Ok((result, board))
 }
 
 /// Tests, measures and saves what was learned.
+///
+/// - `trained`: what all workers have done together.
 fn finish(
     plan: &Plan,
-    trained: &[Done],
+    trained: &Done,
     (job, weights): (&Job, Table),
     observer: &mut Session,
     seconds: f64,
@@ -99,7 +102,7 @@ fn finish(
     let tested = if stop.asked() {
         None
     } else {
-        check_labels(trained)?;
+        check_labels(&trained.metrics)?;
         test(plan, weights, trained, observer, stop)?
     };
     let interrupted = stop.asked();
@@ -154,9 +157,7 @@ fn give_back(plan: &Plan, job: &Job, cluster: &Cluster) {
 }
 
 /// Readers that share the data cannot tell alone whether it has both classes.
-fn check_labels(trained: &[Done]) -> Result<(), Failure> {
-    let mut all = Metrics::default();
-    trained.iter().for_each(|done| all.merge(&done.metrics));
+fn check_labels(all: &Metrics) -> Result<(), Failure> {
     match (all.rows(), all.mean_label()) {
         (0, _) => Err(Failure::failed(DataError::NoRows)),
         (rows, label) if label == 0.0 || label == 1.0 => {
@@ -170,7 +171,7 @@ fn check_labels(trained: &[Done]) -> Result<(), Failure> {
 fn test(
     plan: &Plan,
     weights: Table,
-    trained: &[Done],
+    trained: &Done,
     observer: &mut Session,
     stop: &Stop,
 ) -> Result<Option<Metrics>, Failure> {
@@ -187,9 +188,9 @@ fn test(
 }
 
 /// The test files, read with the columns that the training files were found to have.
-fn read_alike(test: &SourceSpec, trained: &[Done]) -> SourceSpec {
-    let columns = trained.iter().find_map(|done| done.columns.clone());
-    SourceSpec { columns: columns.unwrap_or_else(|| test.columns.clone()), ..test.clone() }
+fn read_alike(test: &SourceSpec, trained: &Done) -> SourceSpec {
+    let columns = trained.columns.as_ref().unwrap_or(&test.columns).clone();
+    SourceSpec { columns, ..test.clone() }
 }
 
 fn measure(weights: Table, observer: &mut Session) -> Result<TableSize, Failure> {

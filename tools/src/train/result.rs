@@ -71,15 +71,13 @@ pub(crate) struct TrainResult {
 impl TrainResult {
     pub(crate) fn new(
         plan: &Plan,
-        trained: &[Done],
+        trained: &Done,
         tested: Option<&Metrics>,
         size: TableSize,
         seconds: f64,
         session: &Session,
     ) -> TrainResult {
-        let mut train = Metrics::default();
-        trained.iter().for_each(|done| train.merge(&done.metrics));
-        let traffic = Traffic::sum(trained.iter().map(|done| done.traffic));
+        let (train, traffic) = (&trained.metrics, trained.traffic);
         let bits_per_pair = |bytes: u64| bytes as f64 * 8.0 / traffic.pairs_pushed.max(1) as f64;
         let finite = |value: f64| value.is_finite().then_some(value);
         TrainResult {
@@ -91,14 +89,14 @@ impl TrainResult {
             test_logloss: tested.map(Metrics::logloss).and_then(finite),
             test_auc: tested.map(Metrics::auc).and_then(finite),
             test_calibration: tested.map(Metrics::calibration).and_then(finite),
-            bad_rows: trained.iter().map(|done| done.bad_rows).sum(),
+            bad_rows: trained.bad_rows,
             features: size.rows,
             table_bytes_per_key: size.bytes as f64 / size.rows.max(1) as f64,
             rows_admitted: size.rows_admitted,
             deltas_dropped: size.deltas_dropped,
             rows_expired: size.rows_expired,
-            bytes_sent: trained.iter().map(|done| done.bytes_sent).sum(),
-            resends: trained.iter().map(|done| done.resends).sum(),
+            bytes_sent: trained.bytes_sent,
+            resends: trained.resends,
             push_bits_per_pair: bits_per_pair(traffic.push_bytes),
             sent_bits_per_pair: bits_per_pair(traffic.push_bytes + traffic.pull_bytes),
             traffic,
@@ -116,8 +114,8 @@ impl TrainResult {
                 StartedAs::Threads => "threads",
                 StartedAs::Processes => "processes",
             },
-            worker_restarts: trained.iter().map(|done| u64::from(done.restarts)).sum(),
-            worker_backups: trained.iter().map(|done| u64::from(done.backups)).sum(),
+            worker_restarts: trained.restarts.into(),
+            worker_backups: trained.backups.into(),
             isa: plan.isa.level().to_string(),
         }
     }

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use wire::{
     AwayHost, JOB_RESULTS_AT_ONCE_MAX, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal,
-    JobState, JobStatus, JobVerb, Time,
+    JobState, JobStatus, JobVerb, Time, worker_words,
 };
 
 use super::super::event::ConnectionId;
+use super::super::view::millis;
 use super::record::{Host, JobRecord};
 
 /// How long a host of a job may say nothing before its job ends.
@@ -374,16 +375,4 @@ impl Known {
             open: record.places.iter().map(|place| place.open.len() as u64).sum(),
         }
     }
-}
-
-/// Workers by their numbers: `workers 4 to 7`.
-fn worker_words(first: u32, places: u32) -> String {
-    match places {
-        1 => format!("worker {first}"),
-        _ => format!("workers {first} to {}", first + places.max(1) - 1),
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

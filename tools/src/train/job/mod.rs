@@ -18,12 +18,12 @@ use learn::data::Source;
 use learn::metrics::Metrics;
 use learn::{INCARNATION, Job, Table};
 use serde::Serialize;
-use wire::{JOB_REASON_BYTES_MAX, JOB_RESULT_BYTES_MAX, JobBid, JobEnd, JobRefusal};
+use wire::{JOB_REASON_BYTES_MAX, JOB_RESULT_BYTES_MAX, JobBid, JobEnd, JobRefusal, worker_words};
 use worker::{Servers, Session, WorkerId};
 
 use self::args::{beginning, settings};
 use self::dir::JobDir;
-use self::seat::{Refused, host_name, worker_words};
+use self::seat::{Refused, host_name};
 use super::board::Board;
 use super::cluster::Cluster;
 use super::lives::run_processes;
@@ -174,7 +174,7 @@ fn carry_out(
     };
     let mut all = wait_for_results(seat)?;
     all.insert(0, own);
-    let result = finish(plan, &all, (job, weights), &mut observer, seconds, stop)?;
+    let result = finish(plan, &Done::sum(&all), (job, weights), &mut observer, seconds, stop)?;
     seat.say(|news| news.end = Some(JobEnd::Done));
     let until = Instant::now() + FAREWELL_MAX;
     while seat.state().end.is_none() {

@@ -17,7 +17,7 @@ use learn::Position;
 use rustix::system::uname;
 use wire::{
     AwayHost, BatchAt, Enrolled, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobState,
-    JobVerb, PlaceHeld, PlaceNews, Portion, ToCoordinator, ToMember,
+    JobVerb, PlaceHeld, PlaceNews, Portion, ToCoordinator, ToMember, worker_words,
 };
 use worker::JobId;
 
@@ -406,13 +406,5 @@ impl Attendant {
             worker_words(*first, *places),
             away_ms / 1000
         ));
-    }
-}
-
-/// Workers by their numbers: `workers 4 to 7`.
-pub(super) fn worker_words(first: u32, places: u32) -> String {
-    match places {
-        1 => format!("worker {first}"),
-        _ => format!("workers {first} to {}", first + places.max(1) - 1),
     }
 }
