@@ -14,7 +14,9 @@
 //! taken, with four 98 of 100.
 
 pub(crate) mod alone;
+mod put;
 
+pub use self::put::{Put, prefetch_put, put};
 use crate::hash::mix;
 use crate::lanes::prefetch;
 

@@ -31,8 +31,15 @@ const NOTED_MAX: usize = 1 << 20;
 /// Lines that one part of the walk looks at, most of them empty or not.
 const LINES_WALKED: usize = 4096;
 
-/// Keys of a page that are looked for, and added, at once.
+/// Keys of a page for which there is room before the first of them is looked for.
 const PAGE_BLOCK_KEYS: usize = 64;
+
+/// A copy has room for one row more in so many than it is to have: lines that are all but full are
+/// slow to fill, and the first new keys would have to wait until they are moved to more of them.
+const MARGIN_PART: usize = 16;
+
+/// Keys between the one that is put in and the one whose lines the cache is asked for.
+const KEYS_AHEAD: usize = 12;
 
 /// How much of a table's rows there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +108,11 @@ impl Table {
         self.part = Part::Some;
         // Made at once, lines need not be moved time and again. Where there is no room for all,
         // the page that has none says so.
-        let rows = usize::try_from(rows).unwrap_or(usize::MAX).min(self.rows_max);
-        let _ = self.reserve(rows.saturating_sub(self.index.keys()));
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+        let rows = rows.saturating_add(rows / MARGIN_PART).min(self.rows_max);
+        if self.reserve(rows.saturating_sub(self.index.keys())).is_ok() {
+            self.index.fill_all();
+        }
     }
 
     /// A copy that has been filled is sent all counts anew.
@@ -244,80 +254,62 @@ impl Table {
     /// - Errors: [`Full`]. Some rows may have been taken in.
     pub(crate) fn take_page(&mut self, page: RowsView<'_>, clock: u32) -> Result<(), Full> {
         let width = self.page_width();
-        let mut at = [MISSING; PAGE_BLOCK_KEYS];
-        let blocks = (0..page.keys.len()).step_by(PAGE_BLOCK_KEYS);
-        for (block, rows) in blocks.zip(page.rows.chunks(PAGE_BLOCK_KEYS * width)) {
-            let keys = &page.keys[block..];
-            let at = &mut at[..keys.len().min(PAGE_BLOCK_KEYS)];
-            self.find(keys, at); // Of those behind the block, too, the lines are brought in.
-            self.take_block(&keys[..at.len()], rows, at, clock)?;
+        let (ahead, _) = page.keys.split_at(page.keys.len().min(KEYS_AHEAD));
+        ahead.iter().for_each(|&key| self.index.prefetch(key));
+        for (at, (&key, row)) in page.keys.iter().zip(page.rows.chunks_exact(width)).enumerate() {
+            if at.is_multiple_of(PAGE_BLOCK_KEYS) {
+                let block = &page.keys[at..];
+                self.make_place(&block[..block.len().min(PAGE_BLOCK_KEYS)], clock)?;
+            }
+            if let Some(&ahead) = page.keys.get(at + KEYS_AHEAD) {
+                self.index.prefetch(ahead);
+            }
+            self.put_row(key, row);
         }
         Ok(())
     }
 
-    /// Takes in a block of a page.
-    ///
-    /// - `at`: where its keys were found.
-    fn take_block(
-        &mut self,
-        keys: &[u64],
-        rows: &[f32],
-        at: &[u32],
-        clock: u32,
-    ) -> Result<(), Full> {
-        let width = self.page_width();
-        let (mut absent, mut count) = ([(0, 0); PAGE_BLOCK_KEYS], 0);
-        let stored = stored_mut(&mut self.index, &mut self.rows);
-        for (place, (&row, from)) in at.iter().zip(rows.chunks_exact(width)).enumerate() {
-            if row == MISSING {
-                absent[count] = (keys[place], place);
-                count += 1;
-            } else {
-                let start = row as usize * stored.stride;
-                stored.floats[start..start + width].copy_from_slice(from);
-            }
+    /// Makes room for a block of a page.
+    fn make_place(&mut self, block: &[u64], clock: u32) -> Result<(), Full> {
+        let mut more = block.len();
+        let fits = |table: &Table, more| table.index.keys() + more <= table.rows_max;
+        if !fits(self, more) || !self.index.has_room(more) {
+            // Only as much as it takes: those that are there, and stay if old rows make room, need
+            // none.
+            more = self.count_missing(block, clock);
         }
-        let absent = &mut absent[..count];
-        if absent.is_empty() {
-            return Ok(());
-        }
-        self.make_place(count, clock)?;
-        // A key that stands twice in a page is added once: its last row stays.
-        absent.sort_unstable();
-        for (at, &(key, place)) in absent.iter().enumerate() {
-            if absent.get(at + 1).is_none_or(|&(next, _)| next != key) {
-                self.add_row(key, &rows[place * width..][..width]);
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes room for so many rows of a page.
-    fn make_place(&mut self, more: usize, clock: u32) -> Result<(), Full> {
-        let full = Full { rows: self.index.keys() as u64 };
-        if self.index.keys() + more > self.rows_max
+        if !fits(self, more)
             && let Some(aging) = &mut self.aging
         {
             // Rows that the other table has swept already.
             aging.sweep_all(&mut self.index, &mut self.rows, clock);
         }
-        if self.index.keys() + more > self.rows_max {
-            return Err(full);
+        if fits(self, more) {
+            self.reserve(more)
+        } else {
+            Err(Full { rows: self.index.keys() as u64 })
         }
-        self.reserve(more)
     }
 
-    /// Adds a row of a page, stamp and all, after [`Table::make_place`].
-    fn add_row(&mut self, key: u64, row: &[f32]) {
+    /// Writes a row of a page, stamp and all, after [`Table::make_place`].
+    fn put_row(&mut self, key: u64, row: &[f32]) {
         let mut payload = Payload::default();
-        if let Some(rows) = &mut self.rows {
-            payload[0] = rows.add();
-            let start = payload[0] as usize * rows.stride();
-            rows.floats_mut()[start..start + row.len()].copy_from_slice(row);
-        } else {
-            payload.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits());
+        match &self.rows {
+            Some(rows) => payload[0] = rows.next(),
+            None => {
+                payload.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits());
+            }
         }
-        self.index.insert(key, &payload);
+        let (at, was_there) = self.index.find_or_insert(key, &payload);
+        if let Some(rows) = self.rows.as_mut().filter(|_| !was_there) {
+            let added = rows.add();
+            debug_assert_eq!(added, at, "the one that was to be next");
+        } else if !was_there {
+            return;
+        }
+        let stored = stored_mut(&mut self.index, &mut self.rows);
+        let start = at as usize * stored.stride;
+        stored.floats[start..start + row.len()].copy_from_slice(row);
     }
 
     /// Numbers that a page's rows begin with and that a checkpoint may round.

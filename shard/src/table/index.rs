@@ -103,23 +103,23 @@ pub(crate) struct Index {
     /// Beyond so many lines it grows only where keys find no place at all.
     pub(super) lines_allowed: usize,
     pub(super) shape: Shape,
-    growth: Option<Growth>,
+    pub(super) growth: Option<Growth>,
     /// Lines that are not settled since the last growth: the first ones.
     unsettled: usize,
     /// Lines that are to be moved or settled before more keys are added.
     owed: usize,
     /// Lines whose pages are there or asked for.
-    filled: usize,
+    pub(super) filled: usize,
     pub(super) taken: usize,
     /// Where each stray's payload begins.
     pub(super) strays: BTreeMap<u64, u32>,
-    changes: u64,
+    pub(super) changes: u64,
     pub(super) watch: Watch,
 }
 
 /// A growth under way.
 #[derive(Clone, Copy, Debug)]
-struct Growth {
+pub(super) struct Growth {
     before: Shape,
     /// Lines afterwards.
     after: usize,
@@ -226,7 +226,7 @@ impl Index {
     }
 
     /// What a search gives for a key whose payload begins at `place`.
-    fn beside(&self, place: u32) -> u32 {
+    pub(super) fn beside(&self, place: u32) -> u32 {
         match self.layout.holds() {
             lines::Holds::Number => self.words()[place as usize],
             lines::Holds::Row => place,
@@ -380,14 +380,18 @@ impl Index {
     /// - Result: what a search for it gives now. Rows that lie in lines may have moved if
     ///   [`Index::changes`] has.
     pub(crate) fn insert(&mut self, key: u64, payload: &Payload) -> u32 {
+        self.count_added();
+        let place = self.put(key, payload);
+        self.beside(place)
+    }
+
+    pub(super) fn count_added(&mut self) {
         self.taken += 1;
         match self.upkeep() {
             Upkeep::None => self.owed = 0,
             _ if self.growth.is_some() => self.owed += lines_moved_a_key(self.layout),
             _ => self.owed += 1,
         }
-        let place = self.put(key, payload);
-        self.beside(place)
     }
 
     fn put(&mut self, key: u64, payload: &Payload) -> u32 {
@@ -403,7 +407,7 @@ impl Index {
     }
 
     #[cold]
-    fn put_stray(&mut self, key: u64, payload: &Payload) -> u32 {
+    pub(super) fn put_stray(&mut self, key: u64, payload: &Payload) -> u32 {
         self.changes += 1;
         let lanes = self.layout.lanes();
         let first = self.shape.lines();
@@ -612,6 +616,9 @@ mod tests {
             }
             check(&index, &oracle, &[1, 2, 3]);
             assert!(index.strays.len() > 100);
+            for &key in oracle.keys() {
+                assert!(index.find_or_insert(key, &Payload::default()).1, "key {key}");
+            }
             for key in (0..2000).map(|id| mix(id) | 1 << 60) {
                 index.reserve(1).expect("room");
                 index.insert(key, &payload_of(key));
@@ -678,6 +685,12 @@ mod tests {
                         if kind == 0 {
                             prop_assert_eq!(index.remove(key).is_some(), known);
                             oracle.remove(&key);
+                        } else if draw >> 40 & 1 == 0 {
+                            // What is there stays as it is, whatever is to be put in.
+                            let payload = oracle.get(&key).map_or(payload_of(key), |_| [7; 8]);
+                            let (_, was_there) = index.find_or_insert(key, &payload);
+                            prop_assert_eq!(was_there, known);
+                            oracle.entry(key).or_insert(payload);
                         } else if !known {
                             index.insert(key, &payload_of(key));
                             oracle.insert(key, payload_of(key));

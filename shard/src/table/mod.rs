@@ -11,6 +11,7 @@
 //! or not at all.
 
 mod aging;
+mod arrivals;
 mod bits;
 mod copies;
 mod counts;

@@ -139,7 +139,7 @@ impl Table {
 
     /// How many of these keys have no row, or one that is too old.
     #[cold]
-    fn count_missing(&self, keys: &[u64], clock: u32) -> usize {
+    pub(super) fn count_missing(&self, keys: &[u64], clock: u32) -> usize {
         let mut at = [0; BLOCK_KEYS];
         let count = |keys: &[u64]| {
             let at = &mut at[..keys.len()];

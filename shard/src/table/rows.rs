@@ -88,14 +88,21 @@ impl RowArena {
         }
     }
 
+    /// The row that [`RowArena::add`] gives next.
+    pub(crate) fn next(&self) -> u32 {
+        if self.free == MISSING {
+            return u32::try_from(self.rows).expect("rows_max fits 32 bits");
+        }
+        self.free
+    }
+
     /// A row of zeros, after [`RowArena::reserve`].
     pub(crate) fn add(&mut self) -> u32 {
+        let row = self.next();
         if self.free == MISSING {
-            let row = u32::try_from(self.rows).expect("rows_max fits 32 bits");
             self.rows += 1;
             return row;
         }
-        let row = self.free;
         let start = row as usize * self.stride;
         let floats = &mut self.floats.as_mut_slice()[start..start + self.stride];
         self.free = floats[0].to_bits();
