@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use transport::{ControlFault, ControlLink, ControlWriter, Coordinators};
+use transport::{ControlBell, ControlFault, ControlLink, ControlWriter, Coordinators, Waker};
 use wire::{
     Applicant, Apply, Beat, Candidate, Clock, Denial, Epoch, Life, Observation, Placement,
     RecordOrder, ServerId, ServerWork, StoreReport, ToCoordinator, ToMember, Welcome,
@@ -105,7 +105,7 @@ pub struct Reporter {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     stopping: AtomicBool,
     leaving: AtomicBool,
@@ -115,12 +115,15 @@ struct Shared {
     round_trip_ns: AtomicU64,
     links_made: AtomicU64,
     notes: Mutex<Notes>,
+    /// Rung when something was noted that does not wait for the next beat.
+    bell: Waker,
 }
 
 /// The thread's own state.
 struct Attendant<F> {
     spec: AgentSpec,
     shared: Arc<Shared>,
+    bell: ControlBell,
     on_event: F,
     epoch: Epoch,
     beat_every: Duration,
@@ -144,16 +147,18 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// There is no thread left.
+    /// There is no thread left, or no file.
     pub fn start(
         spec: AgentSpec,
         on_event: impl FnMut(AgentEvent) + Send + 'static,
     ) -> io::Result<Agent> {
-        let shared = Arc::new(Shared::default());
+        let bell = ControlBell::new()?;
+        let shared = Arc::new(Shared::new(bell.waker()));
         let (epoch, beat_every) = (Epoch::new(0), BEAT_EVERY);
         let seen = Arc::clone(&shared);
         let began = Instant::now();
-        let mut attendant = Attendant { spec, shared: seen, on_event, epoch, beat_every, began };
+        let mut attendant =
+            Attendant { spec, shared: seen, bell, on_event, epoch, beat_every, began };
         let thread = std::thread::Builder::new().name("agent".to_owned());
         let thread = Some(thread.spawn(move || attendant.run())?);
         Ok(Agent { shared, thread })
@@ -203,9 +208,10 @@ impl Reporter {
         self.shared.notes().report(observation);
     }
 
-    /// Reports how far a recording or a load is: with the next beat, and after each new link.
+    /// Reports how far a recording or a load is: at once, and after each new link.
     pub fn stored(&self, report: StoreReport) {
         self.shared.notes().store(report);
+        self.shared.bell.wake();
     }
 
     /// Tells what the server holds and has done: with the next beat.
@@ -220,6 +226,19 @@ impl Reporter {
 }
 
 impl Shared {
+    fn new(bell: Waker) -> Shared {
+        Shared {
+            stopping: AtomicBool::default(),
+            leaving: AtomicBool::default(),
+            is_linked: AtomicBool::default(),
+            epoch: AtomicU64::default(),
+            round_trip_ns: AtomicU64::default(),
+            links_made: AtomicU64::default(),
+            notes: Mutex::default(),
+            bell,
+        }
+    }
+
     fn notes(&self) -> MutexGuard<'_, Notes> {
         // Notes are whole after each statement, so that a panic elsewhere leaves them usable.
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -286,7 +305,7 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
         };
         let mut leave = Said::NotYet;
         while !self.shared.is_stopping() {
-            if let Some(message) = link.receive::<ToMember>(beat_at)? {
+            if let Some(message) = link.receive_or_rung::<ToMember>(beat_at, &self.bell)? {
                 (heard_at, patience) = (Instant::now(), SILENT_MAX);
                 if let Some(over) = self.take(message) {
                     return Ok(over);
@@ -301,21 +320,21 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
                 // One that is late is not made up for: beats in a bunch say nothing.
                 let due_at = beat_at + self.beat_every;
                 beat_at = if due_at > now { due_at } else { now + self.beat_every };
+            } else {
+                self.say_stored(&mut writer)?;
             }
         }
         Ok(Over::Ended)
     }
 
     fn beat(&self, writer: &mut ControlWriter, leave: &mut Said) -> Result<(), ControlFault> {
-        let (seen, work, stored, suspects) = {
+        let (seen, work, suspects) = {
             let mut notes = self.shared.notes();
-            (notes.unsaid(), notes.take_work(), notes.unsaid_of_stores(), notes.take_suspects())
+            (notes.unsaid(), notes.take_work(), notes.take_suspects())
         };
         let sent_ns = self.now_ns();
         writer.send(&ToCoordinator::Beat(Beat { sent_ns, epoch: self.epoch, seen, work }))?;
-        for report in stored {
-            writer.send(&ToCoordinator::Stored(report))?;
-        }
+        self.say_stored(writer)?;
         for server in suspects {
             writer.send(&ToCoordinator::Suspect { server, epoch: self.epoch })?;
         }
@@ -325,6 +344,12 @@ impl<F: FnMut(AgentEvent)> Attendant<F> {
             writer.send(&ToCoordinator::Leave)?;
         }
         Ok(())
+    }
+
+    /// Says what was noted of recordings and loads.
+    fn say_stored(&self, writer: &mut ControlWriter) -> Result<(), ControlFault> {
+        let stored = self.shared.notes().unsaid_of_stores();
+        stored.into_iter().try_for_each(|report| writer.send(&ToCoordinator::Stored(report)))
     }
 
     fn now_ns(&self) -> u64 {

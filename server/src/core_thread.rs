@@ -468,7 +468,7 @@ impl Running {
             }
         };
         tracing::info!(%report, "a chain has changed");
-        let _ = self.told.report.try_send(report);
+        self.told.report(report);
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use shard::chain::{Purpose, Replica, TAPE_BYTES, Tape};
 use wire::{Clock, ShardId, Time};
 
@@ -75,6 +76,8 @@ pub(crate) struct Recordings {
     spare_bytes: usize,
     /// What they took of turns.
     pub(crate) took: Turns,
+    /// The same, but only the time that this thread ran.
+    pub(crate) took_own: Turns,
 }
 
 impl Core {
@@ -133,7 +136,7 @@ impl Core {
         if self.hosted.iter().all(|hosted| hosted.tap.is_none()) {
             return false;
         }
-        let begun = self.transport.now();
+        let (begun, begun_own) = (self.transport.now(), processor_time());
         if is_asked {
             self.recordings.asked_at = begun;
         }
@@ -156,6 +159,7 @@ impl Core {
             self.pass_tapes(at, begun, is_paced);
         }
         self.recordings.took.note(self.transport.now() - begun);
+        self.recordings.took_own.note(processor_time().saturating_sub(begun_own));
         has_added
     }
 
@@ -196,6 +200,12 @@ impl Core {
         hosted.replica.end_recording();
         hosted.tap = None;
     }
+}
+
+/// What this thread has computed so far, the kernel's work for it included.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// How fast tapes are passed on.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use wire::{Epoch, ServerId, ShardId, StoreReport};
 
-/// Reports that wait to be taken; one too many is dropped, and said again when it is still true.
+/// Reports that wait to be taken; what finds no room is said later, or when it is asked for again.
 pub(crate) const REPORTS_MAX: usize = 1024;
 
 /// What has become of a shard here. The epochs are those of its chain: a report of an epoch that
@@ -46,6 +46,19 @@ pub enum Report {
     },
     /// How far a recording or a load is.
     Stored(StoreReport),
+}
+
+impl Report {
+    /// Whose it is.
+    pub(crate) fn shard(&self) -> ShardId {
+        match self {
+            Report::Filled { shard, .. }
+            | Report::Refused { shard, .. }
+            | Report::SuccessorLost { shard, .. }
+            | Report::SuccessorBack { shard, .. }
+            | Report::Stored(StoreReport { shard, .. }) => *shard,
+        }
+    }
 }
 
 impl fmt::Display for Report {

@@ -254,6 +254,7 @@ impl Core {
         view.traffic = Traffic { sent_bytes: self.transport.bytes_sent(), ..self.traffic };
         view.peers = self.present;
         view.recording = self.recordings.took;
+        view.recording_own = self.recordings.took_own;
         let queued = |peer: &PeerId| Some(self.peers[peer.index()].as_ref()?.inbox.len());
         view.requests_queued = self.turns.iter().filter_map(queued).sum();
         view.pulls_waiting = self.waiting.len();

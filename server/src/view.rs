@@ -47,6 +47,8 @@ pub struct CoreView {
     pub turns: Turns,
     /// What recordings for checkpoints took of each turn that had one.
     pub recording: Turns,
+    /// The same, but only the time that the core's thread ran.
+    pub recording_own: Turns,
     /// Connections, by what is at the other end.
     pub peers: Peers,
     /// Requests that were received and are not handled yet.

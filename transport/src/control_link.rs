@@ -8,14 +8,19 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use wire::{
     CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, ControlBuffer, ControlError, ToCoordinator,
     control_frame,
 };
+
+use crate::control_bell::ControlBell;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 16 << 10;
@@ -84,6 +89,34 @@ impl ControlLink {
     /// The writing end, for another thread too.
     pub fn writer(&self) -> ControlWriter {
         ControlWriter { stream: Arc::clone(&self.stream) }
+    }
+
+    /// As [`ControlLink::receive`]; also none, at once, if the bell is rung and nothing has come.
+    ///
+    /// # Errors
+    ///
+    /// The link is gone, or what came is no message.
+    pub fn receive_or_rung<T: DeserializeOwned>(
+        &mut self,
+        deadline: Instant,
+        bell: &ControlBell,
+    ) -> Result<Option<T>, ControlFault> {
+        if let Some(message) = self.incoming.take().map_err(ControlFault::Malformed)? {
+            return Ok(Some(message));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (link, rung) = (self.stream.as_fd(), bell.fd());
+        let mut ends = [link, rung].map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN));
+        match poll(&mut ends, Timespec::try_from(left).ok().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(ControlFault::Io(error.into())),
+        }
+        if ends[1].revents().contains(PollFlags::IN) {
+            bell.clear();
+        }
+        // What has come may be a part of a message; its rest is on its way.
+        let has_come = !ends[0].revents().is_empty();
+        self.receive(if has_come { deadline } else { Instant::now() })
     }
 
     /// The next message; none if there is none until `deadline`.
@@ -187,6 +220,26 @@ mod tests {
         let late = Instant::now() + Duration::from_secs(10);
         let message = link.receive::<ToMember>(late).expect("open");
         assert_eq!(message, Some(ToMember::BeatSeen { sent_ns: 7 }));
+    }
+
+    #[test]
+    fn a_wait_for_a_message_ends_when_the_bell_is_rung_and_each_ring_ends_one() {
+        let (mut link, mut other) = pair();
+        let bell = ControlBell::new().expect("a bell");
+        let late = Instant::now() + Duration::from_secs(600);
+        bell.waker().wake();
+        bell.waker().wake();
+        assert_eq!(link.receive_or_rung::<ToMember>(late, &bell).expect("open"), None);
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert_eq!(link.receive_or_rung::<ToMember>(soon, &bell).expect("open"), None);
+        assert!(Instant::now() >= soon, "it was rung before");
+        let seen = ToMember::BeatSeen { sent_ns: 7 };
+        let frame = control_frame(&seen, 1000).expect("short");
+        other.write_all(&[&frame[..], &frame[..]].concat()).expect("written");
+        assert_eq!(link.receive_or_rung(late, &bell).expect("open"), Some(seen.clone()));
+        bell.waker().wake();
+        assert_eq!(link.receive_or_rung(late, &bell).expect("open"), Some(seen));
+        assert_eq!(link.receive_or_rung::<ToMember>(late, &bell).expect("open"), None);
     }
 
     #[test]

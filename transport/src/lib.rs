@@ -7,6 +7,7 @@
 
 mod api;
 mod control;
+mod control_bell;
 mod control_link;
 mod coordinators;
 mod desk;
@@ -28,6 +29,7 @@ pub use api::{
     AdoptError, Event, Fault, Integrity, Limits, Link, PeerId, SendRefusal, Standing, Transport,
     Waker,
 };
+pub use control_bell::ControlBell;
 pub use control_link::{ControlFault, ControlLink, ControlWriter};
 pub use coordinators::Coordinators;
 pub use slot::{RecvSlot, SendSlot};

@@ -62,7 +62,7 @@ pub enum StoreTask {
         /// How many parts there will be.
         shards: u16,
     },
-    /// Write the manifest, and remove what is not kept.
+    /// Write the manifest.
     Publish(Box<Parts>),
     /// It is given up.
     Abandon {
@@ -187,7 +187,12 @@ impl Hands {
             tell(StoreNews::Found { taken });
         }
         while let Ok(task) = tasks.recv() {
-            self.perform(task, now_s()).into_iter().for_each(tell);
+            let news = self.perform(task, now_s());
+            let is_published = matches!(news, Some(StoreNews::Published { .. }));
+            news.into_iter().for_each(tell);
+            if is_published {
+                self.retain(); // Which takes long, and nobody is to wait for it.
+            }
         }
     }
 
@@ -271,11 +276,16 @@ impl Hands {
         let manifest = writer.publish(entries, facts).map_err(|error| error.to_string())?;
         let (number, bytes, rows) = (manifest.number.get(), manifest.part_bytes(), manifest.rows());
         tracing::info!(number, bytes, rows, ?clock, "a checkpoint is published");
+        Ok(StoreNews::Published { number, bytes, rows, clock })
+    }
+
+    /// Removes what is not kept; to be called once a checkpoint is published. What is left over is
+    /// removed the next time.
+    pub fn retain(&self) {
         match self.store.retain(self.keep) {
             Ok(removed) => tracing::debug!(?removed, "checkpoints are removed"),
             Err(error) => tracing::warn!(%error, "old checkpoints are not removed"),
         }
-        Ok(StoreNews::Published { number, bytes, rows, clock })
     }
 
     fn abandon(&mut self, why: &str) {

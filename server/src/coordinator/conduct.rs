@@ -3,11 +3,11 @@
 //! Owns one checkpoint at a time, from its number to its manifest. The store is left to
 //! `checkpointer`, recording to the servers; it is pure, as all of the machine.
 //!
-//! The tails are asked for their clocks, twice, and then the cut is chosen: a clock after the
-//! highest that the slowest worker has on any shard, as far ahead as every tail needs to hear of
-//! it. Each records what its shard is as it gets there. One that was beyond it when it heard says
-//! so, and the checkpoint is begun again with a cut that is farther ahead. Where workers stand
-//! still no clock is reached: after a while the cut is where each shard is.
+//! The tails are asked for their clocks, twice or three times, and then the cut is chosen: a clock
+//! after the highest that the slowest worker has on any shard, as far ahead as every tail needs to
+//! hear of it. Each records what its shard is as it gets there. One that was beyond it when it
+//! heard says so, and the checkpoint is begun again with a cut that is farther ahead. Where workers
+//! stand still no clock is reached: after a while the cut is where each shard is.
 //!
 //! Invariant: a checkpoint ends, well or not, by [`CHECKPOINT_MAX`] and the store's own deadlines;
 //! the job goes on either way.
@@ -322,8 +322,11 @@ impl Machine {
         if taking.cut.is_none()
             && let Some(highest) = taking.highest()
         {
-            let first = taking.first.get_or_insert(First::new(highest, now)).go_on(now);
-            if taking.has_all_again() || first.is_too_long_ago(now) {
+            let has_all_again = taking.has_all_again();
+            let first = taking.first.get_or_insert(First::new(highest, now));
+            if has_all_again && first.wants_later(highest) {
+                taking.forget_again();
+            } else if first.go_on(now).is_too_long_ago(now) || has_all_again {
                 taking.cut = Some((first.cut(highest, now, self.conductor.attempts), now));
                 self.say_cut();
             }

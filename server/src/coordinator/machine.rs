@@ -167,9 +167,15 @@ impl Machine {
                     proposal.error = Some(why);
                 }
             }
-            Event::Store(news) => self.hear_of_store(news, now),
-            // That one is under way already is as good; that none can be, the status says.
-            Event::TakeCheckpoint => drop(self.wish_for_checkpoint()),
+            Event::Store(news) => {
+                self.hear_of_store(news, now);
+                self.conduct(now);
+            }
+            Event::TakeCheckpoint => {
+                // That one is under way already is as good; that none can be, the status says.
+                let _ = self.wish_for_checkpoint();
+                self.conduct(now);
+            }
             Event::JobKept => self.job_kept(),
             Event::Tick => {
                 self.conduct(now);
@@ -223,6 +229,9 @@ impl Machine {
             (Some(Caller::Server(server)), ToCoordinator::Stored(report)) => {
                 self.hear_of_load(server, &report, now);
                 self.hear_of_part(server, report, now);
+                if self.conductor.awaits_no_part() {
+                    self.conduct(now);
+                }
             }
             (Some(_), _) => {
                 let expected = "a server's wish to leave, or a person's question".to_owned();

@@ -119,6 +119,13 @@ impl Loop {
         })
     }
 
+    /// What wakes it.
+    ///
+    /// - Errors: there are no files left.
+    pub(super) fn waker(&self) -> io::Result<Wake> {
+        self.waker.another()
+    }
+
     /// Leads.
     ///
     /// - Errors: there are no threads or files left.
@@ -176,7 +183,10 @@ impl Loop {
             for event in &ready {
                 match event.data.u64() {
                     LISTENER => self.accept(),
-                    WAKE => while matches!((&self.wake).read(&mut self.piece), Ok(1..)) {},
+                    WAKE => {
+                        while matches!((&self.wake).read(&mut self.piece), Ok(1..)) {}
+                        self.hear_wish();
+                    }
                     number => self.serve(number),
                 }
             }
@@ -253,9 +263,11 @@ impl Loop {
 
     /// Takes in what helpers of the lead say.
     fn hear_helpers(&mut self) -> Result<(), StoreError> {
+        let mut has_heard = false;
         while let Role::Leading(lead) = &mut self.role
             && let Some(told) = lead.next_told()
         {
+            has_heard = true;
             match (told, &self.rivals) {
                 (Told::Happened(event), _) => self.handle(event),
                 (Told::Fenced(error), None) => return Err(error),
@@ -265,13 +277,23 @@ impl Loop {
                 }
             }
         }
+        if has_heard {
+            self.show_checkpoints(self.now());
+        }
         Ok(())
     }
 
-    fn tick(&mut self, now: Time) {
+    /// Takes in that whoever started the loop wants a checkpoint.
+    fn hear_wish(&mut self) {
         if self.shared.is_checkpoint_wanted.load(Ordering::Relaxed) {
             self.handle(Event::TakeCheckpoint);
+            // It may be over before the next tick, and would be taken once more.
+            self.show_checkpoints(self.now());
         }
+    }
+
+    fn tick(&mut self, now: Time) {
+        self.hear_wish();
         self.handle(Event::Tick);
         self.show_checkpoints(now);
         self.flush(now);

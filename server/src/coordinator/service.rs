@@ -15,6 +15,7 @@ use wire::{CheckpointStatus, Epoch, RestoredFrom};
 
 use super::checkpointer::CheckpointSpec;
 use super::claims::Claims;
+use super::helpers::Wake;
 use super::lead::Start;
 use super::machine::HISTORY_SHOWN_MAX;
 use super::rounds::Loop;
@@ -28,6 +29,7 @@ pub struct Coordinator {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
     shared: Arc<Shared>,
+    waker: Wake,
     thread: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -164,13 +166,15 @@ impl Coordinator {
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
         let made = Loop::new(listener, spec, stored, Arc::clone(&shared));
-        let thread = made.and_then(|mut rounds| {
+        let started = made.and_then(|mut rounds| {
             begin(&mut rounds, address)?;
+            let waker = rounds.waker()?;
             let run = move || rounds.run(&stop);
-            std::thread::Builder::new().name("coordinator".to_owned()).spawn(run)
+            let thread = std::thread::Builder::new().name("coordinator".to_owned()).spawn(run)?;
+            Ok((waker, Some(thread)))
         });
-        let thread = Some(thread.map_err(CoordinateError::System)?);
-        Ok(Coordinator { address, stopping, shared, thread })
+        let (waker, thread) = started.map_err(CoordinateError::System)?;
+        Ok(Coordinator { address, stopping, shared, waker, thread })
     }
 
     /// The address it listens on.
@@ -182,6 +186,7 @@ impl Coordinator {
     /// goes.
     pub fn take_checkpoint(&self) {
         self.shared.is_checkpoint_wanted.store(true, Ordering::Relaxed);
+        self.waker.ring();
     }
 
     /// Whether a checkpoint is wanted that is not begun yet.

@@ -179,7 +179,7 @@ impl Table {
             self.walk(fill, rows_max, (width, clock));
             return if fill.keys.is_empty() { Filled::Nothing } else { Filled::Rows(width) };
         }
-        let Some(sketch) = self.newcomers.sketch().filter(|sketch| sketch.unsent() > 0) else {
+        let Some(sketch) = self.newcomers.sketch().filter(|sketch| !sketch.is_sent()) else {
             return Filled::All;
         };
         sketch.send((bytes_max / (8 + 4 * COUNT_LINE_WIDTH)).max(1), |number, line| {
@@ -187,7 +187,7 @@ impl Table {
             let line = <[f32; COUNT_LINE_WIDTH]>::read_from_bytes(line).expect("64 bytes");
             fill.rows.extend_from_slice(&line);
         });
-        Filled::Counts
+        if fill.keys.is_empty() { Filled::Nothing } else { Filled::Counts }
     }
 
     fn take_noted(&mut self, fill: &mut Fill, rows_max: usize, width: usize) {

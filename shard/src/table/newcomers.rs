@@ -104,6 +104,9 @@ pub(super) type CountLine = [u8; 64];
 /// Where in a line that number stands, in 32 bits.
 const COUNTED: usize = COUNTERS * ROWS;
 
+/// So many times 64 lines, 256 KiB, are looked at at once for what they have counted.
+const WORDS_LOOKED_AT: usize = 64;
+
 /// Counts of pushes of absent keys.
 #[derive(Debug)]
 pub(super) struct Sketch {
@@ -114,6 +117,8 @@ pub(super) struct Sketch {
     halved_at: u32,
     /// Bits of the lines that have counted since they were last sent, while somebody is filled.
     unsent: Vec<u64>,
+    /// Words of them whose lines were looked at for what they had counted before.
+    looked_at: usize,
     /// None where nobody wants the counts as they were.
     snapshot: Option<Box<CountsSnapshot>>,
 }
@@ -123,17 +128,14 @@ impl Sketch {
         let mut lines = Arena::reserve(1 << line_bits).map_err(|_| NoMemory)?;
         lines.grow_to(1 << line_bits).map_err(|_| NoMemory)?;
         let halved_at = (COUNTERS as u32 * u32::from(pushes)).div_ceil(2);
-        Ok(Sketch { lines, line_bits, halved_at, unsent: Vec::new(), snapshot: None })
+        Ok(Sketch { lines, line_bits, halved_at, unsent: Vec::new(), looked_at: 0, snapshot: None })
     }
 
-    /// From now on it is known which lines are not sent: at first those that have counted.
+    /// From now on it is known which lines are not sent: at first those that have counted, which
+    /// are looked for in parts.
     pub(super) fn begin_sending(&mut self) {
-        let lines = self.lines.as_slice().chunks(64);
-        let word = |lines: &[CountLine]| {
-            let counted = lines.iter().enumerate().filter(|(_, line)| **line != [0; 64]);
-            counted.fold(0, |word, (bit, _)| word | 1 << bit)
-        };
-        self.unsent = lines.map(word).collect();
+        self.unsent = vec![0; self.lines.as_slice().len().div_ceil(64)];
+        self.looked_at = 0;
     }
 
     /// Nobody wants to know that any more.
@@ -141,13 +143,14 @@ impl Sketch {
         self.unsent = Vec::new();
     }
 
-    /// How many lines are not sent.
-    pub(super) fn unsent(&self) -> usize {
-        self.unsent.iter().map(|word| word.count_ones() as usize).sum()
+    /// Whether all lines are sent that have counted.
+    pub(super) fn is_sent(&self) -> bool {
+        self.looked_at >= self.unsent.len() && self.unsent.iter().all(|&word| word == 0)
     }
 
-    /// Takes `count` lines at most that are not sent, each with its number.
+    /// Takes `count` lines at most that are not sent, each with its number; it may find none yet.
     pub(super) fn send(&mut self, count: usize, mut take: impl FnMut(u64, &CountLine)) {
+        self.look();
         let (mut left, lines) = (count, self.lines.as_slice());
         for (at, word) in self.unsent.iter_mut().enumerate() {
             while *word != 0 && left > 0 {
@@ -157,6 +160,16 @@ impl Sketch {
                 left -= 1;
             }
         }
+    }
+
+    /// Looks at some more lines for what they have counted before.
+    fn look(&mut self) {
+        let words = self.unsent.iter_mut().zip(self.lines.as_slice().chunks(64));
+        for (word, lines) in words.skip(self.looked_at).take(WORDS_LOOKED_AT) {
+            let counted = lines.iter().enumerate().filter(|(_, line)| **line != [0; 64]);
+            *word |= counted.fold(0, |word, (bit, _)| word | 1 << bit);
+        }
+        self.looked_at = self.unsent.len().min(self.looked_at + WORDS_LOOKED_AT);
     }
 
     /// What the counts are now can be taken by pieces, whatever becomes of them.
@@ -265,6 +278,32 @@ mod tests {
         }
         assert!(strangers < lines / 5, "{strangers} of {}", 20 * lines);
         assert!(late < lines / 10, "{late} of {lines} are not in at their tenth push");
+    }
+
+    #[test]
+    fn counts_are_looked_for_in_parts_and_each_is_sent_as_it_is_at_the_end() {
+        let bytes_max = 16 * LINES_MIN * size_of::<CountLine>() as u64 * TABLE_BYTES_A_BYTE;
+        let newcomers = Newcomers::new(KeyAdmission::Count(200), bytes_max);
+        let mut newcomers = newcomers.expect("a sketch of 4 MiB");
+        let mut copy = std::collections::BTreeMap::new();
+        (0..5000).for_each(|id| _ = newcomers.admits(mix(id), 0));
+        let sketch = newcomers.sketch().expect("it counts");
+        let words = sketch.lines.as_slice().len() / 64;
+        assert!(words > 4 * WORDS_LOOKED_AT, "{words}");
+        sketch.begin_sending();
+        let mut sends = 0;
+        while let Some(sketch) = newcomers.sketch().filter(|sketch| !sketch.is_sent()) {
+            sketch.send(100, |number, line| _ = copy.insert(number, line.to_vec()));
+            // Counted meanwhile, where it has been looked and where not.
+            if sends < 40 {
+                (0..9).for_each(|id| _ = newcomers.admits(mix(sends * 1000 + id), 0));
+            }
+            sends += 1;
+        }
+        assert!(sends as usize >= words / WORDS_LOOKED_AT, "{sends}");
+        let sketch = newcomers.sketch().expect("it counts");
+        assert!(copy.into_iter().eq(sketch.counted()));
+        sketch.end_sending();
     }
 
     #[test]

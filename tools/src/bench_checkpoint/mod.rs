@@ -219,18 +219,20 @@ fn measure(
     let seconds = Duration::from_secs_f64(arguments.seconds);
     load.sleeps.store(false, Ordering::Relaxed);
     thread::sleep(seconds / 4);
-    let [begun, _] = running.turns();
+    let [begun, ..] = running.turns();
     let ((), alone, probes_alone) = load.beside(|| sleep(seconds))?;
-    let [between, _] = running.turns();
+    let [between, ..] = running.turns();
     let ((took, bytes), beside, probes_beside) = load.beside(|| running.checkpoint())?;
-    let [ended, recording] = running.turns();
+    let [ended, recording, own] = running.turns();
     let turns = [long_turns(&begun, &between), long_turns(&between, &ended)];
     let turns = [turns[0].0, turns[1].0, turns[0].1, turns[1].1];
     figures.turns.iter_mut().zip(turns).for_each(|(all, one)| all.push(one));
     figures.recording_turn.push(recording.longest.as_secs_f64() * 1e6);
+    figures.recording_turn_own.push(own.longest.as_secs_f64() * 1e6);
     load.sleeps.store(true, Ordering::Relaxed);
     thread::sleep(seconds / 4);
     let (quiet_took, quiet_bytes) = running.checkpoint()?;
+    thread::sleep(seconds / 4); // Older ones are being removed.
     let plain_took = write_plain(&folder.join("plain"), quiet_bytes, Way::Cached)?;
     let direct_took = write_plain(&folder.join("plain"), quiet_bytes, Way::Direct)?;
     figures.alone.push(alone);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use server::coordinator::{ClusterSpec, Coordinator, RedbStore, Stored};
 use server::{
-    AgentSpec, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Turns, Way,
+    AgentSpec, CoreView, Door, Exposure, Hosting, Membership, OnClosed, Pinning, Server, Turns, Way,
 };
 use shard::rule::{Sgd, Sum, table_spec};
 use transport::tcp::TcpBackend;
@@ -111,9 +111,12 @@ impl Running {
         }
     }
 
-    /// The turns of its core, and what recordings took of those that had one.
-    pub(super) fn turns(&self) -> [Turns; 2] {
-        self.server.cores().first().map_or_else(Default::default, |it| [it.turns, it.recording])
+    /// The turns of its core, and what recordings took of those that had one: all of it, and what
+    /// the core's thread ran.
+    pub(super) fn turns(&self) -> [Turns; 3] {
+        let cores = self.server.cores();
+        let turns = |it: &CoreView| [it.turns, it.recording, it.recording_own];
+        cores.first().map_or_else(Default::default, turns)
     }
 
     pub(super) fn status(&self) -> Result<ClusterStatus, Failure> {

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use ::server::{
-    CoreView, Door, DoorView, Ending, Membership, ReplicaView as View, Role, Server, TURN_BOUNDS_NS,
+    CoreView, Door, DoorView, Ending, Membership, ReplicaView as View, Role, Server,
+    TURN_BOUNDS_NS, Turns,
 };
 use wire::{Clock, Kind, Refusal, ShardId};
 
@@ -132,15 +133,24 @@ fn refusals(counts: &[u64; Refusal::COUNT]) -> Vec<(String, u64)> {
 }
 
 fn write_load(page: &mut Page<'_>, cores: &[CoreView]) -> fmt::Result {
-    let turns = |core: &CoreView| {
-        let bounds_s = TURN_BOUNDS_NS.iter().map(|&bound_ns| bound_ns as f64 / 1e9);
-        let ranges = bounds_s.chain([f64::MAX]).zip(core.turns.counts).collect();
-        Histogram { sum_s: core.turns.total.as_secs_f64(), ranges }
+    let mut turns = |name, what, of: fn(&CoreView) -> &Turns| {
+        let of_core = |(core, view)| (by("core", &core), histogram(of(view)));
+        page.histograms(name, what, cores.iter().enumerate().map(of_core))
     };
-    page.histograms(
+    turns(
         "gradwire_turn_seconds",
         "Turns of a core that found something to do; their sum is the time that it was busy",
-        cores.iter().enumerate().map(|(core, view)| (by("core", &core), turns(view))),
+        |core| &core.turns,
+    )?;
+    turns(
+        "gradwire_recording_turn_seconds",
+        "What recordings for checkpoints took of each turn that had one",
+        |core| &core.recording,
+    )?;
+    turns(
+        "gradwire_recording_turn_own_seconds",
+        "The same, but only the time that the core's thread ran: the rest is other threads'",
+        |core| &core.recording_own,
     )?;
     page.gauges(
         "gradwire_requests_queued",
@@ -152,6 +162,12 @@ fn write_load(page: &mut Page<'_>, cores: &[CoreView]) -> fmt::Result {
         "Pulls that wait for slower workers",
         by_core(cores, |core| core.pulls_waiting as f64),
     )
+}
+
+fn histogram(turns: &Turns) -> Histogram {
+    let bounds_s = TURN_BOUNDS_NS.iter().map(|&bound_ns| bound_ns as f64 / 1e9);
+    let ranges = bounds_s.chain([f64::MAX]).zip(turns.counts).collect();
+    Histogram { sum_s: turns.total.as_secs_f64(), ranges }
 }
 
 fn write_connections(page: &mut Page<'_>, cores: &[CoreView], door: &DoorView) -> fmt::Result {

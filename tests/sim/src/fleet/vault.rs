@@ -169,6 +169,9 @@ impl Vault {
             }
             _ => {}
         }
+        if let Some(StoreNews::Published { .. }) = &news {
+            self.with_faults(|_| hands.retain());
+        }
         news
     }
 
