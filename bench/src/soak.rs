@@ -6,7 +6,8 @@
 //! Invariant: a key belongs to one worker, and each push adds one to it; so once everything is
 //! acknowledged a key holds exactly what its worker has pushed, and before that something between
 //! what was acknowledged and what was pushed. Which keys a worker's n-th push has, its number, the
-//! seed and n alone decide: a later life of it knows what the lives before have pushed.
+//! seed and n alone decide, and so does which of its clocks the push belongs to: a later life of it
+//! knows what the lives before have pushed.
 
 use std::fmt;
 use std::rc::Rc;
@@ -19,9 +20,10 @@ use kernels::hash::mix;
 use learn::INCARNATION;
 use serde::{Deserialize, Serialize};
 use shard::rule::{Sum, table_spec};
+use wire::TableSpec;
 use worker::{
-    ClusterError, ClusterSpec, Incarnation, JobId, Join, Session, Staleness, TableId, Then,
-    WorkerError, WorkerId, connect_cluster,
+    Acknowledge, ClusterError, ClusterSpec, Incarnation, JobId, Join, Session, Staleness, TableId,
+    Then, WorkerError, WorkerId, connect_cluster,
 };
 
 use crate::random::Random;
@@ -31,6 +33,10 @@ const PUSH_KEYS: usize = 256;
 
 /// Messages of pushes that a worker leaves unanswered.
 const PUSHES_OUTSTANDING_MAX: usize = 64;
+
+/// Pushes of a worker's clock whose table is acknowledged at the head: all but the one that ends
+/// the clock are answered there.
+const HEAD_PUSHES_A_CLOCK: u64 = 8;
 
 /// Pushes of a worker between two looks at what it has pushed.
 const LOOK_EVERY_PUSHES: u64 = 64;
@@ -62,6 +68,8 @@ pub struct SoakLoad {
     pub keys: u64,
     /// Draws the keys of pushes.
     pub seed: u64,
+    /// Where pushes are acknowledged.
+    pub acknowledge: Acknowledge,
     /// When the load began.
     pub started: Instant,
     /// Set once they shall finish: they wait for every answer, and compare.
@@ -119,6 +127,10 @@ struct Counter {
     seed: u64,
     /// Of what it looks at.
     random: Random,
+    /// Pushes of each of its clocks, the last one ends it.
+    pushes_a_clock: u64,
+    /// Those of the clock that goes on.
+    pushes_of_clock: u64,
     tally: SoakTally,
 }
 
@@ -201,6 +213,7 @@ impl Counter {
         let deadline = session.now() + WAIT_MAX;
         let join = Join { job: load.job, workers: load.workers, staleness: Staleness::ASP };
         let spec = table_spec("counters", 1, &Sum);
+        let spec = TableSpec { acknowledge: load.acknowledge, ..spec };
         session.join(join, deadline)?;
         session.define(TABLE, &spec, deadline)?;
         let first = u64::from(worker) * load.keys;
@@ -214,9 +227,14 @@ impl Counter {
             acknowledged: none,
             seed,
             random: Random::new(seed),
+            pushes_a_clock: match load.acknowledge {
+                Acknowledge::Tail => 1,
+                Acknowledge::Head => HEAD_PUSHES_A_CLOCK,
+            },
+            pushes_of_clock: 0,
             tally: SoakTally::default(),
         };
-        for step in 0..counter.session.clock().get() {
+        for step in 0..counter.session.clock().get() * counter.pushes_a_clock {
             let named = counter.draw(step, PUSH_KEYS);
             counter.note_pushed(&named);
         }
@@ -245,11 +263,14 @@ impl Counter {
 
     /// Adds one to so many of its keys.
     fn push(&mut self, count: usize) -> Result<(), SoakError> {
-        let named = self.draw(self.session.clock().get(), count);
+        let step = self.session.clock().get() * self.pushes_a_clock + self.pushes_of_clock;
+        let named = self.draw(step, count);
         let keys: Vec<u64> = named.iter().map(|&place| self.keys[place]).collect();
         let split = self.session.split(&keys)?;
         let ones = Rc::new(vec![1.0; keys.len()]);
-        self.session.push(TABLE, &split, ones, 1, Then::Tick)?;
+        self.pushes_of_clock = (self.pushes_of_clock + 1) % self.pushes_a_clock;
+        let then = if self.pushes_of_clock == 0 { Then::Tick } else { Then::More };
+        self.session.push(TABLE, &split, ones, 1, then)?;
         self.note_pushed(&named);
         Ok(())
     }
@@ -288,6 +309,9 @@ impl Counter {
 
     /// Waits for everything, and compares every key.
     fn finish(mut self) -> Result<SoakTally, SoakError> {
+        if self.pushes_of_clock > 0 {
+            self.session.tick()?; // What is answered from here on, all replicas have.
+        }
         self.wait(0)?;
         for start in (0..self.keys.len()).step_by(PUSH_KEYS) {
             let len = PUSH_KEYS.min(self.keys.len() - start);

@@ -129,7 +129,7 @@ impl Links {
             match inbox.recv_timeout(wait.min(LOOK_EVERY)) {
                 Ok(LinkNews::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(LinkNews::Placed(placed)) => self.want(&placed),
-                Ok(LinkNews::Lost(shard, epoch)) => self.try_again(shard, epoch, Duration::ZERO),
+                Ok(LinkNews::Lost(shard, epoch)) => self.ended(shard, epoch),
                 Ok(LinkNews::Heard(shard, epoch)) => self.heard(shard, epoch),
                 Ok(LinkNews::Tried(shard, epoch, tried)) => {
                     self.under_way -= 1;
@@ -164,6 +164,21 @@ impl Links {
         let wanted = self.wanted.get_mut(&shard).filter(|wanted| wanted.epoch == epoch);
         if let Some(wanted) = wanted {
             wanted.due = Some(Instant::now() + after);
+        }
+    }
+
+    /// A link is over.
+    fn ended(&mut self, shard: ShardId, epoch: Epoch) {
+        let wanted = self.wanted.get_mut(&shard).filter(|wanted| wanted.epoch == epoch);
+        let Some(wanted) = wanted else { return };
+        let (again, server) = (wanted.redial.ended(), wanted.server);
+        if again.is_lost {
+            let place = &wanted.place;
+            tracing::warn!(%shard, %epoch, place, "the successor takes links and says nothing");
+            self.say(shard, Report::SuccessorLost { shard, epoch, server });
+        }
+        if let Some(after) = again.after {
+            self.try_again(shard, epoch, after);
         }
     }
 

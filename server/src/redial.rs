@@ -18,6 +18,10 @@ pub(crate) const RETRY_MAX: Duration = Duration::from_millis(200);
 /// Failures after which the coordinator hears of it, and of each so many more.
 const FAILURES_A_REPORT: u32 = 3;
 
+/// Links on which the successor did not say a word after which the coordinator hears of it, and of
+/// each so many more.
+const MUTE_LINKS_A_REPORT: u32 = 3;
+
 /// How long a successor may not have heard that it is in the chain, before the coordinator hears of
 /// it: far longer than a placement takes from one member to the other.
 const UNHEARD_MAX: Duration = Duration::from_secs(2);
@@ -53,6 +57,10 @@ pub struct Redial {
     tries: u32,
     /// Of these, those that found no way.
     failures: u32,
+    /// Links that have ended without a word of the successor, one after the other.
+    mute_links: u32,
+    /// Whether it has spoken over the last link.
+    has_spoken: bool,
     /// Since when the successor has not heard of the chain, or since that was last said.
     unheard_since: Option<Time>,
     /// Whether the coordinator was told that the successor is lost, and nothing since.
@@ -63,10 +71,10 @@ impl Redial {
     /// A try has ended.
     pub fn tried(&mut self, now: Time, tried: Tried) -> Again {
         if tried == Tried::Linked {
-            *self = Redial { is_lost: self.is_lost, ..Redial::default() };
+            (self.tries, self.failures, self.unheard_since) = (0, 0, None);
             return Again { after: None, is_lost: false };
         }
-        let doubled = RETRY_FIRST * 2_u32.saturating_pow(self.tries);
+        let after = pause_after(self.tries);
         self.tries += 1;
         let unheard_since = self.unheard_since.filter(|_| tried == Tried::Unheard);
         let is_lost = match tried {
@@ -80,13 +88,36 @@ impl Redial {
         let goes_on = unheard_since.filter(|_| !is_lost).unwrap_or(now);
         self.unheard_since = (tried == Tried::Unheard).then_some(goes_on);
         self.is_lost |= is_lost;
-        Again { after: Some(doubled.min(RETRY_MAX)), is_lost }
+        Again { after: Some(after), is_lost }
+    }
+
+    /// The link is over. A successor that takes one link after the other and says nothing on any of
+    /// them has a door that opens and nothing behind it: that is told as if it had no door.
+    pub fn ended(&mut self) -> Again {
+        if std::mem::take(&mut self.has_spoken) {
+            self.mute_links = 0;
+            return Again { after: Some(Duration::ZERO), is_lost: false };
+        }
+        let after = match self.mute_links {
+            0 => Duration::ZERO,
+            before => pause_after(before - 1),
+        };
+        self.mute_links = self.mute_links.saturating_add(1);
+        let is_lost = self.mute_links.is_multiple_of(MUTE_LINKS_A_REPORT);
+        self.is_lost |= is_lost;
+        Again { after: Some(after), is_lost }
     }
 
     /// The successor has spoken over its link. Whether the coordinator is to hear that it is back.
     pub fn heard(&mut self) -> bool {
+        (self.has_spoken, self.mute_links) = (true, 0);
         std::mem::take(&mut self.is_lost)
     }
+}
+
+/// The pause after so many tries before that failed, too.
+fn pause_after(tries: u32) -> Duration {
+    RETRY_FIRST.saturating_mul(2_u32.saturating_pow(tries)).min(RETRY_MAX)
 }
 
 #[cfg(test)]
@@ -139,5 +170,26 @@ mod tests {
         assert_eq!(redial.tried(BEGAN, Tried::Linked), Again { after: None, is_lost: false });
         assert!(redial.heard());
         assert!(!redial.heard());
+    }
+
+    #[test]
+    fn who_takes_links_and_says_nothing_is_lost_and_dialled_at_a_pace() {
+        let mut redial = Redial::default();
+        let mut pauses = Vec::new();
+        let mut losses = Vec::new();
+        for link in 1..=12 {
+            redial.tried(BEGAN, Tried::Linked);
+            let again = redial.ended();
+            pauses.extend(again.after);
+            losses.extend(again.is_lost.then_some(link));
+        }
+        assert_eq!(losses, [3, 6, 9, 12]);
+        let ms = Duration::from_millis;
+        assert_eq!(pauses[..4], [ms(0), ms(5), ms(10), ms(20)]);
+        assert_eq!(pauses.last(), Some(&RETRY_MAX));
+        assert!(redial.heard());
+        let again = Again { after: Some(Duration::ZERO), is_lost: false };
+        assert_eq!(redial.ended(), again, "one that has spoken is dialled at once");
+        assert_eq!(redial.ended(), again, "and the first mute link is nothing yet");
     }
 }

@@ -1,8 +1,9 @@
 //! Servers of one process in a chain, over TCP: placed, filled, and one head after another gone.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -248,4 +249,54 @@ fn a_successor_that_was_lost_is_said_to_be_back_when_it_has_spoken() {
     let mut caller = Caller::patiently(first.door.address().expect("it is TCP"), 2);
     begin_job(&mut caller);
     assert_eq!(caller.push(1, &[3, 5]), Status::Done);
+}
+
+/// A door that opens to everybody, and nothing behind it, until it is told to stop: how many have
+/// come in.
+fn door_without_a_server(listener: &TcpListener, stopping: &AtomicBool) -> usize {
+    listener.set_nonblocking(true).expect("a flag");
+    let mut links = Vec::new();
+    while !stopping.load(Ordering::Relaxed) {
+        let Ok((mut stream, _)) = listener.accept() else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        stream.set_nonblocking(false).expect("a flag");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut bytes = [0; HEADER_BYTES];
+        stream.read_exact(&mut bytes).expect("a hello comes");
+        let hello = wire::read_header(&bytes, crc).expect("a hello");
+        assert_eq!(hello.worker, WorkerId::PREDECESSOR.get());
+        let sequence = Limits::default().message_bytes_max as u64;
+        let welcome = Header { sequence, epoch: hello.epoch, ..Header::new(Kind::Welcome) };
+        wire::seal(&mut bytes, welcome, Seal::HeaderOnly, crc);
+        stream.write_all(&bytes).expect("a welcome goes");
+        links.push(stream);
+    }
+    links.len()
+}
+
+#[test]
+fn a_successor_whose_door_opens_and_whose_core_says_nothing_is_lost() {
+    let (first, second) = (node(1), node(2));
+    let mut placed = placement(2, &[&first, &second], &[1, 2], None);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    placed.servers[1].place = listener.local_addr().expect("bound").to_string();
+    let stopping = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let door = scope.spawn(|| door_without_a_server(&listener, &stopping));
+        place(&[&first], &placed);
+        let lost = |report: &Report| match report {
+            Report::SuccessorLost { shard, epoch, server } => {
+                assert_eq!((*epoch, *server), (Epoch::new(2), second.id));
+                *shard == SHARD
+            }
+            _ => false,
+        };
+        wait_for(&first.reports, lost);
+        // As long as it lasts it is said again.
+        wait_for(&first.reports, lost);
+        stopping.store(true, Ordering::Relaxed);
+        assert!(door.join().expect("it ends") >= 3);
+    });
 }

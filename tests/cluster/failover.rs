@@ -3,8 +3,9 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::etcd::{Etcd, is_installed};
 use crate::processes::{Running, children, signal};
-use crate::{Files, gradwire, run, run_well, stderr, wait_for_worker};
+use crate::{Files, gradwire, run, run_well, skipped, stderr, wait_for_worker};
 
 fn soak(arguments: &[&str]) -> Value {
     let mut all = vec!["soak", "--json"];
@@ -46,6 +47,32 @@ fn a_coordinator_that_is_killed_is_missed_by_nobody() {
 fn workers_and_servers_that_are_killed_under_load_lose_and_double_nothing() {
     let faults = ["--faults", "kill-worker,kill-worker,kill,kill-coordinator", "--workers", "2"];
     check(&soak(&[&["--for", "15s", "--every", "1s", "--seed", "4"], &faults[..]].concat()));
+}
+
+#[test]
+fn what_heads_alone_have_acknowledged_survives_servers_and_workers_that_are_killed() {
+    let faults = ["--faults", "kill-worker,kill", "--workers", "2", "--acknowledge", "head"];
+    let report = soak(&[&["--for", "15s", "--every", "1s", "--seed", "5"], &faults[..]].concat());
+    check(&report);
+    assert_eq!(report["acknowledge"], "head", "{report}");
+    for kind in ["kill", "kill-worker"] {
+        assert!(report["caused"][kind].as_u64() >= Some(1), "{kind}: another seed: {report}");
+    }
+}
+
+#[test]
+fn leaders_that_are_killed_or_sleep_while_servers_die_lose_and_double_nothing() {
+    if !is_installed() {
+        let test = "leaders_that_are_killed_or_sleep_while_servers_die_lose_and_double_nothing";
+        return skipped(test, "etcd is not installed");
+    }
+    let etcd = Etcd::start();
+    let faults = ["--faults", "coordinator,kill,stop-coordinator", "--etcd", &etcd.endpoint];
+    let report = soak(&[&["--for", "20s", "--every", "1s", "--seed", "6"], &faults[..]].concat());
+    check(&report);
+    assert_eq!(number(&report, "standbys"), 1, "{report}");
+    let kills = report["caused"]["coordinator"].as_u64().unwrap_or_default();
+    assert!(kills >= 1 && number(&report, "takeovers") >= kills, "{report}");
 }
 
 const DATA: &str = "gen:criteo?rows=200000&seed=3";
@@ -98,6 +125,7 @@ fn what_cannot_be_survived_is_refused_before_it_starts() {
     };
     refused(&["soak", "--replicas", "1"], "with 1 a dead server takes its shards along");
     refused(&["soak", "--replicas", "3", "--servers", "2"], "2 servers cannot hold 3 replicas");
+    refused(&["soak", "--standbys", "1"], "--etcd");
     refused(&["train", "--servers-local", "2", "--replicas", "3"], "2 servers hold 1 to 2");
     refused(&["train", "--cluster", "a"], "--coordinator");
 }

@@ -17,7 +17,9 @@ use crate::{gradwire, skipped};
 /// A coordinator and servers.
 struct Cluster {
     _data: TempDir,
-    _coordinator: Running,
+    coordinator: Option<Running>,
+    /// What it is started with.
+    coordinate: Vec<String>,
     place: String,
     servers: Vec<Running>,
     started: usize,
@@ -37,19 +39,28 @@ impl Cluster {
             &["coordinate", "--listen", &place, "--data", data, "--cluster", "hurt"][..],
             &["--shards", "4", "--replicas", &replicas, "--servers-min", &least],
         ];
-        let coordinator = Running::start(&mut gradwire(&arguments.concat()));
+        let coordinate = arguments.concat().into_iter().map(str::to_owned).collect();
         let mut cluster = Cluster {
             _data: directory,
-            _coordinator: coordinator,
+            coordinator: None,
+            coordinate,
             place,
             servers: Vec::new(),
             started: 0,
             size,
             wrap,
         };
+        cluster.start_coordinator();
         (0..size).for_each(|_| cluster.add_server());
         cluster.wait_whole();
         cluster
+    }
+
+    /// Starts the coordinator, and kills the one that there was.
+    fn start_coordinator(&mut self) {
+        self.coordinator = None;
+        let arguments: Vec<&str> = self.coordinate.iter().map(String::as_str).collect();
+        self.coordinator = Some(Running::start(&mut gradwire(&arguments)));
     }
 
     fn add_server(&mut self) {
@@ -110,6 +121,38 @@ fn servers_that_are_replaced_one_after_the_other_under_load_lose_and_double_noth
             assert!(status.success(), "it hands over what it holds: {said}");
             cluster.wait_whole();
         }
+    });
+    cluster.wait_whole();
+}
+
+#[test]
+fn whoever_dies_while_a_server_hands_over_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start(2, 4, as_it_is);
+    let hands_over = |mut leaving: Running| {
+        let (status, said) = leaving.end();
+        assert!(status.success(), "it hands over what it holds: {said}");
+    };
+    cluster.survive("30s", |cluster| {
+        // One that fills others, or is being filled.
+        let leaving = cluster.servers.remove(0);
+        signal(leaving.id(), Signal::TERM);
+        drop(cluster.servers.remove(0));
+        (0..2).for_each(|_| cluster.add_server());
+        hands_over(leaving);
+        cluster.wait_whole();
+        // The one that hands over.
+        let leaving = cluster.servers.remove(0);
+        signal(leaving.id(), Signal::TERM);
+        drop(leaving);
+        cluster.add_server();
+        cluster.wait_whole();
+        // The one that has to say who takes what.
+        let leaving = cluster.servers.remove(0);
+        signal(leaving.id(), Signal::TERM);
+        cluster.start_coordinator();
+        cluster.add_server();
+        hands_over(leaving);
+        cluster.wait_whole();
     });
     cluster.wait_whole();
 }

@@ -9,29 +9,38 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::etcd::free_port;
+use crate::etcd::{Etcd, free_port, is_installed};
 use crate::processes::{Running, children, signal};
-use crate::{Files, gradwire, run, run_well, stderr, train, wait_for};
+use crate::{Files, gradwire, run, run_well, skipped, stderr, train, wait_for};
 
-/// A cluster with one coordinator, which may be killed and started again.
+/// A cluster with one coordinator on a file, or with two on an etcd, which may be killed and
+/// started again.
 struct Cluster {
     files: Files,
-    place: String,
-    coordinator: Option<Running>,
+    etcd: Option<Etcd>,
+    /// Where the coordinators listen.
+    places: Vec<String>,
+    coordinators: Vec<Option<Running>>,
     _servers: Vec<Running>,
 }
 
 impl Cluster {
     fn start() -> Cluster {
+        Cluster::begin(None, 1)
+    }
+
+    fn begin(etcd: Option<Etcd>, coordinators: usize) -> Cluster {
         let files = Files::new();
         std::fs::create_dir(files.path("log")).expect("a new one");
-        let place = format!("127.0.0.1:{}", free_port());
-        let mut cluster = Cluster { files, place, coordinator: None, _servers: Vec::new() };
-        cluster.start_coordinator();
+        let places = (0..coordinators).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+        let (coordinators, _servers) = ((0..coordinators).map(|_| None).collect(), Vec::new());
+        let mut cluster = Cluster { files, etcd, places, coordinators, _servers };
+        (0..cluster.places.len()).for_each(|number| cluster.start_coordinator(number));
         wait_for("a coordinator", || cluster.status());
         for name in ["s1", "s2"] {
             let own = ["serve", "--listen", "127.0.0.1:0", "--cores", "1", "--name", name];
-            let at = ["--host", name, "--coordinator", &cluster.place, "--cluster", "ctr"];
+            let all = cluster.places.join(",");
+            let at = ["--host", name, "--coordinator", &all, "--cluster", "ctr"];
             let mut command = gradwire(&[&own[..], &at].concat());
             let command = command.stdout(Stdio::null()).stderr(Stdio::null());
             cluster._servers.push(Running::start(command));
@@ -39,12 +48,29 @@ impl Cluster {
         cluster
     }
 
-    fn start_coordinator(&mut self) {
-        self.coordinator = None;
+    /// Starts a coordinator, and kills the one that there was.
+    fn start_coordinator(&mut self, number: usize) {
+        self.coordinators[number] = None;
         let log = self.files.path("log");
-        let own = ["coordinate", "--shards", "4", "--cluster", "ctr", "--data", &log];
-        let mut command = gradwire(&[&own[..], &["--listen", &self.place]].concat());
-        self.coordinator = Some(Running::start(&mut command));
+        let kept = match &self.etcd {
+            Some(etcd) => ["--etcd", &etcd.endpoint],
+            None => ["--data", &log],
+        };
+        let own = ["coordinate", "--shards", "4", "--cluster", "ctr"];
+        let at = ["--listen", &self.places[number]];
+        let mut command = gradwire(&[&own[..], &kept, &at].concat());
+        self.coordinators[number] = Some(Running::start(&mut command));
+    }
+
+    /// Kills the coordinator that leads, and starts it again once the other one does.
+    fn replace_leader(&mut self) {
+        let status = wait_for("a leader", || self.status());
+        let term = status["term"].as_u64().expect("a term");
+        let old = self.places.iter().position(|place| status["leader"] == **place);
+        let old = old.expect("one of them");
+        self.coordinators[old] = None;
+        wait_for("another leader", || (self.status()?["term"].as_u64()? > term).then_some(()));
+        self.start_coordinator(old);
     }
 
     /// A launcher on a host of this name.
@@ -53,14 +79,16 @@ impl Cluster {
     }
 
     fn command(&self, host: &str, more: &[&str]) -> Command {
-        let at = ["train", "--json", "--cluster", "ctr", "--coordinator", &self.place];
+        let all = self.places.join(",");
+        let at = ["train", "--json", "--cluster", "ctr", "--coordinator", &all];
         let mut command = gradwire(&[&at[..], &["--job-dir", &self.files.path(host)]].concat());
         command.args(more);
         command
     }
 
     fn status(&self) -> Option<Value> {
-        let at = ["--coordinator", &self.place, "--cluster", "ctr"];
+        let all = self.places.join(",");
+        let at = ["--coordinator", &all, "--cluster", "ctr"];
         let output = run(&[&["status", "--json"], &at[..]].concat());
         serde_json::from_slice(&output.stdout).ok()
     }
@@ -118,7 +146,7 @@ fn two_hosts_count_each_batch_once_though_worker_launcher_and_coordinator_are_ki
     kill_launcher(second);
     second = cluster.launch("b", &both);
     cluster.wait_dealt("two", 36);
-    cluster.start_coordinator();
+    cluster.start_coordinator(0);
     cluster.wait_dealt("two", 48);
     kill_launcher(first);
     first = cluster.launch("a", &[&both[..], &["--save", &model]].concat());
@@ -208,11 +236,95 @@ fn a_host_whose_worker_has_no_life_left_ends_the_others_too() {
 }
 
 #[test]
+fn a_standby_that_takes_over_under_a_job_of_two_hosts_deals_each_batch_once() {
+    let test = "a_standby_that_takes_over_under_a_job_of_two_hosts_deals_each_batch_once";
+    if !is_installed() {
+        return skipped(test, "etcd is not installed");
+    }
+    let calm = train(&["--train", DATA, "--epochs", "2"]);
+    let mut cluster = Cluster::begin(Some(Etcd::start()), 2);
+    let common = ["--train", DATA, "--epochs", "2", "--job", "led", "--job-workers", "4"];
+    let both = [&common[..], &["--workers", "2"]].concat();
+    let mut first = cluster.launch("a", &both);
+    wait_for("the first host", || cluster.job("led"));
+    let mut second = cluster.launch("b", &both);
+    cluster.wait_dealt("led", 16);
+    cluster.replace_leader();
+    cluster.wait_dealt("led", 48);
+    cluster.replace_leader();
+    let (whole, _) = figures(&mut first);
+    let (part, _) = figures(&mut second);
+    assert_eq!(whole["rows"], calm["rows"], "{whole}");
+    assert_eq!(whole["test_rows"], calm["test_rows"], "{whole}");
+    let rows = |result: &Value| result["rows"].as_u64().expect("a count");
+    assert!(rows(&part) > 0 && rows(&part) < rows(&whole), "{part}");
+    let loss = |result: &Value| result["test_logloss"].as_f64().expect("rows to test on");
+    assert!((loss(&whole) - loss(&calm)).abs() < 0.05, "{whole}\n{calm}");
+    let status = cluster.status().expect("somebody leads");
+    assert!(status["term"].as_u64() >= Some(3), "{status}");
+    assert_eq!(cluster.job("led").expect("known")["state"], "done");
+}
+
+#[test]
+fn a_host_that_stays_away_past_its_patience_ends_the_job_in_words_on_both_sides() {
+    let cluster = Cluster::start();
+    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "away"];
+    let both = [&endless[..], &["--job-workers", "2", "--job-patience", "5s"]].concat();
+    let mut first = cluster.launch("a", &both);
+    wait_for("the first host", || cluster.job("away"));
+    let second = cluster.launch("b", &both);
+    cluster.wait_dealt("away", 4);
+    let longer = [&both[..4], &["--job-workers", "2", "--job-patience", "6s"]].concat();
+    let output = cluster.command("c", &longer).output().expect("it runs");
+    let said = stderr(&output);
+    assert!(said.contains("--job-patience \"5s\", this one \"6s\""), "{said}");
+    kill_launcher(second);
+    let (status, said) = first.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    let early = "with worker 1 was not heard of for 3 s; start the same command again there";
+    assert!(said.contains(early), "{said}");
+    let end = "which has worker 1, was not heard of for 5 s; begin anew";
+    assert!(said.contains(end), "{said}");
+    assert_eq!(cluster.job("away").expect("known")["state"], "failed");
+    // Who comes too late is told the same, once; then the name is free.
+    let late = cluster.command("b", &both).output().expect("it runs");
+    assert_eq!(late.status.code(), Some(1), "{}", stderr(&late));
+    assert!(stderr(&late).contains(end), "{}", stderr(&late));
+    let few = ["--train", "gen:criteo?rows=20000&seed=1", "--job", "away"];
+    let mut next = cluster.launch("b", &[&few[..], &["--job-workers", "1"]].concat());
+    let (whole, _) = figures(&mut next);
+    assert!(whole["rows"].as_u64() > Some(10_000), "{whole}");
+}
+
+#[test]
+fn a_host_that_sleeps_past_its_patience_wakes_up_to_the_end_of_the_job_in_words() {
+    let cluster = Cluster::start();
+    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "asleep"];
+    let both = [&endless[..], &["--job-workers", "2", "--job-patience", "5s"]].concat();
+    let mut first = cluster.launch("a", &both);
+    wait_for("the first host", || cluster.job("asleep"));
+    let mut second = cluster.launch("b", &both);
+    cluster.wait_dealt("asleep", 4);
+    signal(second.id(), Signal::STOP);
+    let (status, said) = first.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    let end = "which has worker 1, was not heard of for 5 s; begin anew";
+    assert!(said.contains(end), "{said}");
+    signal(second.id(), Signal::CONT);
+    let (status, said) = second.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(end), "{said}");
+    assert_eq!(cluster.job("asleep").expect("known")["state"], "failed");
+}
+
+#[test]
 fn settings_that_a_job_of_several_hosts_cannot_have_are_usage_errors() {
     let coordinated = ["train", "--coordinator", "127.0.0.1:1", "--job", "x"];
-    let wrong: [&[&str]; 6] = [
+    let wrong: [&[&str]; 8] = [
         &["train", "--job", "x", "--job-workers", "1"],
         &["train", "--job-workers", "1"],
+        &["train", "--job-patience", "60s"],
+        &[&coordinated[..], &["--job-workers", "1", "--job-patience", "1s"]].concat(),
         &coordinated,
         &[&coordinated[..], &["--job-workers", "0"]].concat(),
         &[&coordinated[..], &["--job-workers", "2", "--workers", "3"]].concat(),

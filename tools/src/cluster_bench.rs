@@ -76,6 +76,8 @@ impl Rig {
             shards: spec.arguments.shards,
             replicas: spec.replicas,
             servers: spec.servers,
+            etcd: Vec::new(),
+            standbys: 0,
             children: ServerChildren {
                 transport: spec.arguments.transport,
                 rdma: RdmaArgs::default(),
@@ -84,7 +86,7 @@ impl Rig {
                 cores: 1,
             },
         })?;
-        let placements = watch(std::slice::from_ref(&cluster.address), spec.name)?;
+        let placements = watch(&cluster.addresses, spec.name)?;
         cluster.wait_whole(&placements, 0)?;
         Ok(Rig { cluster, placements, arguments: spec.arguments.clone() })
     }

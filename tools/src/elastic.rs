@@ -230,7 +230,7 @@ fn change_twice(
     let leaving = after.servers.iter().map(|member| member.server).filter(joined);
     let leaving: Vec<ServerId> = leaving.collect();
     for &server in &leaving {
-        order::tell(std::slice::from_ref(&rig.cluster.address), ELASTIC, Ask::Drain { server })?;
+        order::tell(&rig.cluster.addresses, ELASTIC, Ask::Drain { server })?;
     }
     let last =
         settled(rig, over, |placement| leaving.iter().all(|&one| held(placement, one) == 0))?;

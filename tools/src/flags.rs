@@ -183,6 +183,12 @@ impl FromStr for DurationFlag {
     }
 }
 
+impl fmt::Display for DurationFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
 /// A format of files, by its name.
 pub(crate) fn format_parser(text: &str) -> Result<Format, String> {
     const ALL: [Format; 6] =
@@ -292,7 +298,15 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(ClockBound, BadRowsFlag, CodecFlag, AdmissionFlag, ExpiryFlag, AcknowledgeFlag);
+as_text!(
+    ClockBound,
+    BadRowsFlag,
+    CodecFlag,
+    AdmissionFlag,
+    ExpiryFlag,
+    AcknowledgeFlag,
+    DurationFlag
+);
 
 /// What a server may write of checkpoints, as [`wire::RecordOrder::rate_mib_s`] has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -116,6 +116,10 @@ pub(crate) struct ClusterProcessesSpec {
     pub(crate) shards: u16,
     pub(crate) replicas: u8,
     pub(crate) servers: u16,
+    /// Where an etcd answers that keeps the log instead; none: it lies in `data`.
+    pub(crate) etcd: Vec<String>,
+    /// Coordinators that stand by; they need an etcd.
+    pub(crate) standbys: u16,
     pub(crate) children: ServerChildren,
 }
 
@@ -123,37 +127,48 @@ pub(crate) struct ClusterProcessesSpec {
 pub(crate) struct ClusterProcesses {
     spec: ClusterProcessesSpec,
     pub(crate) children: Children,
-    pub(crate) coordinator: usize,
-    /// Where the coordinator listens.
-    pub(crate) address: String,
+    /// By coordinator: its child.
+    pub(crate) coordinators: Vec<usize>,
+    /// Where the coordinators listen.
+    pub(crate) addresses: Vec<String>,
     /// The servers that nobody has killed.
     pub(crate) servers: Vec<usize>,
     started: u32,
 }
 
 impl ClusterProcesses {
-    /// Starts a coordinator and all servers, and removes the data of an earlier one.
+    /// Starts all coordinators and servers, and removes the data of an earlier one.
     pub(crate) fn start(spec: ClusterProcessesSpec) -> Result<ClusterProcesses, Failure> {
-        let servers = spec.servers;
+        let (servers, coordinators) = (spec.servers, 1 + usize::from(spec.standbys));
         let mut cluster = ClusterProcesses {
             spec,
             children: Children::new(),
-            coordinator: 0,
-            address: String::new(),
+            coordinators: Vec::new(),
+            addresses: Vec::new(),
             servers: Vec::new(),
             started: 0,
         };
-        cluster.start_coordinator("127.0.0.1:0")?;
+        for _ in 0..coordinators {
+            let (number, address) = cluster.start_coordinator("127.0.0.1:0")?;
+            cluster.coordinators.push(number);
+            cluster.addresses.push(address);
+        }
         for _ in 0..servers {
             cluster.start_server()?;
         }
         Ok(cluster)
     }
 
-    /// Starts the coordinator again where it listened.
-    pub(crate) fn restart_coordinator(&mut self) -> Result<(), Failure> {
-        let address = self.address.clone();
-        self.start_coordinator(&address)
+    /// Starts a coordinator again where it listened.
+    pub(crate) fn restart_coordinator(&mut self, which: usize) -> Result<(), Failure> {
+        let address = self.addresses[which].clone();
+        (self.coordinators[which], _) = self.start_coordinator(&address)?;
+        Ok(())
+    }
+
+    /// What the cluster is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.cluster
     }
 
     /// Waits for a placement after this epoch in which nobody is missing.
@@ -179,13 +194,17 @@ impl ClusterProcesses {
         Err(Failure::failed(format!("shards are without all of their replicas after {waited} s")))
     }
 
-    fn start_coordinator(&mut self, listen: &str) -> Result<(), Failure> {
+    /// Starts a coordinator: its child, and where it listens.
+    fn start_coordinator(&mut self, listen: &str) -> Result<(usize, String), Failure> {
         let spec = &self.spec;
-        let data = spec.data.display().to_string();
+        let log = match spec.etcd.is_empty() {
+            true => ("--data", spec.data.display().to_string()),
+            false => ("--etcd", spec.etcd.join(",")),
+        };
         let arguments = [
             ("--log", LevelFilter::current().to_string()),
             ("--listen", listen.to_owned()),
-            ("--data", data),
+            log,
             ("--cluster", spec.cluster.clone()),
             ("--shards", spec.shards.to_string()),
             ("--replicas", spec.replicas.to_string()),
@@ -196,15 +215,15 @@ impl ClusterProcesses {
         let arguments: Vec<String> = words.into_iter().chain(arguments).collect();
         let number = self.children.spawn("coordinator", &arguments, "").map_err(Failure::failed)?;
         let ready = wait_ready(&mut self.children, &[number])?.swap_remove(0);
-        (self.coordinator, self.address) = (number, ready.listen);
-        Ok(())
+        Ok((number, ready.listen))
     }
 
     /// Starts one more server.
     pub(crate) fn start_server(&mut self) -> Result<(), Failure> {
         self.started += 1;
         let name = format!("server-{}", self.started);
-        let member = ["--coordinator", &self.address, "--cluster", &self.spec.cluster];
+        let coordinators = self.addresses.join(",");
+        let member = ["--coordinator", &coordinators, "--cluster", &self.spec.cluster];
         // As if each had a host of its own, for replicas lie on distinct ones.
         let named = ["--name", &name, "--host", &name];
         let more = [member, named].concat();

@@ -34,6 +34,12 @@ pub const JOB_RESULT_BYTES_MAX: usize = 64 << 10;
 /// Results in one answer; more come with the next ones.
 pub const JOB_RESULTS_AT_ONCE_MAX: usize = 4;
 
+/// How long a host of a job may say nothing before its job ends, in ms: at least longer than it
+/// takes until the others are told of it.
+pub const JOB_PATIENCE_MS_MIN: u64 = 5_000;
+/// The most of it: a day.
+pub const JOB_PATIENCE_MS_MAX: u64 = 86_400_000;
+
 /// What the hosts of a job may have to agree on, at most.
 pub const JOB_SETTINGS_MAX: usize = 32;
 
@@ -76,6 +82,10 @@ pub struct JobBid {
     pub workers: u32,
     /// Passes over the data.
     pub epochs: u32,
+    /// How long a host may say nothing before the job ends, in ms; 0: as long as the coordinator
+    /// has it by itself.
+    #[serde(default)]
+    pub patience_ms: u64,
     /// What else all hosts have to agree on, in words.
     pub settings: Vec<JobSetting>,
 }
@@ -351,6 +361,10 @@ impl JobBid {
         within("workers", self.workers as usize, 1, workers_max)?;
         within("workers of a host", self.wanted as usize, 1, workers_max)?;
         within("epochs", self.epochs as usize, 1, JOB_EPOCHS_MAX as usize)?;
+        if self.patience_ms != 0 {
+            let (least, most) = (JOB_PATIENCE_MS_MIN as usize, JOB_PATIENCE_MS_MAX as usize);
+            within("a host's patience in ms", self.patience_ms as usize, least, most)?;
+        }
         within("settings", self.settings.len(), 0, JOB_SETTINGS_MAX)?;
         for setting in &self.settings {
             within("a setting's name", setting.name.len(), 1, JOB_SETTING_BYTES_MAX)?;
@@ -417,85 +431,4 @@ impl fmt::Display for JobRefusal {
 impl std::error::Error for JobRefusal {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control::{ToCoordinator, ToMember};
-    use crate::control_frame::{CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, control_frame};
-
-    fn bid() -> JobBid {
-        let setting = JobSetting { name: "--train".into(), value: "a.svm".into() };
-        let (workers, wanted) = (12, 4);
-        JobBid { host: "a".into(), id: 7, wanted, workers, epochs: 2, settings: vec![setting] }
-    }
-
-    fn enrol(job: &str, bid: JobBid) -> JobAsk {
-        JobAsk { job: job.to_owned(), holder: 9, verb: JobVerb::Enrol(bid) }
-    }
-
-    #[test]
-    fn an_ask_out_of_bounds_is_refused_with_what_it_is() {
-        assert_eq!(enrol("ctr-2.b_1", bid()).check(), Ok(()));
-        let long = "n".repeat(JOB_NAME_BYTES_MAX + 1);
-        let setting = JobSetting { name: "t".into(), value: "v".repeat(JOB_SETTING_BYTES_MAX + 1) };
-        let wrong = [
-            enrol("", bid()),
-            enrol(&long, bid()),
-            enrol("a/b", bid()),
-            enrol("a", JobBid { workers: 0, ..bid() }),
-            enrol("a", JobBid { workers: JOB_WORKERS_MAX + 1, ..bid() }),
-            enrol("a", JobBid { wanted: 0, ..bid() }),
-            enrol("a", JobBid { epochs: JOB_EPOCHS_MAX + 1, ..bid() }),
-            enrol("a", JobBid { settings: vec![setting], ..bid() }),
-            enrol("a", JobBid { settings: vec![bid().settings[0].clone(); 33], ..bid() }),
-            enrol("a", JobBid { host: String::new(), ..bid() }),
-        ];
-        for ask in wrong {
-            let refused = ask.check().expect_err("out of bounds");
-            assert!(matches!(refused, JobRefusal::Unfit { .. }), "{refused}");
-        }
-        let result = Some("r".repeat(JOB_RESULT_BYTES_MAX + 1));
-        let verb = JobVerb::Attend(JobNews { result, ..JobNews::default() });
-        let ask = JobAsk { job: "a".into(), holder: 1, verb };
-        assert!(ask.check().is_err());
-    }
-
-    #[test]
-    fn the_greatest_ask_and_answers_fit_into_a_frame() {
-        let end = Some(JobEnd::Failed { why: "\u{1}".repeat(JOB_REASON_BYTES_MAX) });
-        let done = Some(BatchAt { epoch: u32::MAX, batch: u64::MAX });
-        let news = |place| PlaceNews { place, done, portion: u64::MAX, wants: Some(u32::MAX) };
-        let places: Vec<PlaceNews> =
-            (0..JOB_WORKERS_MAX).map(|place| news(u32::MAX - place)).collect();
-        let result = "\u{1}".repeat(JOB_RESULT_BYTES_MAX);
-        let verb = JobVerb::Attend(JobNews {
-            generation: u32::MAX,
-            places,
-            is_prepared: true,
-            result: Some(result.clone()),
-            results_seen: vec![u32::MAX; JOB_WORKERS_MAX as usize],
-            end: end.clone(),
-        });
-        let ask = ToCoordinator::Job(JobAsk { job: "j".repeat(64), holder: u64::MAX, verb });
-        let framed = control_frame(&ask, CONTROL_REQUEST_BYTES_MAX);
-        assert!(framed.is_ok(), "{:?}", framed.err());
-        let portion =
-            Portion { number: u64::MAX, epoch: u32::MAX, first: u64::MAX, batches: u32::MAX };
-        let all = JOB_WORKERS_MAX as usize * PORTIONS_OPEN_MAX;
-        // Results travel as people's programs write them: quotes are two bytes each.
-        let plain = "\"".repeat(JOB_RESULT_BYTES_MAX);
-        let state = JobState {
-            dealt: vec![(u32::MAX, portion); all],
-            results: vec![(u32::MAX, plain); JOB_RESULTS_AT_ONCE_MAX],
-            end,
-            ..JobState::default()
-        };
-        let open = vec![portion; PORTIONS_OPEN_MAX];
-        let place = PlaceHeld { place: u32::MAX, portion: u64::MAX, open };
-        let places = vec![place; JOB_WORKERS_MAX as usize];
-        let enrolled = Enrolled { id: u64::MAX, generation: u32::MAX, places };
-        for answer in [JobAnswer::State(state), JobAnswer::Enrolled(enrolled)] {
-            let framed = control_frame(&ToMember::Job(Box::new(answer)), CONTROL_BYTES_MAX);
-            assert!(framed.is_ok(), "{:?}", framed.err());
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::FaultFlag;
 use crate::cluster::CLUSTER;
-use crate::flags::DurationFlag;
+use crate::flags::{AcknowledgeFlag, DurationFlag};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SoakArgs {
@@ -16,7 +16,7 @@ pub(crate) struct SoakArgs {
     /// The coordinator of a running cluster: nothing is started, and faults are somebody else's
     /// [default: a cluster of processes is started here, and harmed].
     #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
-    #[arg(conflicts_with_all = ["faults", "every", "replicas", "servers", "shards"])]
+    #[arg(conflicts_with_all = ["faults", "every", "replicas", "servers", "shards", "etcd"])]
     pub(crate) coordinator: Vec<String>,
     /// The name of that cluster.
     #[arg(long, value_name = "NAME", default_value = CLUSTER, requires = "coordinator")]
@@ -35,6 +35,18 @@ pub(crate) struct SoakArgs {
     /// Servers, each a process [default: one more than replicas].
     #[arg(long, value_name = "N")]
     pub(crate) servers: Option<u16>,
+    /// Keep the log of placements in the etcd at one of these addresses, under a name of this run's
+    /// own, which stays there [default: in a file of the run].
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',')]
+    pub(crate) etcd: Vec<String>,
+    /// Coordinators that stand by, each a process; with --etcd alone [default: 1 with it].
+    #[arg(long, value_name = "N", requires = "etcd")]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=8))]
+    pub(crate) standbys: Option<u16>,
+    /// Where pushes are acknowledged: by all replicas of a shard (tail), or by the first one
+    /// (head), but for every eighth, which ends a clock.
+    #[arg(long, value_name = "tail|head", default_value_t)]
+    pub(crate) acknowledge: AcknowledgeFlag,
     /// Shards of the job.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) shards: u16,
@@ -56,5 +68,10 @@ impl SoakArgs {
     /// How many servers are started.
     pub(crate) fn servers(&self) -> u16 {
         self.servers.unwrap_or(u16::from(self.replicas) + 1)
+    }
+
+    /// How many coordinators stand by.
+    pub(crate) fn standbys(&self) -> u16 {
+        self.standbys.unwrap_or(u16::from(!self.etcd.is_empty()))
     }
 }

@@ -1,5 +1,5 @@
-//! The faults of a soak: servers that are killed, or stopped for a while, and workers, one after
-//! another.
+//! The faults of a soak: servers, coordinators and workers that are killed, or stopped for a while,
+//! one after another.
 //!
 //! Owns who is next and when. Starting processes is left to `processes`, what becomes of the load
 //! to the crate `bench`.
@@ -16,6 +16,7 @@ use serde::Serialize;
 use worker::Watch;
 
 use super::SoakArgs;
+use super::leader::{leader, wait_other};
 use super::workers::SoakWorkers;
 use crate::failure::Failure;
 use crate::processes::ClusterProcesses;
@@ -24,20 +25,26 @@ use crate::processes::ClusterProcesses;
 const STOP_MS_MIN: u64 = 20;
 const STOP_MS_MAX: u64 = 2000;
 
+/// As long for a coordinator that leads; one that stands by leads after a second.
+const LEADER_STOP_MS_MAX: u64 = 4000;
+
 /// How long a killed process may take to end.
 const END_MAX: Duration = Duration::from_secs(5);
 
 /// What can befall a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FaultFlag {
     /// A server is killed, as by `kill -9`, and another one started.
     Kill,
     /// A server is stopped for 20 ms to 2 s, and goes on.
     Stop,
-    /// The coordinator is killed and started again.
+    /// The coordinator that leads is killed, and started again once another one leads if one stands
+    /// by.
     #[value(alias = "kill-coordinator")]
     Coordinator,
+    /// The coordinator that leads is stopped for 20 ms to 4 s, and goes on.
+    StopCoordinator,
     /// A worker is killed, and its next life takes its place. Workers are processes then.
     KillWorker,
 }
@@ -50,6 +57,10 @@ pub(crate) struct Caused {
     pub(crate) at: Duration,
     /// Until every shard had all of its replicas again, or the worker's next life had joined.
     pub(crate) whole_after: Duration,
+    /// Whether another coordinator led after it than before.
+    pub(crate) is_takeover: bool,
+    /// After how long it was seen to lead, if the one before was killed.
+    pub(crate) led_after: Option<Duration>,
 }
 
 /// Who causes faults in a cluster.
@@ -102,6 +113,7 @@ impl Saboteur<'_> {
         }
         let before = placements.newest().map_or(0, |placement| placement.epoch.get());
         let cluster = &mut self.cluster;
+        let (mut led_after, mut is_takeover) = (None, false);
         let victim = random.below(cluster.servers.len() as u64) as usize;
         match fault {
             FaultFlag::Kill => {
@@ -119,10 +131,20 @@ impl Saboteur<'_> {
                 cluster.wait_whole(placements, 0)?;
             }
             FaultFlag::Coordinator => {
-                let coordinator = cluster.children.child(cluster.coordinator);
+                let before = leader(cluster)?;
+                let coordinator = cluster.children.child(cluster.coordinators[before.which]);
+                let killed = Instant::now();
                 coordinator.signal(Signal::KILL);
                 coordinator.ended(END_MAX); // Until then it holds its log.
-                cluster.restart_coordinator()?;
+                if cluster.coordinators.len() > 1 {
+                    wait_other(cluster, before)?;
+                    (led_after, is_takeover) = (Some(killed.elapsed()), true);
+                }
+                cluster.restart_coordinator(before.which)?;
+                cluster.wait_whole(placements, 0)?;
+            }
+            FaultFlag::StopCoordinator => {
+                is_takeover = stop_leader(cluster, random)?;
                 cluster.wait_whole(placements, 0)?;
             }
             FaultFlag::KillWorker => {
@@ -131,6 +153,17 @@ impl Saboteur<'_> {
                 workers.kill(random.below(workers.count()) as usize)?;
             }
         }
-        Ok(Caused { fault, at, whole_after: began.elapsed() })
+        Ok(Caused { fault, at, whole_after: began.elapsed(), is_takeover, led_after })
     }
+}
+
+/// Stops the coordinator that leads for a while. Whether another one led afterwards.
+fn stop_leader(cluster: &mut ClusterProcesses, random: &mut Random) -> Result<bool, Failure> {
+    let before = leader(cluster)?;
+    let number = cluster.coordinators[before.which];
+    let asleep = STOP_MS_MIN + random.below(LEADER_STOP_MS_MAX - STOP_MS_MIN);
+    cluster.children.child(number).signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(asleep));
+    cluster.children.child(number).signal(Signal::CONT);
+    Ok(leader(cluster)?.term > before.term)
 }

@@ -5,8 +5,10 @@
 
 mod args;
 mod faults;
+mod leader;
 pub(crate) mod workers;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +32,7 @@ use crate::rdma::RdmaArgs;
 use crate::reach::{cluster_of, own_job, watch};
 use crate::signals::Stop;
 
-/// What the cluster of a soak is called.
+/// What the cluster of a soak is called; in an etcd, with a number behind it.
 const CLUSTER: &str = "soak";
 
 /// How often the run looks whether somebody wants it to end.
@@ -43,8 +45,19 @@ pub(crate) struct SoakReport {
     command: String,
     seconds: f64,
     faults: Vec<FaultFlag>,
+    /// Where pushes are acknowledged.
+    acknowledge: String,
+    /// Coordinators that stand by.
+    standbys: u16,
     /// Faults of any kind that were caused.
     kills: u64,
+    /// The same by kind.
+    caused: BTreeMap<FaultFlag, u64>,
+    /// Faults after which another coordinator led than before.
+    takeovers: u64,
+    /// From a leader's death until the other one was seen to lead.
+    takeover_ms_p50: Option<f64>,
+    takeover_ms_max: Option<f64>,
     /// Pushes that were acknowledged.
     acknowledged: u64,
     pushes_per_s: f64,
@@ -112,7 +125,7 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
     let (mut saboteur, placements) = match &plan.coordinator[..] {
         [] => {
             let cluster = start(plan, data)?;
-            let placements = watch(std::slice::from_ref(&cluster.address), CLUSTER)?;
+            let placements = watch(&cluster.addresses, cluster.name())?;
             cluster.wait_whole(&placements, 0)?;
             (Some(Saboteur { plan, cluster, workers: None }), placements)
         }
@@ -124,7 +137,7 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
         && plan.faults.contains(&FaultFlag::KillWorker)
     {
         threads = 0;
-        let told = worker_plan(plan, job, &saboteur.cluster.address);
+        let told = worker_plan(plan, job, &saboteur.cluster);
         saboteur.workers = Some(SoakWorkers::start(told, plan.workers)?);
     }
     let load = SoakLoad {
@@ -133,6 +146,7 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
         workers: plan.workers + 1,
         keys: plan.keys,
         seed: plan.seed,
+        acknowledge: plan.acknowledge.0,
         started: Instant::now(),
         over: AtomicBool::new(false),
         probes: Mutex::default(),
@@ -167,14 +181,15 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
 }
 
 /// What workers are told that are processes.
-fn worker_plan(plan: &SoakArgs, job: JobId, coordinator: &str) -> SoakWorkerPlan {
+fn worker_plan(plan: &SoakArgs, job: JobId, cluster: &ClusterProcesses) -> SoakWorkerPlan {
     SoakWorkerPlan {
-        coordinators: vec![coordinator.to_owned()],
-        cluster: CLUSTER.to_owned(),
+        coordinators: cluster.addresses.clone(),
+        cluster: cluster.name().to_owned(),
         job: job.get(),
         workers: plan.workers + 1,
         keys: plan.keys,
         seed: plan.seed,
+        acknowledge: plan.acknowledge.to_string(),
         worker: 0,
         life: learn::INCARNATION.get(),
     }
@@ -182,12 +197,19 @@ fn worker_plan(plan: &SoakArgs, job: JobId, coordinator: &str) -> SoakWorkerPlan
 
 /// Starts a cluster of processes.
 fn start(plan: &SoakArgs, data: &Path) -> Result<ClusterProcesses, Failure> {
+    // An etcd may have seen soaks before, whose servers are gone.
+    let cluster = match plan.etcd.is_empty() {
+        true => CLUSTER.to_owned(),
+        false => format!("{CLUSTER}-{:016x}", own_job().get()),
+    };
     ClusterProcesses::start(ClusterProcessesSpec {
-        cluster: CLUSTER.to_owned(),
+        cluster,
         data: data.to_owned(),
         shards: plan.shards,
         replicas: plan.replicas,
         servers: plan.servers(),
+        etcd: plan.etcd.clone(),
+        standbys: plan.standbys(),
         children: ServerChildren {
             transport: TransportFlag::Auto,
             rdma: RdmaArgs::default(),
@@ -239,6 +261,10 @@ fn report(
     let probes = load.probes();
     let recoveries = &probes.recoveries_ms;
     let probe_ms = |share| probes.took_us.value_at_quantile(share) as f64 * 1e-3;
+    let mut kinds = BTreeMap::new();
+    caused.iter().for_each(|one| *kinds.entry(one.fault).or_default() += 1);
+    let led = caused.iter().filter_map(|one| one.led_after);
+    let led: Vec<f64> = led.map(|after| after.as_secs_f64() * 1e3).collect();
     let whole: Vec<f64> = caused.iter().map(|one| one.whole_after.as_secs_f64() * 1e3).collect();
     let sum = |of: fn(&SoakTally) -> u64| tallies.iter().map(of).sum::<u64>();
     let (lost, doubled) = (sum(|one| one.lost), sum(|one| one.doubled));
@@ -248,7 +274,13 @@ fn report(
         command: command(),
         seconds,
         faults: plan.faults.clone(),
+        acknowledge: plan.acknowledge.to_string(),
+        standbys: plan.standbys(),
         kills: caused.len() as u64,
+        caused: kinds,
+        takeovers: caused.iter().filter(|one| one.is_takeover).count() as u64,
+        takeover_ms_p50: quantile(&led, 0.5),
+        takeover_ms_max: quantile(&led, 1.0),
         acknowledged,
         pushes_per_s: acknowledged as f64 / seconds,
         lost,
@@ -281,6 +313,8 @@ impl SoakReport {
         pairs_of([
             ("seconds", format!("{:.1}", self.seconds)),
             ("faults caused", count(self.kills)),
+            ("takeovers", count(self.takeovers)),
+            ("takeover max ms", ms(self.takeover_ms_max)),
             ("pushes acknowledged", count(self.acknowledged)),
             ("pushes/s", count(self.pushes_per_s as u64)),
             ("lost", count(self.lost)),

@@ -17,6 +17,7 @@ use worker::{Incarnation, JobId, WorkerId};
 
 use super::end_when_asked;
 use crate::failure::Failure;
+use crate::flags::AcknowledgeFlag;
 use crate::output;
 use crate::reach::{cluster_of, watch};
 use crate::signals::Stop;
@@ -35,6 +36,8 @@ pub(crate) struct SoakWorkerPlan {
     pub(crate) workers: u32,
     pub(crate) keys: u64,
     pub(crate) seed: u64,
+    /// As the flag says it.
+    pub(crate) acknowledge: String,
     pub(crate) worker: u32,
     pub(crate) life: u32,
 }
@@ -175,6 +178,7 @@ pub(crate) fn run_child() -> Result<(), Failure> {
 }
 
 fn work(plan: &SoakWorkerPlan, stop: &Stop) -> Result<SoakTally, Failure> {
+    let acknowledge: AcknowledgeFlag = plan.acknowledge.parse().map_err(Failure::usage)?;
     let placements = watch(&plan.coordinators, &plan.cluster)?;
     let load = &SoakLoad {
         cluster: cluster_of(&placements, WorkerId::OBSERVER),
@@ -182,6 +186,7 @@ fn work(plan: &SoakWorkerPlan, stop: &Stop) -> Result<SoakTally, Failure> {
         workers: plan.workers,
         keys: plan.keys,
         seed: plan.seed,
+        acknowledge: acknowledge.0,
         started: Instant::now(),
         over: AtomicBool::new(false),
         probes: Mutex::default(),

@@ -301,9 +301,11 @@ fn start_replicated(plan: &Plan, servers: u16, replicas: u8) -> Result<Remote, F
         shards: servers * SHARDS_A_SERVER,
         replicas,
         servers,
+        etcd: Vec::new(),
+        standbys: 0,
         children: server_children(plan),
     })?;
-    let addresses = vec![processes.address.clone()];
+    let addresses = processes.addresses.clone();
     let contact = coordinated_contact(plan, Coordinated { addresses, cluster: CLUSTER.to_owned() });
     Ok(Remote { contact, _sockets: None, _processes: Some(Mutex::new(processes)) })
 }

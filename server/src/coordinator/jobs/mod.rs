@@ -13,9 +13,9 @@ use wire::{JobAsk, Time, ToMember};
 use super::event::{Action, ConnectionId};
 use super::machine::Machine;
 
-pub use record::JobRecord;
+pub use record::{HOST_PATIENCE, JobRecord};
+pub use registry::JobWrite;
 pub(super) use registry::Jobs;
-pub use registry::{HOST_PATIENCE, JobWrite};
 
 impl Machine {
     /// The same with the jobs that the store has.

@@ -5,11 +5,16 @@
 //! Invariant: each batch of an epoch is in one portion, and a portion is one place's; a place's
 //! portions are numbered by one, and stay open until their batches are known to be done.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use wire::{
     Enrolled, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, PORTION_BATCHES, PORTIONS_OPEN_MAX,
     PlaceHeld, PlaceNews, Portion,
 };
+
+/// How long a host of a job may say nothing before its job ends, unless the job has it otherwise.
+pub const HOST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A job of several hosts, as the store has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +28,9 @@ pub struct JobRecord {
     pub(super) id: u64,
     pub(super) workers: u32,
     pub(super) epochs: u32,
+    /// How long a host may say nothing, in ms; 0: records of before did not say.
+    #[serde(default)]
+    pub(super) patience_ms: u64,
     pub(super) settings: Vec<JobSetting>,
     pub(super) hosts: Vec<Host>,
     pub(super) places: Vec<Place>,
@@ -73,6 +81,7 @@ impl JobRecord {
             id: bid.id,
             workers: bid.workers,
             epochs: bid.epochs,
+            patience_ms: bid.patience_ms,
             settings: bid.settings.clone(),
             hosts: Vec::new(),
             places: Vec::new(),
@@ -105,6 +114,14 @@ impl JobRecord {
     /// Whether all of its workers may begin.
     pub(super) fn runs(&self) -> bool {
         self.is_prepared && self.places.len() == self.workers as usize && self.ended.is_none()
+    }
+
+    /// How long a host may say nothing before the job ends.
+    pub(super) fn patience(&self) -> Duration {
+        match self.patience_ms {
+            0 => HOST_PATIENCE,
+            ms => Duration::from_millis(ms),
+        }
     }
 
     pub(super) fn host(&self, holder: u64) -> Option<usize> {

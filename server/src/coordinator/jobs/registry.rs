@@ -20,9 +20,6 @@ use super::super::event::ConnectionId;
 use super::super::view::millis;
 use super::record::{Host, JobRecord};
 
-/// How long a host of a job may say nothing before its job ends.
-pub const HOST_PATIENCE: Duration = Duration::from_secs(60);
-
 /// After how long others are told that a host is not heard of.
 const AWAY_AFTER: Duration = Duration::from_secs(3);
 
@@ -293,7 +290,7 @@ impl Known {
     fn missing(&self, now: Time) -> Option<usize> {
         (0..self.heard.len()).find(|&at| {
             let is_needed = self.record.hosts[at].first == 0 || self.heard[at].result.is_none();
-            is_needed && self.silence(at, now) > HOST_PATIENCE
+            is_needed && self.silence(at, now) > self.record.patience()
         })
     }
 
@@ -304,7 +301,7 @@ impl Known {
             "{name}, which has {}, was not heard of for {} s; begin anew by starting the command \
              on every host",
             worker_words(*first, *places),
-            HOST_PATIENCE.as_secs()
+            self.record.patience().as_secs()
         );
         let is_there = |&other: &usize| self.silence(other, now) <= AWAY_AFTER;
         let sweeper = (0..self.heard.len()).find(is_there);
@@ -328,7 +325,7 @@ impl Known {
             first: record.hosts[other].first,
             places: record.hosts[other].places,
             away_ms: millis(self.silence(other, now)),
-            patience_ms: millis(HOST_PATIENCE),
+            patience_ms: millis(record.patience()),
         });
         let ended = record.ended.as_ref();
         JobState {

@@ -13,8 +13,9 @@ use wire::{
     PORTION_BATCHES, PlaceNews, Portion, Time,
 };
 
+use super::record::HOST_PATIENCE;
 use super::record::JobRecord;
-use super::registry::{HOST_PATIENCE, JobWrite, Jobs};
+use super::registry::{JobWrite, Jobs};
 use crate::coordinator::event::ConnectionId;
 
 const EPOCHS: u32 = 2;
@@ -23,7 +24,8 @@ const BATCHES: u64 = 45;
 
 fn bid(wanted: u32, workers: u32) -> JobBid {
     let setting = JobSetting { name: "--clock".into(), value: "bsp".into() };
-    JobBid { host: "h".into(), id: 7, wanted, workers, epochs: EPOCHS, settings: vec![setting] }
+    let (host, settings) = ("h".into(), vec![setting]);
+    JobBid { host, id: 7, wanted, workers, epochs: EPOCHS, patience_ms: 0, settings }
 }
 
 fn ask(holder: u64, verb: JobVerb) -> JobAsk {

@@ -134,8 +134,14 @@ impl Fleet {
                 let wanted = process.wanted.get_mut(&shard).filter(|it| it.epoch == epoch);
                 let Some(wanted) = wanted else { return };
                 wanted.tries += 1;
-                let tries = wanted.tries;
-                self.dial_soon(now, (host, life), shard, tries);
+                let (tries, again, server) = (wanted.tries, wanted.redial.ended(), wanted.server);
+                if again.is_lost {
+                    process.caller.notes.suspect(server);
+                    let report = ChainReport::SuccessorLost;
+                    process.caller.notes.report(Observation { shard, chain: epoch, report });
+                }
+                let from = now + again.after.unwrap_or_default();
+                self.dial_soon(from, (host, life), shard, tries);
             }
             Notice::SuccessorHeard => {
                 let wanted = process.wanted.get_mut(&shard).filter(|it| it.epoch == epoch);

@@ -5,15 +5,19 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use server::coordinator::HOST_PATIENCE;
 use wire::{
-    JOB_EPOCHS_MAX, JOB_NAME_BYTES_MAX, JOB_SETTING_BYTES_MAX, JOB_WORKERS_MAX, JobSetting,
+    JOB_EPOCHS_MAX, JOB_NAME_BYTES_MAX, JOB_PATIENCE_MS_MAX, JOB_PATIENCE_MS_MIN,
+    JOB_SETTING_BYTES_MAX, JOB_WORKERS_MAX, JobSetting,
 };
 
 use crate::cli::TrainArgs;
 use crate::failure::Failure;
+use crate::flags::DurationFlag;
 use crate::train::plan::{Plan, ServersWanted};
 
 /// Lives of a worker that one life of its launcher may begin: the two are one number together.
@@ -36,6 +40,10 @@ pub(crate) struct JobArgs {
     /// it takes its workers' places again [default: a directory below that for temporary files].
     #[arg(long, help_heading = "Cluster", value_name = "DIR")]
     pub(crate) job_dir: Option<PathBuf>,
+    /// How long a host of that job may be gone before the job ends on all of them, 5s to 24h
+    /// [default: 60s].
+    #[arg(long, help_heading = "Cluster", value_name = "DURATION")]
+    pub(crate) job_patience: Option<DurationFlag>,
 }
 
 /// A job that this run takes part in.
@@ -46,6 +54,8 @@ pub(crate) struct JobPlan {
     pub(crate) wanted: u32,
     /// Where it keeps what it needs to go on.
     pub(crate) dir: Option<PathBuf>,
+    /// How long one of its hosts may be gone.
+    pub(crate) patience_ms: u64,
 }
 
 impl JobArgs {
@@ -55,6 +65,7 @@ impl JobArgs {
             job: self.job.or(other.job),
             job_workers: self.job_workers.or(other.job_workers),
             job_dir: self.job_dir.or(other.job_dir),
+            job_patience: self.job_patience.or(other.job_patience),
         }
     }
 }
@@ -65,10 +76,11 @@ pub(crate) fn job_plan(
     wanted: u32,
     servers: &ServersWanted,
 ) -> Result<Option<(JobPlan, u32)>, Failure> {
-    let JobArgs { job, job_workers, job_dir } = &args.job;
+    let JobArgs { job, job_workers, job_dir, job_patience } = &args.job;
     let Some(name) = job else {
-        if job_workers.is_some() || job_dir.is_some() {
-            return Err(Failure::usage("--job-workers and --job-dir are for --job"));
+        if job_workers.is_some() || job_dir.is_some() || job_patience.is_some() {
+            let why = "--job-workers, --job-dir and --job-patience are for --job";
+            return Err(Failure::usage(why));
         }
         return Ok(None);
     };
@@ -108,13 +120,30 @@ pub(crate) fn job_plan(
         let why = format!("--epochs: a job of several hosts has {JOB_EPOCHS_MAX} at most");
         return Err(Failure::usage(why));
     }
-    Ok(Some((JobPlan { name: name.clone(), wanted, dir: job_dir.clone() }, workers)))
+    let patience_ms = patience_ms(*job_patience)?;
+    Ok(Some((JobPlan { name: name.clone(), wanted, dir: job_dir.clone(), patience_ms }, workers)))
+}
+
+/// How long a host may be gone, if that can be.
+fn patience_ms(told: Option<DurationFlag>) -> Result<u64, Failure> {
+    let patience = told.map_or(HOST_PATIENCE, |flag| flag.0);
+    let ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    if !(JOB_PATIENCE_MS_MIN..=JOB_PATIENCE_MS_MAX).contains(&ms) {
+        return Err(Failure::usage(format!(
+            "--job-patience: expected 5s to 24h, found {patience:?}"
+        )));
+    }
+    Ok(ms)
 }
 
 /// What all hosts of a job have to agree on, by the flags that say it.
 ///
 /// - `data_bytes`: length of the data, where that is known.
-pub(super) fn settings(plan: &Plan, data_bytes: u64) -> Result<Vec<JobSetting>, Failure> {
+pub(super) fn settings(
+    plan: &Plan,
+    part: &JobPlan,
+    data_bytes: u64,
+) -> Result<Vec<JobSetting>, Failure> {
     let train = &plan.train;
     let columns = &train.columns;
     Ok(vec![
@@ -132,6 +161,7 @@ pub(super) fn settings(plan: &Plan, data_bytes: u64) -> Result<Vec<JobSetting>, 
         setting("--admission", plan.life.admission.to_string()),
         setting("--expiry", plan.life.expiry.to_string()),
         setting("--acknowledge", plan.acknowledge.to_string()),
+        setting("--job-patience", format!("{:?}", Duration::from_millis(part.patience_ms))),
     ])
 }
 

@@ -118,7 +118,8 @@ fn sit_down(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(Seat, JobDir), 
         wanted: part.wanted,
         workers: plan.workers,
         epochs: plan.epochs,
-        settings: settings(plan, source.progress().bytes_total)?,
+        patience_ms: part.patience_ms,
+        settings: settings(plan, part, source.progress().bytes_total)?,
     };
     drop(source);
     let (name, holder, journals) = (&part.name, dir.holder(), dir.journals());
