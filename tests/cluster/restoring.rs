@@ -314,7 +314,7 @@ fn a_server_that_is_killed_while_it_records_costs_the_checkpoint_nothing_but_tim
     wait_for("checkpoint under way", || {
         let status = first.status()?;
         let under_way = &status["checkpoints"]["under_way"];
-        (under_way["number"].is_u64() && under_way["parts_marked"] == 0).then_some(())
+        (under_way["number"].is_u64() && under_way["parts_done"] == 0).then_some(())
     });
     first.servers.pop().expect("three").signal(Signal::KILL);
     let output = taking.join().expect("no panic");
