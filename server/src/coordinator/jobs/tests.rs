@@ -13,8 +13,7 @@ use wire::{
     PORTION_BATCHES, PlaceNews, Portion, Time,
 };
 
-use super::record::HOST_PATIENCE;
-use super::record::JobRecord;
+use super::record::{HOST_PATIENCE, JobRecord};
 use super::registry::{JobWrite, Jobs};
 use crate::coordinator::event::ConnectionId;
 
