@@ -338,11 +338,7 @@ pub fn remove(
     if layout.is_alone() {
         return alone::remove(lines, layout, shape, key, watch);
     }
-    let lane_of = |line: usize| {
-        lines[line][..layout.lanes].iter().position(|&held| held == key.wrapping_add(1))
-    };
-    let mut homes = shape.homes(key).into_iter();
-    let at = homes.find_map(|line| lane_of(line).map(|lane| At { line, lane }))?;
+    let at = lane_of(lines, layout, shape, key)?;
     watch.changes(at.line, &lines[at.line]);
     let taken = payload(layout, &lines[at.line], layout.payload(at.lane));
     lines[at.line][at.lane] = 0;
@@ -418,6 +414,15 @@ pub fn prefetch_move(lines: &[Line], layout: Layout, shape: Shape, line: usize) 
     for (key, _) in entries(layout, &lines[line]) {
         prefetch(lines, shape.homes(key)[0]);
     }
+}
+
+/// The lane in which a key lies, of lines with more than one.
+fn lane_of(lines: &[Line], layout: Layout, shape: Shape, key: u64) -> Option<At> {
+    let stored = Some(key.wrapping_add(1)).filter(|_| key != NO_KEY)?;
+    shape.homes(key).into_iter().find_map(|line| {
+        let lane = lines[line][..layout.lanes].iter().position(|&held| held == stored)?;
+        Some(At { line, lane })
+    })
 }
 
 fn free_lane(lines: &[Line], layout: Layout, line: usize) -> Option<At> {

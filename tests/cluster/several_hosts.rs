@@ -98,6 +98,19 @@ impl Cluster {
         status["jobs"].as_array()?.iter().find(|job| job["name"] == name).cloned()
     }
 
+    /// Starts a job without end, of a worker on each of the hosts `a` and `b`, and waits until it
+    /// is under way.
+    ///
+    /// - `words`: what both are told besides. `of_first`: what `a` alone is.
+    fn begin_endless(&self, name: &str, words: &[&str], of_first: &[&str]) -> (Running, Running) {
+        let both = [&endless(name)[..], words].concat();
+        let first = self.launch("a", &[&both[..], of_first].concat());
+        wait_for("the first host", || self.job(name));
+        let second = self.launch("b", &both);
+        self.wait_dealt(name, 4);
+        (first, second)
+    }
+
     /// Waits until a job has been dealt so many portions.
     fn wait_dealt(&self, name: &str, portions: u64) {
         wait_for("portions that are dealt", || {
@@ -105,6 +118,11 @@ impl Cluster {
             (job["portions"].as_u64()? >= portions).then_some(())
         });
     }
+}
+
+/// What a launcher of a job without end of two workers is told.
+fn endless(name: &str) -> [&str; 6] {
+    ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", name, "--job-workers", "2"]
 }
 
 /// The figures of a launcher that ends well.
@@ -193,13 +211,8 @@ fn a_host_that_finds_no_place_or_was_told_another_job_is_told_so_in_one_line() {
 #[test]
 fn who_interrupts_one_host_ends_the_whole_job_in_good_order() {
     let cluster = Cluster::start();
-    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "stopped"];
-    let both = [&endless[..], &["--job-workers", "2"]].concat();
     let model = cluster.files.path("model");
-    let mut first = cluster.launch("a", &[&both[..], &["--save", &model]].concat());
-    wait_for("the first host", || cluster.job("stopped"));
-    let mut second = cluster.launch("b", &both);
-    cluster.wait_dealt("stopped", 4);
+    let (mut first, mut second) = cluster.begin_endless("stopped", &[], &["--save", &model]);
     signal(second.id(), Signal::INT);
     for launcher in [&mut first, &mut second] {
         let (status, said) = launcher.end();
@@ -218,12 +231,7 @@ fn who_interrupts_one_host_ends_the_whole_job_in_good_order() {
 #[test]
 fn a_host_whose_worker_has_no_life_left_ends_the_others_too() {
     let cluster = Cluster::start();
-    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "lost"];
-    let both = [&endless[..], &["--job-workers", "2", "--restarts", "0"]].concat();
-    let mut first = cluster.launch("a", &both);
-    wait_for("the first host", || cluster.job("lost"));
-    let mut second = cluster.launch("b", &both);
-    cluster.wait_dealt("lost", 4);
+    let (mut first, mut second) = cluster.begin_endless("lost", &["--restarts", "0"], &[]);
     std::thread::sleep(Duration::from_millis(300));
     let worker = wait_for("a worker", || children(second.id(), "worker").first().copied());
     signal(worker, Signal::KILL);
@@ -268,13 +276,8 @@ fn a_standby_that_takes_over_under_a_job_of_two_hosts_deals_each_batch_once() {
 #[test]
 fn a_host_that_stays_away_past_its_patience_ends_the_job_in_words_on_both_sides() {
     let cluster = Cluster::start();
-    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "away"];
-    let both = [&endless[..], &["--job-workers", "2", "--job-patience", "5s"]].concat();
-    let mut first = cluster.launch("a", &both);
-    wait_for("the first host", || cluster.job("away"));
-    let second = cluster.launch("b", &both);
-    cluster.wait_dealt("away", 4);
-    let longer = [&both[..4], &["--job-workers", "2", "--job-patience", "6s"]].concat();
+    let (mut first, second) = cluster.begin_endless("away", &["--job-patience", "5s"], &[]);
+    let longer = [&endless("away")[..], &["--job-patience", "6s"]].concat();
     let output = cluster.command("c", &longer).output().expect("it runs");
     let said = stderr(&output);
     assert!(said.contains("--job-patience \"5s\", this one \"6s\""), "{said}");
@@ -287,6 +290,7 @@ fn a_host_that_stays_away_past_its_patience_ends_the_job_in_words_on_both_sides(
     assert!(said.contains(end), "{said}");
     assert_eq!(cluster.job("away").expect("known")["state"], "failed");
     // Who comes too late is told the same, once; then the name is free.
+    let both = [&endless("away")[..], &["--job-patience", "5s"]].concat();
     let late = cluster.command("b", &both).output().expect("it runs");
     assert_eq!(late.status.code(), Some(1), "{}", stderr(&late));
     assert!(stderr(&late).contains(end), "{}", stderr(&late));
@@ -299,12 +303,8 @@ fn a_host_that_stays_away_past_its_patience_ends_the_job_in_words_on_both_sides(
 #[test]
 fn a_host_that_sleeps_past_its_patience_wakes_up_to_the_end_of_the_job_in_words() {
     let cluster = Cluster::start();
-    let endless = ["--train", "gen:criteo?rows=1000000000&seed=1", "--job", "asleep"];
-    let both = [&endless[..], &["--job-workers", "2", "--job-patience", "5s"]].concat();
-    let mut first = cluster.launch("a", &both);
-    wait_for("the first host", || cluster.job("asleep"));
-    let mut second = cluster.launch("b", &both);
-    cluster.wait_dealt("asleep", 4);
+    let patience = ["--job-patience", "5s"];
+    let (mut first, mut second) = cluster.begin_endless("asleep", &patience, &[]);
     signal(second.id(), Signal::STOP);
     let (status, said) = first.end();
     assert_eq!(status.code(), Some(1), "{said}");

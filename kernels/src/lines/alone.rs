@@ -103,10 +103,8 @@ pub(super) fn insert(
     watch: &mut impl Moves,
 ) -> Option<Inserted> {
     let number = shape.number(key);
-    let (line, moves) = make_place(lines, layout, shape, (key, number), watch, free_line)?;
-    watch.changes(line, &lines[line]);
-    write(&mut lines[line], layout, key, payload);
-    Some(Inserted { place: (line * LINE_WORDS + ROW_WORD) as u32, moves }) // `LINES_MAX` fits.
+    let place = make_place(lines, layout, shape, (key, number), watch, free_line)?;
+    Some(fill_place(lines, layout, place, key, payload, watch))
 }
 
 /// As `lines::put`. `None` as for [`insert`].
@@ -121,15 +119,30 @@ pub(super) fn put(
 ) -> Option<Put> {
     let number = shape.number(key);
     if let Some(line) = find_number(lines, shape.home(number), key, number) {
-        let place = (line * LINE_WORDS + ROW_WORD) as u32; // `LINES_MAX` fits.
-        return Some(Put { place, moves: 0, was_there: true });
+        return Some(Put::WasThere(place_of(line)));
     }
     let place = make_place(lines, layout, shape, (key, number), watch, free_line_behind)?;
-    let (line, moves) = place;
+    Some(Put::Added(fill_place(lines, layout, place, key, payload, watch)))
+}
+
+/// Writes a key to the line that [`make_place`] has found.
+#[inline(always)]
+fn fill_place(
+    lines: &mut [Line],
+    layout: Layout,
+    (line, moves): (usize, usize),
+    key: u64,
+    payload: &Payload,
+    watch: &mut impl Moves,
+) -> Inserted {
     watch.changes(line, &lines[line]);
     write(&mut lines[line], layout, key, payload);
-    let place = (line * LINE_WORDS + ROW_WORD) as u32;
-    Some(Put { place, moves, was_there: false })
+    Inserted { place: place_of(line), moves }
+}
+
+/// The word in which the row of a line begins, counted from the first line's first word.
+const fn place_of(line: usize) -> u32 {
+    (line * LINE_WORDS + ROW_WORD) as u32 // `LINES_MAX` fits.
 }
 
 /// A line for a key that is absent, named by its home's directory if it is not the home, and how
@@ -448,7 +461,7 @@ mod tests {
                         match put(&mut lines, layout, shape, key, &row, &mut ()) {
                             Some(put) => {
                                 let known = oracle.insert(key, row).is_some();
-                                prop_assert_eq!(put.was_there, known);
+                                prop_assert_eq!(matches!(put, Put::WasThere(_)), known);
                             }
                             None => prop_assert!(!oracle.contains_key(&key)),
                         }

@@ -3,18 +3,16 @@
 //! Owns the one look at a key's homes that finds it or room for it. Moves that make room are left
 //! to `lines`, lines of one lane to `alone`.
 
-use super::{At, Inserted, Layout, Line, Moves, Payload, Shape, alone, insert, write};
+use super::{Inserted, Layout, Line, Moves, Payload, Shape, alone, insert, lane_of};
 use crate::lanes::prefetch;
 
-/// Where an entry lies that was put in, or was there.
+/// What has become of an entry that was to be put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Put {
-    /// As [`Inserted::place`].
-    pub place: u32,
-    /// As [`Inserted::moves`].
-    pub moves: usize,
-    /// The key was there, and its payload is as it was.
-    pub was_there: bool,
+pub enum Put {
+    /// Its key was there, and has the payload that it had: its place, as [`Inserted::place`].
+    WasThere(u32),
+    /// It was put in.
+    Added(Inserted),
 }
 
 /// Finds a key, and puts it in where it is absent: with one look at its homes, and best for keys
@@ -34,26 +32,10 @@ pub fn put(
     if layout.is_alone() {
         return alone::put(lines, layout, shape, key, payload, watch);
     }
-    let homes = shape.homes(key);
-    let mut free = None;
-    for line in homes {
-        for (lane, &held) in lines[line][..layout.lanes].iter().enumerate() {
-            let at = At { line, lane };
-            if held == key.wrapping_add(1) && held != 0 {
-                return Some(Put { place: layout.place(at), moves: 0, was_there: true });
-            }
-            if held == 0 && free.is_none() {
-                free = Some(at);
-            }
-        }
+    if let Some(at) = lane_of(lines, layout, shape, key) {
+        return Some(Put::WasThere(layout.place(at)));
     }
-    if let Some(at) = free {
-        watch.changes(at.line, &lines[at.line]);
-        let place = write(lines, layout, at, key, payload);
-        return Some(Put { place, moves: 0, was_there: false });
-    }
-    let Inserted { place, moves } = insert(lines, layout, shape, key, payload, watch)?;
-    Some(Put { place, moves, was_there: false })
+    insert(lines, layout, shape, key, payload, watch).map(Put::Added)
 }
 
 /// Asks the cache for the lines that [`put`] of a key looks at.
@@ -92,7 +74,10 @@ mod tests {
                 for &key in &keys {
                     let payload = payload_of(layout, key ^ round);
                     let put = put(&mut lines, layout, shape, key, &payload, &mut ());
-                    let Put { place, was_there, .. } = put.expect("four fifths always fit");
+                    let (place, was_there) = match put.expect("four fifths always fit") {
+                        Put::WasThere(place) => (place, true),
+                        Put::Added(inserted) => (inserted.place, false),
+                    };
                     assert_eq!(was_there, round == 1);
                     let (line, word) = (place as usize / LINE_WORDS, place as usize % LINE_WORDS);
                     let there = entries(layout, &lines[line]).find(|&(_, at)| at == word);

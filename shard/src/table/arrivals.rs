@@ -3,11 +3,10 @@
 //! Owns how each is found or added with one look at its lines, and that their pages are there by
 //! then. Where a key lies is left to `index`.
 
-use kernels::lines::{self, LINE_WORDS, Moves, Payload, Put};
+use kernels::lines::{self, Payload, Put};
 use memory::First;
 
 use super::index::Index;
-use super::watch::NO_LINE;
 
 impl Index {
     /// Asks for the pages of all lines: keys for all of them come soon, in the order of lines.
@@ -26,16 +25,15 @@ impl Index {
             return (self.beside(place), true);
         }
         let lines = self.lines.as_mut_slice();
-        let put = match lines::put(lines, self.layout, self.shape, key, payload, &mut self.watch) {
-            Some(put) => put,
-            None => Put { place: self.put_stray(key, payload), moves: 0, was_there: false },
+        let put = lines::put(lines, self.layout, self.shape, key, payload, &mut self.watch);
+        let added = match put {
+            Some(Put::WasThere(place)) => return (self.beside(place), true),
+            Some(Put::Added(inserted)) => Some(inserted),
+            None => None,
         };
-        if !put.was_there {
-            self.count_added();
-            self.watch.moved(key, NO_LINE, put.place as usize / LINE_WORDS);
-            self.changes += put.moves as u64;
-        }
-        (self.beside(put.place), put.was_there)
+        self.count_added();
+        let place = self.note_put(key, payload, added);
+        (self.beside(place), false)
     }
 
     /// Asks the cache for what [`Index::find_or_insert`] of a key looks at.

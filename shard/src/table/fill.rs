@@ -254,8 +254,7 @@ impl Table {
     /// - Errors: [`Full`]. Some rows may have been taken in.
     pub(crate) fn take_page(&mut self, page: RowsView<'_>, clock: u32) -> Result<(), Full> {
         let width = self.page_width();
-        let (ahead, _) = page.keys.split_at(page.keys.len().min(KEYS_AHEAD));
-        ahead.iter().for_each(|&key| self.index.prefetch(key));
+        page.keys.iter().take(KEYS_AHEAD).for_each(|&key| self.index.prefetch(key));
         for (at, (&key, row)) in page.keys.iter().zip(page.rows.chunks_exact(width)).enumerate() {
             if at.is_multiple_of(PAGE_BLOCK_KEYS) {
                 let block = &page.keys[at..];
@@ -294,18 +293,19 @@ impl Table {
     /// Writes a row of a page, stamp and all, after [`Table::make_place`].
     fn put_row(&mut self, key: u64, row: &[f32]) {
         let mut payload = Payload::default();
-        match &self.rows {
-            Some(rows) => payload[0] = rows.next(),
-            None => {
-                payload.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits());
-            }
+        if let Some(rows) = &self.rows {
+            payload[0] = rows.next();
+        } else {
+            payload.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits());
         }
         let (at, was_there) = self.index.find_or_insert(key, &payload);
-        if let Some(rows) = self.rows.as_mut().filter(|_| !was_there) {
-            let added = rows.add();
-            debug_assert_eq!(added, at, "the one that was to be next");
-        } else if !was_there {
-            return;
+        match &mut self.rows {
+            Some(rows) if !was_there => {
+                let added = rows.add();
+                debug_assert_eq!(added, at, "the one that was to be next");
+            }
+            None if !was_there => return, // The row went in with its key.
+            _ => {}
         }
         let stored = stored_mut(&mut self.index, &mut self.rows);
         let start = at as usize * stored.stride;

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use kernels::lines::{
-    self, EMPTY_LINE, LINE_WORDS, LINES_MAX, Layout, Line, Moves, Payload, Shape,
+    self, EMPTY_LINE, Inserted, LINE_WORDS, LINES_MAX, Layout, Line, Moves, Payload, Shape,
 };
 use kernels::probe::{self, Elsewhere, Lines};
 use kernels::{Isa, MISSING};
@@ -113,7 +113,7 @@ pub(crate) struct Index {
     pub(super) taken: usize,
     /// Where each stray's payload begins.
     pub(super) strays: BTreeMap<u64, u32>,
-    pub(super) changes: u64,
+    changes: u64,
     pub(super) watch: Watch,
 }
 
@@ -396,18 +396,20 @@ impl Index {
 
     fn put(&mut self, key: u64, payload: &Payload) -> u32 {
         let lines = self.lines.as_mut_slice();
-        match lines::insert(lines, self.layout, self.shape, key, payload, &mut self.watch) {
-            Some(inserted) => {
-                self.watch.moved(key, NO_LINE, inserted.place as usize / LINE_WORDS);
-                self.changes += inserted.moves as u64;
-                inserted.place
-            }
-            None => self.put_stray(key, payload),
-        }
+        let put = lines::insert(lines, self.layout, self.shape, key, payload, &mut self.watch);
+        self.note_put(key, payload, put)
+    }
+
+    /// Notes where an entry was put; one that has found no room becomes a stray. Its place.
+    pub(super) fn note_put(&mut self, key: u64, payload: &Payload, put: Option<Inserted>) -> u32 {
+        let Some(Inserted { place, moves }) = put else { return self.put_stray(key, payload) };
+        self.watch.moved(key, NO_LINE, place as usize / LINE_WORDS);
+        self.changes += moves as u64;
+        place
     }
 
     #[cold]
-    pub(super) fn put_stray(&mut self, key: u64, payload: &Payload) -> u32 {
+    fn put_stray(&mut self, key: u64, payload: &Payload) -> u32 {
         self.changes += 1;
         let lanes = self.layout.lanes();
         let first = self.shape.lines();
