@@ -5,10 +5,18 @@
 //! Invariant: numbers are claimed only when the one before has been delivered, so readers that
 //! claim from one counter stay together, and a slow one claims less.
 
+use std::sync::Arc;
+
 use super::error::DataError;
+use super::splits::Splits;
 
 /// Says which batch of the pass is this reader's next: a number above the one before.
 pub type Claim = Box<dyn FnMut() -> Result<u64, DataError> + Send>;
+
+/// Says which split is this reader's next, in ascending order, or that there is none left.
+///
+/// It is told the last split of which all batches have been delivered.
+pub type ClaimSplit = Box<dyn FnMut(Option<u64>) -> Result<Option<u64>, DataError> + Send>;
 
 /// The batches that one reader delivers.
 pub(crate) enum Deal {
@@ -20,6 +28,13 @@ pub(crate) enum Deal {
         next: Option<u64>,
         claim: Claim,
     },
+    /// Those of the splits that it claims.
+    Splits {
+        splits: Arc<Splits>,
+        claim: ClaimSplit,
+        /// The last batch that is not delivered any more: it was, in a life before.
+        after: Option<u64>,
+    },
 }
 
 impl Deal {
@@ -30,7 +45,11 @@ impl Deal {
 
     /// Whether to deliver this batch. Asked for each batch in order.
     pub(crate) fn has(&mut self, batch: u64) -> Result<bool, DataError> {
-        let Deal::Claimed { next, claim } = self else { return Ok(true) };
+        let (next, claim) = match self {
+            Deal::All => return Ok(true),
+            Deal::Splits { after, .. } => return Ok(Some(batch) > *after),
+            Deal::Claimed { next, claim } => (next, claim),
+        };
         if next.is_none() {
             *next = Some(claim()?);
         }

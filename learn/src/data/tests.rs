@@ -20,43 +20,43 @@ use tempfile::TempDir;
 
 use super::*;
 
-struct Folder(TempDir);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Folder {
+    pub(super) fn new() -> Folder {
         Folder(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
         std::fs::write(self.path(name), bytes).unwrap();
         text(&self.path(name))
     }
 
     /// An error's message without this folder's name.
-    fn strip(&self, error: &DataError) -> String {
+    pub(super) fn strip(&self, error: &DataError) -> String {
         error.to_string().replace(&format!("{}/", text(self.0.path())), "")
     }
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn zst(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn zst(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
 }
 
-fn gz(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn spec(inputs: &[&str]) -> SourceSpec {
+pub(super) fn spec(inputs: &[&str]) -> SourceSpec {
     SourceSpec {
         inputs: inputs.iter().map(|&input| input.to_owned()).collect(),
         batch_rows: 10,
@@ -66,7 +66,7 @@ fn spec(inputs: &[&str]) -> SourceSpec {
     }
 }
 
-fn read(spec: &SourceSpec) -> Result<Vec<Csr>, DataError> {
+pub(super) fn read(spec: &SourceSpec) -> Result<Vec<Csr>, DataError> {
     let source = Source::open(spec)?;
     let mut batches = Vec::new();
     while let Some(csr) = source.next()? {
@@ -77,7 +77,7 @@ fn read(spec: &SourceSpec) -> Result<Vec<Csr>, DataError> {
 }
 
 /// Each row's label and its keys with their values.
-fn rows(batches: &[Csr]) -> Vec<(f32, Vec<(u64, f32)>)> {
+pub(super) fn rows(batches: &[Csr]) -> Vec<(f32, Vec<(u64, f32)>)> {
     let mut rows = Vec::new();
     for csr in batches {
         for row in 0..csr.rows() {
@@ -92,11 +92,11 @@ fn rows(batches: &[Csr]) -> Vec<(f32, Vec<(u64, f32)>)> {
 }
 
 /// LibSVM rows numbered `first..end`: each holds its number as a value.
-fn numbered(first: u64, end: u64) -> String {
+pub(super) fn numbered(first: u64, end: u64) -> String {
     (first..end).map(|row| format!("{} 1:{} 7:1\n", row % 2, row + 2)).collect()
 }
 
-fn numbers(batches: &[Csr]) -> Vec<u64> {
+pub(super) fn numbers(batches: &[Csr]) -> Vec<u64> {
     rows(batches).iter().map(|(_, cells)| cells[0].1 as u64 - 2).collect()
 }
 
