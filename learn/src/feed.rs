@@ -24,8 +24,8 @@ pub trait Feed {
 /// Says which batch of an epoch, from 0, is this reader's next: see [`Claim`].
 pub type ClaimInEpoch = Arc<Mutex<dyn FnMut(u32) -> Result<u64, DataError> + Send>>;
 
-/// Says which split of an epoch, from 0, is this reader's next, if there is one left. It is told the
-/// last split of that epoch whose batches were all given out: see [`ClaimSplit`].
+/// Says which split of an epoch, from 0, is this reader's next, if there is one left. It is told
+/// the last split of that epoch whose batches were all given out: see [`ClaimSplit`].
 pub type ClaimSplitInEpoch =
     Arc<Mutex<dyn FnMut(u32, Option<u64>) -> Result<Option<u64>, DataError> + Send>>;
 
@@ -108,8 +108,8 @@ impl Epochs {
         Epochs::with_share(spec, epochs, Share::Batches(claim), first)
     }
 
-    /// The same, for one of several readers that share the splits of each epoch: it reads those that
-    /// it claims, and nothing else.
+    /// The same, for one of several readers that share the splits of each epoch: it reads those
+    /// that it claims, and nothing else.
     ///
     /// - `after`: it begins behind this batch.
     pub fn open_splits(

@@ -48,6 +48,4 @@ pub use splits::{
 };
 
 #[cfg(test)]
-mod split_tests;
-#[cfg(test)]
 mod tests;

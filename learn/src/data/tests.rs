@@ -20,43 +20,45 @@ use tempfile::TempDir;
 
 use super::*;
 
-pub(super) struct Folder(TempDir);
+mod splits;
+
+struct Folder(TempDir);
 
 impl Folder {
-    pub(super) fn new() -> Folder {
+    fn new() -> Folder {
         Folder(tempfile::tempdir().unwrap())
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
         std::fs::write(self.path(name), bytes).unwrap();
         text(&self.path(name))
     }
 
     /// An error's message without this folder's name.
-    pub(super) fn strip(&self, error: &DataError) -> String {
+    fn strip(&self, error: &DataError) -> String {
         error.to_string().replace(&format!("{}/", text(self.0.path())), "")
     }
 }
 
-pub(super) fn text(path: &Path) -> String {
+fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-pub(super) fn zst(bytes: &[u8]) -> Vec<u8> {
+fn zst(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
 }
 
-pub(super) fn gz(bytes: &[u8]) -> Vec<u8> {
+fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-pub(super) fn spec(inputs: &[&str]) -> SourceSpec {
+fn spec(inputs: &[&str]) -> SourceSpec {
     SourceSpec {
         inputs: inputs.iter().map(|&input| input.to_owned()).collect(),
         batch_rows: 10,
@@ -66,7 +68,7 @@ pub(super) fn spec(inputs: &[&str]) -> SourceSpec {
     }
 }
 
-pub(super) fn read(spec: &SourceSpec) -> Result<Vec<Csr>, DataError> {
+fn read(spec: &SourceSpec) -> Result<Vec<Csr>, DataError> {
     let source = Source::open(spec)?;
     let mut batches = Vec::new();
     while let Some(csr) = source.next()? {
@@ -77,7 +79,7 @@ pub(super) fn read(spec: &SourceSpec) -> Result<Vec<Csr>, DataError> {
 }
 
 /// Each row's label and its keys with their values.
-pub(super) fn rows(batches: &[Csr]) -> Vec<(f32, Vec<(u64, f32)>)> {
+fn rows(batches: &[Csr]) -> Vec<(f32, Vec<(u64, f32)>)> {
     let mut rows = Vec::new();
     for csr in batches {
         for row in 0..csr.rows() {
@@ -92,11 +94,11 @@ pub(super) fn rows(batches: &[Csr]) -> Vec<(f32, Vec<(u64, f32)>)> {
 }
 
 /// LibSVM rows numbered `first..end`: each holds its number as a value.
-pub(super) fn numbered(first: u64, end: u64) -> String {
+fn numbered(first: u64, end: u64) -> String {
     (first..end).map(|row| format!("{} 1:{} 7:1\n", row % 2, row + 2)).collect()
 }
 
-pub(super) fn numbers(batches: &[Csr]) -> Vec<u64> {
+fn numbers(batches: &[Csr]) -> Vec<u64> {
     rows(batches).iter().map(|(_, cells)| cells[0].1 as u64 - 2).collect()
 }
 

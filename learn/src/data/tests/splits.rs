@@ -11,8 +11,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
 
-use super::tests::{Folder, gz, numbered, numbers, read, rows, spec, text, zst};
-use super::*;
+use super::super::*;
+use super::{Folder, gz, numbered, numbers, read, rows, spec, text, zst};
 
 /// Claims splits from a counter that all readers share.
 fn claims(splits: &Splits) -> impl Fn() -> ClaimSplit + use<> {
@@ -50,7 +50,8 @@ fn read_splits(spec: &SourceSpec, splits: &Arc<Splits>, readers: usize) -> Vec<C
 /// A line of LibSVM: a row that holds its number, in some of the ways in which it may be written,
 /// or none.
 fn line() -> impl Strategy<Value = Option<usize>> {
-    prop_oneof![3 => (0_usize..30).prop_map(Some), 1 => Just(None), 1 => (200_usize..900).prop_map(Some)]
+    let (short, long) = (0_usize..30, 200_usize..900);
+    prop_oneof![3 => short.prop_map(Some), 1 => Just(None), 1 => long.prop_map(Some)]
 }
 
 #[derive(Clone, Debug)]
