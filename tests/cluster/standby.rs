@@ -135,8 +135,8 @@ impl Cluster {
         survives(soak, || story(self));
     }
 
-    /// Waits until nobody can lead and a person who asks is told so, which takes 10 s: somebody else
-    /// might lead until then.
+    /// Waits until nobody can lead and a person who asks is told so, which takes 10 s: until then
+    /// somebody else might.
     fn wait_leaderless(&self) {
         wait_for("a clear word", || {
             let (is_well, _, said) = self.ask(&self.places[0], &["status"]);
