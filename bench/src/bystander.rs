@@ -3,6 +3,8 @@
 //! Owns a second session, on its own thread and its own connection: an observer's, which takes part
 //! in no clock. The load is open loop: pulls are due at a fixed low rate, whatever became of those
 //! before, and each is timed from when it was due, so that a stall counts for everyone it delays.
+//! Pings that are due in the same way, of a far end that has nothing else to do, show how much of
+//! that the machine does by itself: whatever else it runs, and its host.
 //!
 //! The thread shares the worker's processor, since the server's is busy. What the kernel takes to
 //! give it the processor is the client's and not the server's, so it asks for precedence over the
@@ -21,17 +23,21 @@ use launch::Local;
 use rustix::process::setpriority_process;
 use rustix::thread::set_current_timer_slack;
 use serde::{Deserialize, Serialize};
+use transport::Limits;
+use transport::tcp::TcpBackend;
 use wire::{Incarnation, TableId, WorkerId};
 use worker::{Servers, Session, WorkerError};
 
 use crate::error::{BenchError, Doing};
+use crate::machine::Places;
+use crate::roofs::Wire;
 use crate::stats::LatencyLog;
 
-/// Pulls that are due a second: few enough to leave the pushes their speed.
-const PULLS_PER_S: u32 = 1000;
+/// Questions that are due a second: few enough to leave the pushes their speed.
+const QUESTIONS_PER_S: u32 = 1000;
 
-/// Pulls before the first that counts.
-const WARM_UP_PULLS: usize = 16;
+/// Questions before the first that counts.
+const WARM_UP_QUESTIONS: usize = 16;
 
 /// How long any one pull may take.
 const PULL_MAX: Duration = Duration::from_secs(10);
@@ -66,7 +72,7 @@ pub enum Precedence {
     Denied,
 }
 
-/// A thread that pulls until it is told to stop.
+/// A thread that asks until it is told to stop.
 pub(crate) struct Bystander<'scope> {
     stop: Arc<AtomicBool>,
     /// None once it was waited for.
@@ -76,22 +82,55 @@ pub(crate) struct Bystander<'scope> {
 /// What the bystander saw.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
-    /// Median and 99th percentile.
-    pub(crate) pull_rtt_us: [f64; 2],
+    /// Median and 99th percentile, from when a question was due until its answer was there.
+    pub(crate) rtt_us: [f64; 2],
     pub(crate) precedence: Precedence,
 }
 
 impl<'scope> Bystander<'scope> {
-    /// Starts the thread and waits until its connection is warm.
-    pub(crate) fn start<'env: 'scope>(
+    /// Starts a thread that pulls, and waits until its connection is warm.
+    pub(crate) fn pulling<'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         local: &'env Local,
         pulls: SinglePulls<'env>,
     ) -> Bystander<'scope> {
+        Bystander::start(scope, move || {
+            let mut session = local.session(WorkerId::OBSERVER, Incarnation::new(1))?;
+            let mut keys = pulls.keys.iter().cycle();
+            Ok(move || {
+                let key = keys.next().expect("a run has keys");
+                let failed = |error| BenchError::Worker { doing: Doing::UnderPush, error };
+                pull(&mut session, &pulls, *key).map_err(failed)
+            })
+        })
+    }
+
+    /// Starts a thread that pings a far end of its own, on the server's processor, and waits until
+    /// the connection is warm.
+    pub(crate) fn pinging<'env: 'scope>(
+        scope: &'scope Scope<'scope, 'env>,
+        backend: Option<TcpBackend>,
+        limits: Limits,
+        places: Places,
+    ) -> Bystander<'scope> {
+        Bystander::start(scope, move || {
+            let mut wire = Wire::between(backend, limits, places)?;
+            Ok(move || Ok(wire.ping()?))
+        })
+    }
+
+    /// - `begin`: run on the thread, makes what asks once and waits for the answer.
+    fn start<A: FnMut() -> Result<(), BenchError>>(
+        scope: &'scope Scope<'scope, '_>,
+        begin: impl FnOnce() -> Result<A, BenchError> + Send + 'scope,
+    ) -> Bystander<'scope> {
         let (ready, started) = sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = scope.spawn(move || watch(local, pulls, &ready, &stopped));
+        let thread = scope.spawn(move || {
+            let precedence = take_precedence();
+            ask(begin()?, precedence, &ready, &stopped)
+        });
         // A thread that failed hangs up; `finish` says why.
         let _ = started.recv_timeout(START_MAX);
         Bystander { stop, thread: Some(thread) }
@@ -99,7 +138,7 @@ impl<'scope> Bystander<'scope> {
 
     /// Ends the thread.
     ///
-    /// - Errors: there was no session, or a pull failed.
+    /// - Errors: there was no connection, or a question failed.
     /// - Panics: if the thread did.
     pub(crate) fn finish(mut self) -> Result<Seen, BenchError> {
         self.stop.store(true, Ordering::Relaxed);
@@ -118,31 +157,28 @@ impl Drop for Bystander<'_> {
     }
 }
 
-fn watch(
-    local: &Local,
-    pulls: SinglePulls<'_>,
+/// Asks at a fixed rate until it is told to stop.
+fn ask(
+    mut question: impl FnMut() -> Result<(), BenchError>,
+    precedence: Precedence,
     ready: &SyncSender<()>,
     stopped: &AtomicBool,
 ) -> Result<Seen, BenchError> {
-    let precedence = take_precedence();
-    let mut session = local.session(WorkerId::OBSERVER, Incarnation::new(1))?;
-    let failed = |error| BenchError::Worker { doing: Doing::UnderPush, error };
-    for &key in pulls.keys.iter().take(WARM_UP_PULLS) {
-        pull(&mut session, &pulls, key).map_err(failed)?;
+    for _ in 0..WARM_UP_QUESTIONS {
+        question()?;
     }
     let _ = ready.send(());
-    let (interval, mut log) = (Duration::from_secs(1) / PULLS_PER_S, LatencyLog::new());
+    let (interval, mut log) = (Duration::from_secs(1) / QUESTIONS_PER_S, LatencyLog::new());
     let mut due = Instant::now() + interval;
-    for &key in pulls.keys.iter().cycle() {
+    loop {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         if stopped.load(Ordering::Relaxed) {
-            break;
+            return Ok(Seen { rtt_us: log.p50_p99_us(), precedence });
         }
-        pull(&mut session, &pulls, key).map_err(failed)?;
+        question()?;
         log.record(due.elapsed());
         due += interval;
     }
-    Ok(Seen { pull_rtt_us: log.p50_p99_us(), precedence })
 }
 
 fn pull(session: &mut Session, pulls: &SinglePulls<'_>, key: u64) -> Result<(), WorkerError> {

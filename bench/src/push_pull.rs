@@ -16,6 +16,7 @@ use launch::{Local, LocalSpec};
 use server::{Hosting, OnClosed, Pinning, ServerSpec};
 use shard::rule::{Rule, Rules, table_spec};
 use transport::Limits;
+use transport::tcp::TcpBackend;
 use wire::{Epoch, Incarnation, JobId, TableId, Time, WorkerId};
 use worker::{Join, PullTicket, Servers, Session, Staleness, Then, Timeouts, Values, WorkerError};
 
@@ -160,13 +161,15 @@ impl RoofSet {
     }
 
     fn measure(&mut self, spec: &PushPullSpec, repeat: &mut Repeat) -> Result<(), BenchError> {
+        let backend = spec.transport.backend(spec.verbs);
+        repeat.ping_beside_us = ping_beside(backend, self.limits, self.places, spec.phase())?;
         let phase = spec.phase() / SIDE_PHASE_PART;
         repeat.triad_gb_per_s = self.triad.gb_per_s(phase);
         repeat.row_updates_per_s = self.rows.updates_per_s(phase);
         repeat.row_reads_per_s = self.rows.reads_per_s(phase);
         repeat.two_line_updates_per_s = self.two_lines.updates_per_s(phase);
         repeat.two_line_reads_per_s = self.two_lines.reads_per_s(phase);
-        let mut wire = Wire::between(spec.transport.backend(spec.verbs), self.limits, self.places)?;
+        let mut wire = Wire::between(backend, self.limits, self.places)?;
         wire.pings(phase / SIDE_PHASE_PART)?; // Warms both ends.
         repeat.stream_gb_per_s = wire.stream_gb_per_s(spec.push_bytes(), phase)?;
         repeat.ping = wire.pings(phase)?;
@@ -186,6 +189,24 @@ impl RoofSet {
         };
         Ok(())
     }
+}
+
+/// Pings that are due as single pulls beside pushes are, while this thread does nothing but run, as
+/// the one that pushes: median and 99th percentile in microseconds.
+fn ping_beside(
+    backend: Option<TcpBackend>,
+    limits: Limits,
+    places: Places,
+    phase: Duration,
+) -> Result<[f64; 2], BenchError> {
+    std::thread::scope(|scope| {
+        let bystander = Bystander::pinging(scope, backend, limits, places);
+        let start = Instant::now();
+        while start.elapsed() < phase {
+            std::hint::spin_loop();
+        }
+        Ok(bystander.finish()?.rtt_us)
+    })
 }
 
 /// A worker's session and what it asks for.
@@ -272,11 +293,11 @@ impl<'a> Load<'a> {
         let width = self.rule.widths(self.spec.dim).value as u16;
         let pulls = SinglePulls { table: TABLE, keys: &singles, width };
         std::thread::scope(|scope| {
-            let bystander = Bystander::start(scope, local, pulls);
+            let bystander = Bystander::pulling(scope, local, pulls);
             let pushed = self.push_for(phase).map_err(failed(Doing::UnderPush));
             let seen = bystander.finish()?;
             repeat.push_beside_keys_per_s = pushed?.keys_per_s;
-            repeat.pull_under_push_us = seen.pull_rtt_us;
+            repeat.pull_under_push_us = seen.rtt_us;
             repeat.precedence = seen.precedence;
             Ok(())
         })

@@ -37,6 +37,8 @@ pub(crate) struct Repeat {
     pub(crate) two_line_reads_per_s: f64,
     pub(crate) stream_gb_per_s: f64,
     pub(crate) ping: Pings,
+    /// Median and 99th percentile.
+    pub(crate) ping_beside_us: [f64; 2],
     pub(crate) raw_ping: Pings,
 }
 
@@ -74,6 +76,10 @@ pub struct PushPullReport {
     /// A pull of one key while another worker pushes at full speed, open loop, from when it was due
     /// until its values were there, in microseconds: all but one of a hundred took no longer.
     pub pull_rtt_us_p99_under_push: f64,
+    /// A bare ping of the same transport that is due in the same way, of a thread that does nothing
+    /// but answer, beside one that does nothing but run: what of the figure before is this
+    /// machine's own.
+    pub ping_us_p99_beside_runner: f64,
     /// Bytes of a pull of one key and of its answer, there and back between two bare sockets that
     /// are polled; over shared memory, the bare transport's ping. In microseconds.
     pub raw_ping_us_p50: f64,
@@ -143,7 +149,9 @@ pub struct Roofs {
     pub stream_gb_per_s: Spread,
     /// 64 bytes there and back over the same transport, busy polling.
     pub ping_us: Latencies,
-    /// The same between two bare sockets, as long as a pull of one key and its answer.
+    /// The same, due as single pulls beside pushes are, while another thread does nothing but run.
+    pub ping_us_beside_runner: Latencies,
+    /// Between two bare sockets, as long as a pull of one key and its answer.
     pub raw_ping_us: Latencies,
 }
 
@@ -204,6 +212,7 @@ impl PushPullReport {
             push_rtt_us_p50: spreads.push_rtt_us.p50.median,
             push_rtt_us_p99: spreads.push_rtt_us.p99.median,
             pull_rtt_us_p99_under_push: spreads.pull_rtt_us_under_push.p99.median,
+            ping_us_p99_beside_runner: roofs.ping_us_beside_runner.p99.median,
             raw_ping_us_p50: roofs.raw_ping_us.p50.median,
             roof_rows_per_s: roofs.two_line_reads_per_s.median,
             roof_link_bytes_per_s: roofs.stream_gb_per_s.median * 1e9,
@@ -277,6 +286,7 @@ impl PushPullReport {
             row("push of 1 key", push_rtt_us, Some(&self.shares.ping_of_push_rtt)),
             row("pull of 1 key, under push", pull_rtt_us_under_push, None),
             row("roof: bare ping, 64 B", &self.roofs.ping_us, None),
+            row("the same, due, beside runner", &self.roofs.ping_us_beside_runner, None),
             row("roof: raw socket ping", &self.roofs.raw_ping_us, None),
         ])
     }
@@ -337,6 +347,7 @@ impl Roofs {
             two_line_reads_per_s: spread(repeats, |one| one.two_line_reads_per_s),
             stream_gb_per_s: spread(repeats, |one| one.stream_gb_per_s),
             ping_us: latencies(repeats, |one| pings(one.ping)),
+            ping_us_beside_runner: latencies(repeats, |one| one.ping_beside_us),
             raw_ping_us: latencies(repeats, |one| pings(one.raw_ping)),
         }
     }
@@ -416,6 +427,7 @@ mod tests {
             values_bytes_per_key: 32.0,
             stream_gb_per_s: 2.0,
             ping: Pings { us_p50: 4.0, us_p99: 5.0 },
+            ping_beside_us: [4.5, 250.0],
             raw_ping: Pings { us_p50: 2.5, us_p99: 3.0 },
             pull_under_push_us: [100.0, 300.0],
             push_beside_keys_per_s: 9e6 * scale,
@@ -443,6 +455,7 @@ mod tests {
         assert_eq!(json["roof_link_bytes_per_s"], 2e9);
         assert_eq!(json["roof_rows_per_s"], 90e6);
         assert_eq!(json["pull_rtt_us_p99_under_push"], 300.0);
+        assert_eq!(json["ping_us_p99_beside_runner"], 250.0);
     }
 
     #[test]

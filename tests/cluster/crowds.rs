@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::metrics::{Running, Shown};
-use crate::{Files, run_well, skipped, wait_for};
+use crate::processes::in_group;
+use crate::{Files, gradwire, run_well, skipped, wait_for};
 
 /// What one connection may have unreleased and unsent by the transport's limits, in bytes, and one
 /// message besides.
@@ -96,10 +97,7 @@ fn a_server_in_a_small_control_group_is_busy_and_is_not_killed() {
         return skipped("a_server_in_a_small_control_group", &why);
     }
     std::fs::write(group.join("memory.limit_in_bytes"), "134217728").expect("a bound");
-    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display());
-    let mut command = Command::new("sh");
-    command.args(["-c", &enter, "sh", env!("CARGO_BIN_EXE_gradwire")]).args(SERVE);
-    let server = Shown::of(command);
+    let server = Shown::of(in_group(&group, &gradwire(&SERVE)));
     assert_eq!(server.figure("gradwire_memory_bound_bytes", ""), 96.0 * 1024.0 * 1024.0);
     becomes_busy(&server);
     assert!(server.figure("gradwire_keys_pushed_total", "") > 0.0, "it is there");

@@ -16,13 +16,17 @@ use tempfile::TempDir;
 use crate::processes::Running;
 use crate::wait_for;
 
-/// One etcd.
+/// One etcd, alone or one of several.
 pub(crate) struct Etcd {
     process: Option<Running>,
     data: TempDir,
     /// Where it answers.
     pub(crate) endpoint: String,
     peer: String,
+    /// Its name among those that it begins with.
+    name: String,
+    /// All of these, itself included, as etcd wants to be told.
+    members: String,
 }
 
 /// Whether the program is there.
@@ -49,18 +53,36 @@ const PORTS: Range<u16> = 20_000..32_000;
 impl Etcd {
     /// Starts one on this host and waits until it answers.
     pub(crate) fn start() -> Etcd {
-        let mut etcd = Etcd::at("127.0.0.1", free_port(), free_port());
-        etcd.run(|command| command);
-        let endpoint = etcd.endpoint.clone();
-        wait_for("etcd", || is_healthy(&endpoint).then_some(()));
-        etcd
+        Etcd::start_several(1).remove(0)
+    }
+
+    /// Starts several on this host that are one, and waits until they answer.
+    pub(crate) fn start_several(count: usize) -> Vec<Etcd> {
+        let alone = (0..count).map(|_| Etcd::at("127.0.0.1", free_port(), free_port()));
+        let name = |number: usize| format!("e{number}");
+        let mut etcds: Vec<Etcd> = alone.collect();
+        let member =
+            |(number, etcd): (usize, &Etcd)| format!("{}=http://{}", name(number), etcd.peer);
+        let members: Vec<String> = etcds.iter().enumerate().map(member).collect();
+        for (number, etcd) in etcds.iter_mut().enumerate() {
+            (etcd.name, etcd.members) = (name(number), members.join(","));
+            etcd.run(|command| command);
+        }
+        etcds.iter().for_each(Etcd::wait_healthy);
+        etcds
+    }
+
+    /// Waits until it answers, and knows who leads.
+    pub(crate) fn wait_healthy(&self) {
+        wait_for("etcd", || is_healthy(&self.endpoint).then_some(()));
     }
 
     /// One that does not run yet.
     pub(crate) fn at(host: &str, port: u16, peer_port: u16) -> Etcd {
         let data = tempfile::tempdir().expect("a temporary directory");
         let (endpoint, peer) = (format!("{host}:{port}"), format!("{host}:{peer_port}"));
-        Etcd { process: None, data, endpoint, peer }
+        let (name, members) = ("default".to_owned(), format!("default=http://{peer}"));
+        Etcd { process: None, data, endpoint, peer, name, members }
     }
 
     /// Starts it, on the data that it has.
@@ -70,7 +92,7 @@ impl Etcd {
         command.arg("--data-dir").arg(self.data.path());
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("default={peer}")]);
+        command.args(["--name", &self.name, "--initial-cluster", &self.members]);
         let log = File::create(self.data.path().join("log")).expect("a log");
         self.process = Some(Running::start_into(&mut wrap(command), log));
     }

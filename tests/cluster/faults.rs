@@ -1,18 +1,22 @@
-//! Faults that no other story has: two deaths at once, a rolling restart, clocks that differ.
+//! Faults that no other story has: two deaths at once, a rolling restart, replicas that are moved
+//! while somebody dies, a server that hardly runs, clocks that differ.
 //!
 //! Owns a cluster of processes on this host. The load, and the comparison of what it counted, is
 //! `gradwire soak` against a running cluster; `docs/faults.md` lists all faults with their tests.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::etcd::free_port;
-use crate::processes::{Running, signal};
+use crate::processes::{Running, in_group, signal};
 use crate::under_load::{soak, survives, wait_whole};
-use crate::{gradwire, skipped};
+use crate::{gradwire, run_well, skipped, wait_for};
 
 /// A coordinator and servers.
 struct Cluster {
@@ -21,12 +25,30 @@ struct Cluster {
     /// What it is started with.
     coordinate: Vec<String>,
     place: String,
-    servers: Vec<Running>,
+    /// The oldest first.
+    servers: Vec<Server>,
     started: usize,
     /// How many servers there shall be.
     size: usize,
     /// What a command is made of to run in it: its number, and the command.
     wrap: fn(usize, Command) -> Command,
+}
+
+struct Server {
+    name: String,
+    process: Running,
+}
+
+impl Server {
+    fn signal(&self, number: Signal) {
+        signal(self.process.id(), number);
+    }
+
+    /// Waits until it has handed over what it held.
+    fn hands_over(mut self) {
+        let (status, said) = self.process.end();
+        assert!(status.success(), "it hands over what it holds: {said}");
+    }
 }
 
 impl Cluster {
@@ -70,7 +92,7 @@ impl Cluster {
             &[&self.place, "--cluster", "hurt", "--name", &name, "--host", &name],
         ];
         let mut command = (self.wrap)(self.started, gradwire(&arguments.concat()));
-        self.servers.push(Running::start(&mut command));
+        self.servers.push(Server { name, process: Running::start(&mut command) });
         self.started += 1;
     }
 
@@ -82,6 +104,44 @@ impl Cluster {
     /// Waits until exactly these servers take part and no shard is in trouble.
     fn wait_whole(&self) {
         wait_whole(self.size, || self.status());
+    }
+
+    /// Orders that a shard's first replica goes to a server that has none of it. Their names, the
+    /// old one's first.
+    fn order_move(&self, shard: usize) -> [String; 2] {
+        let status = self.status().expect("the coordinator lives");
+        let chain = &status["chains"][shard]["replicas"];
+        let replicas = chain.as_array().expect("a chain").clone();
+        let servers = status["servers"].as_array().expect("servers");
+        let is_other =
+            |one: &&Value| one["state"] == "Fit" && !replicas.contains(&one["member"]["server"]);
+        let from = servers.iter().find(|one| one["member"]["server"] == replicas[0]);
+        let to = servers.iter().find(is_other);
+        let both = [from, to].map(|one| &one.expect("a server")["member"]);
+        let [from, to] = both.map(|member| member["server"].to_string());
+        let number = shard.to_string();
+        let order = [
+            &["cluster", "move", "--shard", &number, "--from", &from, "--to", &to][..],
+            &["--coordinator", &self.place, "--cluster", "hurt"],
+        ];
+        run_well(&order.concat());
+        both.map(|member| member["name"].as_str().expect("text").to_owned())
+    }
+
+    /// Kills the server of this name.
+    fn kill(&mut self, name: &str) {
+        self.servers.retain(|server| server.name != name);
+    }
+
+    /// The names of those who hold a shard, the head first.
+    fn holders(&self, shard: usize) -> Option<Vec<String>> {
+        let status = self.status()?;
+        let servers = status["servers"].as_array()?;
+        let name = |number: &Value| {
+            let server = servers.iter().find(|one| one["member"]["server"] == *number)?;
+            Some(server["member"]["name"].as_str()?.to_owned())
+        };
+        status["chains"][shard]["replicas"].as_array()?.iter().map(name).collect()
     }
 
     /// Lets a load run for so long while something happens, and compares what it counted.
@@ -100,7 +160,7 @@ fn two_servers_of_three_replicas_that_die_at_once_lose_and_double_nothing() {
     let mut cluster = Cluster::start(3, 4, as_it_is);
     cluster.survive("12s", |cluster| {
         for server in &cluster.servers[..2] {
-            signal(server.id(), Signal::KILL);
+            server.signal(Signal::KILL);
         }
         cluster.servers.drain(..2);
         (0..2).for_each(|_| cluster.add_server());
@@ -115,10 +175,9 @@ fn servers_that_are_replaced_one_after_the_other_under_load_lose_and_double_noth
     cluster.survive("20s", |cluster| {
         for _ in 0..cluster.size {
             cluster.add_server();
-            let mut old = cluster.servers.remove(0);
-            signal(old.id(), Signal::TERM);
-            let (status, said) = old.end();
-            assert!(status.success(), "it hands over what it holds: {said}");
+            let old = cluster.servers.remove(0);
+            old.signal(Signal::TERM);
+            old.hands_over();
             cluster.wait_whole();
         }
     });
@@ -128,33 +187,87 @@ fn servers_that_are_replaced_one_after_the_other_under_load_lose_and_double_noth
 #[test]
 fn whoever_dies_while_a_server_hands_over_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(2, 4, as_it_is);
-    let hands_over = |mut leaving: Running| {
-        let (status, said) = leaving.end();
-        assert!(status.success(), "it hands over what it holds: {said}");
-    };
     cluster.survive("30s", |cluster| {
         // One that fills others, or is being filled.
         let leaving = cluster.servers.remove(0);
-        signal(leaving.id(), Signal::TERM);
+        leaving.signal(Signal::TERM);
         drop(cluster.servers.remove(0));
         (0..2).for_each(|_| cluster.add_server());
-        hands_over(leaving);
+        leaving.hands_over();
         cluster.wait_whole();
         // The one that hands over.
         let leaving = cluster.servers.remove(0);
-        signal(leaving.id(), Signal::TERM);
+        leaving.signal(Signal::TERM);
         drop(leaving);
         cluster.add_server();
         cluster.wait_whole();
         // The one that has to say who takes what.
         let leaving = cluster.servers.remove(0);
-        signal(leaving.id(), Signal::TERM);
+        leaving.signal(Signal::TERM);
         cluster.start_coordinator();
         cluster.add_server();
-        hands_over(leaving);
+        leaving.hands_over();
         cluster.wait_whole();
     });
     cluster.wait_whole();
+}
+
+#[test]
+fn whoever_dies_while_a_replica_is_moved_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start(2, 4, as_it_is);
+    cluster.survive("30s", |cluster| {
+        // From the order to a replica that is filled and one that is dropped.
+        for (round, after_ms) in [0, 15, 60].into_iter().enumerate() {
+            for who in 0..3 {
+                let names = cluster.order_move((3 * round + who) % 4);
+                sleep(Duration::from_millis(after_ms));
+                match names.get(who) {
+                    Some(name) => {
+                        cluster.kill(name);
+                        cluster.add_server();
+                    }
+                    None => cluster.start_coordinator(),
+                }
+                cluster.wait_whole();
+            }
+        }
+        let [old, new] = cluster.order_move(0);
+        wait_for("a replica that was moved", || {
+            let holders = cluster.holders(0)?;
+            (holders.contains(&new) && !holders.contains(&old)).then_some(())
+        });
+    });
+    cluster.wait_whole();
+}
+
+/// The control group of a server that hardly runs.
+fn slow_group() -> PathBuf {
+    PathBuf::from(format!("/sys/fs/cgroup/cpu/gradwire-slow-{}", std::process::id()))
+}
+
+/// The second server in that group, the others as they are.
+fn second_is_slow(number: usize, program: Command) -> Command {
+    if number == 1 { in_group(&slow_group(), &program) } else { program }
+}
+
+#[test]
+fn a_server_that_hardly_gets_a_processor_loses_and_doubles_nothing() {
+    let group = slow_group();
+    if let Err(error) = std::fs::create_dir(&group) {
+        let why = format!("no control group can be made: {}: {error}", group.display());
+        return skipped("a_server_that_hardly_gets_a_processor_loses_and_doubles_nothing", &why);
+    }
+    let mut cluster = Cluster::start(2, 3, second_is_slow);
+    cluster.survive("14s", |_| {
+        // Of each 100 ms.
+        for quota_us in [20_000, 4000, -1] {
+            std::fs::write(group.join("cpu.cfs_quota_us"), quota_us.to_string()).expect("a quota");
+            sleep(Duration::from_secs(4));
+        }
+    });
+    cluster.wait_whole();
+    drop(cluster);
+    wait_for("an empty group", || std::fs::remove_dir(&group).ok());
 }
 
 /// In a time namespace whose clocks are hours from those of the others; the first one's are ahead,
@@ -180,7 +293,7 @@ fn servers_whose_clocks_are_hours_apart_are_one_cluster_and_lose_nothing() {
     }
     let mut cluster = Cluster::start(2, 3, apart);
     cluster.survive("10s", |cluster| {
-        signal(cluster.servers[0].id(), Signal::KILL);
+        cluster.servers[0].signal(Signal::KILL);
         cluster.servers.remove(0);
         cluster.add_server();
         cluster.wait_whole();

@@ -47,13 +47,7 @@ impl Shown {
 
     /// The same; none if it cannot be asked.
     pub(crate) fn try_figure(&self, name: &str, labels: &str) -> Option<f64> {
-        let page = page(&self.metrics)?;
-        let samples = page.lines().filter(|line| {
-            let is_it = |rest: &str| rest.starts_with([' ', '{']);
-            line.strip_prefix(name).is_some_and(is_it) && line.contains(labels)
-        });
-        let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
-        Some(samples.map(|line| value(line).expect("a number")).sum())
+        figure_at(&self.metrics, name, labels)
     }
 }
 
@@ -105,6 +99,18 @@ impl Drop for Running {
         let _ = self.process.wait();
         let _ = self.log.take().map(JoinHandle::join);
     }
+}
+
+/// The sum of a figure's samples whose labels contain `labels`, at an address; none if nobody
+/// answers.
+pub(crate) fn figure_at(address: &str, name: &str, labels: &str) -> Option<f64> {
+    let page = page(address)?;
+    let samples = page.lines().filter(|line| {
+        let is_it = |rest: &str| rest.starts_with([' ', '{']);
+        line.strip_prefix(name).is_some_and(is_it) && line.contains(labels)
+    });
+    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+    Some(samples.map(|line| value(line).expect("a number")).sum())
 }
 
 /// The page of figures at an address; none if nobody answers.

@@ -20,8 +20,23 @@ const SERVERS: usize = 3;
 /// How long a cut lasts: longer than anybody believes in a server that says nothing.
 const CUT: Duration = Duration::from_secs(3);
 
+/// Packets of a thousand that are dropped on their way into each host, one stretch after the other.
+const DROPPED_PER_THOUSAND: [u32; 3] = [1, 10, 50];
+
 /// A coordinator and workers on the hub, servers on the others.
 struct Cluster(Hosts);
+
+/// Command lines that do something to wires, and those that undo it.
+struct Cut {
+    breaks: Vec<String>,
+    mends: Vec<String>,
+}
+
+impl Cut {
+    fn of(breaks: String, mends: String) -> Vec<Cut> {
+        vec![Cut { breaks: vec![breaks], mends: vec![mends] }]
+    }
+}
 
 impl Cluster {
     /// Starts the coordinator and all servers, two replicas of each shard.
@@ -59,8 +74,9 @@ impl Cluster {
     }
 }
 
-/// Lets a load run while a wire is cut and mended, and compares.
-fn survive(test: &str, name: &str, cut: impl Fn(&Hosts) -> Vec<(String, String)>) {
+/// Lets a load run for so long while wires are cut and mended, one cut after the other, and
+/// compares.
+fn survive(test: &str, name: &str, duration: &str, cuts: impl Fn(&Hosts) -> Vec<Cut>) {
     if !rustix::process::geteuid().is_root() {
         return skipped(test, "network namespaces need root");
     }
@@ -71,12 +87,12 @@ fn survive(test: &str, name: &str, cut: impl Fn(&Hosts) -> Vec<(String, String)>
     let _running = cluster.start();
     cluster.wait_whole();
     let hosts = &cluster.0;
-    let soak = inside(&hosts.hub, &gradwire(&soak("16s", COORDINATOR, "cut")));
+    let soak = inside(&hosts.hub, &gradwire(&soak(duration, COORDINATOR, "cut")));
     survives(soak, || {
-        for (breaks, mends) in cut(hosts) {
-            assert!(succeeds(&breaks), "{breaks}");
+        for Cut { breaks, mends } in cuts(hosts) {
+            breaks.iter().for_each(|line| assert!(succeeds(line), "{line}"));
             sleep(CUT);
-            assert!(succeeds(&mends), "{mends}");
+            mends.iter().for_each(|line| assert!(succeeds(line), "{line}"));
         }
     });
     cluster.wait_whole();
@@ -85,28 +101,55 @@ fn survive(test: &str, name: &str, cut: impl Fn(&Hosts) -> Vec<(String, String)>
 #[test]
 fn a_server_that_is_cut_off_is_replaced_and_comes_back() {
     let test = "a_server_that_is_cut_off_is_replaced_and_comes_back";
-    survive(test, "a", |hosts| {
+    survive(test, "a", "16s", |hosts| {
         let wire = |to: &str| format!("ip -n {} link set v1 {to}", hosts.hub);
-        vec![(wire("down"), wire("up"))]
+        Cut::of(wire("down"), wire("up"))
     });
 }
 
 #[test]
 fn a_server_that_hears_and_is_not_heard_is_replaced_and_comes_back() {
     let test = "a_server_that_hears_and_is_not_heard_is_replaced_and_comes_back";
-    survive(test, "b", |hosts| {
+    survive(test, "b", "16s", |hosts| {
         let route =
             |does: &str| format!("ip -n {} route {does} blackhole {HUB}/32", hosts.others[1]);
-        vec![(route("add"), route("del"))]
+        Cut::of(route("add"), route("del"))
     });
 }
 
 #[test]
 fn neighbours_in_a_chain_that_cannot_reach_each_other_are_parted() {
     let test = "neighbours_in_a_chain_that_cannot_reach_each_other_are_parted";
-    survive(test, "c", |hosts| {
+    survive(test, "c", "16s", |hosts| {
         let (from, to) = (&hosts.others[1], address(2));
         let route = |does: &str| format!("ip -n {from} route {does} blackhole {to}/32");
-        vec![(route("add"), route("del"))]
+        Cut::of(route("add"), route("del"))
+    });
+}
+
+#[test]
+fn wires_that_drop_packets_lose_and_double_nothing() {
+    let test = "wires_that_drop_packets_lose_and_double_nothing";
+    if !succeeds("nft --version") {
+        return skipped(test, "nft is not installed");
+    }
+    survive(test, "e", "20s", |hosts| {
+        let all = || hosts.others.iter().chain([&hosts.hub]);
+        let nft = |host: &str, does: &str| format!("ip netns exec {host} nft {does}");
+        for host in all() {
+            let chain = "add chain ip lossy in { type filter hook input priority 0 ; }";
+            for line in [nft(host, "add table ip lossy"), nft(host, chain)] {
+                assert!(succeeds(&line), "{line}");
+            }
+        }
+        let cut = |dropped: u32| {
+            let rule =
+                format!("add rule ip lossy in numgen random mod 1000 < {dropped} counter drop");
+            Cut {
+                breaks: all().map(|host| nft(host, &rule)).collect(),
+                mends: all().map(|host| nft(host, "flush chain ip lossy in")).collect(),
+            }
+        };
+        DROPPED_PER_THOUSAND.map(cut).into()
     });
 }

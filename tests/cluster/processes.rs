@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -55,6 +56,18 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Makes a command one that runs in a control group.
+pub(crate) fn in_group(group: &Path, program: &Command) -> Command {
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &enter, "sh"]).arg(program.get_program()).args(program.get_args());
+    if let Some(dir) = program.get_current_dir() {
+        command.current_dir(dir);
+    }
+    command.stdin(Stdio::null());
+    command
 }
 
 /// Sends a process a signal.

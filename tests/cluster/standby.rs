@@ -4,11 +4,14 @@
 //! counted, is `gradwire soak` against a running cluster.
 
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::etcd::{Etcd, free_port, is_installed};
+use crate::metrics::figure_at;
 use crate::namespaces::{Hosts, address, inside, succeeds};
 use crate::processes::{Running, signal};
 use crate::under_load::{soak, survives, wait_whole};
@@ -16,30 +19,37 @@ use crate::{gradwire, skipped, wait_for};
 
 const SERVERS: usize = 3;
 
+/// For how long a server is gone without anybody who could say so: longer than with one.
+const NOBODY_TAKES_OVER: Duration = Duration::from_secs(2);
+
 /// A cluster with two coordinators, on one host or on several.
 struct Cluster {
-    etcd: Etcd,
+    etcds: Vec<Etcd>,
     hosts: Option<Hosts>,
     /// Where the coordinators listen.
     places: [String; 2],
     coordinators: [Option<Running>; 2],
     servers: Vec<Running>,
+    /// Where servers tell their figures, those that are gone too.
+    figures: Vec<String>,
 }
 
 impl Cluster {
     /// Starts it on this host; none where there is no etcd.
-    fn start(test: &str) -> Option<Cluster> {
+    ///
+    /// - `etcds`: of how many etcd is made.
+    fn start(test: &str, etcds: usize) -> Option<Cluster> {
         if !is_installed() {
             skipped(test, "etcd is not installed");
             return None;
         }
         let places = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
-        Some(Cluster::begin(Etcd::start(), None, places))
+        Some(Cluster::begin(Etcd::start_several(etcds), None, places))
     }
 
-    fn begin(etcd: Etcd, hosts: Option<Hosts>, places: [String; 2]) -> Cluster {
-        let mut cluster =
-            Cluster { etcd, hosts, places, coordinators: [None, None], servers: Vec::new() };
+    fn begin(etcds: Vec<Etcd>, hosts: Option<Hosts>, places: [String; 2]) -> Cluster {
+        let (coordinators, servers, figures) = ([None, None], Vec::new(), Vec::new());
+        let mut cluster = Cluster { etcds, hosts, places, coordinators, servers, figures };
         // One that finds no etcd yet ends.
         wait_for("a coordinator", || {
             if cluster.coordinators[0].as_mut().is_none_or(|one| one.ended().is_some()) {
@@ -63,9 +73,10 @@ impl Cluster {
     }
 
     fn start_coordinator(&mut self, number: usize) {
-        let (listen, etcd) = (&self.places[number], &self.etcd.endpoint);
+        let endpoints: Vec<&str> = self.etcds.iter().map(|etcd| etcd.endpoint.as_str()).collect();
+        let (listen, etcd) = (&self.places[number], endpoints.join(","));
         let arguments = [
-            &["coordinate", "--insecure", "--listen", listen, "--etcd", etcd][..],
+            &["coordinate", "--insecure", "--listen", listen, "--etcd", &etcd][..],
             &["--cluster", "two", "--shards", "4", "--replicas", "2", "--servers-min", "3"],
         ];
         let mut command = self.on(1 + number, &arguments.concat());
@@ -78,12 +89,15 @@ impl Cluster {
             None => "127.0.0.1:0".to_owned(),
         };
         let (all, name) = (self.places.join(","), format!("s{number}"));
+        let figures = format!("127.0.0.1:{}", free_port());
         let arguments = [
             &["serve", "--insecure", "--cores", "1", "--listen", &listen][..],
+            &["--metrics", &figures],
             &["--coordinator", &all, "--cluster", "two", "--name", &name, "--host", &name],
         ];
         let mut command = self.on(3 + number, &arguments.concat());
         self.servers.push(Running::start(&mut command));
+        self.figures.push(figures);
     }
 
     /// What a person is told who asks at these places.
@@ -121,6 +135,25 @@ impl Cluster {
         survives(soak, || story(self));
     }
 
+    /// Waits until nobody can lead and a person who asks is told so, which takes 10 s: until then
+    /// somebody else might.
+    fn wait_leaderless(&self) {
+        wait_for("a clear word", || {
+            let (is_well, _, said) = self.ask(&self.places[0], &["status"]);
+            (!is_well && said.contains("cannot lead")).then_some(())
+        });
+    }
+
+    /// Waits until pushes have come that have not come yet.
+    fn wait_pushes(&self) {
+        let keys = || -> f64 {
+            let keys = |at: &String| figure_at(at, "gradwire_keys_pushed_total", "");
+            self.figures.iter().filter_map(keys).sum()
+        };
+        let before = keys();
+        wait_for("further pushes", || (keys() > before).then_some(()));
+    }
+
     /// Has a server killed, and another one started: whoever leads has to see to both.
     fn replace_server(&mut self) {
         self.servers.remove(0);
@@ -132,7 +165,7 @@ impl Cluster {
 #[test]
 fn a_leader_that_is_killed_under_load_is_followed_by_one_that_goes_on() {
     let test = "a_leader_that_is_killed_under_load_is_followed_by_one_that_goes_on";
-    let Some(mut cluster) = Cluster::start(test) else { return };
+    let Some(mut cluster) = Cluster::start(test, 1) else { return };
     cluster.survive("15s", |cluster| {
         let old = cluster.leader_after(0);
         cluster.coordinators[old] = None;
@@ -156,7 +189,7 @@ fn a_leader_that_is_killed_under_load_is_followed_by_one_that_goes_on() {
 #[test]
 fn a_leader_that_sleeps_wakes_up_as_a_standby_and_says_so() {
     let test = "a_leader_that_sleeps_wakes_up_as_a_standby_and_says_so";
-    let Some(mut cluster) = Cluster::start(test) else { return };
+    let Some(mut cluster) = Cluster::start(test, 1) else { return };
     cluster.survive("12s", |cluster| {
         let old = cluster.leader_after(0);
         let process = cluster.coordinators[old].as_ref().expect("it runs").id();
@@ -183,15 +216,15 @@ fn a_leader_that_sleeps_wakes_up_as_a_standby_and_says_so() {
 #[test]
 fn an_etcd_that_is_killed_under_load_stops_no_push_and_says_why_nobody_leads() {
     let test = "an_etcd_that_is_killed_under_load_stops_no_push_and_says_why_nobody_leads";
-    let Some(mut cluster) = Cluster::start(test) else { return };
-    cluster.survive("15s", |cluster| {
+    let Some(mut cluster) = Cluster::start(test, 1) else { return };
+    cluster.survive("25s", |cluster| {
         let all = cluster.places.join(",");
-        cluster.etcd.kill();
-        wait_for("a clear word", || {
-            let (is_well, _, said) = cluster.ask(&cluster.places[0], &["status"]);
-            (!is_well && said.contains("cannot lead") && said.contains("refused")).then_some(())
-        });
-        cluster.etcd.run(|command| command);
+        cluster.etcds[0].kill();
+        cluster.wait_leaderless();
+        let (_, _, said) = cluster.ask(&cluster.places[0], &["status"]);
+        assert!(said.contains("refused"), "{said}");
+        cluster.wait_pushes();
+        cluster.etcds[0].run(|command| command);
         wait_for("a leader", || cluster.status(&all));
         cluster.replace_server();
     });
@@ -199,9 +232,34 @@ fn an_etcd_that_is_killed_under_load_stops_no_push_and_says_why_nobody_leads() {
 }
 
 #[test]
+fn an_etcd_that_has_lost_its_majority_stops_no_push_and_lets_nobody_take_over() {
+    let test = "an_etcd_that_has_lost_its_majority_stops_no_push_and_lets_nobody_take_over";
+    let Some(mut cluster) = Cluster::start(test, 3) else { return };
+    cluster.survive("35s", |cluster| {
+        let all = cluster.places.join(",");
+        cluster.etcds[0].kill();
+        // Two of three are enough to have another server take a dead one's place.
+        wait_for("a leader", || cluster.status(&all));
+        cluster.replace_server();
+        cluster.etcds[1].kill();
+        cluster.wait_leaderless();
+        cluster.wait_pushes();
+        // Nobody may say that this one is gone.
+        cluster.servers.remove(0);
+        cluster.start_server(SERVERS + 1);
+        sleep(NOBODY_TAKES_OVER);
+        assert!(cluster.status(&all).is_none(), "nobody leads without a majority");
+        cluster.etcds[0].run(|command| command);
+        cluster.wait_whole();
+        cluster.etcds[1].run(|command| command);
+    });
+    cluster.wait_whole();
+}
+
+#[test]
 fn an_order_outlives_the_leader_that_took_it() {
     let test = "an_order_outlives_the_leader_that_took_it";
-    let Some(mut cluster) = Cluster::start(test) else { return };
+    let Some(mut cluster) = Cluster::start(test, 1) else { return };
     let all = cluster.places.join(",");
     let state = |cluster: &Cluster, number: u64| -> Option<Value> {
         let status = cluster.status(&all)?;
@@ -258,7 +316,7 @@ fn a_leader_that_is_cut_off_from_etcd_alone_lets_its_servers_go() {
     let mut etcd = Etcd::at(&address(0), 2379, 2380);
     etcd.run(|command| inside(&hosts.others[0], &command));
     let places = [1, 2].map(|host| format!("{}:7200", address(host)));
-    let mut cluster = Cluster::begin(etcd, Some(hosts), places);
+    let mut cluster = Cluster::begin(vec![etcd], Some(hosts), places);
     cluster.survive("15s", |cluster| {
         let old = cluster.leader_after(0);
         let hosts = cluster.hosts.as_ref().expect("built");

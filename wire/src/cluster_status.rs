@@ -41,6 +41,9 @@ pub struct ClusterStatus {
     pub servers: Vec<ServerStatus>,
     /// Shards that are not as they shall be.
     pub troubled: Vec<ChainStatus>,
+    /// Who holds each shard, in the order of their numbers.
+    #[serde(default)]
+    pub chains: Vec<Chain>,
     /// The newest epochs, the newest first.
     pub history: Vec<EpochCause>,
     /// What epochs were for since this coordinator began.

@@ -477,6 +477,7 @@ mod tests {
                     state: ChainState::Filling { rows: Some((u64::MAX, u64::MAX)) },
                 })
                 .collect(),
+            chains: chains.clone(),
             history: vec![EpochCause { epoch, cause: cause.clone(), ago_ms: Some(u64::MAX) }; 32],
             ..ClusterStatus::default()
         };

@@ -137,13 +137,24 @@ impl Wire {
         let (start, mut log) = (Instant::now(), LatencyLog::new());
         let mut sent_at = start;
         while sent_at - start < duration {
-            self.near.send(Kind::Pull, &self.source[..message_bytes])?;
-            self.near.wait_for_answer()?;
+            self.ask(message_bytes)?;
             let answered_at = Instant::now();
             log.record(answered_at - sent_at);
             sent_at = answered_at;
         }
         Ok(log)
+    }
+
+    /// Sends 64 bytes there and back, once.
+    ///
+    /// - Errors: as [`Wire::stream_gb_per_s`].
+    pub(crate) fn ping(&mut self) -> Result<(), RoofError> {
+        self.ask(HEADER_BYTES)
+    }
+
+    fn ask(&mut self, message_bytes: usize) -> Result<(), RoofError> {
+        self.near.send(Kind::Pull, &self.source[..message_bytes])?;
+        self.near.wait_for_answer()
     }
 }
 

@@ -67,6 +67,7 @@ impl Machine {
             store_error: waits.and_then(|proposal| proposal.error.clone()),
             servers: self.census.iter().map(server).collect(),
             troubled: self.troubled(),
+            chains: self.placement.chains.clone(),
             history: history.collect(),
             epochs: self.ledger.epochs,
             store: self.ledger.store,

@@ -89,6 +89,10 @@ pub(crate) struct StatusArgs {
     /// Print it again each second until Ctrl-C.
     #[arg(long)]
     pub(crate) watch: bool,
+    /// List who holds each shard, the head first, and not only shards in trouble; --json always
+    /// does.
+    #[arg(long)]
+    pub(crate) shards: bool,
 }
 
 /// What a server is in its cluster.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use wire::{
-    Ask, ChainState, ChainStatus, CheckpointStatus, CheckpointTaken, ClusterStatus, EpochCause,
+    Ask, Chain, ChainState, CheckpointStatus, CheckpointTaken, ClusterStatus, EpochCause,
     JobStatus, RestoreStatus, ServerId, ServerState, ServerStatus, ToCoordinator, ToMember,
 };
 
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &StatusArgs) -> Result<(), Failure> {
         };
         match arguments.json {
             true => json(&status)?,
-            false => lines(&status).iter().try_for_each(|line| result(line))?,
+            false => lines(&status, arguments.shards).iter().try_for_each(|line| result(line))?,
         }
         if !arguments.watch {
             return Ok(());
@@ -59,7 +59,9 @@ pub(crate) fn run(arguments: &StatusArgs) -> Result<(), Failure> {
 }
 
 /// The whole status as lines of text.
-fn lines(status: &ClusterStatus) -> Vec<String> {
+///
+/// - `all_shards`: those without trouble are listed, too.
+fn lines(status: &ClusterStatus, all_shards: bool) -> Vec<String> {
     let mut lines = vec![headline(status), verdict(status), String::new()];
     if let Some(error) = &status.store_error {
         let waited = ago(status.store_waits_ms.unwrap_or(0));
@@ -78,21 +80,44 @@ fn lines(status: &ClusterStatus) -> Vec<String> {
         lines.push(String::new());
         lines.extend(columns(&jobs, &[0, 1]));
     }
-    if !status.troubled.is_empty() {
-        let mut shards = vec![words("shard state held_by filling")];
-        shards.extend(status.troubled.iter().take(SHARDS_SHOWN_MAX).map(shard_row));
-        lines.push(String::new());
-        lines.extend(columns(&shards, &[1, 2]));
-        let more = status.troubled.len().saturating_sub(SHARDS_SHOWN_MAX);
-        if more > 0 {
-            lines.push(format!("and {more} more"));
-        }
-    }
+    lines.extend(shards(status, all_shards));
     if !status.history.is_empty() {
         let mut epochs = vec![words("epoch ago cause")];
         epochs.extend(status.history.iter().take(EPOCHS_SHOWN_MAX).map(epoch_row));
         lines.push(String::new());
         lines.extend(columns(&epochs, &[2]));
+    }
+    lines
+}
+
+/// Shards in trouble, or all: an empty line, and a table. Nothing where there are none.
+fn shards(status: &ClusterStatus, all: bool) -> Vec<String> {
+    let troubled = |shard: u16| status.troubled.iter().find(|one| one.shard.get() == shard);
+    let rows: Vec<Vec<String>> = match all {
+        true => (0..)
+            .zip(&status.chains)
+            .map(|(shard, chain)| {
+                let state = troubled(shard).map_or("whole".to_owned(), |one| state(&one.state));
+                shard_row(shard, state, chain)
+            })
+            .collect(),
+        false => status
+            .troubled
+            .iter()
+            .map(|one| shard_row(one.shard.get(), state(&one.state), &one.chain))
+            .collect(),
+    };
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let shown_max = if all { rows.len() } else { SHARDS_SHOWN_MAX };
+    let more = rows.len().saturating_sub(shown_max);
+    let mut table = vec![words("shard state held_by filling")];
+    table.extend(rows.into_iter().take(shown_max));
+    let mut lines = vec![String::new()];
+    lines.extend(columns(&table, &[1, 2]));
+    if more > 0 {
+        lines.push(format!("and {more} more: --shards lists all"));
     }
     lines
 }
@@ -216,8 +241,8 @@ fn rate(keys_per_s: f64) -> String {
     count(keys_per_s.round() as u64)
 }
 
-fn shard_row(chain: &ChainStatus) -> Vec<String> {
-    let state = match chain.state {
+fn state(state: &ChainState) -> String {
+    match *state {
         ChainState::Filling { rows: Some((sent, all)) } if all > 0 => {
             format!("filling {} %", sent.min(all) * 100 / all)
         }
@@ -225,12 +250,15 @@ fn shard_row(chain: &ChainStatus) -> Vec<String> {
         ChainState::Short => "short".to_owned(),
         ChainState::Away => "AWAY".to_owned(),
         ChainState::Lost => "LOST".to_owned(),
-    };
+    }
+}
+
+fn shard_row(shard: u16, state: String, chain: &Chain) -> Vec<String> {
     let number = |server: &ServerId| server.get().to_string();
-    let held_by: Vec<String> = chain.chain.replicas.iter().map(number).collect();
-    let joining = chain.chain.joining.as_ref().map_or("-".to_owned(), number);
+    let held_by: Vec<String> = chain.replicas.iter().map(number).collect();
+    let joining = chain.joining.as_ref().map_or("-".to_owned(), number);
     let held_by = if held_by.is_empty() { "-".to_owned() } else { held_by.join(" ") };
-    vec![chain.shard.get().to_string(), state, held_by, joining]
+    vec![shard.to_string(), state, held_by, joining]
 }
 
 fn job_row(job: &JobStatus) -> Vec<String> {
@@ -292,7 +320,7 @@ fn columns(rows: &[Vec<String>], left: &[usize]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use wire::{Chain, Epoch, Member, ShardId, WorkStatus};
+    use wire::{ChainStatus, Epoch, Member, ShardId, WorkStatus};
 
     use super::*;
 
@@ -348,12 +376,13 @@ mod tests {
             replicas: 2,
             up_ms: 61_000,
             servers: vec![server_status],
+            chains: vec![chain.clone(); 2],
             troubled: vec![ChainStatus { shard: ShardId::new(1), chain, state }],
             history: vec![EpochCause { epoch: Epoch::new(9), cause: "why".into(), ago_ms: None }],
             jobs: vec![job()],
             ..ClusterStatus::default()
         };
-        let text = lines(&status).join("\n");
+        let text = lines(&status, false).join("\n");
         let expected = "\
 cluster ctr: epoch 9, 2 shards on 2 servers each, 1 servers, 0 watchers; coordinated for 1 min 1 s
 shards: 1 being filled
@@ -372,6 +401,13 @@ shard  state         held by  filling
 epoch     ago  cause
     9  before  why";
         assert_eq!(text, expected, "\n{text}");
+        let all = "
+shard  state         held by  filling
+    0  whole         3              -
+    1  filling 25 %  3              -
+";
+        let text = lines(&status, true).join("\n");
+        assert!(text.contains(all), "\n{text}");
     }
 
     #[test]
