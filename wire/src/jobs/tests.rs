@@ -83,3 +83,18 @@ fn the_greatest_ask_and_answers_fit_into_a_frame() {
         assert!(framed.is_ok(), "{:?}", framed.err());
     }
 }
+
+#[test]
+fn what_builds_of_before_say_of_no_splits_is_read_as_none() {
+    let mut bid = serde_json::to_value(JobBid { splits: 7, ..bid() }).expect("plain values");
+    let splits = |value: &serde_json::Value| {
+        serde_json::from_value::<JobBid>(value.clone()).expect("a bid").splits
+    };
+    assert_eq!(splits(&bid), 7);
+    bid.as_object_mut().expect("fields").remove("splits");
+    assert_eq!(splits(&bid), 0);
+    let enrolled = r#"{"id":1,"generation":1,"places":[]}"#;
+    assert_eq!(serde_json::from_str::<Enrolled>(enrolled).expect("of before").splits, 0);
+    let state = r#"{"taken":1,"is_prepared":true,"has_result":false,"hosts":1}"#;
+    assert_eq!(serde_json::from_str::<JobState>(state).expect("of before").epochs_dealt, 0);
+}

@@ -444,3 +444,19 @@ impl Attendant {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portion_of_a_coordinator_of_before_is_no_split() {
+        let portion = |first, batches| Portion { number: 1, epoch: 0, first, batches };
+        assert!(is_split(&portion(0, SPLIT_BATCHES)));
+        assert!(is_split(&portion(3 << SPLIT_BATCH_BITS, SPLIT_BATCHES)));
+        // It takes what was dealt for batches, and deals eight more.
+        assert!(!is_split(&portion(3 << SPLIT_BATCH_BITS, 8)));
+        assert!(!is_split(&portion(0, 8)));
+        assert!(!is_split(&portion(8, SPLIT_BATCHES)));
+    }
+}
