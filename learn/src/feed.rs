@@ -9,12 +9,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::data::{Claim, ClaimSplit, ColumnSpec, Csr, DataError, Source, SourceSpec, Splits};
+use crate::data::{
+    Claim, ClaimSplit, ColumnSpec, Csr, DataError, Delivered, Source, SourceSpec, Splits,
+};
 use crate::journal::Position;
 
 /// Where a worker takes its batches from.
 pub trait Feed {
-    /// The next batch; none at the end.
+    /// The next batch; none at the end. One without rows says that nothing comes for a while.
     fn next(&self) -> Result<Option<Csr>, DataError>;
 
     /// Gives a batch's buffers back.
@@ -25,9 +27,9 @@ pub trait Feed {
 pub type ClaimInEpoch = Arc<Mutex<dyn FnMut(u32) -> Result<u64, DataError> + Send>>;
 
 /// Says which split of an epoch, from 0, is this reader's next, if there is one left. It is told
-/// the last split of that epoch whose batches were all given out: see [`ClaimSplit`].
+/// which splits of that epoch were given out: see [`ClaimSplit`].
 pub type ClaimSplitInEpoch =
-    Arc<Mutex<dyn FnMut(u32, Option<u64>) -> Result<Option<u64>, DataError> + Send>>;
+    Arc<Mutex<dyn FnMut(u32, &Delivered) -> Result<Option<u64>, DataError> + Send>>;
 
 /// How readers share an epoch.
 enum Share {
@@ -294,8 +296,8 @@ fn open_epoch(spec: &SourceSpec, share: &Share, epoch: u32) -> Result<Source, Da
         }
         Share::Splits { splits, claim, after } => {
             let claim = Arc::clone(claim);
-            let claim: ClaimSplit = Box::new(move |ended| {
-                claim.lock().unwrap_or_else(PoisonError::into_inner)(epoch, ended)
+            let claim: ClaimSplit = Box::new(move |delivered| {
+                claim.lock().unwrap_or_else(PoisonError::into_inner)(epoch, delivered)
             });
             let after = after.filter(|after| after.epoch == epoch).map(|after| after.batch);
             Source::open_splits(spec, Arc::clone(splits), claim, after)

@@ -6,6 +6,7 @@
 //! claim from one counter stay together, and a slow one claims less.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::DataError;
 use super::splits::Splits;
@@ -15,8 +16,23 @@ pub type Claim = Box<dyn FnMut() -> Result<u64, DataError> + Send>;
 
 /// Says which split is this reader's next, in ascending order, or that there is none left.
 ///
-/// It is told the last split of which all batches have been delivered.
-pub type ClaimSplit = Box<dyn FnMut(Option<u64>) -> Result<Option<u64>, DataError> + Send>;
+/// It is told which splits have been delivered, now and while it waits.
+pub type ClaimSplit = Box<dyn FnMut(&Delivered) -> Result<Option<u64>, DataError> + Send>;
+
+/// Which splits have been delivered to their end.
+#[derive(Debug, Default)]
+pub struct Delivered(AtomicU64);
+
+impl Delivered {
+    /// The last one, if there is any.
+    pub fn last(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    pub(crate) fn note(&self, split: u64) {
+        self.0.store(split + 1, Ordering::Relaxed);
+    }
+}
 
 /// The batches that one reader delivers.
 pub(crate) enum Deal {

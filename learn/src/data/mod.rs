@@ -32,7 +32,7 @@ mod table;
 mod text;
 mod vw;
 
-pub use claim::{Claim, ClaimSplit};
+pub use claim::{Claim, ClaimSplit, Delivered};
 pub use csr::{Csr, Intercept};
 pub use error::{DataError, Found, Reason, RowError, Spot};
 pub use hash::{INTERCEPT_KEY, KEY_MAX, feature_key};

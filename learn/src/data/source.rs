@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::process::getpid;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
-use super::claim::{Claim, ClaimSplit, Deal};
+use super::claim::{Claim, ClaimSplit, Deal, Delivered};
 use super::csr::{Csr, Place};
 use super::error::DataError;
 use super::feed::{Feed, Opened, open, open_splits};
@@ -91,6 +91,15 @@ struct Delivery {
     end: Option<Result<(), DataError>>,
     bad_rows_allowed: u64,
     whole_train_pass: bool,
+    /// Whether a row of the split under way was delivered.
+    has_rows: bool,
+}
+
+/// What comes next from the reader.
+enum Taken {
+    Batch(Parsed),
+    SplitEnd(u64),
+    End,
 }
 
 /// What the reader promises to `next`.
@@ -116,8 +125,7 @@ struct Counts {
     source_rows: AtomicU64,
     /// The split of the last batch delivered.
     split: AtomicU64,
-    /// The last split of which all batches were delivered, plus one.
-    splits_ended: AtomicU64,
+    splits: Delivered,
     stop: AtomicBool,
 }
 
@@ -176,6 +184,7 @@ impl Source {
                 whole_train_pass: spec.part == Part::Train
                     && spec.labels == Labels::Required
                     && matches!(deal, Deal::All),
+                has_rows: false,
             }),
             spares,
             counts: counts.clone(),
@@ -203,7 +212,8 @@ impl Source {
     }
 
     /// The next batch, or none at the end of the pass. Several threads may call at once: each gets
-    /// the next batch in order. Batches without rows are passed over.
+    /// the next batch in order. Batches without rows are passed over; a split that has no others
+    /// gives one batch without rows, so that whoever waits sees that nothing comes for a while.
     ///
     /// Waits as long as the reader needs; it ends when the reader does, by whatever cause.
     pub fn next(&self) -> Result<Option<Csr>, DataError> {
@@ -212,10 +222,9 @@ impl Source {
             if let Some(end) = &delivery.end {
                 return end.clone().map(|()| None);
             }
-            match delivery.take(&self.counts).and_then(|parsed| self.count(parsed, &delivery)) {
-                Ok(Some(csr)) if csr.rows() == 0 => self.recycle(csr),
+            match delivery.take().and_then(|taken| self.count(taken, &mut delivery)) {
                 Ok(Some(csr)) => return Ok(Some(csr)),
-                Ok(None) => delivery.end = Some(self.check_pass(&delivery)),
+                Ok(None) => {}
                 Err(error) => delivery.end = Some(Err(error)),
             }
         }
@@ -266,9 +275,34 @@ impl Source {
         Ok(())
     }
 
+    /// Counts what was taken: what of it is to be delivered.
+    fn count(&self, taken: Taken, delivery: &mut Delivery) -> Result<Option<Csr>, DataError> {
+        match taken {
+            Taken::Batch(parsed) => {
+                let csr = self.count_batch(parsed, delivery.bad_rows_allowed)?;
+                if csr.rows() == 0 {
+                    self.recycle(csr);
+                    return Ok(None);
+                }
+                delivery.has_rows = true;
+                Ok(Some(csr))
+            }
+            Taken::SplitEnd(split) => {
+                self.counts.splits.note(split);
+                let had_rows = std::mem::take(&mut delivery.has_rows);
+                let batch = split_batch(split + 1) - 1;
+                Ok((!had_rows).then(|| Csr { batch, row_starts: vec![0], ..Csr::default() }))
+            }
+            Taken::End => {
+                delivery.end = Some(self.check_pass(delivery));
+                Ok(None)
+            }
+        }
+    }
+
     /// Counts a batch, and decides whether its bad rows are too many.
-    fn count(&self, parsed: Option<Parsed>, delivery: &Delivery) -> Result<Option<Csr>, DataError> {
-        let Some(Parsed { csr, mut bad }) = parsed else { return Ok(None) };
+    fn count_batch(&self, parsed: Parsed, allowed: u64) -> Result<Csr, DataError> {
+        let Parsed { csr, mut bad } = parsed;
         let positive = csr.labels.iter().filter(|&&label| label == 1.0).count();
         self.counts.rows_positive.fetch_add(positive as u64, Ordering::Relaxed);
         self.counts.rows.fetch_add(csr.rows() as u64, Ordering::Relaxed);
@@ -276,10 +310,9 @@ impl Source {
         self.counts.source_rows.store(source_rows, Ordering::Relaxed);
         self.counts.split.store(split_of(csr.batch), Ordering::Relaxed);
         if bad.is_empty() {
-            return Ok(Some(csr));
+            return Ok(csr);
         }
         let before = self.counts.bad_rows.fetch_add(bad.len() as u64, Ordering::Relaxed);
-        let allowed = delivery.bad_rows_allowed;
         if before + bad.len() as u64 > allowed {
             let row = bad.swap_remove((allowed - before) as usize);
             let strict = allowed == 0;
@@ -292,7 +325,7 @@ impl Source {
         if before == 0 {
             tracing::warn!(allowed, "left out a bad row, the first: {}", bad[0]);
         }
-        Ok(Some(csr))
+        Ok(csr)
     }
 
     /// Whether there was anything to learn from in a whole pass for training.
@@ -319,23 +352,18 @@ fn roam() {
 }
 
 impl Delivery {
-    /// What the next block gave; none at the end.
-    fn take(&self, counts: &Counts) -> Result<Option<Parsed>, DataError> {
+    /// What comes next.
+    fn take(&self) -> Result<Taken, DataError> {
         let receipts = self.receipts.as_ref().expect("only dropping the source takes it away");
-        loop {
-            return match receipts.recv() {
-                Ok(Receipt::Batch(parsed)) => {
-                    let died = |_| DataError::ThreadDied { thread: "parser" };
-                    parsed.recv().map(Some).map_err(died)
-                }
-                Ok(Receipt::SplitEnd(split)) => {
-                    counts.splits_ended.store(split + 1, Ordering::Relaxed);
-                    continue;
-                }
-                Ok(Receipt::End) => Ok(None),
-                Ok(Receipt::Failed(error)) => Err(error),
-                Err(_) => Err(DataError::ThreadDied { thread: "reader" }),
-            };
+        match receipts.recv() {
+            Ok(Receipt::Batch(parsed)) => {
+                let died = |_| DataError::ThreadDied { thread: "parser" };
+                parsed.recv().map(Taken::Batch).map_err(died)
+            }
+            Ok(Receipt::SplitEnd(split)) => Ok(Taken::SplitEnd(split)),
+            Ok(Receipt::End) => Ok(Taken::End),
+            Ok(Receipt::Failed(error)) => Err(error),
+            Err(_) => Err(DataError::ThreadDied { thread: "reader" }),
         }
     }
 }
@@ -397,8 +425,7 @@ impl ReaderThread {
     fn read_splits(&mut self, splits: &Splits) -> Result<(), Dropped> {
         let files: Vec<InputFile> = splits.files(&self.counts.bytes_read);
         while let Deal::Splits { claim, .. } = &mut self.deal {
-            let ended = self.counts.splits_ended.load(Ordering::Relaxed);
-            let Some(number) = claim(ended.checked_sub(1))? else { break };
+            let Some(number) = claim(&self.counts.splits)? else { break };
             let Some(split) = splits.get(number) else {
                 let reason = format!("of {} splits, number {number}", splits.count());
                 return Err(DataError::NoClaim { reason }.into());

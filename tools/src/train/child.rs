@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use learn::data::{Csr, DataError, Splits, split_batch, split_of};
+use learn::data::{Csr, DataError, Delivered, Splits, split_batch, split_of};
 use learn::metrics::Metrics;
 use learn::{Epochs, Feed, Journal, JournalError, LogisticRegression, Mark, Position};
 use worker::{Incarnation, JobId};
@@ -92,7 +92,9 @@ fn open_feed(plan: &WorkerPlan, mut claims: Claims, mark: &Mark) -> Result<Epoch
         return Epochs::open_shared(source, epochs, claim, done.map_or(0, |done| done.epoch));
     };
     let splits: Arc<Splits> = Arc::new(splits);
-    let claim = Arc::new(Mutex::new(move |epoch, ended| claims.next_split(epoch, ended)));
+    let claim = Arc::new(Mutex::new(move |epoch, delivered: &Delivered| {
+        claims.next_split(epoch, delivered)
+    }));
     Epochs::open_splits(source, epochs, splits, claim, done)
 }
 
@@ -119,7 +121,7 @@ impl Feed for Batches<'_> {
     fn next(&self) -> Result<Option<Csr>, DataError> {
         match self.feed.next() {
             Err(DataError::NoClaim { .. }) if self.stop.asked() => Ok(None),
-            Ok(Some(batch)) => {
+            Ok(Some(batch)) if batch.rows() > 0 => {
                 let at = Position { epoch: batch.epoch, batch: batch.batch };
                 *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
                 Ok(Some(batch))
@@ -153,21 +155,22 @@ impl Claims {
 
     /// This process's next batch of an epoch.
     fn next(&mut self, epoch: u32) -> Result<u64, DataError> {
-        let next = self.ask(epoch, CLAIMS_AHEAD, self.mark.position())?;
+        let next = self.ask(epoch, CLAIMS_AHEAD, None)?;
         let ended = || no_claim("the parent ends an epoch".to_owned());
         next.ok_or_else(ended)
     }
 
     /// This process's next split of an epoch, if there is one left. While it is asked for, what was
     /// read before is still worked on.
-    fn next_split(&mut self, epoch: u32, ended: Option<u64>) -> Result<Option<u64>, DataError> {
-        let next = self.ask(epoch, 1, self.done(epoch, ended))?;
+    fn next_split(&mut self, epoch: u32, delivered: &Delivered) -> Result<Option<u64>, DataError> {
+        let next = self.ask(epoch, 1, Some(delivered))?;
         Ok(next.map(split_of))
     }
 
     /// Up to where all is done. Splits without a row for this pass leave nothing in the journal:
     /// where it has all that was given to the learner, they are done as well.
-    fn done(&self, epoch: u32, ended: Option<u64>) -> Option<Position> {
+    fn done(&self, epoch: u32, delivered: Option<&Delivered>) -> Option<Position> {
+        let ended = delivered.and_then(Delivered::last);
         let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = self.mark.position();
         let ended = ended.filter(|_| given <= kept);
@@ -180,11 +183,12 @@ impl Claims {
         &mut self,
         epoch: u32,
         ahead: u32,
-        done: Option<Position>,
+        delivered: Option<&Delivered>,
     ) -> Result<Option<u64>, DataError> {
         if self.epoch != epoch {
             (self.epoch, self.asked) = (epoch, 0);
         }
+        let mut done = self.done(epoch, delivered);
         while self.asked < ahead {
             let claim = Report::Claim { epoch, done };
             output::json(&claim).map_err(|why| no_claim(why.to_string()))?;
@@ -195,7 +199,16 @@ impl Claims {
             let dealt = match self.dealt.recv_timeout(STOP_SEEN_AFTER) {
                 Ok(dealt) => dealt,
                 Err(_) if self.stop.asked() => return Err(no_claim("it was stopped".to_owned())),
-                Err(RecvTimeoutError::Timeout) if Instant::now() < until => continue,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < until => {
+                    // Nothing more may be dealt before what was delivered meanwhile is told.
+                    let now = self.done(epoch, delivered);
+                    if now > done {
+                        done = now;
+                        let reached = Report::Reached { done };
+                        output::json(&reached).map_err(|why| no_claim(why.to_string()))?;
+                    }
+                    continue;
+                }
                 Err(_) => return Err(no_claim("the parent does not answer".to_owned())),
             };
             // What is left of an epoch before lies beyond its end.

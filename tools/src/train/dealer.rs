@@ -116,6 +116,11 @@ impl Dealer {
         }
     }
 
+    /// A worker that waits tells how far its journal is.
+    pub(crate) fn note_reached(&mut self, worker: usize, done: Option<Position>) {
+        self.hands[worker].note_done(done, self.numbers.batches());
+    }
+
     /// What to tell a worker that has asked for more; none: it has not, or has to wait.
     pub(crate) fn deal(&mut self, worker: usize) -> Result<Option<Dealt>, DealError> {
         let hand = &mut self.hands[worker];

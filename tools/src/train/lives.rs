@@ -276,6 +276,7 @@ impl<'a> Crew<'a> {
                 self.backups.ended(worker, now);
                 self.end_replaced(worker);
             }
+            Report::Reached { done } => self.dealer.note_reached(worker, done),
             Report::Going { .. } | Report::Claim { .. } => {}
         }
     }

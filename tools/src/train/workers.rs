@@ -86,6 +86,11 @@ pub(crate) enum Report {
         /// The batch of the newest step in its journal, or one up to which all are done.
         done: Option<Position>,
     },
+    /// It waits for what it has asked for, and has come this far.
+    Reached {
+        /// As in a claim.
+        done: Option<Position>,
+    },
     /// It has worked out so many steps, those of its earlier lives included.
     Stepped {
         /// How many.
@@ -354,8 +359,8 @@ pub(super) fn gather(
                 stop.ask();
                 return Err(Failure::failed(who));
             }
-            Heard::Report(_, Report::Claim { .. } | Report::Stepped { .. })
-            | Heard::Report(_, Report::TookOver { .. })
+            Heard::Report(_, Report::Claim { .. } | Report::Reached { .. })
+            | Heard::Report(_, Report::Stepped { .. } | Report::TookOver { .. })
             | Heard::Nothing => {}
         }
         board.show();

@@ -44,7 +44,7 @@ fn read_splits(spec: &SourceSpec, splits: &Arc<Splits>, readers: usize) -> Vec<C
             next.map(|csr| assert!(batches.insert(csr.batch, csr).is_none(), "once")).is_some()
         });
     }
-    batches.into_values().collect()
+    batches.into_values().filter(|csr| csr.rows() > 0).collect()
 }
 
 /// A line of LibSVM: a row that holds its number, in some of the ways in which it may be written,
@@ -207,9 +207,9 @@ fn a_later_life_passes_over_what_is_done_of_its_split_and_is_told_what_is_behind
     assert!(own.len() > 2, "{}", own.len());
     let (asked, count) = (Arc::new(Mutex::new(Vec::new())), splits.count());
     let told = asked.clone();
-    let claim: ClaimSplit = Box::new(move |ended| {
+    let claim: ClaimSplit = Box::new(move |delivered| {
         let mut asked = told.lock().unwrap();
-        asked.push(ended);
+        asked.push(delivered.last());
         Ok(Some(asked.len() as u64 + 1).filter(|&split| split < count))
     });
     let source = Source::open_splits(&spec, splits.clone(), claim, Some(own[0].batch)).unwrap();
@@ -222,6 +222,24 @@ fn a_later_life_passes_over_what_is_done_of_its_split_and_is_told_what_is_behind
     let asked = asked.lock().unwrap();
     assert_eq!(asked[0], None);
     assert!(asked.is_sorted() && asked.iter().all(|ended| *ended < Some(count)), "{asked:?}");
+}
+
+#[test]
+fn a_split_without_a_row_gives_one_batch_without_rows() {
+    let folder = Folder::new();
+    let file = folder.write("a.libsvm", numbered(0, 30) + &"# none\n".repeat(100));
+    let spec = spec(&[&file]);
+    let splits = of_length(&spec, 100);
+    let source = Source::open_splits(&spec, splits.clone(), claims(&splits)(), None).unwrap();
+    let mut given = BTreeMap::<u64, usize>::new();
+    let (mut none, mut row) = (0, 0);
+    while let Some(csr) = source.next().unwrap() {
+        none += u64::from(csr.rows() == 0);
+        row += csr.rows();
+        *given.entry(split_of(csr.batch)).or_default() += 1;
+    }
+    assert!(given.keys().copied().eq(0..splits.count()), "{given:?}");
+    assert!((5..10).contains(&none) && row == 30, "{none} {row}");
 }
 
 #[test]
