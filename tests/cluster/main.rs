@@ -10,6 +10,7 @@ mod cluster_bench;
 mod coordinating;
 mod crowds;
 mod death;
+mod disks;
 mod doctor;
 mod etcd;
 mod failover;

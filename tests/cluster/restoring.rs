@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use worker::{
     Timeouts, Watch, WorkerError, WorkerId, connect_cluster,
 };
 
-use crate::{Files, gradwire, run, run_well, skipped, stderr, wait_for};
+use crate::{Files, gradwire, run, run_well, stderr, wait_for};
 
 pub(crate) const NAME: &str = "kept";
 const TABLE: TableId = TableId::new(0);
@@ -109,7 +109,7 @@ impl Running {
         begin.running(more)
     }
 
-    fn add_server(&mut self) {
+    pub(crate) fn add_server(&mut self) {
         let name = format!("s{}", self.servers.len());
         let mut command = gradwire(&["serve", "--listen", "127.0.0.1:0", "--cores", "1"]);
         command.args(["--coordinator", &self.address, "--cluster", NAME]);
@@ -122,7 +122,7 @@ impl Running {
         ["--coordinator", &self.address, "--cluster", NAME]
     }
 
-    fn status(&self) -> Option<Value> {
+    pub(crate) fn status(&self) -> Option<Value> {
         let output = run(&[&["status", "--json"], &self.at()[..]].concat());
         serde_json::from_slice(&output.stdout).ok()
     }
@@ -172,6 +172,16 @@ impl Running {
             .iter()
             .fold((f32::MAX, f32::MIN), |(low, high), &one| (low.min(one), high.max(one)));
         assert_eq!(odd, 0, "of {keys} keys are not {sum} but from {bounds:?}");
+    }
+
+    /// The coordinator's process, then those of the servers.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        [&self.coordinator].into_iter().chain(&self.servers).map(|one| one.0.id()).collect()
+    }
+
+    /// Kills the oldest server, as `kill -9`.
+    pub(crate) fn kill_server(&mut self) {
+        self.servers.remove(0);
     }
 
     pub(crate) fn kill(self) {
@@ -331,62 +341,6 @@ fn a_server_that_is_killed_while_it_records_costs_the_checkpoint_nothing_but_tim
     load.join();
 }
 
-/// A file system of [`DISK_BYTES`]; unmounted when it is dropped.
-struct SmallDisk(tempfile::TempDir);
-
-/// Room for many checkpoints: each has what is pushed while it is taken, a few MB on a busy host.
-const DISK_BYTES: usize = 64 << 20;
-
-impl SmallDisk {
-    fn mount() -> Result<SmallDisk, String> {
-        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={DISK_BYTES}"), "tmpfs"]);
-        mount.arg(folder.path());
-        let output = mount.output().map_err(|error| format!("mount: {error}"))?;
-        match output.status.success() {
-            true => Ok(SmallDisk(folder)),
-            false => Err(stderr(&output).trim().to_owned()),
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
-#[test]
-fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
-    let test = "a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job";
-    let disk = match SmallDisk::mount() {
-        Ok(disk) => disk,
-        Err(why) => return skipped(test, &why),
-    };
-    const KEYS: u64 = 5000;
-    let files = Files::new();
-    let place = disk.0.path().join("checkpoints");
-    let place = place.to_str().expect("text");
-    let running = Running::start(&files.path("data"), 2, 4, 2, &["--checkpoints", place]);
-    let load = running.load(1, KEYS, u64::MAX);
-    let first = running.take_well()["number"].as_u64().expect("a number");
-    let filler = disk.0.path().join("filler");
-    std::fs::write(&filler, vec![0; DISK_BYTES]).expect_err("it does not fit");
-    let output = running.take();
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("no space left"), "{}", stderr(&output));
-    load.wait_steps(load.steps() + STEPS_FIRST);
-    let status = running.status().expect("the coordinator lives");
-    assert!(status["checkpoints"]["failure"].is_string(), "{status}");
-    std::fs::remove_file(&filler).expect("it is there");
-    verify_number(place, first);
-    assert!(running.take_well()["number"].as_u64() > Some(first));
-    verify(place);
-    running.kill();
-    load.join();
-}
-
 #[test]
 fn a_store_that_is_away_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
     const KEYS: u64 = 5000;
@@ -411,7 +365,7 @@ fn a_store_that_is_away_fails_the_checkpoint_and_neither_the_one_before_nor_the_
     load.join();
 }
 
-fn verify_number(place: &str, number: u64) {
+pub(crate) fn verify_number(place: &str, number: u64) {
     run_well(&["checkpoint", "verify", place, "--number", &number.to_string()]);
 }
 

@@ -3,7 +3,10 @@
 //! Owns the file's tables and what they are checked for. One process has it open at a time, which
 //! the file's lock sees to; what a crash leaves is the last entry that was appended.
 //!
-//! Invariant: an entry is JSON behind its checksum, and one that does not match is an error.
+//! Invariant: an entry is JSON behind its checksum, and one that does not match is an error. A file
+//! of which a call has failed is not written again: `renewal` has a new one take its place.
+
+mod renewal;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -19,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wire::Epoch;
 
+use self::renewal::Known;
 use super::jobs::{JobRecord, JobWrite};
 use super::store::{Entry, HISTORY_MAX, Store, StoreError};
 
@@ -41,6 +45,9 @@ pub struct RedbStore {
     path: PathBuf,
     database: Database,
     cluster_id: u64,
+    known: Known,
+    /// A call to the file has failed.
+    is_suspect: bool,
 }
 
 impl RedbStore {
@@ -59,11 +66,13 @@ impl RedbStore {
         std::fs::create_dir_all(directory).map_err(disk)?;
         let is_new = std::fs::metadata(&path).map_or(true, |file| file.len() == 0);
         let database = Database::create(&path).map_err(|error| cannot_open(&path, error))?;
-        let mut store = RedbStore { path, database, cluster_id: 0 };
+        let known = Known::default();
+        let mut store = RedbStore { path, database, cluster_id: 0, known, is_suspect: false };
         if is_new {
             store.found(cluster)?;
         }
         store.check(cluster)?;
+        store.known = Known::of(&store.database).map_err(|error| store.error_of(error))?;
         Ok(store)
     }
 
@@ -81,11 +90,14 @@ impl RedbStore {
                 transaction.open_table(ENTRIES)?;
             }
             transaction.commit()?;
-            // The file's name is to survive as well.
-            std::fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
-            Ok(())
+            Ok(self.sync_directory()?)
         };
-        write().map_err(|error| self.failed(error))
+        write().map_err(|error| self.error_of(error))
+    }
+
+    /// Has the file's name survive as well.
+    fn sync_directory(&self) -> std::io::Result<()> {
+        std::fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 
     /// Reads what names the cluster.
@@ -119,12 +131,13 @@ impl RedbStore {
             };
             Ok(table.get(name)?.map(|value| value.value().to_vec()))
         };
-        let found = read().map_err(|error| self.failed(error))?;
+        let found = read().map_err(|error| self.error_of(error))?;
         found.ok_or_else(|| self.damaged(format!("'{name}' is missing")))
     }
 
     /// The newest `count_max` entries, the newest first.
-    fn newest_bytes(&self, count_max: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    fn newest_bytes(&mut self, count_max: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.renew()?;
         let read = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
             let entries = self.database.begin_read()?.open_table(ENTRIES)?;
             let newest = entries.iter()?.rev().take(count_max);
@@ -135,7 +148,8 @@ impl RedbStore {
                 })
                 .collect()
         };
-        read().map_err(|error| self.failed(error))
+        let found = read();
+        self.said(found)
     }
 
     fn entry(&self, epoch: u64, bytes: &[u8]) -> Result<Entry, StoreError> {
@@ -152,7 +166,16 @@ impl RedbStore {
         StoreError::Damaged { path: self.path.clone(), what }
     }
 
-    fn failed(&self, error: redb::Error) -> StoreError {
+    /// What the file has said, and whether it is to be trusted any longer.
+    fn said<T>(&mut self, result: Result<T, redb::Error>) -> Result<T, StoreError> {
+        result.map_err(|error| {
+            let error = self.error_of(error);
+            self.is_suspect |= matches!(error, StoreError::Disk { .. });
+            error
+        })
+    }
+
+    fn error_of(&self, error: redb::Error) -> StoreError {
         match error {
             redb::Error::Corrupted(what) => self.damaged(what),
             error @ (redb::Error::TableTypeMismatch { .. }
@@ -213,6 +236,7 @@ impl Store for RedbStore {
     }
 
     fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        self.renew()?;
         let epoch = entry.placement.epoch.get();
         let bytes = sealed(entry).map_err(|what| self.damaged(what))?;
         let write = || -> Result<Option<u64>, redb::Error> {
@@ -230,8 +254,12 @@ impl Store for RedbStore {
             transaction.commit()?;
             Ok(None)
         };
-        match write().map_err(|error| self.failed(error))? {
-            None => Ok(()),
+        let written = write();
+        match self.said(written)? {
+            None => {
+                self.known.newest = epoch;
+                Ok(())
+            }
             Some(newest) => {
                 let (ours, theirs) = (Epoch::new(epoch.saturating_sub(1)), Epoch::new(newest));
                 Err(StoreError::Conflict { ours, theirs })
@@ -249,28 +277,17 @@ impl Store for RedbStore {
     }
 
     fn jobs(&mut self) -> Result<Vec<JobRecord>, StoreError> {
-        let read = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
-            let table = match self.database.begin_read()?.open_table(JOBS) {
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                table => table?,
-            };
-            let all = table.iter()?.map(|job| {
-                let (name, bytes) = job?;
-                Ok((name.value().to_owned(), bytes.value().to_vec()))
-            });
-            all.collect()
-        };
-        let found = read().map_err(|error| self.failed(error))?;
         let wrong = |name: &str, what: String| self.damaged(format!("job {name} {what}"));
-        let job = |(name, bytes): (String, Vec<u8>)| {
-            let job: JobRecord = unsealed(&bytes).map_err(|what| wrong(&name, what))?;
-            job.check(&name).map_err(|what| wrong(&name, what))?;
+        let job = |(name, bytes): (&String, &Vec<u8>)| {
+            let job: JobRecord = unsealed(bytes).map_err(|what| wrong(name, what))?;
+            job.check(name).map_err(|what| wrong(name, what))?;
             Ok(job)
         };
-        found.into_iter().map(job).collect()
+        self.known.jobs.iter().map(job).collect()
     }
 
     fn keep_job(&mut self, write: &JobWrite) -> Result<(), StoreError> {
+        self.renew()?;
         let JobWrite { record, after, forgotten } = write;
         let bytes = sealed(record).map_err(|what| self.damaged(what))?;
         let version = |bytes: &[u8]| {
@@ -294,22 +311,28 @@ impl Store for RedbStore {
             transaction.commit()?;
             Ok(Ok(()))
         };
-        let written = write().map_err(|error| self.failed(error))?;
-        written.map_err(|theirs| StoreError::JobConflict {
-            job: record.name.clone(),
-            ours: *after,
-            theirs,
-        })
+        let written = write();
+        match self.said(written)? {
+            Ok(()) => {
+                self.known.jobs.retain(|name, _| !forgotten.contains(name));
+                self.known.jobs.insert(record.name.clone(), bytes);
+                Ok(())
+            }
+            Err(theirs) => {
+                let (job, ours) = (record.name.clone(), *after);
+                Err(StoreError::JobConflict { job, ours, theirs })
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use wire::{JobBid, Placement};
 
     use super::*;
 
-    fn entry(epoch: u64) -> Entry {
+    pub(super) fn entry(epoch: u64) -> Entry {
         let cause = format!("cause {epoch}");
         let placement = Placement { epoch: Epoch::new(epoch), cause, ..Placement::default() };
         Entry { placement, numbers_given: epoch as u32, ..Entry::default() }
@@ -345,7 +368,7 @@ mod tests {
         assert_eq!(store.newest(), Ok(Some(entry(1))));
     }
 
-    fn job(name: &str, version: u64) -> JobRecord {
+    pub(super) fn job(name: &str, version: u64) -> JobRecord {
         let bid =
             JobBid { host: "h".into(), workers: 2, wanted: 1, epochs: 1, ..JobBid::default() };
         JobRecord::new(name, version, &bid)
