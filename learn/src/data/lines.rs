@@ -93,19 +93,15 @@ impl Read for LineRange {
         if self.is_over {
             return Ok(0);
         }
-        // Up to here all is its own: the line of the range's last byte begins in it, or before.
+        // So far all is its own: the line of the range's last byte begins in it, or before.
         let own = (self.to - 1).saturating_sub(self.at).min(buffer.len() as u64) as usize;
-        if own > 0 {
-            let count = self.read_here(&mut buffer[..own])?;
-            self.is_over = count == 0;
-            self.at += count as u64;
-            return Ok(count);
-        }
-        let probe = buffer.len().min(PROBE_BYTES);
-        let mut count = self.read_here(&mut buffer[..probe])?;
+        // Never a few bytes alone: who reads looks for a mark at a file's beginning.
+        let asked = own.max(buffer.len().min(PROBE_BYTES));
+        let mut count = self.read_here(&mut buffer[..asked])?;
         self.is_over = count == 0;
-        if let Some(newline) = memchr::memchr(b'\n', &buffer[..count]) {
-            (count, self.is_over) = (newline + 1, true);
+        let rest = &buffer[own.min(count)..count];
+        if let Some(newline) = memchr::memchr(b'\n', rest) {
+            (count, self.is_over) = (own + newline + 1, true);
         }
         self.at += count as u64;
         Ok(count)

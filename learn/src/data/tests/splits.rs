@@ -108,7 +108,7 @@ impl Text {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
     fn splits_of_texts_give_each_row_once_and_the_same_ones_as_one_reader(
         texts in proptest::collection::vec(any_text(), 1..4),
@@ -222,6 +222,17 @@ fn a_later_life_passes_over_what_is_done_of_its_split_and_is_told_what_is_behind
     let asked = asked.lock().unwrap();
     assert_eq!(asked[0], None);
     assert!(asked.is_sorted() && asked.iter().all(|ended| *ended < Some(count)), "{asked:?}");
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over_by_a_split_that_ends_within_it() {
+    let folder = Folder::new();
+    let file = folder.write("a.libsvm", "\u{feff}".to_owned() + &numbered(0, 3));
+    let spec = spec(&[&file]);
+    for length in 1..9 {
+        let all = read_splits(&spec, &of_length(&spec, length), 2);
+        assert!(numbers(&all).into_iter().eq(0..3), "{length}");
+    }
 }
 
 #[test]
