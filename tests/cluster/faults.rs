@@ -1,5 +1,5 @@
 //! Faults that no other story has: two deaths at once, a rolling restart, replicas that are moved
-//! while somebody dies, a server that hardly runs, clocks that differ.
+//! while somebody dies, a server that hardly runs, clocks that differ and clocks that jump.
 //!
 //! Owns a cluster of processes on this host. The load, and the comparison of what it counted, is
 //! `gradwire soak` against a running cluster; `docs/faults.md` lists all faults with their tests.
@@ -18,6 +18,9 @@ use crate::processes::{Running, in_group, signal};
 use crate::under_load::{soak, survives, wait_whole};
 use crate::{gradwire, run_well, skipped, wait_for};
 
+/// The coordinator's number; those of servers count from 0.
+const COORDINATOR: usize = usize::MAX;
+
 /// A coordinator and servers.
 struct Cluster {
     _data: TempDir,
@@ -30,7 +33,7 @@ struct Cluster {
     started: usize,
     /// How many servers there shall be.
     size: usize,
-    /// What a command is made of to run in it: its number, and the command.
+    /// What a command is made of to run in it: whose it is, and the command.
     wrap: fn(usize, Command) -> Command,
 }
 
@@ -82,7 +85,8 @@ impl Cluster {
     fn start_coordinator(&mut self) {
         self.coordinator = None;
         let arguments: Vec<&str> = self.coordinate.iter().map(String::as_str).collect();
-        self.coordinator = Some(Running::start(&mut gradwire(&arguments)));
+        let mut command = (self.wrap)(COORDINATOR, gradwire(&arguments));
+        self.coordinator = Some(Running::start(&mut command));
     }
 
     fn add_server(&mut self) {
@@ -270,11 +274,10 @@ fn a_server_that_hardly_gets_a_processor_loses_and_doubles_nothing() {
     wait_for("an empty group", || std::fs::remove_dir(&group).ok());
 }
 
-/// In a time namespace whose clocks are hours from those of the others; the first one's are ahead,
-/// the second one's as they are.
+/// In a time namespace whose clocks are hours from those of the others.
 #[expect(clippy::needless_pass_by_value, reason = "others give the program back")]
 fn apart(number: usize, program: Command) -> Command {
-    let offset = ["7200", "0", "86400"][number % 3];
+    let offset = ["7200", "0", "86400"][number.wrapping_add(2) % 3];
     let mut command = Command::new("unshare");
     command.args(["--time", "--monotonic", offset, "--boottime", offset, "--"]);
     command.arg(program.get_program()).args(program.get_args()).stdin(Stdio::null());
@@ -298,4 +301,61 @@ fn servers_whose_clocks_are_hours_apart_are_one_cluster_and_lose_nothing() {
         cluster.add_server();
         cluster.wait_whole();
     });
+}
+
+/// What tells the time of day to the processes of this test.
+fn clock_file() -> PathBuf {
+    std::env::temp_dir().join(format!("gradwire-clock-{}", std::process::id()))
+}
+
+/// Under libfaketime, by which the time of day is as that file says; time that passes is as ever.
+fn by_another_clock(_: usize, mut program: Command) -> Command {
+    let folder = format!("/usr/lib/{}-linux-gnu/faketime", std::env::consts::ARCH);
+    program.env("LD_PRELOAD", format!("{folder}/libfaketimeMT.so.1"));
+    program.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+    program.env("FAKETIME_TIMESTAMP_FILE", clock_file());
+    program
+}
+
+/// Seconds since 1970 by that clock; none where there is no libfaketime.
+fn told_by_clock() -> Option<i64> {
+    let mut date = Command::new("date");
+    let output = by_another_clock(0, {
+        date.arg("+%s");
+        date
+    })
+    .output()
+    .ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+#[test]
+fn clocks_that_jump_by_an_hour_change_nothing() {
+    let test = "clocks_that_jump_by_an_hour_change_nothing";
+    let jump = |to: &str| std::fs::write(clock_file(), to).expect("written");
+    jump("+0");
+    let before = told_by_clock();
+    jump("+1h");
+    let after = told_by_clock();
+    if before.zip(after).is_none_or(|(before, after)| after - before < 3600) {
+        return skipped(test, "libfaketime is not installed");
+    }
+    jump("+0");
+    let mut cluster = Cluster::start(2, 3, by_another_clock);
+    cluster.survive("14s", |cluster| {
+        let epoch = |cluster: &Cluster| cluster.status().expect("it lives")["epoch"].clone();
+        let before = epoch(cluster);
+        for to in ["+1h", "-1h", "+0"] {
+            jump(to);
+            sleep(Duration::from_secs(2));
+            cluster.wait_whole();
+        }
+        assert_eq!(epoch(cluster), before, "nobody was put out of a chain");
+        jump("+1h");
+        cluster.servers.remove(0);
+        cluster.add_server();
+        cluster.wait_whole();
+    });
+    drop(cluster);
+    std::fs::remove_file(clock_file()).expect("it is there");
 }
