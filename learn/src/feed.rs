@@ -9,11 +9,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::data::{Claim, ColumnSpec, Csr, DataError, Source, SourceSpec};
+use crate::data::{
+    Claim, ClaimSplit, ColumnSpec, Csr, DataError, Delivered, Source, SourceSpec, Splits,
+};
+use crate::journal::Position;
 
 /// Where a worker takes its batches from.
 pub trait Feed {
-    /// The next batch; none at the end.
+    /// The next batch; none at the end. One without rows says that nothing comes for a while.
     fn next(&self) -> Result<Option<Csr>, DataError>;
 
     /// Gives a batch's buffers back.
@@ -22,6 +25,21 @@ pub trait Feed {
 
 /// Says which batch of an epoch, from 0, is this reader's next: see [`Claim`].
 pub type ClaimInEpoch = Arc<Mutex<dyn FnMut(u32) -> Result<u64, DataError> + Send>>;
+
+/// Says which split of an epoch, from 0, is this reader's next, if there is one left. It is told
+/// which splits of that epoch were given out: see [`ClaimSplit`].
+pub type ClaimSplitInEpoch =
+    Arc<Mutex<dyn FnMut(u32, &Delivered) -> Result<Option<u64>, DataError> + Send>>;
+
+/// How readers share an epoch.
+enum Share {
+    /// There is one.
+    Alone,
+    /// They read all and claim batches.
+    Batches(ClaimInEpoch),
+    /// They claim splits, and pass over what was done in a life before.
+    Splits { splits: Arc<Splits>, claim: ClaimSplitInEpoch, after: Option<Position> },
+}
 
 /// What kept batches may take, in bytes: with more of them, each epoch reads the source anew.
 const KEPT_BYTES_MAX: usize = 1 << 30;
@@ -33,7 +51,7 @@ const SPARES_MAX: usize = 16;
 pub struct Epochs {
     spec: SourceSpec,
     epochs: u32,
-    claim: Option<ClaimInEpoch>,
+    share: Share,
     kept_bytes_max: usize,
     /// Held while a batch is taken from the source, so that batches are kept in its order.
     keeping: Mutex<Keeping>,
@@ -53,6 +71,7 @@ struct State {
     source: Arc<Source>,
     epoch: u32,
     rows_before: u64,
+    bytes_before: u64,
     /// All batches of an epoch, from the second epoch on, if they were kept.
     kept: Option<Arc<Vec<Csr>>>,
     /// How many of these this epoch has given out, and their rows.
@@ -69,12 +88,14 @@ pub struct FeedProgress {
     pub bad_rows: u64,
     /// Part of all that is to be read, 0 to 1.
     pub fraction: f64,
+    /// Bytes read from disk, packed as they lie there, over all epochs.
+    pub bytes_read: u64,
 }
 
 impl Epochs {
     /// Opens the source for the first of `epochs` passes.
     pub fn open(spec: SourceSpec, epochs: u32) -> Result<Epochs, DataError> {
-        Epochs::with_claim(spec, epochs, None, 0)
+        Epochs::with_share(spec, epochs, Share::Alone, 0)
     }
 
     /// The same, for one of several readers that share the batches of each epoch.
@@ -86,27 +107,43 @@ impl Epochs {
         claim: ClaimInEpoch,
         first: u32,
     ) -> Result<Epochs, DataError> {
-        Epochs::with_claim(spec, epochs, Some(claim), first)
+        Epochs::with_share(spec, epochs, Share::Batches(claim), first)
     }
 
-    fn with_claim(
+    /// The same, for one of several readers that share the splits of each epoch: it reads those
+    /// that it claims, and nothing else.
+    ///
+    /// - `after`: it begins behind this batch.
+    pub fn open_splits(
         spec: SourceSpec,
         epochs: u32,
-        claim: Option<ClaimInEpoch>,
+        splits: Arc<Splits>,
+        claim: ClaimSplitInEpoch,
+        after: Option<Position>,
+    ) -> Result<Epochs, DataError> {
+        let first = after.map_or(0, |after| after.epoch);
+        Epochs::with_share(spec, epochs, Share::Splits { splits, claim, after }, first)
+    }
+
+    fn with_share(
+        spec: SourceSpec,
+        epochs: u32,
+        share: Share,
         epoch: u32,
     ) -> Result<Epochs, DataError> {
-        let source = Arc::new(open_epoch(&spec, claim.as_ref(), epoch)?);
+        let source = Arc::new(open_epoch(&spec, &share, epoch)?);
         let (kept, given, rows_given) = (None, 0, 0);
-        let state = State { source, epoch, rows_before: 0, kept, given, rows_given };
+        let (rows_before, bytes_before) = (0, 0);
+        let state = State { source, epoch, rows_before, bytes_before, kept, given, rows_given };
         // Which batches a reader claims differs from epoch to epoch.
-        let keeping = match (&claim, epochs) {
-            (None, 2..) => Keeping::SoFar(Vec::new(), 0),
+        let keeping = match (&share, epochs) {
+            (Share::Alone, 2..) => Keeping::SoFar(Vec::new(), 0),
             _ => Keeping::Nothing,
         };
         Ok(Epochs {
             spec,
             epochs,
-            claim,
+            share,
             kept_bytes_max: KEPT_BYTES_MAX,
             keeping: Mutex::new(keeping),
             state: Mutex::new(state),
@@ -131,6 +168,7 @@ impl Epochs {
             rows: state.rows_before + rows,
             bad_rows: pass.bad_rows,
             fraction: (f64::from(state.epoch) + fraction) / f64::from(self.epochs.max(1)),
+            bytes_read: state.bytes_before + pass.bytes_read,
         }
     }
 
@@ -189,7 +227,9 @@ impl Epochs {
                 _ => state.source.progress().rows,
             };
             if state.kept.is_none() {
-                state.source = Arc::new(open_epoch(&self.spec, self.claim.as_ref(), ended + 1)?);
+                let bytes = state.source.progress().bytes_read;
+                state.source = Arc::new(open_epoch(&self.spec, &self.share, ended + 1)?);
+                state.bytes_before += bytes;
             }
             state.rows_before += rows;
             state.epoch += 1;
@@ -245,15 +285,24 @@ enum Next {
     End { epoch: u32 },
 }
 
-fn open_epoch(
-    spec: &SourceSpec,
-    claim: Option<&ClaimInEpoch>,
-    epoch: u32,
-) -> Result<Source, DataError> {
-    let Some(claim) = claim.cloned() else { return Source::open(spec) };
-    let claim: Claim =
-        Box::new(move || claim.lock().unwrap_or_else(PoisonError::into_inner)(epoch));
-    Source::open_shared(spec, claim)
+fn open_epoch(spec: &SourceSpec, share: &Share, epoch: u32) -> Result<Source, DataError> {
+    match share {
+        Share::Alone => Source::open(spec),
+        Share::Batches(claim) => {
+            let claim = Arc::clone(claim);
+            let claim: Claim =
+                Box::new(move || claim.lock().unwrap_or_else(PoisonError::into_inner)(epoch));
+            Source::open_shared(spec, claim)
+        }
+        Share::Splits { splits, claim, after } => {
+            let claim = Arc::clone(claim);
+            let claim: ClaimSplit = Box::new(move |delivered| {
+                claim.lock().unwrap_or_else(PoisonError::into_inner)(epoch, delivered)
+            });
+            let after = after.filter(|after| after.epoch == epoch).map(|after| after.batch);
+            Source::open_splits(spec, Arc::clone(splits), claim, after)
+        }
+    }
 }
 
 #[cfg(test)]

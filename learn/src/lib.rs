@@ -17,7 +17,7 @@ pub mod metrics;
 pub mod model;
 mod run;
 
-pub use feed::{ClaimInEpoch, Epochs, Feed, FeedProgress};
+pub use feed::{ClaimInEpoch, ClaimSplitInEpoch, Epochs, Feed, FeedProgress};
 pub use job::{CALL_MAX, INCARNATION, Job, JobError, Watch, Worked};
 pub use journal::{JOURNAL_STEPS, Journal, JournalError, Mark, Position};
 pub use late::Lateness;

@@ -123,6 +123,14 @@ pub fn learn<L: Learner<Batch = Csr>>(
                 more = false;
                 break;
             };
+            if batch.rows() == 0 {
+                // What is here does not wait for more to come.
+                feed.recycle(batch);
+                if pipeline.is_empty() {
+                    continue;
+                }
+                break;
+            }
             let mut asked: Vec<Asked> = spare.pop().unwrap_or_default();
             let ahead = pipeline.len() as u64;
             learner.wants(&batch, &mut Ask { session, ahead, asked: &mut asked })?;

@@ -183,6 +183,92 @@ fn two_hosts_count_each_batch_once_though_worker_launcher_and_coordinator_are_ki
     assert!(!Path::new(&cluster.files.path("b")).join("launcher.json").exists());
 }
 
+/// Rows of the text that [`write_text`] makes.
+const TEXT_ROWS: u64 = 240_000;
+
+/// A text of some 24 MB, whose rows' labels go by their first number.
+fn write_text(path: &str) -> u64 {
+    let mut text = String::new();
+    let mut draw = 1_u64;
+    for row in 0..TEXT_ROWS {
+        let label = row * 7 % 10 / 5;
+        text += &format!("{label} {}:1", 10 + label * 10 + row % 10);
+        for field in 1..10 {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            text += &format!(" {}:1", 1_000_000 * field + (draw >> 40) % 1000);
+        }
+        text.push('\n');
+    }
+    std::fs::write(path, &text).expect("written");
+    text.len() as u64
+}
+
+/// Checks that a host has read about as much of the data as it has of the rows, once an epoch.
+fn check_read(part: &Value, bytes: u64, rows: u64) {
+    let number = |name: &str| part[name].as_u64().expect("a count") as f64;
+    let (read, learned) = (number("bytes_read") / bytes as f64, number("rows") / rows as f64);
+    assert!(read < learned + 0.15, "{read} of the bytes, {learned} of the rows: {part}");
+}
+
+#[test]
+fn hosts_read_about_their_part_of_a_text_though_worker_launcher_and_coordinator_are_killed() {
+    let mut cluster = Cluster::start();
+    let text = cluster.files.path("a.libsvm");
+    let bytes = 2 * write_text(&text);
+    let common = ["--train", &text, "--epochs", "2", "--job-workers", "4", "--workers", "2"];
+    let run = |cluster: &Cluster, job: &str, host: &str| {
+        cluster.launch(host, &[&common[..], &["--job", job]].concat())
+    };
+    let mut first = run(&cluster, "calm", "a");
+    wait_for("the first host", || cluster.job("calm"));
+    let mut second = run(&cluster, "calm", "b");
+    let ((calm, _), (part, _)) = (figures(&mut first), figures(&mut second));
+    let count = |result: &Value, name: &str| result[name].as_u64().expect("a count");
+    let rows = 2 * (TEXT_ROWS - count(&calm, "test_rows"));
+    assert_eq!(count(&calm, "rows"), rows, "what is held out is held out by all: {calm}");
+    let read = count(&calm, "bytes_read");
+    assert!((bytes..bytes + bytes / 10).contains(&read), "{read} of {bytes}");
+    check_read(&part, bytes, rows);
+
+    let mut first = run(&cluster, "killed", "a");
+    wait_for("the first host", || cluster.job("killed"));
+    let mut second = run(&cluster, "killed", "b");
+    cluster.wait_dealt("killed", 8);
+    let worker = wait_for("a worker", || children(second.id(), "worker").first().copied());
+    signal(worker, Signal::KILL);
+    cluster.wait_dealt("killed", 14);
+    kill_launcher(second);
+    second = run(&cluster, "killed", "b");
+    cluster.wait_dealt("killed", 20);
+    cluster.start_coordinator(0);
+    cluster.wait_dealt("killed", 26);
+    kill_launcher(first);
+    first = run(&cluster, "killed", "a");
+    let (whole, _) = figures(&mut first);
+    let (part, said) = figures(&mut second);
+    assert!(said.contains("workers 2 to 3 of 4 again"), "{said}");
+    for name in ["rows", "test_rows"] {
+        assert_eq!(whole[name], calm[name], "{whole}");
+    }
+    check_read(&whole, bytes, rows);
+    check_read(&part, bytes, rows);
+    assert_eq!(cluster.job("killed").expect("known")["state"], "done");
+}
+
+#[test]
+fn data_of_fewer_splits_than_workers_is_told_in_a_line_and_learned_from() {
+    let cluster = Cluster::start();
+    let both = ["--train", "gen:criteo?rows=5000&seed=1", "--job", "few", "--job-workers", "2"];
+    let mut first = cluster.launch("a", &both);
+    wait_for("the first host", || cluster.job("few"));
+    let mut second = cluster.launch("b", &both);
+    let ((whole, said), (part, _)) = (figures(&mut first), figures(&mut second));
+    assert!(said.contains("the data has fewer splits (1) than the job workers (2)"), "{said}");
+    let rows = |result: &Value| result["rows"].as_u64().expect("a count");
+    assert_eq!(rows(&whole) + whole["test_rows"].as_u64().expect("a count"), 5000, "{whole}");
+    assert!(rows(&part) == 0 || rows(&part) == rows(&whole), "one worker has it: {part}");
+}
+
 #[test]
 fn a_host_that_finds_no_place_or_was_told_another_job_is_told_so_in_one_line() {
     let cluster = Cluster::start();

@@ -25,6 +25,13 @@ pub const JOB_EPOCHS_MAX: u32 = 1024;
 /// does its last portion; each portion is a write of the coordinator's store.
 pub const PORTION_BATCHES: u32 = 8;
 
+/// Batches of a portion that is a split of the data: more than any split has, so that a batch's
+/// number tells its split. Who reads the split finds its end.
+pub const SPLIT_BATCHES: u32 = 1 << 30;
+
+/// Most splits of an epoch.
+pub const JOB_SPLITS_MAX: u64 = 1 << 24;
+
 /// Portions that a place may have begun and not finished, beyond which it is dealt none.
 pub const PORTIONS_OPEN_MAX: usize = 64;
 
@@ -86,6 +93,10 @@ pub struct JobBid {
     /// has it by itself.
     #[serde(default)]
     pub patience_ms: u64,
+    /// Splits of the data: each portion is one, [`SPLIT_BATCHES`] long. 0: portions are runs of
+    /// [`PORTION_BATCHES`] batches, without end; launchers of before have it so.
+    #[serde(default)]
+    pub splits: u64,
     /// What else all hosts have to agree on, in words.
     pub settings: Vec<JobSetting>,
 }
@@ -193,6 +204,9 @@ pub struct Enrolled {
     pub generation: u32,
     /// Its places, in order and consecutive.
     pub places: Vec<PlaceHeld>,
+    /// Splits that the coordinator deals; one of before knows of none.
+    #[serde(default)]
+    pub splits: u64,
 }
 
 /// A place as a launcher takes it over, from its life before or from nobody.
@@ -216,6 +230,10 @@ pub struct JobState {
     /// Portions of the launcher's places that it does not have yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dealt: Vec<(u32, Portion)>,
+    /// So many epochs, from the first one on, have no split left: who asks for one of them is dealt
+    /// none any more.
+    #[serde(default)]
+    pub epochs_dealt: u32,
     /// Whether the coordinator has the launcher's result.
     pub has_result: bool,
     /// Hosts that take part.
@@ -365,6 +383,7 @@ impl JobBid {
             let (least, most) = (JOB_PATIENCE_MS_MIN as usize, JOB_PATIENCE_MS_MAX as usize);
             within("a host's patience in ms", self.patience_ms as usize, least, most)?;
         }
+        within("splits", self.splits as usize, 0, JOB_SPLITS_MAX as usize)?;
         within("settings", self.settings.len(), 0, JOB_SETTINGS_MAX)?;
         for setting in &self.settings {
             within("a setting's name", setting.name.len(), 1, JOB_SETTING_BYTES_MAX)?;

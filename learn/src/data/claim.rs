@@ -5,10 +5,34 @@
 //! Invariant: numbers are claimed only when the one before has been delivered, so readers that
 //! claim from one counter stay together, and a slow one claims less.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::error::DataError;
+use super::splits::Splits;
 
 /// Says which batch of the pass is this reader's next: a number above the one before.
 pub type Claim = Box<dyn FnMut() -> Result<u64, DataError> + Send>;
+
+/// Says which split is this reader's next, in ascending order, or that there is none left.
+///
+/// It is told which splits have been delivered, now and while it waits.
+pub type ClaimSplit = Box<dyn FnMut(&Delivered) -> Result<Option<u64>, DataError> + Send>;
+
+/// Which splits have been delivered to their end.
+#[derive(Debug, Default)]
+pub struct Delivered(AtomicU64);
+
+impl Delivered {
+    /// The last one, if there is any.
+    pub fn last(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    pub(crate) fn note(&self, split: u64) {
+        self.0.store(split + 1, Ordering::Relaxed);
+    }
+}
 
 /// The batches that one reader delivers.
 pub(crate) enum Deal {
@@ -20,6 +44,13 @@ pub(crate) enum Deal {
         next: Option<u64>,
         claim: Claim,
     },
+    /// Those of the splits that it claims.
+    Splits {
+        splits: Arc<Splits>,
+        claim: ClaimSplit,
+        /// The last batch that is not delivered any more: it was, in a life before.
+        after: Option<u64>,
+    },
 }
 
 impl Deal {
@@ -30,7 +61,11 @@ impl Deal {
 
     /// Whether to deliver this batch. Asked for each batch in order.
     pub(crate) fn has(&mut self, batch: u64) -> Result<bool, DataError> {
-        let Deal::Claimed { next, claim } = self else { return Ok(true) };
+        let (next, claim) = match self {
+            Deal::All => return Ok(true),
+            Deal::Splits { after, .. } => return Ok(Some(batch) > *after),
+            Deal::Claimed { next, claim } => (next, claim),
+        };
         if next.is_none() {
             *next = Some(claim()?);
         }

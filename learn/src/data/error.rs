@@ -35,9 +35,9 @@ pub enum DataError {
     /// A setting of the specification that cannot be met.
     Setting { name: &'static str, message: String },
     /// A row is longer than `bytes_max` bytes. An unclosed quote makes such rows.
-    RowTooLong { path: Arc<str>, line: u64, bytes_max: usize },
+    RowTooLong { path: Arc<str>, spot: Spot, bytes_max: usize },
     /// A batch of `rows` rows needs more than `bytes_max` bytes. Fewer rows a batch help.
-    BatchTooLarge { path: Arc<str>, line: u64, rows: usize, bytes_max: usize },
+    BatchTooLarge { path: Arc<str>, spot: Spot, rows: usize, bytes_max: usize },
     /// The header of a file does not fit the specification.
     Header { path: Arc<str>, message: String },
     /// A bad row, where none is allowed.
@@ -61,12 +61,21 @@ pub enum DataError {
 pub struct RowError {
     /// The file, as it was named.
     pub path: Arc<str>,
-    /// Line in the unpacked file, from 1. In Parquet: the row, from 1.
-    pub line: u64,
+    /// Where in the file.
+    pub spot: Spot,
     /// Byte in the line, from 1. In Parquet: the column, from 1.
     pub column: u64,
     /// What was expected and what was found.
     pub reason: Reason,
+}
+
+/// A place in a file. Who begins in the middle of one knows no line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spot {
+    /// Line in the unpacked file, from 1. In Parquet: the row, from 1.
+    Line(u64),
+    /// Byte in the file, from 0.
+    Byte(u64),
 }
 
 /// What is wrong with a row.
@@ -152,7 +161,20 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for RowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.path, self.line, self.column, self.reason)
+        write!(f, "{}{}", self.path, self.spot)?;
+        if matches!(self.spot, Spot::Line(_)) {
+            write!(f, ":{}", self.column)?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Spot::Line(line) => write!(f, ":{line}"),
+            Spot::Byte(byte) => write!(f, ": byte {byte}"),
+        }
     }
 }
 
@@ -182,13 +204,13 @@ impl fmt::Display for DataError {
                 write!(f, "{path}: expected {expected} like the inputs before it, found {found}")
             }
             DataError::Setting { name, message } => write!(f, "{name}: {message}"),
-            DataError::RowTooLong { path, line, bytes_max } => write!(
+            DataError::RowTooLong { path, spot, bytes_max } => write!(
                 f,
-                "{path}:{line}: the row is longer than {bytes_max} bytes (an unclosed quote?)"
+                "{path}{spot}: the row is longer than {bytes_max} bytes (an unclosed quote?)"
             ),
-            DataError::BatchTooLarge { path, line, rows, bytes_max } => write!(
+            DataError::BatchTooLarge { path, spot, rows, bytes_max } => write!(
                 f,
-                "{path}:{line}: {rows} rows are longer than {bytes_max} bytes; \
+                "{path}{spot}: {rows} rows are longer than {bytes_max} bytes; \
                  make the batches smaller"
             ),
             DataError::Header { path, message } => write!(f, "{path}:1: {message}"),

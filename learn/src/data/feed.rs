@@ -16,8 +16,9 @@ use super::input::{InputFile, Unpacked, expand, is_parquet};
 use super::layout::{format_of_name, format_of_text, text_layout};
 use super::parse::{Content, Rows};
 use super::spec::{ColumnSpec, Format, SourceSpec};
-use super::table::{TableBlock, TableReader};
-use super::text::{TextBlock, TextReader};
+use super::splits::{Split, Splits};
+use super::table::{TableBlock, TablePiece, TableReader};
+use super::text::{TextBlock, TextPiece, TextReader};
 
 /// An open source, before its threads start.
 pub(crate) struct Opened {
@@ -36,6 +37,33 @@ pub(crate) enum Feed {
 }
 
 impl Feed {
+    /// Reads a split from now on.
+    ///
+    /// - `files`: all files of the source.
+    pub(crate) fn enter(&mut self, split: &Split, files: &[InputFile]) {
+        let pieces = split.pieces.iter();
+        match self {
+            Feed::Text(reader) => {
+                let pieces = pieces.map(|piece| TextPiece {
+                    file: files[piece.file as usize].clone(),
+                    number: piece.file,
+                    range: (!piece.is_whole).then_some(piece.from..piece.to),
+                });
+                reader.enter(pieces.collect());
+            }
+            Feed::Table(reader) => {
+                let pieces = pieces.map(|piece| TablePiece {
+                    file: files[piece.file as usize].clone(),
+                    groups: Some(piece.from as usize..piece.to as usize),
+                });
+                reader.enter(pieces.collect());
+            }
+            Feed::Generated { rows_left, .. } => {
+                *rows_left = pieces.map(|piece| piece.to - piece.from).sum();
+            }
+        }
+    }
+
     /// Fills `content` with the next rows, and returns how many: none at the end.
     pub(crate) fn read(&mut self, content: &mut Content) -> Result<u64, DataError> {
         match self {
@@ -81,6 +109,36 @@ pub(crate) fn open(spec: &SourceSpec, bytes_read: &Arc<AtomicU64>) -> Result<Ope
     open_text(files, first, format, spec)
 }
 
+/// Opens a source of which splits are read, one after the other: see [`Feed::enter`].
+pub(crate) fn open_splits(
+    spec: &SourceSpec,
+    splits: &Splits,
+    bytes_read: &Arc<AtomicU64>,
+) -> Result<Opened, DataError> {
+    spec.check()?;
+    let files = splits.files(bytes_read);
+    let Some(first_file) = files.first() else {
+        let input = spec.inputs.first().ok_or(DataError::NoInput)?;
+        return open_generated(input, spec);
+    };
+    let mut first = first_file.open()?;
+    let format = format_of(spec, &mut first)?;
+    check_names(&files, format)?;
+    if format != Format::Parquet {
+        return open_text(files, first, format, spec);
+    }
+    drop(first);
+    bytes_read.store(0, Ordering::Relaxed); // `TableReader` counts what it has decoded.
+    let (reader, plan) = TableReader::open_none(first_file, spec)?;
+    Ok(Opened {
+        feed: Feed::Table(Box::new(reader)),
+        rows: Rows::Table,
+        columns: Some(plan.columns),
+        bytes_total: splits.bytes(),
+        rows_total: None,
+    })
+}
+
 fn open_generated(input: &str, spec: &SourceSpec) -> Result<Opened, DataError> {
     if spec.inputs.len() > 1 {
         let message = format!("expected no input beside the generator '{input}'");
@@ -97,7 +155,7 @@ fn open_generated(input: &str, spec: &SourceSpec) -> Result<Opened, DataError> {
 }
 
 /// The format that is set, or that the first file's name tells, or its beginning.
-fn format_of(spec: &SourceSpec, first: &mut Unpacked) -> Result<Format, DataError> {
+pub(crate) fn format_of(spec: &SourceSpec, first: &mut Unpacked) -> Result<Format, DataError> {
     let path = first.path().clone();
     let head = first.head()?;
     let parquet = is_parquet(head).then_some(Format::Parquet);
@@ -127,7 +185,8 @@ fn open_text(
     let path = first.path().clone();
     let layout = text_layout(format, spec, &path, first.head()?)?;
     let bytes_total = files.iter().map(|file| file.bytes).sum();
-    let waiting: VecDeque<InputFile> = files.into_iter().skip(1).collect();
+    let piece = |(number, file)| TextPiece { file, number, range: None };
+    let waiting: VecDeque<TextPiece> = (0..).zip(files).skip(1).map(piece).collect();
     let reader = TextReader::new(first, waiting, layout.rules, spec.batch_rows);
     Ok(Opened {
         feed: Feed::Text(Box::new(reader)),

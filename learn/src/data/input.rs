@@ -7,10 +7,12 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::DataError;
+use super::lines::LineRange;
 
 /// What is asked of the disk at a time.
 const DISK_BYTES: usize = 256 << 10;
@@ -20,6 +22,8 @@ const HEAD_BYTES: usize = 256 << 10;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const PARQUET_MAGIC: [u8; 4] = *b"PAR1";
+/// The longest of those.
+const MAGIC_BYTES: usize = 4;
 
 /// A file to be read.
 #[derive(Clone, Debug)]
@@ -71,18 +75,12 @@ impl InputFile {
     /// Opens the file and finds out how it is packed.
     pub(crate) fn open(&self) -> Result<Unpacked, DataError> {
         let file = File::open(&*self.path).map_err(|error| open_error(&self.path, &error))?;
-        let own_bytes = Arc::new(AtomicU64::new(0));
-        let counting = Counting { file, own: own_bytes.clone(), all: self.bytes_read.clone() };
-        let mut unpacked = Unpacked {
-            path: self.path.clone(),
-            stream: Box::new(io::empty()),
-            own_bytes,
-            head: Vec::new(),
-            head_at: 0,
-        };
+        let mut unpacked = Unpacked::memory(&self.path, Vec::new());
+        let (own, all) = (unpacked.own_bytes.clone(), self.bytes_read.clone());
+        let counting = Counting { file, own, all };
         let mut disk = BufReader::with_capacity(DISK_BYTES, counting);
         let start = disk.fill_buf().map_err(|error| unpacked.read_error(&error))?;
-        unpacked.stream = if start.starts_with(&ZSTD_MAGIC) || is_skippable(start) {
+        unpacked.stream = if is_zstd(start) {
             let decoder = zstd::stream::read::Decoder::with_buffer(disk);
             Box::new(decoder.map_err(|error| unpacked.read_error(&error))?)
         } else if start.starts_with(&GZIP_MAGIC) {
@@ -92,6 +90,32 @@ impl InputFile {
         };
         Ok(unpacked)
     }
+
+    /// Opens the lines that begin in `range` of a file that is not packed. Also where the first of
+    /// them begins.
+    pub(crate) fn open_range(&self, range: Range<u64>) -> Result<(Unpacked, u64), DataError> {
+        let file = File::open(&*self.path).map_err(|error| open_error(&self.path, &error))?;
+        let mut unpacked = Unpacked::memory(&self.path, Vec::new());
+        let counts = [unpacked.own_bytes.clone(), self.bytes_read.clone()];
+        let lines = LineRange::new(file, range, counts);
+        let lines = lines.map_err(|error| unpacked.read_error(&error))?;
+        let start = lines.start();
+        unpacked.stream = Box::new(lines);
+        Ok((unpacked, start))
+    }
+
+    /// Whether the file is packed, and so can be read from its beginning alone.
+    pub(crate) fn is_packed(&self) -> Result<bool, DataError> {
+        let file = File::open(&*self.path).map_err(|error| open_error(&self.path, &error))?;
+        let mut start = Vec::with_capacity(MAGIC_BYTES);
+        let read = file.take(MAGIC_BYTES as u64).read_to_end(&mut start);
+        read.map_err(|error| Unpacked::memory(&self.path, Vec::new()).read_error(&error))?;
+        Ok(is_zstd(&start) || start.starts_with(&GZIP_MAGIC))
+    }
+}
+
+fn is_zstd(start: &[u8]) -> bool {
+    start.starts_with(&ZSTD_MAGIC) || is_skippable(start)
 }
 
 /// Whether a zstd file starts with a frame that holds no data: `0x184D2A50` to `0x184D2A5F`.

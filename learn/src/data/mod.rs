@@ -19,6 +19,7 @@ mod input;
 mod label;
 mod layout;
 mod libsvm;
+mod lines;
 mod marks;
 mod number;
 mod parse;
@@ -26,19 +27,24 @@ mod plan;
 mod selection;
 mod source;
 mod spec;
+mod splits;
 mod table;
 mod text;
 mod vw;
 
-pub use claim::Claim;
+pub use claim::{Claim, ClaimSplit, Delivered};
 pub use csr::{Csr, Intercept};
-pub use error::{DataError, Found, Reason, RowError};
+pub use error::{DataError, Found, Reason, RowError, Spot};
 pub use hash::{INTERCEPT_KEY, KEY_MAX, feature_key};
 pub use parse::parse_block;
 pub use source::{Progress, Source};
 pub use spec::{
-    BATCH_ROWS_DEFAULT, BATCH_ROWS_MAX, BadRows, ColumnSpec, Format, LabelRule, Labels,
+    BATCH_ROWS_DEFAULT, BATCH_ROWS_MAX, BadRows, ColumnSpec, Draw, Format, LabelRule, Labels,
     PARSERS_MAX, Part, SourceSpec,
+};
+pub use splits::{
+    SPLIT_BATCH_BITS, SPLIT_BATCHES_LEAST, SPLIT_BYTES_MAX, SPLIT_BYTES_MIN, SPLITS_PER_WORKER,
+    Splits, split_batch, split_of,
 };
 
 #[cfg(test)]

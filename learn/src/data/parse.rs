@@ -17,7 +17,7 @@ use super::label::Labeller;
 use super::layout::{RowFormat, text_layout};
 use super::libsvm;
 use super::selection::Selection;
-use super::spec::{Format, SourceSpec};
+use super::spec::{Draw, Format, SourceSpec};
 use super::table::{self, TableBlock};
 use super::text::{TextBlock, TextReader};
 use super::vw::{self, Line};
@@ -85,6 +85,7 @@ pub(crate) struct Parser {
     rows: Rows,
     labeller: Labeller,
     selection: Selection,
+    draw: Draw,
     builder: Builder,
     isa: Isa,
     marks: Vec<u64>,
@@ -97,6 +98,7 @@ impl Parser {
             rows,
             labeller: Labeller { rule: spec.columns.label_rule, labels: spec.labels },
             selection: Selection::new(spec)?,
+            draw: spec.draw,
             builder: Builder::new(spec.intercept),
             isa: Isa::detect(),
             marks: Vec::new(),
@@ -132,19 +134,23 @@ impl Parser {
         if matches!(self.rows, Rows::Text(RowFormat::Vw)) {
             scan::mark(self.isa, &text.bytes, Stops::Names, &mut self.marks);
         }
-        let mut places = text.places();
+        let (mut places, mut draws) = (text.places(), text.draws());
         for (row, span) in (place.first_row..).zip(&text.rows) {
-            if !self.selection.keeps(row) {
+            let drawn = match self.draw {
+                Draw::Number => row,
+                Draw::Place => draws.next().unwrap_or(row),
+            };
+            if !self.selection.keeps(drawn) {
                 continue;
             }
             let (start, end) = (span.start as usize, span.end as usize);
             if let Err(Fault { at, reason }) = self.parse_row(&text.bytes, start, end) {
                 self.builder.drop_row();
-                let (path, line) = places.find(start + at);
+                let (path, spot) = places.find(start + at);
                 // A row with quotes may span lines: the fault's own line is named.
                 let line_start = memchr::memrchr(b'\n', &text.bytes[..start + at]);
                 let column = (start + at - line_start.map_or(0, |newline| newline + 1)) as u64 + 1;
-                bad.push(RowError { path, line, column, reason });
+                bad.push(RowError { path, spot, column, reason });
             }
         }
     }

@@ -18,12 +18,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::process::getpid;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
-use super::claim::{Claim, Deal};
+use super::claim::{Claim, ClaimSplit, Deal, Delivered};
 use super::csr::{Csr, Place};
 use super::error::DataError;
-use super::feed::{Feed, Opened, open};
+use super::feed::{Feed, Opened, open, open_splits};
+use super::input::InputFile;
 use super::parse::{Block, Parsed, Parser};
-use super::spec::{ColumnSpec, Labels, Part, SourceSpec};
+use super::spec::{ColumnSpec, Draw, Labels, Part, SourceSpec};
+use super::splits::{SPLIT_BATCH_BITS, Splits, split_batch, split_of};
 
 /// Blocks that wait for a parser, per parser.
 const BLOCKS_WAITING_PER_PARSER: usize = 1;
@@ -42,6 +44,8 @@ pub struct Source {
     columns: Option<ColumnSpec>,
     bytes_total: u64,
     rows_total: Option<u64>,
+    /// How many splits there are, if splits are read.
+    splits: Option<u64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -62,15 +66,19 @@ pub struct Progress {
     pub source_rows: u64,
     /// Rows of the whole source, over all parts and readers, if that is known.
     pub rows_total: Option<u64>,
+    /// The split of the last batch delivered, and how many there are, if splits are read.
+    pub splits: Option<(u64, u64)>,
 }
 
 impl Progress {
     /// Part of the pass that lies behind, 0 to 1. For text it is by bytes, which run ahead of what
-    /// was delivered by what waits in the queues.
+    /// was delivered by what waits in the queues. Readers of splits take them in their order, all
+    /// together, so the split that one is at tells how far all are.
     pub fn fraction(&self) -> f64 {
-        let (done, all) = match self.rows_total {
-            Some(rows_total) => (self.source_rows, rows_total),
-            None => (self.bytes_read, self.bytes_total),
+        let (done, all) = match (self.splits, self.rows_total) {
+            (Some(splits), _) => splits,
+            (None, Some(rows_total)) => (self.source_rows, rows_total),
+            (None, None) => (self.bytes_read, self.bytes_total),
         };
         if all == 0 { 0.0 } else { (done as f64 / all as f64).min(1.0) }
     }
@@ -83,6 +91,15 @@ struct Delivery {
     end: Option<Result<(), DataError>>,
     bad_rows_allowed: u64,
     whole_train_pass: bool,
+    /// Whether a row of the split under way was delivered.
+    has_rows: bool,
+}
+
+/// What comes next from the reader.
+enum Taken {
+    Batch(Parsed),
+    SplitEnd(u64),
+    End,
 }
 
 /// What the reader promises to `next`.
@@ -90,6 +107,8 @@ struct Delivery {
 enum Receipt {
     /// What a parser makes of one block.
     Batch(Receiver<Parsed>),
+    /// All batches of this split were delivered.
+    SplitEnd(u64),
     End,
     Failed(DataError),
 }
@@ -104,6 +123,9 @@ struct Counts {
     rows_positive: AtomicU64,
     bad_rows: AtomicU64,
     source_rows: AtomicU64,
+    /// The split of the last batch delivered.
+    split: AtomicU64,
+    splits: Delivered,
     stop: AtomicBool,
 }
 
@@ -122,6 +144,24 @@ impl Source {
         let counts = Arc::new(Counts::default());
         let opened = open(spec, &counts.bytes_read)?;
         Source::run(spec, opened, Deal::claimed(claim), counts)
+    }
+
+    /// The same, for one of several readers that share the splits of a source: this one reads the
+    /// splits that it claims, and nothing else. A batch's number counts batches within its split;
+    /// above [`SPLIT_BATCH_BITS`] bits stands the split's.
+    ///
+    /// - `after`: batches up to this one are passed over.
+    pub fn open_splits(
+        spec: &SourceSpec,
+        splits: Arc<Splits>,
+        claim: ClaimSplit,
+        after: Option<u64>,
+    ) -> Result<Source, DataError> {
+        let counts = Arc::new(Counts::default());
+        // Nobody knows a row's number who has not read what comes before.
+        let spec = SourceSpec { draw: Draw::Place, ..spec.clone() };
+        let opened = open_splits(&spec, &splits, &counts.bytes_read)?;
+        Source::run(&spec, opened, Deal::Splits { splits, claim, after }, counts)
     }
 
     fn run(
@@ -144,12 +184,17 @@ impl Source {
                 whole_train_pass: spec.part == Part::Train
                     && spec.labels == Labels::Required
                     && matches!(deal, Deal::All),
+                has_rows: false,
             }),
             spares,
             counts: counts.clone(),
             columns,
             bytes_total,
             rows_total,
+            splits: match &deal {
+                Deal::Splits { splits, .. } => Some(splits.count()),
+                Deal::All | Deal::Claimed { .. } => None,
+            },
             threads: Vec::new(),
         };
         for _ in 0..parsers {
@@ -167,7 +212,8 @@ impl Source {
     }
 
     /// The next batch, or none at the end of the pass. Several threads may call at once: each gets
-    /// the next batch in order. Batches without rows are passed over.
+    /// the next batch in order. Batches without rows are passed over; a split that has no others
+    /// gives one batch without rows, so that whoever waits sees that nothing comes for a while.
     ///
     /// Waits as long as the reader needs; it ends when the reader does, by whatever cause.
     pub fn next(&self) -> Result<Option<Csr>, DataError> {
@@ -176,10 +222,9 @@ impl Source {
             if let Some(end) = &delivery.end {
                 return end.clone().map(|()| None);
             }
-            match delivery.take().and_then(|parsed| self.count(parsed, &delivery)) {
-                Ok(Some(csr)) if csr.rows() == 0 => self.recycle(csr),
+            match delivery.take().and_then(|taken| self.count(taken, &mut delivery)) {
                 Ok(Some(csr)) => return Ok(Some(csr)),
-                Ok(None) => delivery.end = Some(self.check_pass(&delivery)),
+                Ok(None) => {}
                 Err(error) => delivery.end = Some(Err(error)),
             }
         }
@@ -202,6 +247,7 @@ impl Source {
             bad_rows: count(&self.counts.bad_rows),
             source_rows: count(&self.counts.source_rows),
             rows_total: self.rows_total,
+            splits: self.splits.map(|all| (count(&self.counts.split), all)),
         }
     }
 
@@ -229,19 +275,44 @@ impl Source {
         Ok(())
     }
 
+    /// Counts what was taken: what of it is to be delivered.
+    fn count(&self, taken: Taken, delivery: &mut Delivery) -> Result<Option<Csr>, DataError> {
+        match taken {
+            Taken::Batch(parsed) => {
+                let csr = self.count_batch(parsed, delivery.bad_rows_allowed)?;
+                if csr.rows() == 0 {
+                    self.recycle(csr);
+                    return Ok(None);
+                }
+                delivery.has_rows = true;
+                Ok(Some(csr))
+            }
+            Taken::SplitEnd(split) => {
+                self.counts.splits.note(split);
+                let had_rows = std::mem::take(&mut delivery.has_rows);
+                let batch = split_batch(split + 1) - 1;
+                Ok((!had_rows).then(|| Csr { batch, row_starts: vec![0], ..Csr::default() }))
+            }
+            Taken::End => {
+                delivery.end = Some(self.check_pass(delivery));
+                Ok(None)
+            }
+        }
+    }
+
     /// Counts a batch, and decides whether its bad rows are too many.
-    fn count(&self, parsed: Option<Parsed>, delivery: &Delivery) -> Result<Option<Csr>, DataError> {
-        let Some(Parsed { csr, mut bad }) = parsed else { return Ok(None) };
+    fn count_batch(&self, parsed: Parsed, allowed: u64) -> Result<Csr, DataError> {
+        let Parsed { csr, mut bad } = parsed;
         let positive = csr.labels.iter().filter(|&&label| label == 1.0).count();
         self.counts.rows_positive.fetch_add(positive as u64, Ordering::Relaxed);
         self.counts.rows.fetch_add(csr.rows() as u64, Ordering::Relaxed);
         let source_rows = csr.first_row + u64::from(csr.source_rows);
         self.counts.source_rows.store(source_rows, Ordering::Relaxed);
+        self.counts.split.store(split_of(csr.batch), Ordering::Relaxed);
         if bad.is_empty() {
-            return Ok(Some(csr));
+            return Ok(csr);
         }
         let before = self.counts.bad_rows.fetch_add(bad.len() as u64, Ordering::Relaxed);
-        let allowed = delivery.bad_rows_allowed;
         if before + bad.len() as u64 > allowed {
             let row = bad.swap_remove((allowed - before) as usize);
             let strict = allowed == 0;
@@ -254,7 +325,7 @@ impl Source {
         if before == 0 {
             tracing::warn!(allowed, "left out a bad row, the first: {}", bad[0]);
         }
-        Ok(Some(csr))
+        Ok(csr)
     }
 
     /// Whether there was anything to learn from in a whole pass for training.
@@ -281,15 +352,16 @@ fn roam() {
 }
 
 impl Delivery {
-    /// What the next block gave; none at the end.
-    fn take(&self) -> Result<Option<Parsed>, DataError> {
+    /// What comes next.
+    fn take(&self) -> Result<Taken, DataError> {
         let receipts = self.receipts.as_ref().expect("only dropping the source takes it away");
         match receipts.recv() {
             Ok(Receipt::Batch(parsed)) => {
                 let died = |_| DataError::ThreadDied { thread: "parser" };
-                parsed.recv().map(Some).map_err(died)
+                parsed.recv().map(Taken::Batch).map_err(died)
             }
-            Ok(Receipt::End) => Ok(None),
+            Ok(Receipt::SplitEnd(split)) => Ok(Taken::SplitEnd(split)),
+            Ok(Receipt::End) => Ok(Taken::End),
             Ok(Receipt::Failed(error)) => Err(error),
             Err(_) => Err(DataError::ThreadDied { thread: "reader" }),
         }
@@ -308,6 +380,20 @@ impl Drop for Source {
     }
 }
 
+/// Why a reader ends before its data does.
+enum Dropped {
+    /// Nobody takes what it reads: the source is being dropped.
+    Yes,
+    /// It cannot go on.
+    No(DataError),
+}
+
+impl From<DataError> for Dropped {
+    fn from(error: DataError) -> Dropped {
+        Dropped::No(error)
+    }
+}
+
 /// The thread that reads, unpacks and cuts.
 struct ReaderThread {
     feed: Feed,
@@ -321,28 +407,69 @@ struct ReaderThread {
 impl ReaderThread {
     /// Reads to the end, or until the source is dropped.
     fn run(mut self) {
-        let (mut batch, mut first_row) = (0, 0);
+        let read = match &self.deal {
+            Deal::All | Deal::Claimed { .. } => self.read(0, 0),
+            Deal::Splits { splits, .. } => {
+                let splits = Arc::clone(splits);
+                self.read_splits(&splits)
+            }
+        };
+        match read {
+            Ok(()) => self.finish(Receipt::End),
+            Err(Dropped::No(error)) => self.finish(Receipt::Failed(error)),
+            Err(Dropped::Yes) => {}
+        }
+    }
+
+    /// Reads split after split until there is none left to claim.
+    fn read_splits(&mut self, splits: &Splits) -> Result<(), Dropped> {
+        let files: Vec<InputFile> = splits.files(&self.counts.bytes_read);
+        while let Deal::Splits { claim, .. } = &mut self.deal {
+            let Some(number) = claim(&self.counts.splits)? else { break };
+            let Some(split) = splits.get(number) else {
+                let reason = format!("of {} splits, number {number}", splits.count());
+                return Err(DataError::NoClaim { reason }.into());
+            };
+            self.feed.enter(split, &files);
+            self.read(split_batch(number), split.first_row)?;
+            let told = self.receipts.send(Receipt::SplitEnd(number));
+            told.map_err(|_| Dropped::Yes)?;
+        }
+        Ok(())
+    }
+
+    /// Reads to the end of what the feed has.
+    ///
+    /// - `batch`, `first_row`: numbers of the first batch and row.
+    fn read(&mut self, mut batch: u64, mut first_row: u64) -> Result<(), Dropped> {
+        let batches_end = match &self.deal {
+            Deal::All | Deal::Claimed { .. } => u64::MAX,
+            Deal::Splits { .. } => split_batch(split_of(batch) + 1),
+        };
         while !self.counts.stop.load(Ordering::Relaxed) {
             let mut block = self.free.try_recv().unwrap_or_default();
-            let rows = match self.feed.read(&mut block.content) {
-                Ok(0) => return self.finish(Receipt::End),
-                Ok(rows) => rows,
-                Err(error) => return self.finish(Receipt::Failed(error)),
-            };
+            let rows = self.feed.read(&mut block.content)?;
+            if rows == 0 {
+                return Ok(());
+            }
+            if batch == batches_end {
+                let message = format!(
+                    "a part of the data has 2^{SPLIT_BATCH_BITS} batches; make \
+                                       them larger"
+                );
+                return Err(DataError::Setting { name: "batch_rows", message }.into());
+            }
             block.place = Place { batch, first_row, source_rows: rows as u32 };
-            let is_mine = match self.deal.has(batch) {
-                Ok(is_mine) => is_mine,
-                Err(error) => return self.finish(Receipt::Failed(error)),
-            };
-            if is_mine {
+            if self.deal.has(batch)? {
                 let (owed, parsed) = bounded(1);
                 let taken = self.receipts.send(Receipt::Batch(parsed)).is_ok();
                 if !taken || self.blocks.send((block, owed)).is_err() {
-                    return;
+                    return Err(Dropped::Yes);
                 }
             }
             (batch, first_row) = (batch + 1, first_row + rows);
         }
+        Err(Dropped::Yes)
     }
 
     fn finish(&self, last: Receipt) {

@@ -35,8 +35,10 @@ pub struct SourceSpec {
     pub parsers: usize,
     /// What happens at a row that cannot be used.
     pub bad_rows: BadRows,
-    /// Share of the rows that take part at all, 0 to 1, drawn by row number.
+    /// Share of the rows that take part at all, 0 to 1.
     pub portion: f64,
+    /// What a row's draws for the hold-out and the portion go by.
+    pub draw: Draw,
     /// Which side of the hold-out the rows are from.
     pub part: Part,
     /// Share of the rows that are held out for `Part::Test`, 0 to 1. `Part::All` ignores it.
@@ -58,6 +60,7 @@ impl Default for SourceSpec {
             parsers: cores.min(PARSERS_MAX),
             bad_rows: BadRows::Fail,
             portion: 1.0,
+            draw: Draw::Number,
             part: Part::All,
             holdout: 0.1,
             intercept: Intercept::Append,
@@ -188,6 +191,18 @@ impl BadRows {
             BadRows::Skip(allowed) => allowed,
         }
     }
+}
+
+/// What a row is drawn by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Draw {
+    /// Its number in the source.
+    #[default]
+    Number,
+    /// Its place, which is known without reading what comes before: of text, which of the source's
+    /// files it lies in and at which byte of it, unpacked; of others its number.
+    Place,
 }
 
 /// Which side of the hold-out a pass reads.

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,7 +21,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::csr::{Builder, Place};
-use super::error::{DataError, Fault, Found, Reason, RowError};
+use super::error::{DataError, Fault, Found, Reason, RowError, Spot};
 use super::input::InputFile;
 use super::label::Labeller;
 use super::plan::{Action, Kind, Plan, bucket_key, category_key, plan};
@@ -59,9 +60,16 @@ enum CellKind {
     Bucket { seed: u64, cells: Int64Array },
 }
 
+/// What is read of a file.
+pub(crate) struct TablePiece {
+    pub(crate) file: InputFile,
+    /// These of its row groups; none: all.
+    pub(crate) groups: Option<Range<usize>>,
+}
+
 /// Reads files one after the other and cuts them into blocks.
 pub(crate) struct TableReader {
-    waiting: VecDeque<InputFile>,
+    waiting: VecDeque<TablePiece>,
     current: Option<OpenTable>,
     schema: Vec<(String, DataType)>,
     actions: Vec<Action>,
@@ -86,32 +94,40 @@ impl TableReader {
     ) -> Result<(TableReader, Plan, u64), DataError> {
         let mut rows_total = 0;
         for file in &files {
-            let rows = builder(file)?.metadata().file_metadata().num_rows();
-            if rows <= 0 {
-                return Err(DataError::Empty { path: file.path.clone() });
-            }
-            rows_total += rows as u64;
+            rows_total += row_groups(file)?.iter().map(|(_, rows)| rows).sum::<u64>();
         }
-        let schema = columns_of(builder(&files[0])?.schema());
+        let (mut reader, plan) = TableReader::open_none(&files[0], spec)?;
+        let piece = |file| TablePiece { file, groups: None };
+        reader.enter(files.into_iter().map(piece).collect());
+        Ok((reader, plan, rows_total))
+    }
+
+    /// Decides by its first file what a source's columns mean. Nothing is read before
+    /// [`TableReader::enter`].
+    pub(crate) fn open_none(
+        first: &InputFile,
+        spec: &SourceSpec,
+    ) -> Result<(TableReader, Plan), DataError> {
+        let schema = columns_of(builder(first)?.schema());
         let (names, kinds): (Vec<String>, Vec<Kind>) =
             schema.iter().map(|(name, data_type)| (name.clone(), kind_of(data_type))).unzip();
         let plan = plan(&names, &kinds, &spec.columns, spec.labels).map_err(|message| {
-            DataError::Parquet { path: files[0].path.clone(), column: None, message }
+            DataError::Parquet { path: first.path.clone(), column: None, message }
         })?;
         let actions = plan.actions.clone();
         for ((name, data_type), action) in schema.iter().zip(&actions) {
             if data_type.is_nested() && *action != Action::Ignore {
                 let message = format!("expected numbers or text, found {data_type}; ignore it");
-                return Err(column_error(&files[0].path, name, message));
+                return Err(column_error(&first.path, name, message));
             }
         }
-        let rows_per_block = spec.batch_rows;
-        let waiting = files.into();
-        Ok((
-            TableReader { waiting, current: None, schema, actions, rows_per_block },
-            plan,
-            rows_total,
-        ))
+        let (rows_per_block, waiting) = (spec.batch_rows, VecDeque::new());
+        Ok((TableReader { waiting, current: None, schema, actions, rows_per_block }, plan))
+    }
+
+    /// Reads these from now on.
+    pub(crate) fn enter(&mut self, pieces: VecDeque<TablePiece>) {
+        (self.waiting, self.current) = (pieces, None);
     }
 
     /// Fills `block` with the next rows and returns how many. Fewer than asked for only at the end.
@@ -120,8 +136,8 @@ impl TableReader {
         let mut rows = 0;
         while rows < self.rows_per_block {
             if self.current.is_none() {
-                let Some(file) = self.waiting.pop_front() else { break };
-                self.current = Some(self.open_table(file)?);
+                let Some(piece) = self.waiting.pop_front() else { break };
+                self.current = Some(self.open_table(piece)?);
             }
             let table = self.current.as_mut().expect("opened above");
             let Some(batch) = table.next(self.rows_per_block - rows)? else {
@@ -136,8 +152,9 @@ impl TableReader {
         Ok(rows as u64)
     }
 
-    fn open_table(&self, file: InputFile) -> Result<OpenTable, DataError> {
-        let builder = builder(&file)?;
+    fn open_table(&self, piece: TablePiece) -> Result<OpenTable, DataError> {
+        let TablePiece { file, groups } = piece;
+        let mut builder = builder(&file)?;
         let found = columns_of(builder.schema());
         if found != self.schema {
             let show = |columns: &[(String, DataType)]| {
@@ -150,11 +167,23 @@ impl TableReader {
             return Err(DataError::Parquet { path, column: None, message });
         }
         let rows_total = builder.metadata().file_metadata().num_rows() as u64;
+        let mut rows_read = 0;
+        if let Some(groups) = groups {
+            let all = builder.metadata().row_groups();
+            let before = all.iter().take(groups.start).map(|group| group.num_rows() as u64);
+            rows_read = before.sum();
+            let is_there = groups.end <= all.len();
+            let Some(groups) = is_there.then(|| groups.collect()) else {
+                let message = "it has fewer row groups than when the job began".to_owned();
+                return Err(DataError::Parquet { path: file.path, column: None, message });
+            };
+            builder = builder.with_row_groups(groups);
+        }
         let wanted = (0..self.actions.len()).filter(|&at| self.actions[at] != Action::Ignore);
         let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
         let reader = builder.with_batch_size(self.rows_per_block).with_projection(mask).build();
         let reader = reader.map_err(|error| parquet_error(&file.path, &error))?;
-        Ok(OpenTable { file, reader, rest: None, rows_read: 0, rows_total })
+        Ok(OpenTable { file, reader, rest: None, rows_read, rows_total })
     }
 
     fn part(&self, path: Arc<str>, first_row: u64, batch: &RecordBatch) -> Result<Part, DataError> {
@@ -214,8 +243,8 @@ pub(crate) fn parse(
             }
             if let Err(Fault { at, reason }) = parse_row(&part.cells, row, labeller, builder) {
                 builder.drop_row();
-                let line = part.first_row + row as u64 + 1;
-                bad.push(RowError { path: part.path.clone(), line, column: at as u64 + 1, reason });
+                let spot = Spot::Line(part.first_row + row as u64 + 1);
+                bad.push(RowError { path: part.path.clone(), spot, column: at as u64 + 1, reason });
             }
         }
     }
@@ -350,6 +379,19 @@ fn columns_of(schema: &Schema) -> Vec<(String, DataType)> {
     let field =
         |field: &Arc<arrow_schema::Field>| (field.name().clone(), field.data_type().clone());
     schema.fields().iter().map(field).collect()
+}
+
+/// The row groups of a file: the bytes of each on disk, and its rows.
+pub(crate) fn row_groups(file: &InputFile) -> Result<Vec<(u64, u64)>, DataError> {
+    let builder = builder(file)?;
+    let groups = builder.metadata().row_groups().iter();
+    let group = |bytes: i64, rows: i64| (bytes.max(0) as u64, rows.max(0) as u64);
+    let groups: Vec<(u64, u64)> =
+        groups.map(|one| group(one.compressed_size(), one.num_rows())).collect();
+    if groups.iter().all(|&(_, rows)| rows == 0) {
+        return Err(DataError::Empty { path: file.path.clone() });
+    }
+    Ok(groups)
 }
 
 fn builder(file: &InputFile) -> Result<ParquetRecordBatchReaderBuilder<File>, DataError> {

@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod splits;
+
 struct Folder(TempDir);
 
 impl Folder {

@@ -7,12 +7,14 @@
 //! row ends with a newline that lies in the block.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use kernels::Isa;
 use kernels::scan::{self, Stops};
 
-use super::error::DataError;
+use super::error::{DataError, Spot};
+use super::hash::mix;
 use super::input::{InputFile, Unpacked};
 use super::marks::Marks;
 
@@ -59,12 +61,16 @@ pub(crate) struct Span {
     pub(crate) end: u32,
 }
 
-/// The bytes of a block from `first_byte` on come from `path`, from line `first_line` on.
+/// The bytes of a block from `first_byte` on come from `path`, from its byte `offset` on.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) path: Arc<str>,
+    /// Which of the source's files that is.
+    pub(crate) file: u32,
     pub(crate) first_byte: usize,
-    pub(crate) first_line: u64,
+    pub(crate) offset: u64,
+    /// The line there, from 1; none: the file was entered in the middle.
+    pub(crate) first_line: Option<u64>,
 }
 
 impl TextBlock {
@@ -78,6 +84,22 @@ impl TextBlock {
     pub(crate) fn places(&self) -> Places<'_> {
         Places { block: self, segment: 0, at: 0, newlines: 0 }
     }
+
+    /// What its rows are drawn by, where that is their places: in their order.
+    pub(crate) fn draws(&self) -> impl Iterator<Item = u64> {
+        let mut segments = self.segments.iter().peekable();
+        let mut here = segments.next();
+        self.rows.iter().map(move |row| {
+            let at = row.start as usize;
+            while let Some(next) = segments.next_if(|next| next.first_byte <= at) {
+                here = Some(next);
+            }
+            here.map_or(0, |segment| {
+                let offset = segment.offset + (at - segment.first_byte) as u64;
+                mix(u64::from(segment.file)).wrapping_add(offset)
+            })
+        })
+    }
 }
 
 /// Counts lines through a block: all its questions together cost one pass.
@@ -90,8 +112,8 @@ pub(crate) struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// File and line, from 1, of the byte `at`. Not before the byte of the call before.
-    pub(crate) fn find(&mut self, at: usize) -> (Arc<str>, u64) {
+    /// File and place of the byte `at`. Not before the byte of the call before.
+    pub(crate) fn find(&mut self, at: usize) -> (Arc<str>, Spot) {
         let segments = &self.block.segments;
         while segments.get(self.segment + 1).is_some_and(|segment| segment.first_byte <= at) {
             self.segment += 1;
@@ -101,13 +123,24 @@ impl Places<'_> {
         self.newlines += memchr::memchr_iter(b'\n', between).count() as u64;
         self.at = at;
         let segment = &segments[self.segment];
-        (segment.path.clone(), segment.first_line + self.newlines)
+        let byte = segment.offset + (at - segment.first_byte) as u64;
+        let line = segment.first_line.map(|first| Spot::Line(first + self.newlines));
+        (segment.path.clone(), line.unwrap_or(Spot::Byte(byte)))
     }
+}
+
+/// What is read of a file.
+pub(crate) struct TextPiece {
+    pub(crate) file: InputFile,
+    /// Which of the source's files that is.
+    pub(crate) number: u32,
+    /// Lines that begin in these bytes; none: all of the file.
+    pub(crate) range: Option<Range<u64>>,
 }
 
 /// Reads files one after the other and cuts them into blocks.
 pub(crate) struct TextReader {
-    waiting: VecDeque<InputFile>,
+    waiting: VecDeque<TextPiece>,
     current: Option<Current>,
     chunk: Chunk,
     rules: LineRules,
@@ -116,8 +149,14 @@ pub(crate) struct TextReader {
 
 struct Current {
     unpacked: Unpacked,
-    /// Lines that were read so far.
-    lines: u64,
+    /// Which of the source's files it is.
+    file: u32,
+    /// Of the unpacked file's bytes, the one that is taken next.
+    offset: u64,
+    /// Whether it is read from its beginning to its end.
+    is_whole: bool,
+    /// Lines that were read so far; none: it was entered in the middle.
+    lines: Option<u64>,
     header: Header,
     rows: u64,
 }
@@ -148,14 +187,20 @@ impl TextReader {
     /// Reads `first`, which is open already, and then `waiting`.
     pub(crate) fn new(
         first: Unpacked,
-        waiting: VecDeque<InputFile>,
+        waiting: VecDeque<TextPiece>,
         rules: LineRules,
         rows_per_block: usize,
     ) -> TextReader {
         let bytes = vec![0; CHUNK_BYTES].into();
         let chunk = Chunk { bytes, at: 0, end: 0, newlines: Vec::new(), isa: Isa::detect() };
-        let current = Some(Current::new(first));
+        let current = Some(Current::whole(first, 0));
         TextReader { waiting, current, chunk, rules, rows_per_block }
+    }
+
+    /// Reads these from now on.
+    pub(crate) fn enter(&mut self, pieces: VecDeque<TextPiece>) {
+        (self.waiting, self.current) = (pieces, None);
+        (self.chunk.at, self.chunk.end) = (0, 0);
     }
 
     /// Fills `block` with the next rows. It holds fewer than asked for only at the end.
@@ -170,9 +215,9 @@ impl TextReader {
     /// Makes sure that a file is open, if there is one left.
     fn open_next(&mut self) -> Result<bool, DataError> {
         if self.current.is_none()
-            && let Some(file) = self.waiting.pop_front()
+            && let Some(piece) = self.waiting.pop_front()
         {
-            self.current = Some(Current::new(file.open()?));
+            self.current = Some(Current::open(&piece)?);
         }
         Ok(self.current.is_some())
     }
@@ -193,14 +238,14 @@ impl TextReader {
                         line.newlines += 1;
                         current.end_line(&line, block.bytes.len(), rules, block)?;
                     }
-                    if current.rows == 0 {
+                    if current.rows == 0 && current.is_whole {
                         return Err(DataError::Empty { path });
                     }
                     *slot = None;
                     return Ok(());
                 }
-                if current.lines == 0 && line.start == block.bytes.len() {
-                    chunk.skip_byte_order_mark();
+                if current.offset == 0 {
+                    current.skip_byte_order_mark(chunk, block);
                 }
             }
             // A header and a line whose end depends on quotes are taken alone.
@@ -208,13 +253,13 @@ impl TextReader {
             let lines_max = if alone { 1 } else { *rows_per_block - block.rows.len() };
             line = current.take_lines(line, chunk, lines_max, rules, block)?;
             if block.bytes.len() - line.start > ROW_BYTES_MAX {
-                let line = current.lines + 1;
-                return Err(DataError::RowTooLong { path, line, bytes_max: ROW_BYTES_MAX });
+                let spot = current.spot(1);
+                return Err(DataError::RowTooLong { path, spot, bytes_max: ROW_BYTES_MAX });
             }
             if block.bytes.len() > BLOCK_BYTES_MAX - ROW_BYTES_MAX - CHUNK_BYTES {
-                let (line, rows) = (current.lines, *rows_per_block);
+                let (spot, rows) = (current.spot(0), *rows_per_block);
                 let bytes_max = BLOCK_BYTES_MAX;
-                return Err(DataError::BatchTooLarge { path, line, rows, bytes_max });
+                return Err(DataError::BatchTooLarge { path, spot, rows, bytes_max });
             }
         }
         Ok(())
@@ -222,12 +267,38 @@ impl TextReader {
 }
 
 impl Current {
-    fn new(unpacked: Unpacked) -> Current {
-        Current { unpacked, lines: 0, header: Header::Due, rows: 0 }
+    fn whole(unpacked: Unpacked, file: u32) -> Current {
+        let (lines, header) = (Some(0), Header::Due);
+        Current { unpacked, file, offset: 0, is_whole: true, lines, header, rows: 0 }
+    }
+
+    fn open(piece: &TextPiece) -> Result<Current, DataError> {
+        let TextPiece { file, number, range } = piece;
+        let Some(range) = range else { return Ok(Current::whole(file.open()?, *number)) };
+        let (unpacked, offset) = file.open_range(range.clone())?;
+        let whole = Current::whole(unpacked, *number);
+        if range.start == 0 {
+            return Ok(Current { is_whole: false, ..whole });
+        }
+        Ok(Current { offset, is_whole: false, lines: None, header: Header::Done, ..whole })
     }
 
     fn segment(&self, first_byte: usize) -> Segment {
-        Segment { path: self.unpacked.path().clone(), first_byte, first_line: self.lines + 1 }
+        let (path, file) = (self.unpacked.path().clone(), self.file);
+        let first_line = self.lines.map(|lines| lines + 1);
+        Segment { path, file, first_byte, offset: self.offset, first_line }
+    }
+
+    /// So many lines behind those that were read, or where no line is known, what is read next.
+    fn spot(&self, lines_on: u64) -> Spot {
+        self.lines.map_or(Spot::Byte(self.offset), |lines| Spot::Line(lines + lines_on))
+    }
+
+    fn skip_byte_order_mark(&mut self, chunk: &mut Chunk, block: &mut TextBlock) {
+        self.offset = chunk.skip_byte_order_mark();
+        if let Some(segment) = block.segments.last_mut() {
+            segment.offset = self.offset;
+        }
     }
 
     /// Moves up to `lines_max` lines from `chunk` to `block`, or what the chunk has of them, and
@@ -245,6 +316,7 @@ impl Current {
         chunk.at = last.map_or(chunk.end, |newline| newline + 1);
         let taken = &chunk.bytes[from..chunk.at];
         block.bytes.extend_from_slice(taken);
+        self.offset += taken.len() as u64;
         if rules.quotes == Quotes::Protect {
             line.quotes += memchr::memchr_iter(b'"', taken).count();
         }
@@ -269,7 +341,7 @@ impl Current {
         rules: &LineRules,
         block: &mut TextBlock,
     ) -> Result<(), DataError> {
-        self.lines += line.newlines;
+        self.lines = self.lines.map(|lines| lines + line.newlines);
         let content = trim_carriage_return(&block.bytes[line.start..end - 1]);
         let is_row = match content.iter().find(|&&byte| byte > b' ') {
             None => false,
@@ -317,10 +389,13 @@ impl Chunk {
         Ok(())
     }
 
-    fn skip_byte_order_mark(&mut self) {
-        if self.bytes[self.at..self.end].starts_with(BYTE_ORDER_MARK) {
-            self.at += BYTE_ORDER_MARK.len();
+    /// Passes over the mark, if there is one, and returns how many bytes that were.
+    fn skip_byte_order_mark(&mut self) -> u64 {
+        if !self.bytes[self.at..self.end].starts_with(BYTE_ORDER_MARK) {
+            return 0;
         }
+        self.at += BYTE_ORDER_MARK.len();
+        BYTE_ORDER_MARK.len() as u64
     }
 }
 

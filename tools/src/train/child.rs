@@ -4,15 +4,16 @@
 
 use std::io::{self, BufRead};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use learn::data::{Csr, DataError};
+use learn::data::{Csr, DataError, Delivered, Splits, split_batch, split_of};
 use learn::metrics::Metrics;
 use learn::{Epochs, Feed, Journal, JournalError, LogisticRegression, Mark, Position};
 use worker::{Incarnation, JobId};
 
+use super::dealer::Dealt;
 use super::workers::{Done, Report, WorkerPlan, watch};
 use crate::failure::Failure;
 use crate::output;
@@ -39,7 +40,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     }
 }
 
-fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), Failure> {
+fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Failure> {
     let mut session = plan.contact.session(plan.who(), Incarnation::new(plan.life))?;
     let (job, weights) = plan.job();
     if plan.takes_over.is_some() {
@@ -48,12 +49,9 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), F
     }
     let mut journal = open_journal(plan).map_err(Failure::failed)?;
     let mark = journal.as_ref().map_or_else(Mark::default, Journal::mark);
-    let first = mark.position().map_or(0, |done| done.epoch);
-    let (mark_of, stop_of) = (mark.clone(), stop.clone());
-    let mut claims = Claims { dealt, mark: mark_of, stop: stop_of, epoch: first, asked: 0 };
-    let claim = Arc::new(Mutex::new(move |epoch| claims.next(epoch)));
-    let feed = Epochs::open_shared(plan.source.clone(), plan.epochs, claim, first);
-    let feed = feed.map_err(Failure::failed)?;
+    let given = Given::default();
+    let claims = Claims::new(dealt, &mark, stop, &given);
+    let feed = open_feed(plan, claims, &mark).map_err(Failure::failed)?;
     if plan.takes_over.is_some() {
         output::json(&Report::TookOver { steps: mark.steps() })?;
     }
@@ -70,7 +68,7 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Position>) -> Result<(), F
         }
         watch(metrics)
     };
-    let batches = Batches { feed: &feed, stop };
+    let batches = Batches { feed: &feed, stop, given };
     let worked = job.work(&mut session, &mut learner, &batches, journal.as_mut(), &mut paced);
     drop(watch);
     output::json(&Report::Done(Box::new(Done::new(worked.map_err(Failure::failed)?, &feed))))
@@ -86,6 +84,20 @@ fn open_journal(plan: &WorkerPlan) -> Result<Option<Journal>, JournalError> {
     }
 }
 
+/// Opens the data: the batches that the parent deals, or the splits.
+fn open_feed(plan: &WorkerPlan, mut claims: Claims, mark: &Mark) -> Result<Epochs, DataError> {
+    let (source, epochs, done) = (plan.source.clone(), plan.epochs, mark.position());
+    let Some(splits) = plan.splits.clone() else {
+        let claim = Arc::new(Mutex::new(move |epoch| claims.next(epoch)));
+        return Epochs::open_shared(source, epochs, claim, done.map_or(0, |done| done.epoch));
+    };
+    let splits: Arc<Splits> = Arc::new(splits);
+    let claim = Arc::new(Mutex::new(move |epoch, delivered: &Delivered| {
+        claims.next_split(epoch, delivered)
+    }));
+    Epochs::open_splits(source, epochs, splits, claim, done)
+}
+
 /// Batches that are asked for before they are needed: the parent's answer takes its time.
 const CLAIMS_AHEAD: u32 = 3;
 
@@ -99,12 +111,21 @@ const STOP_SEEN_AFTER: Duration = Duration::from_millis(50);
 struct Batches<'a> {
     feed: &'a Epochs,
     stop: &'a Stop,
+    given: Given,
 }
+
+/// The last batch that the learner was given.
+type Given = Arc<Mutex<Option<Position>>>;
 
 impl Feed for Batches<'_> {
     fn next(&self) -> Result<Option<Csr>, DataError> {
         match self.feed.next() {
             Err(DataError::NoClaim { .. }) if self.stop.asked() => Ok(None),
+            Ok(Some(batch)) if batch.rows() > 0 => {
+                let at = Position { epoch: batch.epoch, batch: batch.batch };
+                *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+                Ok(Some(batch))
+            }
             next => next,
         }
     }
@@ -114,10 +135,11 @@ impl Feed for Batches<'_> {
     }
 }
 
-/// The batches that the parent deals to this process.
+/// What the parent deals to this process.
 struct Claims {
-    dealt: Receiver<Position>,
+    dealt: Receiver<Dealt>,
     mark: Mark,
+    given: Given,
     stop: Stop,
     epoch: u32,
     /// Unanswered questions of this epoch.
@@ -125,14 +147,50 @@ struct Claims {
 }
 
 impl Claims {
+    fn new(dealt: Receiver<Dealt>, mark: &Mark, stop: &Stop, given: &Given) -> Claims {
+        let epoch = mark.position().map_or(0, |done| done.epoch);
+        let (mark, given, stop) = (mark.clone(), Arc::clone(given), stop.clone());
+        Claims { dealt, mark, given, stop, epoch, asked: 0 }
+    }
+
     /// This process's next batch of an epoch.
     fn next(&mut self, epoch: u32) -> Result<u64, DataError> {
+        let next = self.ask(epoch, CLAIMS_AHEAD, None)?;
+        let ended = || no_claim("the parent ends an epoch".to_owned());
+        next.ok_or_else(ended)
+    }
+
+    /// This process's next split of an epoch, if there is one left. While it is asked for, what was
+    /// read before is still worked on.
+    fn next_split(&mut self, epoch: u32, delivered: &Delivered) -> Result<Option<u64>, DataError> {
+        let next = self.ask(epoch, 1, Some(delivered))?;
+        Ok(next.map(split_of))
+    }
+
+    /// Up to where all is done. Splits without a row for this pass leave nothing in the journal:
+    /// where it has all that was given to the learner, they are done as well.
+    fn done(&self, epoch: u32, delivered: Option<&Delivered>) -> Option<Position> {
+        let ended = delivered.and_then(Delivered::last);
+        let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.mark.position();
+        let ended = ended.filter(|_| given <= kept);
+        let ended = ended.map(|split| Position { epoch, batch: split_batch(split + 1) - 1 });
+        kept.max(ended)
+    }
+
+    /// Asks for so many answers ahead, and waits for the next one; none: this epoch has no more.
+    fn ask(
+        &mut self,
+        epoch: u32,
+        ahead: u32,
+        delivered: Option<&Delivered>,
+    ) -> Result<Option<u64>, DataError> {
         if self.epoch != epoch {
             (self.epoch, self.asked) = (epoch, 0);
         }
-        let no_claim = |reason: String| DataError::NoClaim { reason };
-        while self.asked < CLAIMS_AHEAD {
-            let claim = Report::Claim { epoch, done: self.mark.position() };
+        let mut done = self.done(epoch, delivered);
+        while self.asked < ahead {
+            let claim = Report::Claim { epoch, done };
             output::json(&claim).map_err(|why| no_claim(why.to_string()))?;
             self.asked += 1;
         }
@@ -141,25 +199,42 @@ impl Claims {
             let dealt = match self.dealt.recv_timeout(STOP_SEEN_AFTER) {
                 Ok(dealt) => dealt,
                 Err(_) if self.stop.asked() => return Err(no_claim("it was stopped".to_owned())),
-                Err(RecvTimeoutError::Timeout) if Instant::now() < until => continue,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < until => {
+                    // Nothing more may be dealt before what was delivered meanwhile is told.
+                    let now = self.done(epoch, delivered);
+                    if now > done {
+                        done = now;
+                        let reached = Report::Reached { done };
+                        output::json(&reached).map_err(|why| no_claim(why.to_string()))?;
+                    }
+                    continue;
+                }
                 Err(_) => return Err(no_claim("the parent does not answer".to_owned())),
             };
             // What is left of an epoch before lies beyond its end.
-            if dealt.epoch == epoch {
+            let (of, next) = match dealt {
+                Dealt::Next(next) => (next.epoch, Some(next.batch)),
+                Dealt::Over(over) => (over, None),
+            };
+            if of == epoch {
                 self.asked -= 1;
-                return Ok(dealt.batch);
+                return Ok(next);
             }
         }
     }
 }
 
+fn no_claim(reason: String) -> DataError {
+    DataError::NoClaim { reason }
+}
+
 /// Listens to the parent: what it deals is handed to `dealt`, any other line asks this process to
 /// stop, and so does the end of standard input: then the parent is gone.
-pub(crate) fn watch_parent(stop: Stop, dealt: Option<SyncSender<Position>>) -> Result<(), Failure> {
+pub(crate) fn watch_parent(stop: Stop, dealt: Option<SyncSender<Dealt>>) -> Result<(), Failure> {
     let watch = move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             match (serde_json::from_str(&line), &dealt) {
-                (Ok(batch), Some(dealt)) => drop(dealt.send(batch)),
+                (Ok(told), Some(dealt)) => drop(dealt.send(told)),
                 _ => stop.ask(),
             }
         }

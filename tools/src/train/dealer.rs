@@ -1,24 +1,22 @@
 //! The dealer: which batch is a worker process's next, however often the process dies.
 //!
 //! Owns the counter of each epoch, what was dealt to each worker and is not in its journal yet, and
-//! how often each was started. In a job of several hosts new batches come from the coordinator, in
-//! portions; a worker that has used its own up waits. Processes and pipes are left to `lives`.
+//! how often each was started. In a job of several hosts workers are dealt splits, by their first
+//! batches, and new ones come from the coordinator; a worker that has read its own waits. Processes
+//! and pipes are left to `lives`.
 //!
-//! Invariant: a batch is dealt to one worker, and to a later life of it again until its journal has
-//! it; a worker is dealt its batches in ascending order.
+//! Invariant: a batch or split is dealt to one worker, and to a later life of it again until its
+//! journal has all of it; a worker is dealt its own in ascending order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use learn::Position;
-use wire::{PORTION_BATCHES, Portion};
+use serde::{Deserialize, Serialize};
+use wire::{Portion, SPLIT_BATCHES};
 
 /// Batches that a worker may have been dealt and not finished: far more than readers take ahead.
 const DEALT_MAX: usize = 4096;
-
-/// Batches that a worker has for itself and has not asked for, below which more are wanted: while
-/// the coordinator answers, it goes on with these.
-const LEFT_MIN: usize = PORTION_BATCHES as usize / 2;
 
 /// Deals batches to workers.
 #[derive(Debug)]
@@ -33,8 +31,18 @@ pub(crate) struct Dealer {
 enum Numbers {
     /// From here; by epoch, the next batch that nobody has.
     Own(BTreeMap<u32, u64>),
-    /// From the coordinator.
-    Portions,
+    /// Splits, from the coordinator; of so many epochs, from the first one on, it has none left.
+    Splits { epochs_dealt: u32 },
+}
+
+/// What a worker is told that has asked for more of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Dealt {
+    /// This batch is its next; of a split, the first one.
+    Next(Position),
+    /// There is none left for it in this epoch.
+    Over(u32),
 }
 
 /// What one worker has.
@@ -42,7 +50,7 @@ enum Numbers {
 struct Hand {
     /// The epoch that it asked for last; none: it has asked for nothing.
     epoch: Option<u32>,
-    /// Batches of that epoch that it has asked for and not been dealt.
+    /// How much of that epoch it has asked for and not been dealt.
     owed: u32,
     /// The last batch in its journal.
     done: Option<Position>,
@@ -87,16 +95,17 @@ impl Dealer {
         Dealer { numbers: Numbers::Own(BTreeMap::new()), hands, restarts_max }
     }
 
-    /// The same for some workers of a job of several hosts.
-    pub(crate) fn of_portions(workers: u32, restarts_max: u32) -> Dealer {
-        Dealer { numbers: Numbers::Portions, ..Dealer::new(workers, restarts_max) }
+    /// A dealer of splits, for some workers of a job of several hosts.
+    pub(crate) fn of_splits(workers: u32, restarts_max: u32) -> Dealer {
+        let numbers = Numbers::Splits { epochs_dealt: 0 };
+        Dealer { numbers, ..Dealer::new(workers, restarts_max) }
     }
 
-    /// A worker asks for its next batch of an epoch, and tells which is the last in its journal;
-    /// [`Dealer::deal`] has the answer.
+    /// A worker asks for its next batch or split of an epoch, and tells which batch is the last in
+    /// its journal; [`Dealer::deal`] has the answer.
     pub(crate) fn claim(&mut self, worker: usize, epoch: u32, done: Option<Position>) {
         let hand = &mut self.hands[worker];
-        hand.note_done(done);
+        hand.note_done(done, self.numbers.batches());
         if hand.epoch != Some(epoch) {
             (hand.epoch, hand.owed) = (Some(epoch), 0);
         }
@@ -107,16 +116,28 @@ impl Dealer {
         }
     }
 
-    /// The next batch of a worker that has asked for one; none: it has not, or has to wait.
-    pub(crate) fn deal(&mut self, worker: usize) -> Result<Option<Position>, DealError> {
+    /// A worker that waits tells how far its journal is.
+    pub(crate) fn note_reached(&mut self, worker: usize, done: Option<Position>) {
+        self.hands[worker].note_done(done, self.numbers.batches());
+    }
+
+    /// What to tell a worker that has asked for more; none: it has not, or has to wait.
+    pub(crate) fn deal(&mut self, worker: usize) -> Result<Option<Dealt>, DealError> {
         let hand = &mut self.hands[worker];
         let Some(epoch) = hand.epoch.filter(|_| hand.owed > 0) else { return Ok(None) };
         if let Some(&again) = hand.dealt.get(hand.taken).filter(|next| next.epoch == epoch) {
             hand.taken += 1;
             hand.owed -= 1;
-            return Ok(Some(again));
+            return Ok(Some(Dealt::Next(again)));
         }
-        let Numbers::Own(next) = &mut self.numbers else { return Ok(None) };
+        let next = match &mut self.numbers {
+            Numbers::Own(next) => next,
+            Numbers::Splits { epochs_dealt } if epoch < *epochs_dealt => {
+                hand.owed -= 1;
+                return Ok(Some(Dealt::Over(epoch)));
+            }
+            Numbers::Splits { .. } => return Ok(None),
+        };
         if hand.dealt.len() >= DEALT_MAX {
             return Err(DealError::TooMany { dealt: hand.dealt.len() });
         }
@@ -126,31 +147,35 @@ impl Dealer {
         hand.dealt.insert(hand.taken, new);
         hand.taken += 1;
         hand.owed -= 1;
-        Ok(Some(new))
+        Ok(Some(Dealt::Next(new)))
     }
 
-    /// The coordinator has dealt a portion to a worker, in this life of the launcher or before.
+    /// The coordinator has dealt a split to a worker, in this life of the launcher or before.
     pub(crate) fn give(&mut self, worker: usize, portion: Portion) {
         let hand = &mut self.hands[worker];
-        let Portion { epoch, first, batches, .. } = portion;
-        let from = Position { epoch, batch: first };
-        // It takes batches in order; what it has taken comes before anything new.
-        let at = hand.dealt.partition_point(|dealt| *dealt < from).max(hand.taken);
-        for (place, batch) in (first..first.saturating_add(u64::from(batches))).enumerate() {
-            hand.dealt.insert(at + place, Position { epoch, batch });
-        }
+        let Portion { epoch, first: batch, .. } = portion;
+        let split = Position { epoch, batch };
+        // It takes splits in order; what it has taken comes before anything new.
+        let at = hand.dealt.partition_point(|dealt| *dealt < split).max(hand.taken);
+        hand.dealt.insert(at, split);
         let current = hand.epoch;
         while hand.dealt.get(hand.taken).is_some_and(|next| Some(next.epoch) < current) {
             hand.dealt.remove(hand.taken);
         }
     }
 
-    /// The epoch of which a worker will soon have to be dealt more; none: it has enough.
+    /// The coordinator has dealt all splits of so many epochs, from the first one on, and the
+    /// workers were given their own of them.
+    pub(crate) fn note_epochs_dealt(&mut self, count: u32) {
+        if let Numbers::Splits { epochs_dealt } = &mut self.numbers {
+            *epochs_dealt = count.max(*epochs_dealt);
+        }
+    }
+
+    /// The epoch of which a worker waits for a split; none: it waits for none.
     pub(crate) fn wants(&self, worker: usize) -> Option<u32> {
         let hand = &self.hands[worker];
-        let epoch = hand.epoch?;
-        let left = hand.dealt.iter().skip(hand.taken).filter(|next| next.epoch == epoch);
-        (left.take(LEFT_MIN).count() < LEFT_MIN).then_some(epoch)
+        hand.epoch.filter(|_| hand.owed > 0)
     }
 
     /// The last batch that is known to be in a worker's journal.
@@ -195,6 +220,16 @@ impl Dealer {
     }
 }
 
+impl Numbers {
+    /// How many batches are dealt at a time.
+    fn batches(&self) -> u64 {
+        match self {
+            Numbers::Own(_) => 1,
+            Numbers::Splits { .. } => u64::from(SPLIT_BATCHES),
+        }
+    }
+}
+
 impl Hand {
     /// Which life has it, counting from 1.
     fn life(&self) -> u32 {
@@ -202,9 +237,14 @@ impl Hand {
     }
 
     /// Forgets what will not be dealt again.
-    fn note_done(&mut self, done: Option<Position>) {
+    ///
+    /// - `batches`: how many were dealt at a time.
+    fn note_done(&mut self, done: Option<Position>, batches: u64) {
         self.done = self.done.max(done);
-        while self.dealt.front().is_some_and(|front| Some(*front) <= done) {
+        let last = |&Position { epoch, batch }: &Position| {
+            Some(Position { epoch, batch: batch.saturating_add(batches - 1) })
+        };
+        while self.dealt.front().is_some_and(|front| last(front) <= done) {
             self.dealt.pop_front();
             self.taken = self.taken.saturating_sub(1);
         }
@@ -233,7 +273,10 @@ mod tests {
         done: Option<Position>,
     ) -> Result<Position, DealError> {
         dealer.claim(worker, epoch, done);
-        dealer.deal(worker).map(|dealt| dealt.expect("it deals by itself"))
+        dealer.deal(worker).map(|dealt| match dealt {
+            Some(Dealt::Next(next)) => next,
+            other => panic!("it deals by itself: {other:?}"),
+        })
     }
 
     fn claim(dealer: &mut Dealer, worker: usize, done: Option<Position>) -> u64 {
@@ -299,49 +342,84 @@ mod tests {
 
     #[test]
     fn in_a_job_of_several_hosts_a_worker_waits_until_the_coordinator_has_dealt() {
-        let mut dealer = Dealer::of_portions(2, 1);
+        let mut dealer = Dealer::of_splits(2, 1);
         assert_eq!(dealer.wants(0), None, "it has not asked yet");
         dealer.claim(0, 0, None);
         assert_eq!((dealer.deal(0), dealer.wants(0), dealer.owes()), (Ok(None), Some(0), true));
-        dealer.give(0, portion(0, 16));
-        assert_eq!(dealer.deal(0), Ok(Some(at(0, 16))));
+        dealer.give(0, split(0, 3));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 3))));
         assert_eq!((dealer.deal(0), dealer.wants(0), dealer.owes()), (Ok(None), None, false));
-        let took = |dealer: &mut Dealer| {
-            dealer.claim(0, 0, Some(at(0, 16)));
-            dealer.deal(0)
-        };
-        let rest: Vec<_> = (0..8).map_while(|_| took(&mut dealer).expect("few")).collect();
-        assert_eq!(rest.last(), Some(&at(0, 23)));
-        assert_eq!((dealer.wants(0), dealer.owes()), (Some(0), true));
-        assert_eq!(dealer.wants(1), None);
+        dealer.claim(0, 0, Some(within(0, 3, 40)));
+        dealer.note_epochs_dealt(0);
+        assert_eq!((dealer.deal(0), dealer.wants(0), dealer.wants(1)), (Ok(None), Some(0), None));
+        dealer.note_epochs_dealt(1);
+        assert_eq!((dealer.deal(0), dealer.wants(0)), (Ok(Some(Dealt::Over(0))), None));
+        dealer.claim(0, 1, Some(within(0, 3, 60)));
+        assert_eq!((dealer.deal(0), dealer.wants(0)), (Ok(None), Some(1)), "the next epoch");
     }
 
     #[test]
-    fn a_life_that_goes_back_an_epoch_takes_that_ones_batches_first() {
-        let mut dealer = Dealer::of_portions(1, 1);
+    fn a_split_is_dealt_to_later_lives_until_a_batch_of_a_later_one_is_in_the_journal() {
+        let mut dealer = Dealer::of_splits(1, 9);
         dealer.claim(0, 0, None);
-        dealer.give(0, portion(0, 0));
-        (0..8).for_each(|_| _ = (dealer.deal(0), dealer.claim(0, 0, Some(at(0, 2)))));
-        dealer.claim(0, 1, Some(at(0, 2)));
-        dealer.give(0, portion(1, 0));
-        assert_eq!(dealer.deal(0), Ok(Some(at(1, 0))));
+        dealer.give(0, split(0, 2));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 2))));
+        dealer.claim(0, 0, Some(within(0, 2, 7)));
+        dealer.give(0, split(0, 5));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 5))));
         dealer.died(0);
-        dealer.claim(0, 0, Some(at(0, 2)));
-        assert_eq!(dealer.deal(0), Ok(Some(at(0, 3))));
+        dealer.claim(0, 0, Some(within(0, 2, 9)));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 2))));
+        dealer.claim(0, 0, Some(within(0, 5, 0)));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 5))));
+        dealer.died(0);
+        dealer.claim(0, 0, Some(within(0, 5, 1)));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 5))));
+    }
+
+    #[test]
+    fn a_life_that_goes_back_an_epoch_takes_that_ones_splits_first() {
+        let mut dealer = Dealer::of_splits(1, 1);
+        dealer.claim(0, 0, None);
+        dealer.give(0, split(0, 0));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 0))));
+        dealer.claim(0, 0, Some(within(0, 0, 2)));
+        dealer.note_epochs_dealt(1);
+        assert_eq!(dealer.deal(0), Ok(Some(Dealt::Over(0))));
+        dealer.claim(0, 1, Some(within(0, 0, 2)));
+        dealer.give(0, split(1, 0));
+        assert_eq!(dealer.deal(0), Ok(Some(first(1, 0))));
+        dealer.died(0);
+        dealer.claim(0, 0, Some(within(0, 0, 2)));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 0))));
+        dealer.claim(0, 0, Some(within(0, 0, 2)));
+        assert_eq!(dealer.deal(0), Ok(Some(Dealt::Over(0))));
     }
 
     #[test]
     fn a_launcher_that_begins_again_deals_what_its_places_had() {
-        let mut dealer = Dealer::of_portions(1, 1);
-        dealer.give(0, portion(1, 8));
-        dealer.give(0, portion(0, 40));
-        dealer.claim(0, 0, Some(at(0, 45)));
-        assert_eq!(dealer.deal(0), Ok(Some(at(0, 46))));
-        dealer.claim(0, 1, Some(at(0, 45)));
-        assert_eq!(dealer.deal(0), Ok(Some(at(1, 8))));
+        let mut dealer = Dealer::of_splits(1, 1);
+        dealer.give(0, split(1, 1));
+        dealer.give(0, split(0, 6));
+        dealer.note_epochs_dealt(1);
+        dealer.claim(0, 0, Some(within(0, 6, 45)));
+        assert_eq!(dealer.deal(0), Ok(Some(first(0, 6))));
+        dealer.claim(0, 0, Some(within(0, 6, 45)));
+        assert_eq!(dealer.deal(0), Ok(Some(Dealt::Over(0))));
+        dealer.claim(0, 1, Some(within(0, 6, 50)));
+        assert_eq!(dealer.deal(0), Ok(Some(first(1, 1))));
     }
 
-    fn portion(epoch: u32, first: u64) -> Portion {
-        Portion { number: 1, epoch, first, batches: 8 }
+    fn within(epoch: u32, split: u64, batch: u64) -> Position {
+        at(epoch, split * u64::from(SPLIT_BATCHES) + batch)
+    }
+
+    fn first(epoch: u32, split: u64) -> Dealt {
+        Dealt::Next(within(epoch, split, 0))
+    }
+
+    fn split(epoch: u32, split: u64) -> Portion {
+        let first = within(epoch, split, 0).batch;
+        Portion { number: 1, epoch, first, batches: SPLIT_BATCHES }
     }
 }

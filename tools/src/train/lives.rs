@@ -168,11 +168,13 @@ impl<'a> Crew<'a> {
             Course::Stopped(_) => stop.ask(),
             Course::Over(why) => return Err(why),
         }
-        for (worker, portion) in seat.take_dealt() {
+        let (dealt, epochs_dealt) = seat.take_dealt();
+        for (worker, portion) in dealt {
             self.dealer.give(worker, portion);
-            self.deal(worker)?;
         }
+        self.dealer.note_epochs_dealt(epochs_dealt);
         for worker in 0..self.has_ended.len() {
+            self.deal(worker)?;
             let wants = self.dealer.wants(worker).filter(|_| !self.has_ended[worker]);
             seat.note(worker, self.dealer.done(worker), wants);
         }
@@ -187,7 +189,7 @@ impl<'a> Crew<'a> {
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(format!("worker {}: {error}", self.place(worker))),
             };
-            let dealt = serde_json::to_string(&dealt).expect("two numbers");
+            let dealt = serde_json::to_string(&dealt).expect("numbers");
             self.children.child(self.lives[worker]).tell(&(dealt + "\n"));
         }
     }
@@ -199,7 +201,8 @@ impl<'a> Crew<'a> {
         let place = self.place(worker as usize);
         let first = WorkerPlan::new(self.plan, self.job, place, self.contact);
         let life = life - 1 + self.seat.map_or(1, Seat::first_life);
-        let plan = WorkerPlan { life, journal, ..first };
+        let splits = self.seat.map(|seat| seat.splits().clone());
+        let plan = WorkerPlan { life, journal, splits, ..first };
         let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
         let name = format!("worker {place}");
         self.children.spawn(&name, &["worker".to_owned()], &line).map_err(Failure::failed)
@@ -273,6 +276,7 @@ impl<'a> Crew<'a> {
                 self.backups.ended(worker, now);
                 self.end_replaced(worker);
             }
+            Report::Reached { done } => self.dealer.note_reached(worker, done),
             Report::Going { .. } | Report::Claim { .. } => {}
         }
     }
@@ -355,7 +359,7 @@ impl<'a> Crew<'a> {
 /// What deals to so many workers: their part in a job of several hosts, or all of a job.
 fn dealer(seat: Option<&Seat>, workers: u32, restarts_max: u32) -> Dealer {
     let Some(seat) = seat else { return Dealer::new(workers, restarts_max) };
-    let mut dealer = Dealer::of_portions(workers, restarts_max);
+    let mut dealer = Dealer::of_splits(workers, restarts_max);
     for (worker, open) in seat.held() {
         open.iter().for_each(|portion| dealer.give(worker, *portion));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Command};
 use kernels::{Isa, Level};
 use learn::Optimizer;
-use learn::data::{BadRows, ColumnSpec, Intercept, LabelRule, Labels, Part, SourceSpec};
+use learn::data::{BadRows, ColumnSpec, Draw, Intercept, LabelRule, Labels, Part, SourceSpec};
 use serde::{Deserialize, Serialize};
 use transport::dial::UNIX_PREFIX;
 use wire::REPLICAS_MAX;
@@ -257,6 +257,9 @@ fn servers(args: &TrainArgs) -> Result<ServersWanted, Failure> {
 fn sources(args: &TrainArgs) -> Result<(SourceSpec, SourceSpec), Failure> {
     let inputs = if args.train.is_empty() { vec![bundled()?] } else { args.train.clone() };
     let mut train = source(&args.data, inputs, args.batch_rows);
+    if args.job.job.is_some() {
+        train.draw = Draw::Place; // Nobody reads all of it, and so knows rows' numbers.
+    }
     let mut test = train.clone();
     test.part = Part::Test;
     train.part = Part::Train;

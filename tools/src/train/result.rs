@@ -32,6 +32,8 @@ pub(crate) struct TrainResult {
     pub(crate) test_calibration: Option<f64>,
     /// Rows that could not be read.
     pub(crate) bad_rows: u64,
+    /// Of the training data, packed as it lies there, by all workers together.
+    pub(crate) bytes_read: u64,
     /// Keys in the table.
     pub(crate) features: u64,
     pub(crate) table_bytes_per_key: f64,
@@ -90,6 +92,7 @@ impl TrainResult {
             test_auc: tested.map(Metrics::auc).and_then(finite),
             test_calibration: tested.map(Metrics::calibration).and_then(finite),
             bad_rows: trained.bad_rows,
+            bytes_read: trained.bytes_read,
             features: size.rows,
             table_bytes_per_key: size.bytes as f64 / size.rows.max(1) as f64,
             rows_admitted: size.rows_admitted,
@@ -143,6 +146,7 @@ impl TrainResult {
             pair("test calibration", figure(self.test_calibration)),
             pair("features", count(self.features)),
             pair("table bytes/feature", format!("{:.1}", self.table_bytes_per_key)),
+            pair("bytes read", count(self.bytes_read)),
             pair("bytes sent by workers", count(self.bytes_sent)),
             pair("pairs pushed", count(self.traffic.pairs_pushed)),
             pair("pairs carried", count(self.traffic.pairs_carried)),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use learn::data::{ColumnSpec, SourceSpec};
+use learn::data::{ColumnSpec, SourceSpec, Splits};
 use learn::metrics::{BatchLoss, Metrics};
 use learn::{
     Continue, Epochs, INCARNATION, Job, LogisticRegression, Optimizer, Position, Table, Watch,
@@ -46,6 +46,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) optimizer: Optimizer,
     pub(crate) source: SourceSpec,
     pub(crate) epochs: u32,
+    /// Of which it is dealt some, in a job of several hosts.
+    pub(crate) splits: Option<Splits>,
     /// How it reaches the servers.
     pub(crate) contact: Contact,
     pub(crate) codec: CodecFlag,
@@ -75,11 +77,18 @@ pub(crate) enum Report {
         /// Part of its data that is read.
         fraction: f64,
     },
-    /// It asks which batch of this epoch is its next; a [`Position`] answers.
+    /// It asks which batch or split of this epoch is its next; a [`Dealt`] answers.
+    ///
+    /// [`Dealt`]: super::dealer::Dealt
     Claim {
         /// Counted from 0.
         epoch: u32,
-        /// The batch of the newest step in its journal.
+        /// The batch of the newest step in its journal, or one up to which all are done.
+        done: Option<Position>,
+    },
+    /// It waits for what it has asked for, and has come this far.
+    Reached {
+        /// As in a claim.
         done: Option<Position>,
     },
     /// It has worked out so many steps, those of its earlier lives included.
@@ -110,6 +119,9 @@ pub(crate) struct Done {
     pub(crate) traffic: Traffic,
     /// Unreadable rows of the batches that only this worker read.
     pub(crate) bad_rows: u64,
+    /// Bytes that it read of the data, packed as they lie there.
+    #[serde(default)]
+    pub(crate) bytes_read: u64,
     pub(crate) columns: Option<ColumnSpec>,
     /// How often it was started again. All but `metrics` is of its last life alone.
     #[serde(default)]
@@ -176,6 +188,7 @@ impl WorkerPlan {
             optimizer: plan.optimizer,
             source: plan.train.clone(),
             epochs: plan.epochs,
+            splits: None,
             contact: contact.clone(),
             codec: plan.codec,
             admission: AdmissionFlag(plan.life.admission),
@@ -227,6 +240,7 @@ impl Done {
             resends: all.iter().map(|done| done.resends).sum(),
             traffic: Traffic::sum(all.iter().map(|done| done.traffic)),
             bad_rows: all.iter().map(|done| done.bad_rows).sum(),
+            bytes_read: all.iter().map(|done| done.bytes_read).sum(),
             columns: all.iter().find_map(|done| done.columns.clone()),
             restarts: all.iter().map(|done| done.restarts).sum(),
             backups: all.iter().map(|done| done.backups).sum(),
@@ -240,6 +254,7 @@ impl Done {
             resends: worked.counts.resends,
             traffic: Traffic::new(&worked.counts),
             bad_rows: feed.progress().bad_rows,
+            bytes_read: feed.progress().bytes_read,
             columns: feed.columns(),
             restarts: 0,
             backups: 0,
@@ -302,8 +317,8 @@ pub(crate) fn run_threads(
             board.note(worker, one.metrics.sums(), 1.0);
         }
         let mut done: Vec<Done> = worked.into_iter().map(|one| Done::new(one, feed)).collect();
-        // They share one reader: its unreadable rows are counted once.
-        done.iter_mut().skip(1).for_each(|one| one.bad_rows = 0);
+        // They share one reader: what it has read is counted once.
+        done.iter_mut().skip(1).for_each(|one| (one.bad_rows, one.bytes_read) = (0, 0));
         Ok(done)
     })
 }
@@ -344,8 +359,8 @@ pub(super) fn gather(
                 stop.ask();
                 return Err(Failure::failed(who));
             }
-            Heard::Report(_, Report::Claim { .. } | Report::Stepped { .. })
-            | Heard::Report(_, Report::TookOver { .. })
+            Heard::Report(_, Report::Claim { .. } | Report::Reached { .. })
+            | Heard::Report(_, Report::Stepped { .. } | Report::TookOver { .. })
             | Heard::Nothing => {}
         }
         board.show();

@@ -8,7 +8,7 @@ fn bid() -> JobBid {
     let setting = JobSetting { name: "--train".into(), value: "a.svm".into() };
     let (workers, wanted) = (12, 4);
     let (host, settings) = ("a".into(), vec![setting]);
-    JobBid { host, id: 7, wanted, workers, epochs: 2, patience_ms: 0, settings }
+    JobBid { host, id: 7, wanted, workers, epochs: 2, patience_ms: 0, splits: 0, settings }
 }
 
 fn enrol(job: &str, bid: JobBid) -> JobAsk {
@@ -30,6 +30,7 @@ fn an_ask_out_of_bounds_is_refused_with_what_it_is() {
         enrol("a", JobBid { epochs: JOB_EPOCHS_MAX + 1, ..bid() }),
         enrol("a", JobBid { patience_ms: JOB_PATIENCE_MS_MIN - 1, ..bid() }),
         enrol("a", JobBid { patience_ms: JOB_PATIENCE_MS_MAX + 1, ..bid() }),
+        enrol("a", JobBid { splits: JOB_SPLITS_MAX + 1, ..bid() }),
         enrol("a", JobBid { settings: vec![setting], ..bid() }),
         enrol("a", JobBid { settings: vec![bid().settings[0].clone(); 33], ..bid() }),
         enrol("a", JobBid { host: String::new(), ..bid() }),
@@ -75,9 +76,25 @@ fn the_greatest_ask_and_answers_fit_into_a_frame() {
     let open = vec![portion; PORTIONS_OPEN_MAX];
     let place = PlaceHeld { place: u32::MAX, portion: u64::MAX, open };
     let places = vec![place; JOB_WORKERS_MAX as usize];
-    let enrolled = Enrolled { id: u64::MAX, generation: u32::MAX, places };
+    let (id, splits) = (u64::MAX, u64::MAX);
+    let enrolled = Enrolled { id, generation: u32::MAX, places, splits };
     for answer in [JobAnswer::State(state), JobAnswer::Enrolled(enrolled)] {
         let framed = control_frame(&ToMember::Job(Box::new(answer)), CONTROL_BYTES_MAX);
         assert!(framed.is_ok(), "{:?}", framed.err());
     }
+}
+
+#[test]
+fn what_builds_of_before_say_of_no_splits_is_read_as_none() {
+    let mut bid = serde_json::to_value(JobBid { splits: 7, ..bid() }).expect("plain values");
+    let splits = |value: &serde_json::Value| {
+        serde_json::from_value::<JobBid>(value.clone()).expect("a bid").splits
+    };
+    assert_eq!(splits(&bid), 7);
+    bid.as_object_mut().expect("fields").remove("splits");
+    assert_eq!(splits(&bid), 0);
+    let enrolled = r#"{"id":1,"generation":1,"places":[]}"#;
+    assert_eq!(serde_json::from_str::<Enrolled>(enrolled).expect("of before").splits, 0);
+    let state = r#"{"taken":1,"is_prepared":true,"has_result":false,"hosts":1}"#;
+    assert_eq!(serde_json::from_str::<JobState>(state).expect("of before").epochs_dealt, 0);
 }

@@ -2,6 +2,9 @@
 //!
 //! Owns the rules of dealing. Who is heard of, and when a record is written, is left to `registry`.
 //!
+//! A portion is a split of the data, whose end nobody knows but who reads it; jobs of launchers of
+//! before have runs of batches in its place.
+//!
 //! Invariant: each batch of an epoch is in one portion, and a portion is one place's; a place's
 //! portions are numbered by one, and stay open until their batches are known to be done.
 
@@ -9,8 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wire::{
-    Enrolled, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, PORTION_BATCHES, PORTIONS_OPEN_MAX,
-    PlaceHeld, PlaceNews, Portion,
+    Enrolled, JOB_SPLITS_MAX, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, PORTION_BATCHES,
+    PORTIONS_OPEN_MAX, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES,
 };
 
 /// How long a host of a job may say nothing before its job ends, unless the job has it otherwise.
@@ -31,6 +34,9 @@ pub struct JobRecord {
     /// How long a host may say nothing, in ms; 0: records of before did not say.
     #[serde(default)]
     pub(super) patience_ms: u64,
+    /// Splits of an epoch; 0: portions are runs of batches, as records of before have them.
+    #[serde(default)]
+    pub(super) splits: u64,
     pub(super) settings: Vec<JobSetting>,
     pub(super) hosts: Vec<Host>,
     pub(super) places: Vec<Place>,
@@ -82,6 +88,7 @@ impl JobRecord {
             workers: bid.workers,
             epochs: bid.epochs,
             patience_ms: bid.patience_ms,
+            splits: bid.splits,
             settings: bid.settings.clone(),
             hosts: Vec::new(),
             places: Vec::new(),
@@ -103,6 +110,9 @@ impl JobRecord {
                 return Err(format!("gives {} other places than those that follow", host.name));
             }
             first = first.saturating_add(host.places);
+        }
+        if self.splits > JOB_SPLITS_MAX {
+            return Err(format!("has {} splits", self.splits));
         }
         if first as usize != self.places.len() || first > self.workers {
             let places = self.places.len();
@@ -146,7 +156,7 @@ impl JobRecord {
             let Place { dealt, open } = &self.places[place as usize];
             PlaceHeld { place, portion: *dealt, open: open.clone() }
         });
-        Ok(Enrolled { id: self.id, generation, places: held.collect() })
+        Ok(Enrolled { id: self.id, generation, places: held.collect(), splits: self.splits })
     }
 
     /// Whether a launcher was given the same job.
@@ -155,8 +165,10 @@ impl JobRecord {
             let setting = setting.to_owned();
             Err(JobRefusal::Differs { setting, ours, theirs })
         };
-        let counts =
-            [("--job-workers", self.workers, bid.workers), ("--epochs", self.epochs, bid.epochs)];
+        let counts = [
+            ("--job-workers", u64::from(self.workers), u64::from(bid.workers)),
+            ("--epochs", self.epochs.into(), bid.epochs.into()),
+        ];
         for (setting, ours, theirs) in counts {
             if ours != theirs {
                 return differs(setting, ours.to_string(), theirs.to_string());
@@ -171,6 +183,11 @@ impl JobRecord {
             if ours != theirs {
                 return differs(name, ours, theirs);
             }
+        }
+        // What differs in the data is told by its name above; a launcher of before says none.
+        if self.splits != bid.splits {
+            let setting = "the count of splits of the data";
+            return differs(setting, self.splits.to_string(), bid.splits.to_string());
         }
         Ok(())
     }
@@ -212,8 +229,10 @@ impl JobRecord {
             if let Some(epoch) = one.wants.filter(|_| goes_on)
                 && place.may_be_dealt(one)
             {
-                place.deal(epoch, next_of(&mut self.next, epoch));
-                self.version += 1;
+                let next = next_of(&mut self.next, epoch);
+                if place.deal(epoch, next, self.splits) {
+                    self.version += 1;
+                }
             }
         }
         Ok(())
@@ -228,6 +247,13 @@ impl JobRecord {
             dealt.extend(later.map(|portion| (one.place, *portion)));
         }
         dealt
+    }
+
+    /// How many epochs, from the first one on, have no split left.
+    pub(super) fn epochs_dealt(&self) -> u32 {
+        let end = self.splits * u64::from(SPLIT_BATCHES);
+        let is_dealt = |next: &&u64| self.splits > 0 && **next >= end;
+        self.next.iter().take_while(is_dealt).count() as u32
     }
 
     /// It ends, unless it has.
@@ -253,11 +279,17 @@ impl Place {
         news.portion == self.dealt && self.open.len() < PORTIONS_OPEN_MAX
     }
 
-    fn deal(&mut self, epoch: u32, next: &mut u64) {
+    /// Deals what is next of an epoch of so many splits, if there is anything left.
+    fn deal(&mut self, epoch: u32, next: &mut u64, splits: u64) -> bool {
+        let first = *next;
+        let batches = if splits == 0 { PORTION_BATCHES } else { SPLIT_BATCHES };
+        if splits > 0 && first >= splits * u64::from(SPLIT_BATCHES) {
+            return false;
+        }
         self.dealt += 1;
-        let (number, first) = (self.dealt, *next);
-        *next = first.saturating_add(u64::from(PORTION_BATCHES));
-        self.open.push(Portion { number, epoch, first, batches: PORTION_BATCHES });
+        *next = first.saturating_add(u64::from(batches));
+        self.open.push(Portion { number: self.dealt, epoch, first, batches });
+        true
     }
 }
 

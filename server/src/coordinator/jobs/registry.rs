@@ -332,6 +332,7 @@ impl Known {
             taken: record.places.len() as u32,
             is_prepared: record.is_prepared,
             dealt: record.news_for(news),
+            epochs_dealt: record.epochs_dealt(),
             has_result: self.heard[at].result.is_some(),
             hosts: record.hosts.len() as u32,
             results: results.take(JOB_RESULTS_AT_ONCE_MAX).collect(),

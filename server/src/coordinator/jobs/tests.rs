@@ -17,6 +17,8 @@ use super::record::{HOST_PATIENCE, JobRecord};
 use super::registry::{JobWrite, Jobs};
 use crate::coordinator::event::ConnectionId;
 
+mod splits;
+
 const EPOCHS: u32 = 2;
 /// Batches of an epoch: no multiple of a portion's.
 const BATCHES: u64 = 45;
@@ -24,7 +26,7 @@ const BATCHES: u64 = 45;
 fn bid(wanted: u32, workers: u32) -> JobBid {
     let setting = JobSetting { name: "--clock".into(), value: "bsp".into() };
     let (host, settings) = ("h".into(), vec![setting]);
-    JobBid { host, id: 7, wanted, workers, epochs: EPOCHS, patience_ms: 0, settings }
+    JobBid { host, id: 7, wanted, workers, epochs: EPOCHS, patience_ms: 0, splits: 0, settings }
 }
 
 fn ask(holder: u64, verb: JobVerb) -> JobAsk {
@@ -141,6 +143,7 @@ fn a_job_that_differs_is_refused_by_what_it_differs_in() {
     let others = [
         (bid(1, 3), "--job-workers"),
         (JobBid { epochs: 1, ..bid(1, 2) }, "--epochs"),
+        (JobBid { splits: 9, ..bid(1, 2) }, "the count of splits of the data"),
         (JobBid { settings: vec![setting], ..bid(1, 2) }, "--clock"),
         (JobBid { settings: Vec::new(), ..bid(1, 2) }, "--clock"),
     ];
@@ -444,10 +447,11 @@ fn any_ask() -> impl Strategy<Value = JobAsk> {
         let results_seen = Vec::new();
         JobVerb::Attend(JobNews { generation, places, is_prepared, result, results_seen, end })
     });
-    let enrol =
-        (".{0,4}", number(), number(), number()).prop_map(|(host, wanted, workers, epochs)| {
-            JobVerb::Enrol(JobBid { host, wanted, workers, epochs, ..bid(1, 2) })
-        });
+    let enrol = (".{0,4}", number(), number(), number(), portion()).prop_map(
+        |(host, wanted, workers, epochs, splits)| {
+            JobVerb::Enrol(JobBid { host, wanted, workers, epochs, splits, ..bid(1, 2) })
+        },
+    );
     let job = prop_oneof![Just("ctr".to_owned()), "[a-z/]{0,3}"];
     (job, 0_u64..4, prop_oneof![attend, enrol]).prop_map(|(job, holder, verb)| JobAsk {
         job,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use learn::data::Splits;
 use serde::{Deserialize, Serialize};
 use server::coordinator::HOST_PATIENCE;
 use wire::{
@@ -138,17 +139,17 @@ fn patience_ms(told: Option<DurationFlag>) -> Result<u64, Failure> {
 
 /// What all hosts of a job have to agree on, by the flags that say it.
 ///
-/// - `data_bytes`: length of the data, where that is known.
+/// - `splits`: of the training data.
 pub(super) fn settings(
     plan: &Plan,
     part: &JobPlan,
-    data_bytes: u64,
+    splits: &Splits,
 ) -> Result<Vec<JobSetting>, Failure> {
     let train = &plan.train;
     let columns = &train.columns;
     Ok(vec![
         setting("--train", train.inputs.join(" ")),
-        setting("the length of the training data in bytes", data_bytes.to_string()),
+        setting("the length of the training data in bytes", splits.bytes().to_string()),
         setting("--batch-rows", train.batch_rows.to_string()),
         setting("--holdout", train.holdout.to_string()),
         setting("--format", words(&train.format)?),
@@ -162,6 +163,11 @@ pub(super) fn settings(
         setting("--expiry", plan.life.expiry.to_string()),
         setting("--acknowledge", plan.acknowledge.to_string()),
         setting("--job-patience", format!("{:?}", Duration::from_millis(part.patience_ms))),
+        // Last: files of other names or lengths, where nothing above has told them apart.
+        setting(
+            "the splits of the training data",
+            format!("{} ({:016x})", splits.count(), splits.digest()),
+        ),
     ])
 }
 

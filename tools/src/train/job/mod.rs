@@ -14,7 +14,7 @@ mod seat;
 use std::time::{Duration, Instant};
 
 use launch::Children;
-use learn::data::Source;
+use learn::data::Splits;
 use learn::metrics::Metrics;
 use learn::{INCARNATION, Job, Table};
 use serde::Serialize;
@@ -72,6 +72,8 @@ struct PartResult {
     rows_per_s: f64,
     train_logloss: f64,
     bad_rows: u64,
+    /// Of the data, by the last life of each worker.
+    bytes_read: u64,
     bytes_sent: u64,
     resends: u64,
     worker_restarts: u32,
@@ -111,7 +113,16 @@ fn sit_down(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(Seat, JobDir), 
         return Err(Failure::usage("--job is for --coordinator, which deals its batches"));
     };
     let dir = JobDir::open(part.dir.as_deref(), &coordinated.cluster, &part.name)?;
-    let source = Source::open(&plan.train).map_err(Failure::failed)?;
+    let splits = Splits::of(&plan.train, plan.workers).map_err(Failure::failed)?;
+    if splits.count() < u64::from(plan.workers) {
+        complain(&format!(
+            "gradwire: job {}: the data has fewer splits ({}) than the job workers ({}), and some \
+             will have nothing to do; more files, more row groups or unpacked text make more",
+            part.name,
+            splits.count(),
+            plan.workers
+        ));
+    }
     let bid = JobBid {
         host: host_name(),
         id: own_job().get(),
@@ -119,11 +130,11 @@ fn sit_down(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(Seat, JobDir), 
         workers: plan.workers,
         epochs: plan.epochs,
         patience_ms: part.patience_ms,
-        settings: settings(plan, part, source.progress().bytes_total)?,
+        splits: splits.count(),
+        settings: settings(plan, part, &splits)?,
     };
-    drop(source);
     let (name, holder, journals) = (&part.name, dir.holder(), dir.journals());
-    let seat = match Seat::take(coordinated, name, holder, bid, journals, stop) {
+    let seat = match Seat::take(coordinated, name, holder, bid, journals, splits, stop) {
         Ok(seat) => seat,
         Err(Refused::ByJob(refusal)) => {
             // Whoever was told that it is over takes part in another one next time.
@@ -347,6 +358,7 @@ impl PartResult {
             rows_per_s: metrics.rows() as f64 / seconds,
             train_logloss: metrics.logloss(),
             bad_rows: own.bad_rows,
+            bytes_read: own.bytes_read,
             bytes_sent: own.bytes_sent,
             resends: own.resends,
             worker_restarts: own.restarts,
@@ -366,6 +378,7 @@ impl PartResult {
             pair("seconds", format!("{:.2}", self.seconds)),
             pair("rows/s", count(self.rows_per_s as u64)),
             pair("train logloss (before each step)", format!("{:.4}", self.train_logloss)),
+            pair("bytes read by workers", count(self.bytes_read)),
             pair("bytes sent by workers", count(self.bytes_sent)),
             pair("unreadable rows", count(self.bad_rows)),
             pair("the whole", "is told by the host of worker 0".to_owned()),

@@ -14,10 +14,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use learn::Position;
+use learn::data::{SPLIT_BATCH_BITS, Splits};
 use rustix::system::uname;
 use wire::{
     AwayHost, BatchAt, Enrolled, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobState,
-    JobVerb, PlaceHeld, PlaceNews, Portion, ToCoordinator, ToMember, worker_words,
+    JobVerb, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES, ToCoordinator, ToMember, worker_words,
 };
 use worker::JobId;
 
@@ -36,6 +37,13 @@ const COORDINATOR_PATIENCE: Duration = Duration::from_secs(60);
 /// How soon it is asked again while it is.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
+// Both count a batch within its split alike.
+const _: () = assert!(SPLIT_BATCHES == 1 << SPLIT_BATCH_BITS);
+
+/// What is said where a coordinator deals no splits.
+const NO_SPLITS: &str = "the coordinator deals no splits, as jobs of this gradwire need: it is of \
+                         an earlier build; start one of this build";
+
 /// A launcher's seat.
 pub(crate) struct Seat {
     pub(super) job: String,
@@ -46,6 +54,7 @@ pub(crate) struct Seat {
     held: Vec<PlaceHeld>,
     generation: u32,
     journals: PathBuf,
+    splits: Splits,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -99,6 +108,7 @@ impl Seat {
         holder: u64,
         bid: JobBid,
         journals: PathBuf,
+        splits: Splits,
         stop: &Stop,
     ) -> Result<Seat, Refused> {
         let mut line = Line::new(coordinated);
@@ -115,7 +125,14 @@ impl Seat {
                 None => std::thread::sleep(AGAIN_AFTER),
             }
         };
-        let Enrolled { id, generation, places } = enrolled;
+        let Enrolled { id, generation, places, splits: dealt } = enrolled;
+        if dealt != splits.count() {
+            let end = Some(JobEnd::Failed { why: NO_SPLITS.to_owned() });
+            let verb = JobVerb::Attend(JobNews { generation, end, ..JobNews::default() });
+            // It would wait for this host otherwise; that it does not hear of it ends no less.
+            let _ = line.ask(&JobAsk { job: job.to_owned(), holder, verb });
+            return Err(Refused::Failed(NO_SPLITS.to_owned()));
+        }
         let first = places.first().map_or(0, |place| place.place);
         let shared = Arc::new(Shared::default());
         {
@@ -135,7 +152,8 @@ impl Seat {
         let thread = thread.spawn(move || attendant.run());
         let thread = Some(thread.map_err(|error| Refused::Failed(error.to_string()))?);
         let (job, id) = (job.to_owned(), JobId::new(id));
-        Ok(Seat { job, host, id, first, held: places, generation, journals, shared, thread })
+        let held = places;
+        Ok(Seat { job, host, id, first, held, generation, journals, splits, shared, thread })
     }
 
     /// What the job is called on servers.
@@ -168,6 +186,11 @@ impl Seat {
         self.journals.clone()
     }
 
+    /// The splits of the job's data.
+    pub(crate) fn splits(&self) -> &Splits {
+        &self.splits
+    }
+
     /// By worker: what it was dealt in lives of the launcher before.
     pub(crate) fn held(&self) -> impl Iterator<Item = (usize, &[Portion])> {
         self.held.iter().map(|held| &held.open[..]).enumerate()
@@ -189,10 +212,14 @@ impl Seat {
         }
     }
 
-    /// Portions that were dealt since this was asked last, with their workers.
-    pub(crate) fn take_dealt(&self) -> Vec<(usize, Portion)> {
-        let dealt = std::mem::take(&mut self.shared.slate().dealt);
-        dealt.into_iter().map(|(place, portion)| ((place - self.first) as usize, portion)).collect()
+    /// Portions that were dealt since this was asked last, with their workers; and of how many
+    /// epochs, from the first one on, these workers have all that they will be dealt.
+    pub(crate) fn take_dealt(&self) -> (Vec<(usize, Portion)>, u32) {
+        let mut slate = self.shared.slate();
+        let dealt = std::mem::take(&mut slate.dealt);
+        let epochs_dealt = slate.state.as_ref().map_or(0, |state| state.epochs_dealt);
+        let by_worker = |(place, portion)| ((place - self.first) as usize, portion);
+        (dealt.into_iter().map(by_worker).collect(), epochs_dealt)
     }
 
     /// How the job goes on.
@@ -260,6 +287,11 @@ impl Drop for Seat {
 
 fn unasked(held: &PlaceHeld) -> PlaceNews {
     PlaceNews { place: held.place, done: None, portion: held.portion, wants: None }
+}
+
+/// A coordinator of an earlier build that took over deals runs of batches.
+fn is_split(portion: &Portion) -> bool {
+    portion.batches == SPLIT_BATCHES && portion.first.is_multiple_of(u64::from(SPLIT_BATCHES))
 }
 
 /// Why there is no seat.
@@ -377,6 +409,10 @@ impl Attendant {
         state.away.iter().for_each(|away| self.tell_away(away));
         self.told_away.retain(|first| state.away.iter().any(|away| away.first == *first));
         let mut slate = self.shared.slate();
+        if state.dealt.iter().any(|(_, portion)| !is_split(portion)) {
+            slate.lost = Some(format!("job {}: {NO_SPLITS}", self.job));
+            return;
+        }
         for (place, portion) in std::mem::take(&mut state.dealt) {
             let one = slate.news.places.iter_mut().find(|one| one.place == place);
             let Some(one) = one.filter(|one| portion.number == one.portion + 1) else { continue };
@@ -406,5 +442,21 @@ impl Attendant {
             worker_words(*first, *places),
             away_ms / 1000
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portion_of_a_coordinator_of_before_is_no_split() {
+        let portion = |first, batches| Portion { number: 1, epoch: 0, first, batches };
+        assert!(is_split(&portion(0, SPLIT_BATCHES)));
+        assert!(is_split(&portion(3 << SPLIT_BATCH_BITS, SPLIT_BATCHES)));
+        // It takes what was dealt for batches, and deals eight more.
+        assert!(!is_split(&portion(3 << SPLIT_BATCH_BITS, 8)));
+        assert!(!is_split(&portion(0, 8)));
+        assert!(!is_split(&portion(8, SPLIT_BATCHES)));
     }
 }
