@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bench::Random;
@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 4 << 20;
 /// What is written past the cache is a multiple of it.
 const PAGE_BYTES: usize = 4096;
 
-/// How a plain file is written.
+/// How a plain file is written or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Cached,
@@ -49,12 +49,23 @@ pub(super) fn write_plain(path: &Path, bytes: u64, way: Way) -> Result<Duration,
     Ok(took)
 }
 
-/// Reads a file to its end.
-pub(super) fn read_plain(path: &Path) -> Result<(), Failure> {
-    let mut file = File::open(path).map_err(Failure::failed)?;
-    let mut piece = vec![0; PIECE_BYTES];
-    while file.read(&mut piece).map_err(Failure::failed)? > 0 {}
-    Ok(())
+/// Reads files to their ends, one after the other, none of which the kernel's cache holds. How
+/// long that took.
+pub(super) fn read_plain(paths: &[PathBuf], way: Way) -> Result<Duration, Failure> {
+    paths.iter().try_for_each(|path| forget(path))?;
+    let mut piece = vec![0; PIECE_BYTES + PAGE_BYTES];
+    let first = piece.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+    let piece = &mut piece[first..][..PIECE_BYTES];
+    let begun = Instant::now();
+    for path in paths {
+        let mut file = File::open(path).map_err(Failure::failed)?;
+        if way == Way::Direct {
+            let _ = fcntl_setfl(&file, OFlags::DIRECT);
+        }
+        // Where a piece is short, the file ends.
+        while file.read(piece).map_err(Failure::failed)? == piece.len() {}
+    }
+    Ok(begun.elapsed())
 }
 
 /// Has the kernel drop what it kept of a file.
