@@ -90,7 +90,7 @@ impl LineRange {
 
 impl Read for LineRange {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.is_over {
+        if self.is_over || buffer.is_empty() {
             return Ok(0);
         }
         // So far all is its own: the line of the range's last byte begins in it, or before.

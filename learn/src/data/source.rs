@@ -453,10 +453,8 @@ impl ReaderThread {
                 return Ok(());
             }
             if batch == batches_end {
-                let message = format!(
-                    "a part of the data has 2^{SPLIT_BATCH_BITS} batches; make \
-                                       them larger"
-                );
+                let most = 1_u64 << SPLIT_BATCH_BITS;
+                let message = format!("a split has more than {most} batches; make them larger");
                 return Err(DataError::Setting { name: "batch_rows", message }.into());
             }
             block.place = Place { batch, first_row, source_rows: rows as u32 };

@@ -251,9 +251,8 @@ impl JobRecord {
 
     /// How many epochs, from the first one on, have no split left.
     pub(super) fn epochs_dealt(&self) -> u32 {
-        let end = self.splits * u64::from(SPLIT_BATCHES);
-        let is_dealt = |next: &&u64| self.splits > 0 && **next >= end;
-        self.next.iter().take_while(is_dealt).count() as u32
+        let end = epoch_end(self.splits);
+        self.next.iter().take_while(|&&next| next >= end).count() as u32
     }
 
     /// It ends, unless it has.
@@ -282,15 +281,20 @@ impl Place {
     /// Deals what is next of an epoch of so many splits, if there is anything left.
     fn deal(&mut self, epoch: u32, next: &mut u64, splits: u64) -> bool {
         let first = *next;
-        let batches = if splits == 0 { PORTION_BATCHES } else { SPLIT_BATCHES };
-        if splits > 0 && first >= splits * u64::from(SPLIT_BATCHES) {
+        if first >= epoch_end(splits) {
             return false;
         }
+        let batches = if splits == 0 { PORTION_BATCHES } else { SPLIT_BATCHES };
         self.dealt += 1;
         *next = first.saturating_add(u64::from(batches));
         self.open.push(Portion { number: self.dealt, epoch, first, batches });
         true
     }
+}
+
+/// The number at which an epoch of so many splits ends; runs of batches have no end.
+fn epoch_end(splits: u64) -> u64 {
+    if splits == 0 { u64::MAX } else { splits * u64::from(SPLIT_BATCHES) }
 }
 
 fn next_of(next: &mut Vec<u64>, epoch: u32) -> &mut u64 {

@@ -67,17 +67,13 @@ impl RedbStore {
         if !self.is_suspect {
             return Ok(());
         }
-        let disk = |path: &Path| {
-            let path = path.to_owned();
-            move |error: std::io::Error| StoreError::Disk { path, what: error.to_string() }
-        };
         let fresh = self.path.with_extension(FRESH_EXTENSION);
-        // Not by a call that may share the old one's blocks.
-        let held = std::fs::read(&self.path).map_err(disk(&self.path))?;
-        std::fs::write(&fresh, held).map_err(disk(&fresh))?;
-        let database = Database::create(&fresh).map_err(|error| cannot_open(&fresh, error))?;
-        // The commit makes all of the file durable, what was copied included.
-        self.known.alone_in(&database).map_err(|error| self.error_of(error))?;
+        let made = self.make_fresh(&fresh);
+        if made.is_err() {
+            // A disk that is full needs the room; where it is not there, so much the better.
+            let _ = std::fs::remove_file(&fresh);
+        }
+        let database = made?;
         std::fs::rename(&fresh, &self.path).map_err(disk(&fresh))?;
         self.database = database; // Locked before it had the name: nobody else can have it open.
         self.sync_directory().map_err(disk(&self.path))?;
@@ -86,6 +82,21 @@ impl RedbStore {
         tracing::warn!(%path, "the store's file had failed: all that it held is in a new one");
         Ok(())
     }
+
+    /// A durable file with all that is known to be durable, and nothing else.
+    fn make_fresh(&self, fresh: &Path) -> Result<Database, StoreError> {
+        // Not by a call that may share the old one's blocks.
+        let held = std::fs::read(&self.path).map_err(disk(&self.path))?;
+        std::fs::write(fresh, held).map_err(disk(fresh))?;
+        let database = Database::create(fresh).map_err(|error| cannot_open(fresh, error))?;
+        // The commit makes all of the file durable, what was copied included.
+        self.known.alone_in(&database).map_err(|error| self.error_of(error))?;
+        Ok(database)
+    }
+}
+
+fn disk(path: &Path) -> impl Fn(std::io::Error) -> StoreError {
+    move |error| StoreError::Disk { path: path.to_owned(), what: error.to_string() }
 }
 
 #[cfg(test)]
