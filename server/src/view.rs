@@ -198,6 +198,15 @@ impl Turns {
         self.total += took;
         self.longest = self.longest.max(took);
     }
+
+    /// These and those of another core.
+    #[must_use]
+    pub fn and(mut self, other: &Turns) -> Turns {
+        self.counts.iter_mut().zip(other.counts).for_each(|(ours, theirs)| *ours += theirs);
+        self.total += other.total;
+        self.longest = self.longest.max(other.longest);
+        self
+    }
 }
 
 /// What the cores of a server hold and have done, together.

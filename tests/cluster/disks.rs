@@ -3,11 +3,11 @@
 //! Owns making them so. What is at stake, a load and a cluster of processes, is that of
 //! `restoring`.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::processes::Running as Process;
 use crate::restoring::{Running, STEPS_FIRST, verify, verify_number};
-use crate::under_load::wait_whole;
 use crate::{Files, skipped, stderr, wait_for};
 
 const KEYS: u64 = 5000;
@@ -28,6 +28,26 @@ impl SmallDisk {
         match output.status.success() {
             true => Ok(SmallDisk(folder)),
             false => Err(stderr(&output).trim().to_owned()),
+        }
+    }
+}
+
+/// What leaves no room on a disk, until it is dropped.
+struct Filler(PathBuf);
+
+impl Filler {
+    fn of(disk: &SmallDisk) -> Filler {
+        let path = disk.0.path().join("filler");
+        std::fs::write(&path, vec![0; DISK_BYTES]).expect_err("it does not fit");
+        Filler(path)
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let removed = std::fs::remove_file(&self.0);
+        if !std::thread::panicking() {
+            removed.expect("it is there");
         }
     }
 }
@@ -76,6 +96,35 @@ impl FailingDisk {
     }
 }
 
+/// Has a checkpoint fail while the disk does, in this word, and sees the one before whole, the job
+/// go on, and the next one good once the disk is well. None where nothing can fail.
+///
+/// - `fail`: has the disk fail until what it returns is dropped.
+fn fails_one_checkpoint<T>(
+    place: &str,
+    word: &str,
+    fail: impl FnOnce(&Running) -> Option<T>,
+) -> Option<()> {
+    let files = Files::new();
+    let running = Running::start(&files.path("data"), 2, 4, 2, &["--checkpoints", place]);
+    let load = running.load(1, KEYS, u64::MAX);
+    let first = running.take_well()["number"].as_u64().expect("a number");
+    let failing = fail(&running)?;
+    let output = running.take();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains(word), "{}", stderr(&output));
+    load.wait_steps(load.steps() + STEPS_FIRST);
+    let status = running.status().expect("the coordinator lives");
+    assert!(status["checkpoints"]["failure"].is_string(), "{status}");
+    drop(failing);
+    verify_number(place, first);
+    assert!(running.take_well()["number"].as_u64() > Some(first));
+    verify(place);
+    running.kill();
+    load.join();
+    Some(())
+}
+
 #[test]
 fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
     let test = "a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job";
@@ -83,63 +132,35 @@ fn a_full_disk_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
         Ok(disk) => disk,
         Err(why) => return skipped(test, &why),
     };
-    let files = Files::new();
     let place = disk.0.path().join("checkpoints");
     let place = place.to_str().expect("text");
-    let running = Running::start(&files.path("data"), 2, 4, 2, &["--checkpoints", place]);
-    let load = running.load(1, KEYS, u64::MAX);
-    let first = running.take_well()["number"].as_u64().expect("a number");
-    let filler = disk.0.path().join("filler");
-    std::fs::write(&filler, vec![0; DISK_BYTES]).expect_err("it does not fit");
-    let output = running.take();
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("no space left"), "{}", stderr(&output));
-    load.wait_steps(load.steps() + STEPS_FIRST);
-    let status = running.status().expect("the coordinator lives");
-    assert!(status["checkpoints"]["failure"].is_string(), "{status}");
-    std::fs::remove_file(&filler).expect("it is there");
-    verify_number(place, first);
-    assert!(running.take_well()["number"].as_u64() > Some(first));
-    verify(place);
-    running.kill();
-    load.join();
+    fails_one_checkpoint(place, "no space left", |_| Some(Filler::of(&disk)));
 }
 
 #[test]
 fn a_disk_that_fails_fails_the_checkpoint_and_neither_the_one_before_nor_the_job() {
     let files = Files::new();
-    let place = files.path("checkpoints");
-    let running = Running::start(&files.path("data"), 2, 4, 2, &["--checkpoints", &place]);
-    let load = running.load(1, KEYS, u64::MAX);
-    let first = running.take_well()["number"].as_u64().expect("a number");
-    let Some(failing) = FailingDisk::under(&running.processes()[1..]) else {
-        return skipped("a_disk_that_fails", "strace is not here, or may not trace");
-    };
-    let output = running.take();
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("Input/output error"), "{}", stderr(&output));
-    load.wait_steps(load.steps() + STEPS_FIRST);
-    drop(failing);
-    verify_number(&place, first);
-    assert!(running.take_well()["number"].as_u64() > Some(first));
-    verify(&place);
-    running.kill();
-    load.join();
+    let fail = |running: &Running| FailingDisk::under(&running.processes()[1..]);
+    if fails_one_checkpoint(&files.path("checkpoints"), "Input/output error", fail).is_none() {
+        skipped("a_disk_that_fails", "strace is not here, or may not trace");
+    }
 }
 
 /// Has a server die while the coordinator cannot write its log, and sees another one take its place
 /// once it can again.
-fn survives(mut running: Running, what: &str, mend: impl FnOnce()) {
+///
+/// - `failing`: has it fail until it is dropped.
+fn survives<T>(mut running: Running, word: &str, failing: T) {
     let load = running.load(1, KEYS, u64::MAX);
     running.add_server();
     let why = wait_for("a store that fails", || {
         Some(running.status()?["store_error"].as_str()?.to_owned())
     });
-    assert!(why.contains(what), "{why}");
+    assert!(why.contains(word), "{why}");
     load.wait_steps(load.steps() + STEPS_FIRST);
-    mend();
+    drop(failing);
     running.kill_server();
-    wait_whole(2, || running.status());
+    running.wait_whole();
     load.wait_steps(load.steps() + STEPS_FIRST);
     running.kill();
     load.join();
@@ -154,19 +175,17 @@ fn a_coordinator_whose_disk_was_full_goes_on_once_there_is_room() {
     };
     let data = disk.0.path().join("data");
     let running = Running::start(data.to_str().expect("text"), 2, 4, 2, &[]);
-    wait_whole(2, || running.status());
-    let filler = disk.0.path().join("filler");
-    std::fs::write(&filler, vec![0; DISK_BYTES]).expect_err("it does not fit");
-    survives(running, "o space left", || std::fs::remove_file(&filler).expect("it is there"));
+    running.wait_whole();
+    survives(running, "o space left", Filler::of(&disk));
 }
 
 #[test]
 fn a_coordinator_whose_disk_failed_goes_on_in_a_new_file() {
     let files = Files::new();
     let running = Running::start(&files.path("data"), 2, 4, 2, &[]);
-    wait_whole(2, || running.status());
+    running.wait_whole();
     let Some(failing) = FailingDisk::under(&running.processes()[..1]) else {
         return skipped("a_coordinator_whose_disk_failed", "strace is not here, or may not trace");
     };
-    survives(running, "Input/output error", || drop(failing));
+    survives(running, "Input/output error", failing);
 }

@@ -44,6 +44,22 @@ fn a_coordinator_that_is_killed_is_missed_by_nobody() {
 }
 
 #[test]
+fn a_server_and_the_coordinator_that_are_killed_at_one_moment_lose_and_double_nothing() {
+    let faults = ["--faults", "kill-together", "--seed", "7"];
+    check(&soak(&[&["--for", "12s", "--every", "1s"], &faults[..]].concat()));
+    if !is_installed() {
+        let test = "a_server_and_the_coordinator_that_are_killed_at_one_moment (one of two)";
+        return skipped(test, "etcd is not installed");
+    }
+    let etcd = Etcd::start();
+    let report =
+        soak(&[&["--for", "15s", "--every", "1s", "--etcd", &etcd.endpoint], &faults[..]].concat());
+    check(&report);
+    let kills = report["caused"]["kill-together"].as_u64().unwrap_or_default();
+    assert!(kills >= 1 && number(&report, "takeovers") >= kills, "{report}");
+}
+
+#[test]
 fn workers_and_servers_that_are_killed_under_load_lose_and_double_nothing() {
     let faults = ["--faults", "kill-worker,kill-worker,kill,kill-coordinator", "--workers", "2"];
     check(&soak(&[&["--for", "15s", "--every", "1s", "--seed", "4"], &faults[..]].concat()));

@@ -14,22 +14,22 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::etcd::free_port;
-use crate::processes::{Running, in_group, signal};
+use crate::processes::{Running, Server, in_group};
 use crate::under_load::{soak, survives, wait_whole};
-use crate::{gradwire, run_well, skipped, wait_for};
+use crate::{gradwire, run, skipped, stderr, wait_for};
 
 /// The coordinator's number; those of servers count from 0.
-const COORDINATOR: usize = usize::MAX;
+pub(crate) const COORDINATOR: usize = usize::MAX;
 
 /// A coordinator and servers.
-struct Cluster {
+pub(crate) struct Cluster {
     _data: TempDir,
     coordinator: Option<Running>,
     /// What it is started with.
     coordinate: Vec<String>,
     place: String,
     /// The oldest first.
-    servers: Vec<Server>,
+    pub(crate) servers: Vec<Server>,
     started: usize,
     /// How many servers there shall be.
     size: usize,
@@ -37,25 +37,12 @@ struct Cluster {
     wrap: fn(usize, Command) -> Command,
 }
 
-struct Server {
-    name: String,
-    process: Running,
-}
-
-impl Server {
-    fn signal(&self, number: Signal) {
-        signal(self.process.id(), number);
-    }
-
-    /// Waits until it has handed over what it held.
-    fn hands_over(mut self) {
-        let (status, said) = self.process.end();
-        assert!(status.success(), "it hands over what it holds: {said}");
-    }
-}
-
 impl Cluster {
-    fn start(replicas: usize, size: usize, wrap: fn(usize, Command) -> Command) -> Cluster {
+    pub(crate) fn start(
+        replicas: usize,
+        size: usize,
+        wrap: fn(usize, Command) -> Command,
+    ) -> Cluster {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let place = format!("127.0.0.1:{}", free_port());
         let (replicas, least) = (replicas.to_string(), size.to_string());
@@ -82,14 +69,14 @@ impl Cluster {
     }
 
     /// Starts the coordinator, and kills the one that there was.
-    fn start_coordinator(&mut self) {
+    pub(crate) fn start_coordinator(&mut self) {
         self.coordinator = None;
         let arguments: Vec<&str> = self.coordinate.iter().map(String::as_str).collect();
         let mut command = (self.wrap)(COORDINATOR, gradwire(&arguments));
         self.coordinator = Some(Running::start(&mut command));
     }
 
-    fn add_server(&mut self) {
+    pub(crate) fn add_server(&mut self) {
         let name = format!("s{}", self.started);
         let arguments = [
             &["serve", "--listen", "127.0.0.1:0", "--cores", "1", "--coordinator"][..],
@@ -106,30 +93,37 @@ impl Cluster {
     }
 
     /// Waits until exactly these servers take part and no shard is in trouble.
-    fn wait_whole(&self) {
-        wait_whole(self.size, || self.status());
+    pub(crate) fn wait_whole(&self) {
+        wait_whole(&self.servers, || self.status());
     }
 
     /// Orders that a shard's first replica goes to a server that has none of it. Their names, the
     /// old one's first.
     fn order_move(&self, shard: usize) -> [String; 2] {
-        let status = self.status().expect("the coordinator lives");
-        let chain = &status["chains"][shard]["replicas"];
-        let replicas = chain.as_array().expect("a chain").clone();
-        let servers = status["servers"].as_array().expect("servers");
+        // Between the status and the order replicas may go elsewhere by themselves.
+        wait_for("a move that can be ordered", || self.try_order_move(shard))
+    }
+
+    fn try_order_move(&self, shard: usize) -> Option<[String; 2]> {
+        let status = self.status()?;
+        let replicas = status["chains"][shard]["replicas"].as_array()?;
+        let servers = status["servers"].as_array()?;
         let is_other =
             |one: &&Value| one["state"] == "Fit" && !replicas.contains(&one["member"]["server"]);
-        let from = servers.iter().find(|one| one["member"]["server"] == replicas[0]);
-        let to = servers.iter().find(is_other);
-        let both = [from, to].map(|one| &one.expect("a server")["member"]);
+        let from = servers.iter().find(|one| one["member"]["server"] == replicas[0])?;
+        let to = servers.iter().find(is_other)?;
+        let both = [from, to].map(|one| &one["member"]);
         let [from, to] = both.map(|member| member["server"].to_string());
         let number = shard.to_string();
         let order = [
             &["cluster", "move", "--shard", &number, "--from", &from, "--to", &to][..],
             &["--coordinator", &self.place, "--cluster", "hurt"],
         ];
-        run_well(&order.concat());
-        both.map(|member| member["name"].as_str().expect("text").to_owned())
+        let output = run(&order.concat());
+        let (is_taken, said) = (output.status.success(), stderr(&output));
+        let went = ["has shard", "does not hold"].iter().any(|why| said.contains(why));
+        assert!(is_taken || went, "{said}");
+        is_taken.then(|| both.map(|member| member["name"].as_str().expect("text").to_owned()))
     }
 
     /// Kills the server of this name.
@@ -149,7 +143,7 @@ impl Cluster {
     }
 
     /// Lets a load run for so long while something happens, and compares what it counted.
-    fn survive(&mut self, duration: &str, story: impl FnOnce(&mut Cluster)) {
+    pub(crate) fn survive(&mut self, duration: &str, story: impl FnOnce(&mut Cluster)) {
         let soak = gradwire(&soak(duration, &self.place, "hurt"));
         survives(soak, || story(self));
     }
@@ -164,7 +158,7 @@ fn two_servers_of_three_replicas_that_die_at_once_lose_and_double_nothing() {
     let mut cluster = Cluster::start(3, 4, as_it_is);
     cluster.survive("12s", |cluster| {
         for server in &cluster.servers[..2] {
-            server.signal(Signal::KILL);
+            server.process.signal(Signal::KILL);
         }
         cluster.servers.drain(..2);
         (0..2).for_each(|_| cluster.add_server());
@@ -180,7 +174,7 @@ fn servers_that_are_replaced_one_after_the_other_under_load_lose_and_double_noth
         for _ in 0..cluster.size {
             cluster.add_server();
             let old = cluster.servers.remove(0);
-            old.signal(Signal::TERM);
+            old.process.signal(Signal::TERM);
             old.hands_over();
             cluster.wait_whole();
         }
@@ -194,20 +188,20 @@ fn whoever_dies_while_a_server_hands_over_loses_and_doubles_nothing() {
     cluster.survive("30s", |cluster| {
         // One that fills others, or is being filled.
         let leaving = cluster.servers.remove(0);
-        leaving.signal(Signal::TERM);
+        leaving.process.signal(Signal::TERM);
         drop(cluster.servers.remove(0));
         (0..2).for_each(|_| cluster.add_server());
         leaving.hands_over();
         cluster.wait_whole();
         // The one that hands over.
         let leaving = cluster.servers.remove(0);
-        leaving.signal(Signal::TERM);
+        leaving.process.signal(Signal::TERM);
         drop(leaving);
         cluster.add_server();
         cluster.wait_whole();
         // The one that has to say who takes what.
         let leaving = cluster.servers.remove(0);
-        leaving.signal(Signal::TERM);
+        leaving.process.signal(Signal::TERM);
         cluster.start_coordinator();
         cluster.add_server();
         leaving.hands_over();
@@ -296,7 +290,7 @@ fn servers_whose_clocks_are_hours_apart_are_one_cluster_and_lose_nothing() {
     }
     let mut cluster = Cluster::start(2, 3, apart);
     cluster.survive("10s", |cluster| {
-        cluster.servers[0].signal(Signal::KILL);
+        cluster.servers[0].process.signal(Signal::KILL);
         cluster.servers.remove(0);
         cluster.add_server();
         cluster.wait_whole();

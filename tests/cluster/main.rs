@@ -32,6 +32,7 @@ mod row_life;
 mod serving;
 mod several_hosts;
 mod shaped_link;
+mod skew;
 mod standby;
 mod training;
 mod under_load;

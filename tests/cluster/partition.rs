@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::namespaces::{HUB, Hosts, address, inside, succeeds};
-use crate::processes::Running;
+use crate::processes::{Running, Server};
 use crate::under_load::{soak, survives, wait_whole};
 use crate::{gradwire, skipped};
 
@@ -40,24 +40,26 @@ impl Cut {
 
 impl Cluster {
     /// Starts the coordinator and all servers, two replicas of each shard.
-    fn start(&self) -> (TempDir, Vec<Running>) {
+    fn start(&self) -> (TempDir, Running, Vec<Server>) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let data = directory.path().to_str().expect("text");
         let coordinate = [
             ["coordinate", "--insecure", "--listen", COORDINATOR, "--data", data, "--cluster"],
             ["cut", "--shards", "4", "--replicas", "2", "--servers-min", "3"],
         ];
-        let mut running = vec![self.0.run(&self.0.hub, &coordinate.concat())];
-        for (number, namespace) in self.0.others.iter().enumerate() {
+        let coordinator = self.0.run(&self.0.hub, &coordinate.concat());
+        let start_server = |(number, namespace): (usize, &String)| {
             let (listen, name) = (format!("{}:7201", address(number)), format!("s{number}"));
             let serve = [
                 &["serve", "--insecure", "--cores", "1", "--listen", &listen][..],
                 &["--coordinator", COORDINATOR, "--cluster", "cut", "--name", &name],
                 &["--host", &name],
             ];
-            running.push(self.0.run(namespace, &serve.concat()));
-        }
-        (directory, running)
+            let process = self.0.run(namespace, &serve.concat());
+            Server { name, process }
+        };
+        let servers = self.0.others.iter().enumerate().map(start_server).collect();
+        (directory, coordinator, servers)
     }
 
     /// What the coordinator says of the cluster.
@@ -66,11 +68,6 @@ impl Cluster {
             gradwire(&["status", "--json", "--coordinator", COORDINATOR, "--cluster", "cut"]);
         let output = inside(&self.0.hub, &status).output().expect("`ip` runs");
         serde_json::from_slice(&output.stdout).ok()
-    }
-
-    /// Waits until so many servers take part and no shard is in trouble.
-    fn wait_whole(&self) {
-        wait_whole(SERVERS, || self.status());
     }
 }
 
@@ -84,8 +81,8 @@ fn survive(test: &str, name: &str, duration: &str, cuts: impl Fn(&Hosts) -> Vec<
         return skipped(test, "`ip` cannot join namespaces by a bridge here");
     };
     let cluster = Cluster(hosts);
-    let _running = cluster.start();
-    cluster.wait_whole();
+    let (_directory, _coordinator, servers) = cluster.start();
+    wait_whole(&servers, || cluster.status());
     let hosts = &cluster.0;
     let soak = inside(&hosts.hub, &gradwire(&soak(duration, COORDINATOR, "cut")));
     survives(soak, || {
@@ -95,7 +92,7 @@ fn survive(test: &str, name: &str, duration: &str, cuts: impl Fn(&Hosts) -> Vec<
             mends.iter().for_each(|line| assert!(succeeds(line), "{line}"));
         }
     });
-    cluster.wait_whole();
+    wait_whole(&servers, || cluster.status());
 }
 
 #[test]

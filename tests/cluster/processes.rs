@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,6 +25,16 @@ impl Running {
     pub(crate) fn start_into(command: &mut Command, log: File) -> Running {
         let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Running(command.spawn().expect("it starts"))
+    }
+
+    /// One that was started.
+    pub(crate) fn of(child: Child) -> Running {
+        Running(child)
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, number: Signal) {
+        signal(self.id(), number);
     }
 
     /// Its number.
@@ -55,6 +65,27 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A server of a cluster.
+pub(crate) struct Server {
+    /// What the cluster calls it.
+    pub(crate) name: String,
+    pub(crate) process: Running,
+}
+
+impl Server {
+    /// The program that it runs.
+    pub(crate) fn program(&self) -> PathBuf {
+        let link = format!("/proc/{}/exe", self.process.id());
+        fs::read_link(link).expect("it runs")
+    }
+
+    /// Waits until it has handed over what it held.
+    pub(crate) fn hands_over(mut self) {
+        let (status, said) = self.process.end();
+        assert!(status.success(), "it hands over what it holds: {said}");
     }
 }
 

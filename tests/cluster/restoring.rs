@@ -3,16 +3,16 @@
 //! Workers add one to each key in each step, all in step with each other. So in a cut at clock C
 //! each key is exactly the number of workers times C.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use shard::rule::{Sum, table_spec};
 use transport::Limits;
@@ -22,6 +22,8 @@ use worker::{
     Timeouts, Watch, WorkerError, WorkerId, connect_cluster,
 };
 
+use crate::processes::{Running as Process, Server};
+use crate::under_load::wait_whole;
 use crate::{Files, gradwire, run, run_well, stderr, wait_for};
 
 pub(crate) const NAME: &str = "kept";
@@ -30,32 +32,13 @@ const WORKERS: u32 = 2;
 /// Steps that each worker does before anything is done to the cluster.
 pub(crate) const STEPS_FIRST: u64 = 20;
 
-/// A process that is killed, and not asked, when it is dropped.
-struct Process(Child);
-
-impl Process {
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a process number"));
-        kill_process(pid.expect("not zero"), signal).expect("it is there");
-    }
-
-    fn wait(&mut self, what: &str) -> std::process::ExitStatus {
-        wait_for(what, || self.0.try_wait().expect("it is ours"))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A coordinator and its servers, as processes.
 pub(crate) struct Running {
     coordinator: Process,
     pub(crate) address: String,
-    servers: Vec<Process>,
+    servers: Vec<Server>,
+    /// How many servers were started.
+    started: usize,
     /// Further arguments of each server.
     serve: Vec<String>,
 }
@@ -90,8 +73,9 @@ impl Begin {
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let ready: Value = serde_json::from_str(&line).expect("one line of JSON");
         let address = ready["listen"].as_str().expect("an address").to_owned();
-        let coordinator = Process(process);
-        let mut running = Running { coordinator, address, servers: Vec::new(), serve: self.serve };
+        let coordinator = Process::of(process);
+        let (servers, serve) = (Vec::new(), self.serve);
+        let mut running = Running { coordinator, address, servers, started: 0, serve };
         (0..self.servers).for_each(|_| running.add_server());
         running
     }
@@ -110,12 +94,14 @@ impl Running {
     }
 
     pub(crate) fn add_server(&mut self) {
-        let name = format!("s{}", self.servers.len());
+        let name = format!("s{}", self.started);
         let mut command = gradwire(&["serve", "--listen", "127.0.0.1:0", "--cores", "1"]);
         command.args(["--coordinator", &self.address, "--cluster", NAME]);
         command.args(["--name", &name, "--host", &name]).args(&self.serve);
         command.stderr(Stdio::null());
-        self.servers.push(Process(command.spawn().expect("the program runs")));
+        let process = Process::of(command.spawn().expect("the program runs"));
+        self.servers.push(Server { name, process });
+        self.started += 1;
     }
 
     fn at(&self) -> [&str; 4] {
@@ -125,6 +111,11 @@ impl Running {
     pub(crate) fn status(&self) -> Option<Value> {
         let output = run(&[&["status", "--json"], &self.at()[..]].concat());
         serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until exactly its servers take part and no shard is in trouble.
+    pub(crate) fn wait_whole(&self) {
+        wait_whole(&self.servers, || self.status());
     }
 
     pub(crate) fn take(&self) -> Output {
@@ -176,7 +167,8 @@ impl Running {
 
     /// The coordinator's process, then those of the servers.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        [&self.coordinator].into_iter().chain(&self.servers).map(|one| one.0.id()).collect()
+        let servers = self.servers.iter().map(|server| &server.process);
+        [&self.coordinator].into_iter().chain(servers).map(Process::id).collect()
     }
 
     /// Kills the oldest server, as `kill -9`.
@@ -186,7 +178,7 @@ impl Running {
 
     pub(crate) fn kill(self) {
         self.coordinator.signal(Signal::KILL);
-        self.servers.iter().for_each(|server| server.signal(Signal::KILL));
+        self.servers.iter().for_each(|server| server.process.signal(Signal::KILL));
     }
 }
 
@@ -326,7 +318,7 @@ fn a_server_that_is_killed_while_it_records_costs_the_checkpoint_nothing_but_tim
         let under_way = &status["checkpoints"]["under_way"];
         (under_way["number"].is_u64() && under_way["parts_done"] == 0).then_some(())
     });
-    first.servers.pop().expect("three").signal(Signal::KILL);
+    first.servers.pop().expect("three").process.signal(Signal::KILL);
     let output = taking.join().expect("no panic");
     assert!(output.status.success(), "{}", stderr(&output));
     let taken: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
@@ -378,14 +370,16 @@ fn a_server_that_is_told_to_end_hands_its_shards_over_and_a_coordinator_takes_a_
     let store = ["--checkpoints", place.as_str()];
     let mut running = Running::start(&files.path("data"), 2, 4, 1, &store);
     let load = running.load(1, KEYS, STEPS);
-    let mut leaves = running.servers.remove(0);
+    let mut leaves = running.servers.remove(0).process;
     leaves.signal(Signal::TERM);
-    assert!(leaves.wait("end of a server").success(), "it held what nobody else does");
+    let status = wait_for("end of a server", || leaves.ended());
+    assert!(status.success(), "it held what nobody else does");
     load.join();
     let sum = (u64::from(WORKERS) * STEPS) as f32;
     running.check(1, KEYS, sum);
     running.coordinator.signal(Signal::TERM);
-    assert!(running.coordinator.wait("end of the coordinator").success());
+    let status = wait_for("end of the coordinator", || running.coordinator.ended());
+    assert!(status.success());
     verify(&place);
     drop(running);
     let restore = ["--restore", place.as_str()];
@@ -394,15 +388,30 @@ fn a_server_that_is_told_to_end_hands_its_shards_over_and_a_coordinator_takes_a_
     second.check(1, KEYS, sum);
 }
 
+#[test]
+fn a_server_that_nobody_can_take_over_from_says_what_is_left_and_ends() {
+    let files = Files::new();
+    let mut running = Running::start(&files.path("data"), 1, 4, 2, &[]);
+    let mut command = gradwire(&["serve", "--listen", "127.0.0.1:0", "--cores", "1"]);
+    command.args(["--coordinator", &running.address, "--cluster", NAME, "--name", "other"]);
+    let process = Process::start(command.args(["--host", "other", "--leave-within", "1s"]));
+    running.servers.push(Server { name: "other".to_owned(), process });
+    running.wait_whole();
+    running.coordinator.signal(Signal::KILL);
+    let mut server = running.servers.pop().expect("it was started").process;
+    server.signal(Signal::TERM);
+    let (status, said) = server.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    let last = "not handed over within 1 s: 4 of its shards are still here";
+    assert!(said.contains(last), "{said}");
+}
+
 /// A coordinator that does not begin. What it says.
 fn refused(data: &str, shards: &str, cluster: &str, restore: &str) -> String {
     let mut command = gradwire(&["coordinate", "--listen", "127.0.0.1:0", "--json"]);
     command.args(["--data", data, "--shards", shards, "--cluster", cluster, "--restore", restore]);
-    let mut process =
-        Process(command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("runs"));
-    assert_eq!(process.wait("end of a coordinator").code(), Some(1));
-    let mut said = String::new();
-    process.0.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    let (status, said) = Process::start(&mut command).end();
+    assert_eq!(status.code(), Some(1));
     said
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::etcd::{Etcd, free_port, is_installed};
 use crate::metrics::figure_at;
 use crate::namespaces::{Hosts, address, inside, succeeds};
-use crate::processes::{Running, signal};
+use crate::processes::{Running, Server, signal};
 use crate::under_load::{soak, survives, wait_whole};
 use crate::{gradwire, skipped, wait_for};
 
@@ -32,7 +32,7 @@ struct Cluster {
     /// Where the coordinators listen.
     places: [String; 2],
     coordinators: [Option<Running>; 2],
-    servers: Vec<Running>,
+    servers: Vec<Server>,
     /// Where servers tell their figures, those that are gone too.
     figures: Vec<String>,
 }
@@ -99,7 +99,7 @@ impl Cluster {
             &["--coordinator", &all, "--cluster", "two", "--name", &name, "--host", &name],
         ];
         let mut command = self.on(3 + number, &arguments.concat());
-        self.servers.push(Running::start(&mut command));
+        self.servers.push(Server { name, process: Running::start(&mut command) });
         self.figures.push(figures);
     }
 
@@ -118,7 +118,7 @@ impl Cluster {
 
     /// Waits until all servers that shall be there take part and no shard is in trouble.
     fn wait_whole(&self) {
-        wait_whole(SERVERS, || self.status(&self.places.join(",")));
+        wait_whole(&self.servers, || self.status(&self.places.join(",")));
     }
 
     /// The number of the coordinator that leads after a term.

@@ -3,6 +3,7 @@
 //! The load, and the comparison of what it counted, is `gradwire soak`; what befalls the cluster,
 //! and where its processes run, is each test's.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::look_until_hang;
+use crate::processes::Server;
 
 /// How long a load runs before something befalls its cluster.
 const BEGUN: Duration = Duration::from_secs(2);
@@ -34,18 +36,21 @@ pub(crate) fn survives(mut soak: Command, story: impl FnOnce()) {
     assert!(report["acknowledged"].as_u64() > Some(100), "{report}");
 }
 
-/// Waits until exactly so many servers take part and no shard is in trouble.
-pub(crate) fn wait_whole(servers: usize, mut status: impl FnMut() -> Option<Value>) {
+/// Waits until exactly these servers take part and no shard is in trouble.
+pub(crate) fn wait_whole(servers: &[Server], mut status: impl FnMut() -> Option<Value>) {
+    let names: BTreeSet<&str> = servers.iter().map(|server| server.name.as_str()).collect();
     let mut last = None;
     let whole = look_until_hang(|| {
         last = status();
-        is_whole(last.as_ref()?, servers)
+        is_whole(last.as_ref()?, &names)
     });
     whole.unwrap_or_else(|| panic!("the cluster is not whole: {last:?}"));
 }
 
-fn is_whole(status: &Value, servers: usize) -> Option<()> {
+fn is_whole(status: &Value, names: &BTreeSet<&str>) -> Option<()> {
     let fit = status["servers"].as_array()?.iter().filter(|one| one["state"] == "Fit");
+    // By name: one that was killed a moment ago is still thought fit.
+    let fit: BTreeSet<&str> = fit.filter_map(|one| one["member"]["name"].as_str()).collect();
     let whole = status["troubled"].as_array()?.is_empty();
-    (fit.count() == servers && whole && status["epoch"].as_u64()? > 0).then_some(())
+    (fit == *names && whole && status["epoch"].as_u64()? > 0).then_some(())
 }

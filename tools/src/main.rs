@@ -20,6 +20,7 @@ mod failure;
 mod files;
 mod flags;
 mod hot;
+mod handing_over;
 mod job_success;
 mod link;
 mod memory_here;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use rustix::system::uname;
@@ -17,6 +17,7 @@ use crate::cluster::MemberArgs;
 use crate::failure::Failure;
 use crate::files::raise_files_max;
 use crate::flags::TransportFlag;
+use crate::handing_over::hand_over;
 use crate::memory_here::memory_here_bytes;
 use crate::metrics::Endpoint;
 use crate::metrics::server::ServerFigures;
@@ -25,14 +26,11 @@ use crate::processes::Ready;
 use crate::rdma::{RdmaArgs, backend};
 use crate::signals::Stop;
 use crate::train::child::watch_parent;
-use crate::train::cluster::server_spec;
+use crate::train::cluster::{processors, server_spec};
 use crate::train::plan::isa;
 
 /// How often a server looks whether it should stop.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// How long handing over may take.
-const HAND_OVER_MAX: Duration = Duration::from_secs(600);
 
 /// Of the memory that this process may have, what peers may make it hold where nobody says: the
 /// rest is for what is not counted.
@@ -99,8 +97,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
         (Some(_), _) => return Err(Failure::usage("unix:PATH is for shared memory only")),
         (None, transport) => Way::Tcp(backend(transport, &arguments.rdma)?),
     };
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let cores = arguments.cores.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX - 1));
+    let cores = arguments.cores.unwrap_or(u16::try_from(processors()).unwrap_or(u16::MAX - 1));
     // Children share the machine with workers, whose number the parent knows better.
     let pinning = if arguments.child { Pinning::Free } else { Pinning::Pinned { first: 0 } };
     let mut spec = server_spec(way, cores, isa(arguments.isa.as_deref())?, pinning);
@@ -130,7 +127,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
         [] => None,
         _ => Some(Arc::new(become_member(arguments, Arc::clone(&server), cores, &listen)?)),
     };
-    let (open, members) = (Arc::clone(&door), membership.clone());
+    let (held, open, members) = (Arc::clone(&server), Arc::clone(&door), membership.clone());
     let figures = ServerFigures { server, door: open, membership: members };
     let shown = Endpoint::start(arguments.metrics.as_deref(), figures)?;
     let metrics = shown.as_ref().map(|endpoint| endpoint.address().to_string());
@@ -151,8 +148,9 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
             return Err(Failure::failed(denial));
         }
     }
+    let within = arguments.member.leave_within.0;
     match membership {
-        Some(membership) if !arguments.child => hand_over(&membership),
+        Some(membership) if !arguments.child => hand_over(&held, &membership, within),
         _ => Ok(()),
     }
 }
@@ -200,20 +198,4 @@ fn denied_for_good(membership: &Membership) -> Option<Denial> {
     let denial = membership.denial()?;
     let by_itself = matches!(denial, Denial::Behind { .. } | Denial::Removed { .. });
     (membership.server().is_none() && !by_itself).then_some(denial)
-}
-
-/// Gives what this server holds to others, as far as they can take it.
-fn hand_over(membership: &Membership) -> Result<(), Failure> {
-    complain("gradwire: hands its shards over; a second Ctrl-C ends at once");
-    membership.leave();
-    let until = Instant::now() + HAND_OVER_MAX;
-    while !membership.is_released() {
-        if Instant::now() >= until {
-            let waited = HAND_OVER_MAX.as_secs();
-            let why = format!("after {waited} s this server still holds what no other one does");
-            return Err(Failure::failed(why));
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
 }

@@ -1,8 +1,9 @@
 //! Repository chores: `cargo xtask tidy` checks what the compiler cannot, `cargo xtask guest` runs
-//! a command where there is RDMA.
+//! a command where there is RDMA, `cargo xtask skew` an earlier build beside this one.
 //!
 //! Owns the command line and the order of the checks. Reading files is left to `tree`, reading
-//! them to `rust_source` and `manifest`, each rule to one file of `checks`, guests to `guest`.
+//! them to `rust_source` and `manifest`, each rule to one file of `checks`, guests to `guest`,
+//! builds to `skew`.
 //!
 //! Invariant: a check that found nothing to look at is a finding, not a pass.
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ mod checks;
 mod guest;
 mod manifest;
 mod rust_source;
+mod skew;
 mod tree;
 
 use std::env;
@@ -25,6 +27,7 @@ const USAGE: &str = "usage: cargo xtask tidy
        cargo xtask guest [OPTION]... -- COMMAND [ARGUMENT]...
        cargo xtask guest --suite
        cargo xtask guest --two [OPTION]... -- COMMAND [ARGUMENT]... -- COMMAND [ARGUMENT]...
+       cargo xtask skew [REVISION]
 `cargo xtask guest --help` tells more";
 const EXIT_USAGE: u8 = 2;
 
@@ -38,6 +41,10 @@ fn main() -> ExitCode {
             }),
             Some((command, rest)) if command == "guest" => {
                 guest::run(&root, rest).map(ExitCode::from)
+            }
+            Some((command, rest)) if command == "skew" && rest.len() <= 1 => {
+                let revision = rest.first().map(String::as_str);
+                skew::run(&root, revision).map(|()| ExitCode::SUCCESS)
             }
             _ => {
                 let _ = writeln!(io::stderr(), "{USAGE}");

@@ -58,6 +58,10 @@ pub(crate) struct CheckpointBenchArgs {
     /// Shards.
     #[arg(long, value_name = "N", default_value_t = 2)]
     shards: u16,
+    /// Cores of the server that has them, a thread each.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    cores: u16,
     /// What the server may write in the paced checkpoints, as of `coordinate --checkpoint-rate`.
     #[arg(long, value_name = "auto|max|MIB", default_value = "auto")]
     rate: RateFlag,
@@ -88,7 +92,7 @@ pub(crate) fn run(arguments: &CheckpointBenchArgs) -> Result<(), Failure> {
     restore(arguments, &folder.0, &mut figures)?;
     take_paced(arguments, &folder.0, &mut figures)?;
     take_changes(arguments, &folder.0, &mut figures)?;
-    let report = Report::of(arguments.rows.0 as u64, bytes, arguments.rate, &figures);
+    let report = Report::of(arguments, bytes, &figures);
     if arguments.json { json(&report) } else { table(&report.pairs()) }
 }
 

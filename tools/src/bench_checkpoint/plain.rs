@@ -29,8 +29,8 @@ pub(super) enum Way {
 /// Writes a file of so many bytes, and syncs it. How long that took.
 pub(super) fn write_plain(path: &Path, bytes: u64, way: Way) -> Result<Duration, Failure> {
     let mut random = Random::new(3);
-    let piece: Vec<u8> = (0..PIECE_BYTES + PAGE_BYTES).map(|_| random.bits() as u8).collect();
-    let piece = &piece[piece.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES)..][..PIECE_BYTES];
+    let mut memory: Vec<u8> = (0..PIECE_BYTES + PAGE_BYTES).map(|_| random.bits() as u8).collect();
+    let piece = at_page(&mut memory);
     let begun = Instant::now();
     let mut file = File::create(path).map_err(Failure::failed)?;
     let mut left = bytes as usize;
@@ -49,13 +49,18 @@ pub(super) fn write_plain(path: &Path, bytes: u64, way: Way) -> Result<Duration,
     Ok(took)
 }
 
+/// A piece of memory that is a page longer, at a page's boundary.
+fn at_page(memory: &mut [u8]) -> &mut [u8] {
+    let first = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+    &mut memory[first..][..PIECE_BYTES]
+}
+
 /// Reads files to their ends, one after the other, none of which the kernel's cache holds. How
 /// long that took.
 pub(super) fn read_plain(paths: &[PathBuf], way: Way) -> Result<Duration, Failure> {
     paths.iter().try_for_each(|path| forget(path))?;
-    let mut piece = vec![0; PIECE_BYTES + PAGE_BYTES];
-    let first = piece.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
-    let piece = &mut piece[first..][..PIECE_BYTES];
+    let mut memory = vec![0; PIECE_BYTES + PAGE_BYTES];
+    let piece = at_page(&mut memory);
     let begun = Instant::now();
     for path in paths {
         let mut file = File::open(path).map_err(Failure::failed)?;

@@ -5,7 +5,7 @@
 use bench::Spread;
 use serde::Serialize;
 
-use crate::flags::RateFlag;
+use super::CheckpointBenchArgs;
 use crate::output::{count, pairs_of};
 use crate::push_pull::{COMMIT, command};
 
@@ -15,6 +15,8 @@ pub(super) struct Report {
     commit: &'static str,
     command: String,
     rows: u64,
+    /// Of the server.
+    cores: u16,
     bytes: u64,
     push_rows_per_s_alone: f64,
     push_rows_per_s_beside: f64,
@@ -82,7 +84,7 @@ pub(super) struct Figures {
 }
 
 impl Report {
-    pub(super) fn of(rows: u64, bytes: u64, rate: RateFlag, figures: &Figures) -> Report {
+    pub(super) fn of(arguments: &CheckpointBenchArgs, bytes: u64, figures: &Figures) -> Report {
         let middle = |all: &[f64]| Spread::of(all).median;
         let longest = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);
         let turns = &figures.turns;
@@ -92,7 +94,8 @@ impl Report {
         Report {
             commit: COMMIT,
             command: command(),
-            rows,
+            rows: arguments.rows.0 as u64,
+            cores: arguments.cores,
             bytes,
             push_rows_per_s_alone: middle(&figures.alone),
             push_rows_per_s_beside: middle(&figures.beside),
@@ -107,7 +110,7 @@ impl Report {
             long_turns_beside: middle(&turns[3]),
             recording_turn_us_max: longest(&figures.recording_turn),
             recording_turn_own_us_max: longest(&figures.recording_turn_own),
-            paced_rate: rate.to_string(),
+            paced_rate: arguments.rate.to_string(),
             paced_push_share: middle(&figures.paced_share),
             paced_ms: middle(&figures.paced_ms),
             changes_bytes: changes(0) as u64,
@@ -127,6 +130,7 @@ impl Report {
     pub(super) fn pairs(&self) -> Vec<(String, String)> {
         pairs_of([
             ("rows", count(self.rows)),
+            ("cores of the server", self.cores.to_string()),
             ("bytes of a checkpoint", count(self.bytes)),
             ("pushed rows/s, alone", count(self.push_rows_per_s_alone as u64)),
             ("pushed rows/s, beside one", count(self.push_rows_per_s_beside as u64)),

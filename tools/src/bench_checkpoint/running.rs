@@ -60,13 +60,14 @@ impl Running {
         let (listen, exposure) = ("127.0.0.1:0", Exposure::Loopback);
         let coordinator = Coordinator::start_stored(spec, Box::new(log), listen, exposure, stored);
         let coordinator = coordinator.map_err(Failure::failed)?;
-        let mut spec = server_spec(Way::Tcp(TcpBackend::Uring), 1, isa(None)?, Pinning::Free);
+        let cores = arguments.cores;
+        let mut spec = server_spec(Way::Tcp(TcpBackend::Uring), cores, isa(None)?, Pinning::Free);
         (spec.hosting, spec.on_closed) = (Hosting::ByPlacement, OnClosed::AwaitReconnect);
         let server = Arc::new(Server::start(&spec).map_err(Failure::failed)?);
         let door = Door::tcp(Arc::clone(&server), listen, exposure).map_err(Failure::failed)?;
         let place = door.address().map(|address| address.to_string()).unwrap_or_default();
         let (name, host) = (CLUSTER.to_owned(), CLUSTER.to_owned());
-        let candidate = Candidate { life: None, name, place, host, memory_mib: 1024, cores: 1 };
+        let candidate = Candidate { life: None, name, place, host, memory_mib: 1024, cores };
         let coordinators = vec![coordinator.address().to_string()];
         let agent = AgentSpec { coordinators, cluster: CLUSTER.to_owned(), server: candidate };
         let membership = Membership::start(Arc::clone(&server), agent).map_err(Failure::failed)?;
@@ -111,12 +112,15 @@ impl Running {
         }
     }
 
-    /// The turns of its core, and what recordings took of those that had one: all of it, and what
+    /// The turns of its cores, and what recordings took of those that had one: all of it, and what
     /// the core's thread ran.
     pub(super) fn turns(&self) -> [Turns; 3] {
-        let cores = self.server.cores();
-        let turns = |it: &CoreView| [it.turns, it.recording, it.recording_own];
-        cores.first().map_or_else(Default::default, turns)
+        let kinds = |it: &CoreView| [it.turns, it.recording, it.recording_own];
+        let add = |all: [Turns; 3], core: &CoreView| {
+            let its = kinds(core);
+            std::array::from_fn(|kind| all[kind].and(&its[kind]))
+        };
+        self.server.cores().iter().fold(Default::default(), add)
     }
 
     pub(super) fn status(&self) -> Result<ClusterStatus, Failure> {

@@ -17,6 +17,8 @@ use wire::{Applicant, Apply, Ask, Denial, Epoch, ServerId, ShardId, ToCoordinato
 use self::storing::StoringArgs;
 pub(crate) use self::storing::ValuesFlag;
 use crate::failure::Failure;
+use crate::flags::DurationFlag;
+use crate::output::complain;
 
 /// What a cluster is called where nobody says.
 pub(crate) const CLUSTER: &str = "gradwire";
@@ -29,6 +31,9 @@ const LINK_MAX: Duration = Duration::from_secs(2);
 
 /// How long it may take to find the one that leads.
 const LEADER_MAX: Duration = Duration::from_secs(10);
+
+/// After how long a person hears that none has been found: longer than one takes over in.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct CoordinateArgs {
@@ -115,6 +120,10 @@ pub(crate) struct MemberArgs {
     /// a line; where they lie the coordinator says.
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) store_config: Option<PathBuf>,
+    /// How long a server that is told to end may take to hand its shards over; a minute without a
+    /// coordinator ends it, too.
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub(crate) leave_within: DurationFlag,
 }
 
 /// Which coordinator is meant.
@@ -189,13 +198,30 @@ pub(crate) struct Caller {
 impl Caller {
     /// A link to the coordinator that leads; it may take some tries while another one takes over.
     pub(crate) fn connect(coordinators: &[String], cluster: &str) -> Result<Caller, Failure> {
-        Caller::find(coordinators, cluster).map_err(|unfound| match unfound {
+        let (begun, mut is_told) = (Instant::now(), false);
+        let waits = |failure: &Failure| {
+            if !is_told && begun.elapsed() >= TELL_AFTER {
+                is_told = true;
+                let most = LEADER_MAX.as_secs();
+                complain(&format!("gradwire: {failure}; asks again, for {most} s in all"));
+            }
+        };
+        Caller::search(coordinators, cluster, waits).map_err(|unfound| match unfound {
             Unfound::Silent(failure) | Unfound::Denied(failure) => failure,
         })
     }
 
     /// The same, for who may go on trying.
     pub(crate) fn find(coordinators: &[String], cluster: &str) -> Result<Caller, Unfound> {
+        Caller::search(coordinators, cluster, |_| {})
+    }
+
+    /// - `waits`: hears why none has been found, before each further try.
+    fn search(
+        coordinators: &[String],
+        cluster: &str,
+        mut waits: impl FnMut(&Failure),
+    ) -> Result<Caller, Unfound> {
         let until = Instant::now() + LEADER_MAX;
         let mut list = Coordinators::new(coordinators.to_vec());
         // How many in a row did not answer: if all of them, nobody stands by who could lead.
@@ -220,6 +246,7 @@ impl Caller {
             if Instant::now() + pause >= until || unanswered >= coordinators.len() {
                 return Err(Unfound::Silent(failure));
             }
+            waits(&failure);
             std::thread::sleep(pause);
         }
     }

@@ -45,8 +45,17 @@ pub(crate) enum FaultFlag {
     Coordinator,
     /// The coordinator that leads is stopped for 20 ms to 4 s, and goes on.
     StopCoordinator,
+    /// A server and the coordinator that leads are killed at one moment, and started again.
+    KillTogether,
     /// A worker is killed, and its next life takes its place. Workers are processes then.
     KillWorker,
+}
+
+impl FaultFlag {
+    /// Whether it takes a server away.
+    pub(super) fn harms_servers(self) -> bool {
+        matches!(self, FaultFlag::Kill | FaultFlag::Stop | FaultFlag::KillTogether)
+    }
 }
 
 /// A fault that was caused.
@@ -113,7 +122,7 @@ impl Saboteur<'_> {
         }
         let before = placements.newest().map_or(0, |placement| placement.epoch.get());
         let cluster = &mut self.cluster;
-        let (mut led_after, mut is_takeover) = (None, false);
+        let (mut led_after, mut woke_to_another) = (None, false);
         let victim = random.below(cluster.servers.len() as u64) as usize;
         match fault {
             FaultFlag::Kill => {
@@ -131,20 +140,17 @@ impl Saboteur<'_> {
                 cluster.wait_whole(placements, 0)?;
             }
             FaultFlag::Coordinator => {
-                let before = leader(cluster)?;
-                let coordinator = cluster.children.child(cluster.coordinators[before.which]);
-                let killed = Instant::now();
-                coordinator.signal(Signal::KILL);
-                coordinator.ended(END_MAX); // Until then it holds its log.
-                if cluster.coordinators.len() > 1 {
-                    wait_other(cluster, before)?;
-                    (led_after, is_takeover) = (Some(killed.elapsed()), true);
-                }
-                cluster.restart_coordinator(before.which)?;
+                led_after = kill_leader(cluster, None)?;
                 cluster.wait_whole(placements, 0)?;
             }
+            FaultFlag::KillTogether => {
+                let number = cluster.servers.swap_remove(victim);
+                led_after = kill_leader(cluster, Some(number))?;
+                cluster.start_server()?;
+                cluster.wait_whole(placements, before)?;
+            }
             FaultFlag::StopCoordinator => {
-                is_takeover = stop_leader(cluster, random)?;
+                woke_to_another = stop_leader(cluster, random)?;
                 cluster.wait_whole(placements, 0)?;
             }
             FaultFlag::KillWorker => {
@@ -153,8 +159,33 @@ impl Saboteur<'_> {
                 workers.kill(random.below(workers.count()) as usize)?;
             }
         }
+        let is_takeover = led_after.is_some() || woke_to_another;
         Ok(Caused { fault, at, whole_after: began.elapsed(), is_takeover, led_after })
     }
+}
+
+/// Kills the coordinator that leads, and starts it again. After how long another one was seen to
+/// lead; none where no other one stands by.
+///
+/// - `beside`: another process that is killed at the same moment.
+fn kill_leader(
+    cluster: &mut ClusterProcesses,
+    beside: Option<usize>,
+) -> Result<Option<Duration>, Failure> {
+    let before = leader(cluster)?;
+    let coordinator = cluster.coordinators[before.which];
+    let killed = Instant::now();
+    for number in [Some(coordinator), beside].into_iter().flatten() {
+        cluster.children.child(number).signal(Signal::KILL);
+    }
+    cluster.children.child(coordinator).ended(END_MAX); // Until then it holds its log.
+    let mut led_after = None;
+    if cluster.coordinators.len() > 1 {
+        wait_other(cluster, before)?;
+        led_after = Some(killed.elapsed());
+    }
+    cluster.restart_coordinator(before.which)?;
+    Ok(led_after)
 }
 
 /// Stops the coordinator that leads for a while. Whether another one led afterwards.

@@ -109,8 +109,7 @@ fn checked(mut arguments: SoakArgs) -> Result<SoakArgs, Failure> {
         let why = format!("--servers: {servers} servers cannot hold {replicas} replicas apart");
         return Err(Failure::usage(why));
     }
-    let harms_servers = |fault: &FaultFlag| matches!(fault, FaultFlag::Kill | FaultFlag::Stop);
-    let kills = arguments.faults.iter().any(harms_servers);
+    let kills = arguments.faults.iter().any(|fault| fault.harms_servers());
     if kills && replicas < 2 {
         return Err(Failure::usage("--replicas: with 1 a dead server takes its shards along"));
     }

@@ -127,7 +127,7 @@ impl Cluster {
                 let mut server = server_spec(way, 1, plan.isa, Pinning::Free);
                 server.table_bytes_max = table_bytes_max(plan);
                 let mut pairs_from = None;
-                if busy_threads(plan, servers) > cores() {
+                if busy_threads(plan, servers) > processors() {
                     server.limits.spin_ns = 0; // A core that spins is another thread's.
                     pairs_from = place_of_pairs(plan, servers);
                 }
@@ -157,7 +157,7 @@ fn table_bytes_max(plan: &Plan) -> u64 {
 /// other's cache, no sleeping processor has to be woken, and readers have those that are left.
 fn place_of_pairs(plan: &Plan, servers: u16) -> Option<usize> {
     let pairs = usize::from(servers);
-    let are_pairs = plan.workers as usize == pairs && pairs < cores();
+    let are_pairs = plan.workers as usize == pairs && pairs < processors();
     are_pairs.then(processor_here)
 }
 
@@ -167,7 +167,7 @@ fn busy_threads(plan: &Plan, servers: u16) -> usize {
 }
 
 /// Processors of this machine that this process may use.
-fn cores() -> usize {
+pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
