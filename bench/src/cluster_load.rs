@@ -87,7 +87,7 @@ impl ClusterLoadSpec {
         self.drawn().check()
     }
 
-    fn drawn(&self) -> PushPullSpec {
+    pub(crate) fn drawn(&self) -> PushPullSpec {
         PushPullSpec {
             keys_per_request: self.keys_per_request,
             resident_keys: self.resident_keys,

@@ -11,6 +11,7 @@ mod bystander;
 mod cluster_load;
 mod codec;
 mod codec_stream;
+mod crew;
 mod crowd;
 mod error;
 mod format;
@@ -35,6 +36,7 @@ pub use bystander::Precedence;
 pub use cluster_load::{ClusterLoad, ClusterLoadSpec, Pulled};
 pub use codec::{CodecRow, CodecSpec, Trained, render_codecs, run_codecs};
 pub use codec_stream::{CodecBatch, CodecStream};
+pub use crew::{Applied, Crew};
 pub use crowd::{Crowd, CrowdError, CrowdLoad, CrowdTally, HARMFUL, Manner, crowd_work};
 pub use error::{BenchError, Doing, SpecError};
 pub use kernel::{

@@ -70,6 +70,8 @@ pub struct SoakLoad {
     pub seed: u64,
     /// Where pushes are acknowledged.
     pub acknowledge: Acknowledge,
+    /// Whether heads add up the pushes of different workers.
+    pub aggregate: bool,
     /// When the load began.
     pub started: Instant,
     /// Set once they shall finish: they wait for every answer, and compare.
@@ -213,7 +215,8 @@ impl Counter {
         let deadline = session.now() + WAIT_MAX;
         let join = Join { job: load.job, workers: load.workers, staleness: Staleness::ASP };
         let spec = table_spec("counters", 1, &Sum);
-        let spec = TableSpec { acknowledge: load.acknowledge, ..spec };
+        let SoakLoad { acknowledge, aggregate, .. } = *load;
+        let spec = TableSpec { acknowledge, aggregate, ..spec };
         session.join(join, deadline)?;
         session.define(TABLE, &spec, deadline)?;
         let first = u64::from(worker) * load.keys;

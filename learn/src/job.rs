@@ -117,6 +117,14 @@ impl Job {
         self
     }
 
+    /// Has heads of chains add up the pushes of different workers to its tables, those that it has
+    /// by now, or not.
+    #[must_use]
+    pub fn aggregated(mut self, aggregate: bool) -> Job {
+        self.tables.iter_mut().for_each(|table| table.aggregate = aggregate);
+        self
+    }
+
     /// Adds a table of `dim` values a key under `rule`, in which every key gets a row and keeps it.
     ///
     /// - Panics: beyond 65,535 tables; a shard refuses far fewer.

@@ -12,7 +12,7 @@ use wire::{Epoch, Incarnation, JobId, Placement, ServerId, ShardId, Time, Worker
 
 use crate::guest::{Party, Who};
 use crate::recordings::Tap;
-use crate::reply::Reply;
+use crate::reply::{Reply, seal_of};
 use crate::turn::Core;
 
 /// Sets the seeds of shards apart: 2^64 by the golden ratio, odd.
@@ -220,6 +220,19 @@ impl Core {
             }
         }
         self.transport.release(slot);
+    }
+
+    /// Has pushes applied that have waited for others for long enough. Whether there were any.
+    ///
+    /// - `is_idle`: this turn has found nothing else to do.
+    pub(crate) fn end_waits(&mut self, is_idle: bool) -> bool {
+        let (now, seal) = (self.now, seal_of(&*self.transport));
+        let ended = |hosted: &mut Hosted| hosted.replica.end_waits::<Reply<'_>>(now, is_idle, seal);
+        self.hosted
+            .iter_mut()
+            .filter(|hosted| hosted.is_chained())
+            .map(ended)
+            .fold(false, |a, b| a | b)
     }
 
     /// Sends on what was done, says what was received, and gives out answers that waited. Whether

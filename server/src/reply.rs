@@ -6,6 +6,14 @@ use shard::Outbox;
 use transport::{Integrity, PeerId, SendSlot, Transport};
 use wire::{HEADER_BYTES, Seal};
 
+/// What answers over a transport need.
+pub(crate) fn seal_of(transport: &dyn Transport) -> Seal {
+    match transport.integrity() {
+        Integrity::NeedsChecksum => Seal::Body,
+        Integrity::Memory => Seal::HeaderOnly,
+    }
+}
+
 /// The way back to one peer.
 pub(crate) struct Reply<'a> {
     pub(crate) transport: &'a mut dyn Transport,
@@ -23,10 +31,7 @@ impl Outbox for Reply<'_> {
     }
 
     fn seal(&self) -> Seal {
-        match self.transport.integrity() {
-            Integrity::NeedsChecksum => Seal::Body,
-            Integrity::Memory => Seal::HeaderOnly,
-        }
+        seal_of(self.transport)
     }
 
     fn acquire(&mut self, bytes: usize) -> Option<SendSlot> {

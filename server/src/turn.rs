@@ -182,6 +182,7 @@ impl Core {
             busy |= self.serve_long();
         }
         busy |= self.settle_turns(busy);
+        busy |= self.end_waits(!busy);
         for at in 0..self.hosted.len() {
             if self.hosted[at].replica.shard_mut().take_progress() {
                 self.wake_waiting(at);

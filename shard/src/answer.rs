@@ -63,13 +63,25 @@ impl Stamp {
     pub(crate) fn reply<O: Outbox>(
         &self,
         outbox: &mut O,
-        slot: O::Slot,
+        mut slot: O::Slot,
+        request: &Header,
+        status: Status,
+    ) {
+        self.write_reply::<O>(&mut slot, outbox.seal(), request, status);
+        outbox.post(slot);
+    }
+
+    /// Writes one into such a slot, for whoever sends it later.
+    pub(crate) fn write_reply<O: Outbox>(
+        &self,
+        slot: &mut O::Slot,
+        seal: Seal,
         request: &Header,
         status: Status,
     ) {
         let mut header = self.header(request, Kind::Reply);
         status.write(&mut header);
-        self.send(outbox, slot, header);
+        wire::seal(O::bytes_mut(slot), header, seal, |bytes| crc32c(self.isa, 0, bytes));
     }
 }
 

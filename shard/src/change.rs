@@ -7,8 +7,8 @@
 //! Invariant: what a sink is given, in its order, makes another shard that began alike the same.
 
 use wire::{
-    Announced, Coded, Encoding, Flags, Header, Join, Keyed, Kind, Message, Refusal, RowsView,
-    Status, TableSpec, VALUES_BY_COLUMN, WorkerId,
+    Announced, Clock, Coded, Encoding, Flags, Header, Join, Keyed, Kind, Message, Refusal,
+    RowsView, Status, TableSpec, VALUES_BY_COLUMN, WorkerId,
 };
 use zerocopy::IntoBytes;
 
@@ -43,8 +43,8 @@ pub(crate) enum Changes {
 
 /// Whether a message may change a shard.
 pub(crate) fn is_change(message: &Message<'_>) -> bool {
-    use Message::{CodedPush, Define, Join, Leave, Load, Push, Remove};
-    matches!(message, Push(_) | CodedPush(_) | Join(_) | Define(..))
+    use Message::{CodedPush, Define, Join, Leave, Load, Merged, Push, Remove};
+    matches!(message, Push(_) | CodedPush(_) | Merged(_) | Join(_) | Define(..))
         || matches!(message, Load(_) | Remove(_) | Leave)
 }
 
@@ -62,6 +62,10 @@ impl Shard {
         let changes = match message {
             Message::Push(keyed) => return self.push(header, Pushed::Plain(keyed), sink),
             Message::CodedPush(coded) => return self.push(header, Pushed::Coded(coded), sink),
+            Message::Merged(merged) => {
+                self.push_merged(header, &merged, [body, &[]], sink)?;
+                return Ok(Status::Done);
+            }
             Message::Join(join) => self.join(header, join),
             Message::Define(spec, announced) => self.define(header, spec, announced),
             Message::Load(rows) => self.load(header, rows, sink),
@@ -155,16 +159,31 @@ impl Shard {
             sink.done(*header, [&[], &[]]);
         }
         let tick = header.flags().has(Flags::TICK).then(|| header.clock().next());
-        let finished = match (member.admission.applied(header.sequence(), tick), self.mutation) {
+        let finished = member.admission.applied(header.sequence(), tick);
+        self.note_pushed(header.worker(), tick, finished);
+        Ok(Status::Done)
+    }
+
+    /// A push of this worker was applied.
+    ///
+    /// - `tick`: the clock that it ends.
+    /// - `finished`: the newest clock of which all was applied, if this made it so.
+    pub(crate) fn note_pushed(
+        &mut self,
+        worker: WorkerId,
+        tick: Option<Clock>,
+        finished: Option<Clock>,
+    ) {
+        let finished = match (finished, self.mutation) {
             (_, Mutation::TicksEarly) => tick,
             (Some(clock), Mutation::TicksTwice) => Some(clock.next()),
             (finished, _) => finished,
         };
-        self.progress |= job.note_pushed(header.worker());
+        let Some(job) = &mut self.job else { return };
+        self.progress |= job.note_pushed(worker);
         if let Some(clock) = finished {
-            self.progress |= job.tick(header.worker(), clock);
+            self.progress |= job.tick(worker, clock);
         }
-        Ok(Status::Done)
     }
 
     fn load(
@@ -219,19 +238,30 @@ fn apply(
             decoder.push(header, coded, row_shape(width, table.spec().dim as usize), known)?
         }
     };
-    if !keys.is_empty() {
-        tables.check_room(header.table(), keys, moment.slowest)?;
-        let table = tables.get(header.table())?;
-        let bytes_before = table.bytes();
-        let done = table.push(keys, deltas, moment, places);
-        pass_on_gone(table, header, sink);
-        let added = table.bytes().saturating_sub(bytes_before);
-        tables.take_room(added);
-        done.map_err(|full| Refusal::TableFull { rows: full.rows })?;
-    }
+    add((tables, moment), header, Decoded { keys, deltas, places }, sink)?;
     let plain = Header { keys: keys.len() as u32, encoding: 0, ..*header };
     sink.done(plain, [keys.as_bytes(), deltas.as_bytes()]);
     Ok(())
+}
+
+/// Adds deltas of these keys to the table of this header.
+pub(crate) fn add(
+    (tables, moment): (&mut Tables, Moment),
+    header: &Header,
+    Decoded { keys, deltas, places }: Decoded<'_>,
+    sink: &mut impl Sink,
+) -> Result<(), Refusal> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    tables.check_room(header.table(), keys, moment.slowest)?;
+    let table = tables.get(header.table())?;
+    let bytes_before = table.bytes();
+    let done = table.push(keys, deltas, moment, places);
+    pass_on_gone(table, header, sink);
+    let added = table.bytes().saturating_sub(bytes_before);
+    tables.take_room(added);
+    done.map_err(|full| Refusal::TableFull { rows: full.rows })
 }
 
 /// Which rows made room depends on the order of lines, which is each server's own: it is told.
@@ -263,7 +293,7 @@ fn check_known(announced: Announced) -> Result<(), Refusal> {
     }
 }
 
-fn check_width(header: &Header, width: usize) -> Result<(), Refusal> {
+pub(crate) fn check_width(header: &Header, width: usize) -> Result<(), Refusal> {
     if usize::from(header.width) == width {
         Ok(())
     } else {

@@ -96,6 +96,8 @@ pub enum Mutation {
     LivesForgotten,
     /// Where the head acknowledges pushes, it acknowledges ends of clocks, too.
     ClocksEndEarly,
+    /// Where a head adds up pushes, it does not tell the others one of them.
+    NamesForgotten,
 }
 
 /// What became of a message.
@@ -207,6 +209,8 @@ impl Shard {
             Message::Scan => self.scan(&header, outbox),
             Message::Measure => self.measure(&header, outbox),
             Message::Join(join) => self.answer_join(&header, join, body, outbox, sink),
+            // Servers say so to each other.
+            Message::Merged(_) => return Outcome::Malformed(Malformed::Field { name: "kind" }),
             message if is_change(&message) => {
                 self.replied(&header, outbox, |shard| shard.change(&header, message, body, sink))
             }

@@ -41,6 +41,17 @@ pub(crate) struct Job {
     has_newcomer: bool,
 }
 
+/// How many workers there are to wait for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census {
+    /// Those that take part.
+    pub(crate) live: usize,
+    /// Those, or who has yet to join, whose clock is the slowest.
+    pub(crate) slowest: usize,
+    /// Whether workers wait for the slowest at all.
+    pub(crate) has_clocks: bool,
+}
+
 /// One worker of the job.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Member {
@@ -147,6 +158,16 @@ impl Job {
     /// Whether a join was taken since the last time this was asked.
     pub(crate) fn take_newcomer(&mut self) -> bool {
         std::mem::take(&mut self.has_newcomer)
+    }
+
+    /// Who there is to wait for.
+    pub(crate) fn census(&self) -> Census {
+        let lives = |member: &&Member| matches!(member.life, Life::Joined(_));
+        let live = self.members.iter().filter(lives).count();
+        let left = |member: &Member| matches!(member.life, Life::Left(_));
+        let is_slowest = |member: &&Member| !left(member) && member.clock == self.slowest;
+        let slowest = self.members.iter().filter(is_slowest).count();
+        Census { live, slowest, has_clocks: self.join.staleness != Staleness::ASP }
     }
 
     /// Whether this life of a worker takes part.

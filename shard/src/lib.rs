@@ -18,6 +18,7 @@ mod engine;
 mod hot;
 mod job;
 mod known_keys;
+mod merge;
 mod read;
 mod room;
 pub mod rule;

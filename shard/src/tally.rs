@@ -16,6 +16,10 @@ pub struct Tally {
     pub keys_pushed: u64,
     /// Keys whose values were given out.
     pub keys_pulled: u64,
+    /// Pushes that were applied together with those of other workers.
+    pub pushes_merged: u64,
+    /// How often that was done.
+    pub merges: u64,
     /// Requests that were refused, by [`Refusal::index`].
     pub refusals: [u64; Refusal::COUNT],
 }
@@ -26,6 +30,8 @@ impl Default for Tally {
             requests: [0; KINDS_MAX],
             keys_pushed: 0,
             keys_pulled: 0,
+            pushes_merged: 0,
+            merges: 0,
             refusals: [0; Refusal::COUNT],
         }
     }
@@ -59,5 +65,7 @@ impl Tally {
         pairs.for_each(|(mine, more)| *mine += more);
         self.keys_pushed += other.keys_pushed;
         self.keys_pulled += other.keys_pulled;
+        self.pushes_merged += other.pushes_merged;
+        self.merges += other.merges;
     }
 }

@@ -77,6 +77,17 @@ fn what_heads_alone_have_acknowledged_survives_servers_and_workers_that_are_kill
 }
 
 #[test]
+fn pushes_that_heads_add_up_survive_servers_and_workers_that_are_killed() {
+    let faults = ["--faults", "kill-worker,kill,kill", "--workers", "3", "--aggregate"];
+    let report = soak(&[&["--for", "15s", "--every", "1s", "--seed", "7"], &faults[..]].concat());
+    check(&report);
+    assert_eq!(report["aggregate"], true, "{report}");
+    for kind in ["kill", "kill-worker"] {
+        assert!(report["caused"][kind].as_u64() >= Some(1), "{kind}: another seed: {report}");
+    }
+}
+
+#[test]
 fn leaders_that_are_killed_or_sleep_while_servers_die_lose_and_double_nothing() {
     if !is_installed() {
         let test = "leaders_that_are_killed_or_sleep_while_servers_die_lose_and_double_nothing";

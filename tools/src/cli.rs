@@ -251,6 +251,10 @@ pub(crate) struct TrainArgs {
     /// one alone [default: tail].
     #[arg(long, help_heading = "Cluster", value_name = "tail|head")]
     pub(crate) acknowledge: Option<AcknowledgeFlag>,
+    /// Have the first replica of a shard add up the pushes of different workers before it applies
+    /// and passes them on: the optimizer sees sums, as of one larger batch.
+    #[arg(long, help_heading = "Cluster", num_args = 0, default_missing_value = "true")]
+    pub(crate) aggregate: Option<bool>,
     /// Running servers to use.
     #[arg(long, help_heading = "Cluster", value_name = "HOST:PORT,..", value_delimiter = ',')]
     pub(crate) servers: Vec<String>,

@@ -98,6 +98,11 @@ impl Rig {
 
     /// The same; batches are drawn by a law of Zipf.
     pub(crate) fn load_by(&self, zipf_exponent: f64) -> Result<ClusterLoad, Failure> {
+        ClusterLoad::begin(self.load_spec(zipf_exponent)?).map_err(Failure::failed)
+    }
+
+    /// What a load is made of.
+    pub(crate) fn load_spec(&self, zipf_exponent: f64) -> Result<ClusterLoadSpec, Failure> {
         let arguments = &self.arguments;
         let spec = ClusterLoadSpec {
             cluster: cluster_of(&self.placements, WorkerId::OBSERVER),
@@ -110,7 +115,7 @@ impl Rig {
             seed: arguments.seed,
         };
         spec.check().map_err(Failure::usage)?;
-        ClusterLoad::begin(spec).map_err(Failure::failed)
+        Ok(spec)
     }
 
     /// How long a phase is.

@@ -6,6 +6,7 @@
 //! line that says what and why.
 #![forbid(unsafe_code)]
 
+mod aggregation;
 mod bench_alone;
 mod bench_checkpoint;
 mod checkpoint;
@@ -19,8 +20,8 @@ mod elastic;
 mod failure;
 mod files;
 mod flags;
-mod hot;
 mod handing_over;
+mod hot;
 mod job_success;
 mod link;
 mod memory_here;

@@ -11,8 +11,10 @@ use clap::Args;
 use serde::Serialize;
 use worker::Acknowledge;
 
+use crate::aggregation::{self, AggregationSpec};
 use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check};
 use crate::failure::Failure;
+use crate::flags::ClockBound;
 use crate::output::{complain, count, exactly_once, json, pairs_of, table};
 use crate::push_pull::{COMMIT, command};
 
@@ -28,6 +30,17 @@ pub(crate) struct ReplicationArgs {
     #[arg(long, value_name = "N", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
+    /// Workers that push to the same keys. With 2 or more, what is compared is a chain whose head
+    /// applies each push by itself and one whose head adds them up.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
+    /// How far those workers may be apart.
+    #[arg(long, value_name = "bsp|ssp:N|asp", default_value = "asp")]
+    clock: ClockBound,
+    /// The law of Zipf that their keys are drawn by; 0 draws all alike.
+    #[arg(long, value_name = "EXPONENT", default_value_t = 0.0)]
+    zipf: f64,
 }
 
 /// What a copy costs.
@@ -64,6 +77,16 @@ type Latency = [f64; 2];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &ReplicationArgs) -> Result<(), Failure> {
+    if arguments.workers > 1 {
+        return aggregation::run(&AggregationSpec {
+            rig: &arguments.rig,
+            workers: arguments.workers,
+            clock: arguments.clock,
+            zipf_exponent: arguments.zipf,
+            replicas: REPLICAS,
+            repeats: arguments.repeats,
+        });
+    }
     // As many servers both times: they disturb each other alike.
     let servers = u16::from(REPLICAS);
     let rig = |replicas: u8| {

@@ -8,7 +8,7 @@ use std::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::acknowledge::Acknowledge;
-use crate::life::{LifeLayout, RowLife, RowLifeError};
+use crate::life::{KeyAdmission, LifeLayout, RowLife, RowLifeError};
 
 /// The longest name of a table or rule, in bytes of UTF-8.
 pub const TABLE_NAME_BYTES_MAX: usize = 48;
@@ -39,6 +39,9 @@ pub struct TableSpec {
     pub life: RowLife,
     /// Where its pushes are acknowledged.
     pub acknowledge: Acknowledge,
+    /// Whether a chain's head adds up the pushes of different workers before it applies and passes
+    /// them on: rows then see sums, and chains fewer operations.
+    pub aggregate: bool,
 }
 
 /// Why a table cannot be named so.
@@ -56,6 +59,17 @@ pub enum TableSpecError {
     },
     /// Rows cannot come and go so.
     Life(RowLifeError),
+    /// Its pushes cannot be aggregated.
+    Aggregate(AggregateError),
+}
+
+/// Why pushes of a table cannot be aggregated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AggregateError {
+    /// New keys are admitted by how often, or when, they are pushed, which a sum no longer tells.
+    Admission,
+    /// The head acknowledges pushes before others have them: there is nothing to wait for.
+    AtHead,
 }
 
 impl fmt::Display for TableSpecError {
@@ -69,11 +83,28 @@ impl fmt::Display for TableSpecError {
                 write!(f, "a table of dim {found}; at least 1 is needed, and below {DIM_END}")
             }
             TableSpecError::Life(error) => error.fmt(f),
+            TableSpecError::Aggregate(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for TableSpecError {}
+
+impl fmt::Display for AggregateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AggregateError::Admission => {
+                "a table whose pushes are aggregated admits all keys: of a sum it is not known how \
+                 often a key was pushed"
+            }
+            AggregateError::AtHead => {
+                "a table whose pushes are aggregated has its tail acknowledge them"
+            }
+        })
+    }
+}
+
+impl std::error::Error for AggregateError {}
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -84,13 +115,17 @@ struct Layout {
     layout: u64,
     /// Little-endian.
     dim: [u8; 3],
-    /// Was the last byte of `dim`, and 0, when there was no choice.
-    acknowledge: u8,
+    /// [`Acknowledge`], and [`AGGREGATE`]. Was the last byte of `dim`, and 0, when there was no
+    /// choice.
+    replication: u8,
     announced: Announced,
     life: LifeLayout,
 }
 
 const _: () = assert!(size_of::<Layout>() == DEFINE_BODY_BYTES);
+
+/// In [`Layout::replication`]: pushes are aggregated.
+const AGGREGATE: u8 = 2;
 
 /// How the sender of a definition will write its pushes and pulls of the table: one encoding each,
 /// as numbers that a shard may not know. A shard that does not refuses the definition.
@@ -124,13 +159,15 @@ impl Define {
         }
         let [low, middle, high, _] = spec.dim.to_le_bytes();
         spec.life.check().map_err(TableSpecError::Life)?;
+        spec.check_aggregate().map_err(TableSpecError::Aggregate)?;
+        let aggregate = if spec.aggregate { AGGREGATE } else { 0 };
         let layout = Layout {
             name: pad(&spec.name)?,
             rule: pad(&spec.rule)?,
             parameters: spec.parameters,
             layout: spec.layout,
             dim: [low, middle, high],
-            acknowledge: spec.acknowledge.to_u8(),
+            replication: spec.acknowledge.to_u8() | aggregate,
             announced,
             life: LifeLayout::of(&spec.life),
         };
@@ -144,6 +181,15 @@ impl Define {
 }
 
 impl TableSpec {
+    /// Whether its pushes are not aggregated, or can be.
+    fn check_aggregate(&self) -> Result<(), AggregateError> {
+        match (self.aggregate, self.acknowledge, self.life.admission) {
+            (false, ..) | (true, Acknowledge::Tail, KeyAdmission::All) => Ok(()),
+            (true, Acknowledge::Head, _) => Err(AggregateError::AtHead),
+            (true, ..) => Err(AggregateError::Admission),
+        }
+    }
+
     /// Reads a definition's body; the error names the field that is out of range.
     pub fn from_bytes(bytes: &[u8]) -> Result<(TableSpec, Announced), &'static str> {
         let layout = Layout::read_from_bytes(bytes).map_err(|_| "define")?;
@@ -159,8 +205,11 @@ impl TableSpec {
             parameters: layout.parameters,
             layout: layout.layout,
             life: layout.life.read()?,
-            acknowledge: Acknowledge::from_u8(layout.acknowledge).ok_or("acknowledge")?,
+            acknowledge: Acknowledge::from_u8(layout.replication & !AGGREGATE)
+                .ok_or("acknowledge")?,
+            aggregate: layout.replication & AGGREGATE != 0,
         };
+        spec.check_aggregate().map_err(|_| "aggregate")?;
         Ok((spec, layout.announced))
     }
 }

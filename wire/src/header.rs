@@ -13,7 +13,7 @@ use crate::status::Status;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"GRDW");
 
 /// The version of the wire that this build speaks.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;
 
 /// The oldest version whose recorded messages are read: what checkpoints hold has had the same
 /// bytes since. A change of a job's state, of pages, counts or operations makes this [`VERSION`].
@@ -118,6 +118,9 @@ pub enum Kind {
     Part = 23,
     /// Answers a join. Body: [`crate::Joined`].
     Joined = 24,
+    /// Pushes of several workers that a chain's head has made one. Body: their names, then keys,
+    /// then sums of deltas.
+    Merged = 25,
 }
 
 impl Kind {
@@ -148,6 +151,7 @@ impl Kind {
             22 => Kind::Filled,
             23 => Kind::Part,
             24 => Kind::Joined,
+            25 => Kind::Merged,
             _ => return None,
         })
     }

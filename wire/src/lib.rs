@@ -21,6 +21,7 @@ mod jobs;
 mod join;
 mod lane;
 mod life;
+mod merged;
 mod message;
 mod placement;
 mod routing;
@@ -45,8 +46,8 @@ pub use control_frame::{
     CONTROL_BYTES_MAX, CONTROL_REQUEST_BYTES_MAX, ControlBuffer, ControlError, control_frame,
 };
 pub use define::{
-    Announced, DEFINE_BODY_BYTES, Define, PARAMETERS_MAX, TABLE_NAME_BYTES_MAX, TableSpec,
-    TableSpecError,
+    AggregateError, Announced, DEFINE_BODY_BYTES, Define, PARAMETERS_MAX, TABLE_NAME_BYTES_MAX,
+    TableSpec, TableSpecError,
 };
 pub use encoding::{
     Carried, Coded, ENCODED_KEYS_MAX, Encoding, KeyForm, LIST_KEYS_MAX, LISTS_MAX, ListHead,
@@ -72,6 +73,7 @@ pub use lane::{
 pub use life::{
     ADMISSION_COUNT_MAX, EXPIRY_CLOCKS_MAX, Expiry, KeyAdmission, RowLife, RowLifeError,
 };
+pub use merged::{MERGED_PUSHES_MAX, Merged, PushName};
 pub use message::{
     COUNT_LINE_WIDTH, Keyed, Keys, Message, Seal, open, open_recorded, read_header, seal,
 };

@@ -14,6 +14,7 @@ use crate::header::{Flags, Header, Kind, RECORDED_SINCE, VERSION};
 use crate::ids::Key;
 use crate::join::{Join, Joined};
 use crate::lane::LaneMessage;
+use crate::merged::{Merged, PushName};
 use crate::rows::{RowsView, TableSize};
 
 /// Strictly ascending keys without the reserved one: what a pull asks for and a push carries.
@@ -109,6 +110,8 @@ pub enum Message<'a> {
     Part(&'a [u8]),
     /// See [`Kind::Joined`].
     Joined(Joined),
+    /// See [`Kind::Merged`].
+    Merged(Merged<'a>),
 }
 
 /// A line of counts in a [`Kind::Counts`] message, as a number of f32: 64 bytes.
@@ -227,10 +230,7 @@ fn open_since(
         Kind::Push if encoding != Encoding::PLAIN => {
             Message::CodedPush(encoding::bounded(&header, encoding, body)?)
         }
-        Kind::Push => {
-            let (keys, values) = split(&header, body, header.width)?;
-            Message::Push(Keyed { keys: Keys::new(keys)?, values })
-        }
+        Kind::Push => Message::Push(keyed(&header, body)?),
         Kind::Rows => Message::Rows(rows(&header, body)?),
         Kind::Load => Message::Load(rows(&header, body)?),
         Kind::Remove if header.width == 0 => Message::Remove(rows(&header, body)?.keys),
@@ -254,6 +254,10 @@ fn open_since(
         Kind::Filled => Message::Filled(words(&header, body)?),
         Kind::Part => Message::Part(body),
         Kind::Joined => Message::Joined(Joined::read_from_bytes(body).map_err(|_| shape(&header))?),
+        Kind::Merged => {
+            let (names, body) = PushName::split(&header, body)?;
+            Message::Merged(Merged { names, sums: keyed(&header, body)? })
+        }
     };
     Ok((header, message))
 }
@@ -312,6 +316,11 @@ fn split<'a>(
     Ok((keys, values))
 }
 
+fn keyed<'a>(header: &Header, body: &'a [u8]) -> Result<Keyed<'a>, Malformed> {
+    let (keys, values) = split(header, body, header.width)?;
+    Ok(Keyed { keys: Keys::new(keys)?, values })
+}
+
 fn values_only<'a>(header: &Header, body: &'a [u8]) -> Result<&'a [f32], Malformed> {
     if u64::from(header.keys) * u64::from(header.width) * 4 != body.len() as u64 {
         return Err(shape(header));
@@ -331,7 +340,7 @@ fn words<'a>(header: &Header, body: &'a [u8]) -> Result<&'a [u64], Malformed> {
     <[u64]>::ref_from_bytes(body).map_err(|_| shape(header))
 }
 
-fn shape(header: &Header) -> Malformed {
+pub(crate) fn shape(header: &Header) -> Malformed {
     Malformed::Shape { keys: header.keys, width: header.width, body_bytes: header.body_bytes }
 }
 
@@ -421,13 +430,28 @@ mod tests {
             layout: 77,
             life: RowLife { admission: KeyAdmission::Count(3), expiry: Expiry::Clocks(100) },
             acknowledge: Acknowledge::Head,
+            aggregate: false,
         };
         let announced = Announced { push: 1, pull: 3 };
         let define = Define::new(&spec, announced).expect("the names are short");
         assert_eq!(TableSpec::from_bytes(define.as_bytes()), Ok((spec.clone(), announced)));
         let mut nowhere = *define.as_bytes();
-        nowhere[139] = 2;
-        assert_eq!(TableSpec::from_bytes(&nowhere), Err("acknowledge"));
+        for (byte, wrong) in [(4, "acknowledge"), (3, "aggregate"), (2, "aggregate")] {
+            nowhere[139] = byte; // The last one is right, but for the admission of keys.
+            assert_eq!(TableSpec::from_bytes(&nowhere), Err(wrong), "{byte}");
+        }
+        let summed = TableSpec { aggregate: true, ..spec.clone() };
+        let refused =
+            |spec: &TableSpec| Define::new(spec, announced).err().map(|error| error.to_string());
+        let at_head = refused(&summed).expect("it is acknowledged at the head");
+        assert!(at_head.ends_with("has its tail acknowledge them"), "{at_head}");
+        let summed = TableSpec { acknowledge: Acknowledge::Tail, ..summed };
+        let counted = refused(&summed).expect("it counts pushes");
+        assert!(counted.contains("admits all keys"), "{counted}");
+        let summed = TableSpec { life: RowLife::default(), ..summed };
+        let define = Define::new(&summed, announced).expect("now it can be");
+        assert_eq!(define.as_bytes()[139], 2);
+        assert_eq!(TableSpec::from_bytes(define.as_bytes()), Ok((summed, announced)));
         let wide = Define::new(&TableSpec { dim: 1 << 24, ..spec }, announced);
         assert_eq!(wide, Err(TableSpecError::Dim { found: 1 << 24 }));
         let join = Join { job: JobId::new(3), workers: 2, staleness: Staleness::ssp(3) };

@@ -17,7 +17,16 @@ fn rig() -> Rig {
     let mut rig = Rig::quiet(1, 1);
     let (name, rule) = ("weights".into(), "sgd".into());
     let (life, acknowledge) = (RowLife::default(), Acknowledge::Head);
-    let spec = TableSpec { name, rule, dim: 1, parameters: [0.0; 8], layout: 1, life, acknowledge };
+    let spec = TableSpec {
+        name,
+        rule,
+        dim: 1,
+        parameters: [0.0; 8],
+        layout: 1,
+        life,
+        acknowledge,
+        aggregate: false,
+    };
     rig.session.define(TABLE, &spec, rig.after_s(1)).expect("nothing speaks against it");
     rig
 }

@@ -21,7 +21,16 @@ const TABLE: TableId = TableId::new(3);
 fn spec() -> TableSpec {
     let (name, rule) = ("weights".into(), "sgd".into());
     let (life, acknowledge) = (RowLife::default(), Acknowledge::Tail);
-    TableSpec { name, rule, dim: 2, parameters: [0.0; 8], layout: 1, life, acknowledge }
+    TableSpec {
+        name,
+        rule,
+        dim: 2,
+        parameters: [0.0; 8],
+        layout: 1,
+        life,
+        acknowledge,
+        aggregate: false,
+    }
 }
 
 fn join() -> Join {

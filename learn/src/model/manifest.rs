@@ -153,8 +153,16 @@ impl TableManifest {
     /// - `row_width`: f32 a key as the shards keep it, [`ROW_WIDTH_MAX`] at most.
     pub fn of(spec: &TableSpec, row_width: u32) -> TableManifest {
         // How rows are kept is the job's to say, and no part of the model.
-        let TableSpec { name, rule, dim, parameters, layout, life: _, acknowledge: _ } =
-            spec.clone();
+        let TableSpec {
+            name,
+            rule,
+            dim,
+            parameters,
+            layout,
+            life: _,
+            acknowledge: _,
+            aggregate: _,
+        } = spec.clone();
         TableManifest { name, rule, dim, parameters, layout, row_width, rows: 0 }
     }
 
@@ -162,7 +170,7 @@ impl TableManifest {
     pub fn spec(&self) -> TableSpec {
         let TableManifest { name, rule, dim, parameters, layout, .. } = self.clone();
         let (life, acknowledge) = (RowLife::default(), Acknowledge::Tail);
-        TableSpec { name, rule, dim, parameters, layout, life, acknowledge }
+        TableSpec { name, rule, dim, parameters, layout, life, acknowledge, aggregate: false }
     }
 
     fn check(&self, path: &Path) -> Result<(), ModelError> {

@@ -35,6 +35,7 @@ impl<S> Replica<S> {
         if !matches!(self.role, Role::Alone | Role::Head) || self.is_log_full() {
             return;
         }
+        self.gathering.clear(); // Who pushed it is gone.
         for (worker, incarnation) in self.shard.joined() {
             let leave = Header {
                 epoch: self.shard.epoch.get(),

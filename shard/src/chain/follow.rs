@@ -249,7 +249,8 @@ impl Shard {
 
     /// Whether the table made no room of its own accord: which rows go, the head alone says.
     fn let_none_go(&mut self, header: &Header) -> bool {
-        let is_by_table = matches!(header.kind(), Kind::Push | Kind::Load) && header.keys > 0;
+        let is_by_table = matches!(header.kind(), Kind::Push | Kind::Load | Kind::Merged);
+        let is_by_table = is_by_table && header.keys > 0;
         !is_by_table || self.tables.get(header.table()).is_ok_and(|table| table.gone().is_empty())
     }
 }

@@ -6,6 +6,7 @@ use wire::{Epoch, Flags, Header, Holds, Kind, Message, Seal, Time};
 
 use kernels::crc32c::crc32c;
 
+use super::log::Part;
 use super::{LEASE, Notice, PROMISE, Replica, SILENCE_MAX};
 use crate::answer::Outbox;
 
@@ -174,6 +175,21 @@ impl<S> Replica<S> {
             self.right_until = self.right_until.max(first_sent.map(|sent| sent + LEASE));
         }
         self.acknowledge_own();
+    }
+
+    /// Adds an operation that changes nothing, if answers wait for an acknowledgement, or will, and
+    /// nothing else will bring one.
+    pub(super) fn prove(&mut self) {
+        // The first holds up all others; the last may be in need later than it, or not at all.
+        let ends = [self.held.front(), self.held.back()];
+        let waits = ends.into_iter().flatten().any(|held| self.lacks_proof(held.proof));
+        let is_due = waits || self.wants_renewal;
+        if is_due && self.log.is_empty() && self.needs_successor() {
+            self.wants_renewal = false;
+            let nothing = Header::new(Kind::Nothing);
+            self.position += self.log.append(nothing, [&[], &[]], Part::Operation);
+            self.acknowledge_own();
+        }
     }
 
     /// Sends what the successor has not been sent, as far as there is room.

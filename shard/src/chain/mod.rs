@@ -21,6 +21,7 @@ mod dismiss;
 mod early;
 mod fill;
 mod follow;
+mod gather;
 mod link;
 mod log;
 mod pass;
@@ -36,6 +37,8 @@ mod coded_tests;
 #[cfg(test)]
 mod early_tests;
 #[cfg(test)]
+mod gather_tests;
+#[cfg(test)]
 mod read_tests;
 #[cfg(test)]
 mod record_tests;
@@ -46,13 +49,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use kernels::crc32c::crc32c;
-use wire::{Epoch, Header, Holds, Kind, Station, Time};
+use wire::{Epoch, Holds, Station, Time};
 
 pub use self::coded::PageWriter;
 use self::fill::Filling;
 pub use self::follow::Taken;
+use self::gather::Gathering;
+pub use self::gather::{CLOCK_WAIT_MAX, GATHERED_BYTES_MAX, WAIT_MAX};
 use self::link::Successor;
-use self::log::{Log, Part};
+use self::log::Log;
 use self::pass::{Catching, Passing};
 pub use self::record::{Purpose, RecordError, RecordingEnd};
 use self::record::{Recording, Tracked};
@@ -139,6 +144,8 @@ pub struct Replica<S> {
     recording_end: Option<RecordingEnd>,
     /// Answers that wait for the tail, in their order.
     held: VecDeque<Held<S>>,
+    /// Pushes that wait for those of other workers.
+    gathering: Gathering<S>,
     /// What the tail acknowledged last was first sent then.
     proven: Option<Time>,
     /// Whether an operation is wanted before the right to answer ends.
@@ -171,6 +178,7 @@ impl<S> Replica<S> {
             tracked: None,
             recording_end: None,
             held: VecDeque::new(),
+            gathering: Gathering::new(),
             proven: None,
             wants_renewal: false,
             fenced_by: Epoch::default(),
@@ -259,7 +267,7 @@ impl<S> Replica<S> {
             self.log.restart(self.position + 1);
         }
         if self.role != Role::Head {
-            self.held.clear();
+            self.drop_waiting();
         } else if was == Role::Follower && self.mutation == Mutation::PushesForgotten {
             self.shard.forget_pushes();
         }
@@ -274,7 +282,7 @@ impl<S> Replica<S> {
         self.shard.progress = true;
         (self.position, self.acknowledged, self.needed, self.tracked) = (0, 0, 0, None);
         self.log.restart(1);
-        self.held.clear();
+        self.drop_waiting();
         self.following = follow::Following::default();
     }
 
@@ -291,7 +299,7 @@ impl<S> Replica<S> {
     pub fn fence(&mut self, epoch: Epoch) {
         let goes_on = self.role == Role::Alone || self.mutation == Mutation::HeadsForever;
         if epoch > self.shard.epoch && !goes_on {
-            self.held.clear();
+            self.drop_waiting();
             self.fenced_by = epoch;
             self.role = match self.role {
                 Role::Head => Role::Follower,
@@ -329,6 +337,9 @@ impl<S> Replica<S> {
         }
         if self.is_log_full() {
             return Outcome::NoSlot;
+        }
+        if let Some(outcome) = self.gather(now, &header, bytes, outbox) {
+            return outcome;
         }
         let mut catching = Catching { outbox, caught: None };
         let before = self.before(&header);
@@ -378,29 +389,9 @@ impl<S> Replica<S> {
         }
     }
 
-    /// Drops answers that nobody waits for any more.
-    pub fn drop_held(&mut self, is_for: impl Fn(&S) -> bool) {
-        self.held.retain(|held| !is_for(&held.slot));
-    }
-
     /// Whether the chain has acknowledged nothing that was sent since.
     fn lacks_proof(&self, proof: Option<Time>) -> bool {
         self.needs_successor() && proof > self.proven
-    }
-
-    /// Adds an operation that changes nothing, if answers wait for an acknowledgement, or will, and
-    /// nothing else will bring one.
-    fn prove(&mut self) {
-        // The first holds up all others; the last may be in need later than it, or not at all.
-        let ends = [self.held.front(), self.held.back()];
-        let waits = ends.into_iter().flatten().any(|held| self.lacks_proof(held.proof));
-        let is_due = waits || self.wants_renewal;
-        if is_due && self.log.is_empty() && self.needs_successor() {
-            self.wants_renewal = false;
-            let nothing = Header::new(Kind::Nothing);
-            self.position += self.log.append(nothing, [&[], &[]], Part::Operation);
-            self.acknowledge_own();
-        }
     }
 
     /// When there is something to do that no message brings.
@@ -408,7 +399,8 @@ impl<S> Replica<S> {
         let promise = self.promised_until.filter(|_| !self.held.is_empty());
         let silence = self.successor.as_ref().and_then(|it| it.silent_at(!self.log.is_empty()));
         let word = self.word_due();
-        [promise, silence, word].into_iter().flatten().min()
+        let waits = self.gathering.deadline();
+        [promise, silence, word, waits].into_iter().flatten().min()
     }
 
     /// What it is in its chain.

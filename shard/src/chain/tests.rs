@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use kernels::Isa;
 use proptest::prelude::*;
 use wire::{
-    Announced, Define, Expiry, Flags, HEADER_BYTES, Incarnation, JobId, Join, KeyAdmission, Keyed,
-    Refusal, RowLife, Seal, ServerId, Staleness, Status, TableSpec,
+    Announced, Define, Expiry, Flags, HEADER_BYTES, Header, Incarnation, JobId, Join, KeyAdmission,
+    Keyed, Kind, Refusal, RowLife, Seal, ServerId, Staleness, Status, TableSpec,
 };
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -177,6 +177,7 @@ pub fn table_spec(name: &str, dim: u32, rule: &dyn Rule) -> TableSpec {
         layout: layout_hash(rule, dim),
         life: RowLife::default(),
         acknowledge: Acknowledge::Tail,
+        aggregate: false,
     }
 }
 

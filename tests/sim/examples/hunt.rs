@@ -1,9 +1,9 @@
 //! Runs many seeds and prints those that fail:
-//! `hunt FIRST COUNT [chains|storm|checkpoints|deaths|head]`. `chains`: plans with servers in
+//! `hunt FIRST COUNT [chains|storm|checkpoints|deaths|head|sums]`. `chains`: plans with servers in
 //! chains, and all that may befall them; `storm`: much befalls servers, and nothing the network;
 //! `checkpoints`: the same with checkpoints all the time; `deaths`: servers die, and nothing else
 //! goes wrong, which shows how long reads wait for it; `head`: a storm over a table whose pushes
-//! heads acknowledge.
+//! heads acknowledge; `sums`: one over a table whose pushes they add up.
 //!
 //! Exits 1 if one failed. Each line names a seed for `GRADWIRE_SIM_SEED`.
 #![allow(clippy::print_stdout)]
@@ -16,7 +16,7 @@ use sim::{Defect, Plan, Report, ServerCounts, Setup, run_plan};
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
     let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.next()) else {
-        let kinds = "[chains|storm|checkpoints|deaths|head]";
+        let kinds = "[chains|storm|checkpoints|deaths|head|sums]";
         println!("expected the first seed and how many: hunt FIRST COUNT {kinds}");
         return ExitCode::from(2);
     };
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             "checkpoints" => Plan::checkpointed_from_seed(seed),
             "deaths" => Plan::deaths_from_seed(seed),
             "head" => Plan { pushes_max: 4, ..Plan::storm_from_seed(seed).at_head() },
+            "sums" => Plan::storm_from_seed(seed).aggregated(),
             _ => Plan::from_seed(seed),
         };
         match run_plan(&setup, &plan) {

@@ -450,6 +450,6 @@ pub(crate) fn guest(worker: u32, life: Incarnation) -> Guest {
 
 /// The one table of the job.
 pub(crate) fn table(plan: &Plan) -> TableSpec {
-    let (life, acknowledge) = (plan.life, plan.acknowledge);
-    TableSpec { life, acknowledge, ..table_spec("counts", 1, &Sum) }
+    let Plan { life, acknowledge, aggregate, .. } = *plan;
+    TableSpec { life, acknowledge, aggregate, ..table_spec("counts", 1, &Sum) }
 }

@@ -25,6 +25,8 @@ const LIVES_STREAM: u64 = u64::MAX - 5;
 const VAULT_STREAM: u64 = u64::MAX - 6;
 /// The same for how often clocks of sessions jump.
 const JUMPS_STREAM: u64 = u64::MAX - 7;
+/// The same for whether pushes are aggregated.
+const AGGREGATE_STREAM: u64 = u64::MAX - 8;
 
 /// More clocks than any plan has.
 const CLOCKS_BEYOND: u32 = 1000;
@@ -73,6 +75,8 @@ pub struct Plan {
     pub life: RowLife,
     /// Where pushes are acknowledged.
     pub acknowledge: Acknowledge,
+    /// Whether heads of chains add up the pushes of different workers.
+    pub aggregate: bool,
     /// Servers in chains, and what befalls them; none where each shard is alone on its host.
     pub chains: Option<ChainPlan>,
     /// Sessions that read, time and again, and take part in no clock; only with chains.
@@ -148,6 +152,7 @@ impl Plan {
             timeouts: Timeouts { request, give_up: request * 5 },
             faults: Faults::from_seed(seed),
             codec: codec(&mut random),
+            aggregate: false,
             life: life(&mut random),
             acknowledge: Acknowledge::Tail,
             chains: None,
@@ -173,7 +178,9 @@ impl Plan {
         let base = Plan::from_seed(seed);
         let give_up = base.timeouts.give_up.max(CHAIN_GIVE_UP_MIN); // As `Session::follow` has it.
         let timeouts = Timeouts { give_up, ..base.timeouts };
-        Plan { chains, readers, counters, timeouts, stops_per_mille: 0, ..base }
+        let admits_all = base.life.admission == KeyAdmission::All;
+        let aggregate = admits_all && Random::new(seed, AGGREGATE_STREAM).below(2) == 0;
+        Plan { chains, readers, counters, timeouts, aggregate, stops_per_mille: 0, ..base }
     }
 
     /// The same on a network that does nothing wrong, while servers die and others take their
@@ -243,7 +250,18 @@ impl Plan {
 
     /// The same with pushes that heads acknowledge.
     pub fn at_head(self) -> Plan {
-        Plan { acknowledge: Acknowledge::Head, ..self }
+        Plan { acknowledge: Acknowledge::Head, aggregate: false, ..self }
+    }
+
+    /// The same with pushes that heads add up. Such a table admits every key; where no worker waits
+    /// for another, few pushes meet.
+    pub fn aggregated(self) -> Plan {
+        let life = RowLife { admission: KeyAdmission::All, ..self.life };
+        let staleness = match self.staleness {
+            Staleness::ASP => Staleness::ssp(1),
+            staleness => staleness,
+        };
+        Plan { aggregate: true, life, staleness, workers: self.workers.max(2), ..self }
     }
 
     /// Whether a read may show less than was acknowledged, or than another one has shown: a head

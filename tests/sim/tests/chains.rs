@@ -18,6 +18,9 @@ const DEATHS_SEEDS: u64 = 200;
 /// Seeds of the tests in which heads acknowledge pushes.
 const AT_HEAD_SEEDS: u64 = 100;
 
+/// Seeds of the test in which heads add up pushes.
+const SUMS_SEEDS: u64 = 40;
+
 fn setup(seed: u64) -> Setup {
     Setup { seed, isa: Isa::detect(), defect: Defect::None }
 }
@@ -59,6 +62,7 @@ fn no_acknowledged_push_is_lost_or_doubled_and_replicas_agree_whoever_dies() {
         ("epochs", sum(|report| report.servers.epochs)),
         ("fills", sum(|report| report.servers.fills)),
         ("failovers", sum(|report| report.servers.failovers)),
+        ("merges", sum(|report| report.servers.merges)),
         ("duplicates", sum(|report| report.sessions.duplicates)),
         ("lost", sum(|report| report.network.lost)),
         ("cut", sum(|report| report.network.cut)),
@@ -93,6 +97,19 @@ fn while_no_server_dies_nothing_that_a_head_has_acknowledged_is_missed_by_any_re
         let report = must_pass(seed, &Plan { chains, pushes_max: 4, ..plan.at_head() });
         assert_eq!(report.servers.failovers, 0, "seed {seed}");
     }
+}
+
+/// Every push counts once in the end, though heads had added up some with those of others.
+#[test]
+fn what_heads_have_added_up_counts_once_whoever_dies() {
+    let mut merges = 0;
+    for seed in 0..SUMS_SEEDS {
+        for plan in [Plan::chained_from_seed(seed), Plan::storm_from_seed(seed)] {
+            merges += must_pass(seed, &plan.aggregated()).servers.merges;
+        }
+    }
+    println!("{merges} times pushes of several workers were one operation");
+    assert!(merges > SUMS_SEEDS, "hardly any: this proves nothing");
 }
 
 /// A server that was well was put out while it waited to try again to reach its coordinator, after

@@ -138,6 +138,13 @@ fn ends_of_clocks_that_a_head_acknowledges_alone_are_found() {
 }
 
 #[test]
+fn a_push_whose_name_does_not_go_on_with_the_sum_is_found() {
+    let sums = |seed| storm(seed).aggregated();
+    let failure = first_failure(Defect::Shard(Mutation::NamesForgotten), sums);
+    assert!(is_wrong_replica(&failure) || is_stuck(&failure), "{failure}");
+}
+
+#[test]
 fn a_replaced_head_that_goes_on_answering_is_found() {
     let failure = first_failure(Defect::Shard(Mutation::HeadsForever), storm);
     let is_fenced = matches!(failure, Failure::FencedAnswered { .. });

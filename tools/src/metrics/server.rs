@@ -97,6 +97,16 @@ fn write_work(page: &mut Page<'_>, cores: &[CoreView]) -> fmt::Result {
         "Keys whose values were given out",
         by_core(cores, |core| core.tally.keys_pulled as f64),
     )?;
+    page.counters(
+        "gradwire_pushes_merged",
+        "Pushes that were applied together with those of other workers; in a chain, at its head",
+        by_core(cores, |core| core.tally.pushes_merged as f64),
+    )?;
+    page.counters(
+        "gradwire_merges",
+        "How often pushes of different workers were applied as one",
+        by_core(cores, |core| core.tally.merges as f64),
+    )?;
     let requests = |core: &CoreView| {
         let counts = core.tally.requests.iter().zip(0..);
         let name = |number: u8| Kind::from_u8(number).map(|kind| format!("{kind:?}"));

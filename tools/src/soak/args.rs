@@ -47,6 +47,9 @@ pub(crate) struct SoakArgs {
     /// (head), but for every eighth, which ends a clock.
     #[arg(long, value_name = "tail|head", default_value_t)]
     pub(crate) acknowledge: AcknowledgeFlag,
+    /// Have heads add up the pushes of different workers before they apply and pass them on.
+    #[arg(long)]
+    pub(crate) aggregate: bool,
     /// Shards of the job.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) shards: u16,

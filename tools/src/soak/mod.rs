@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use bench::{SoakError, SoakLoad, SoakTally, soak_probe, soak_work};
 use kernels::Isa;
 use serde::Serialize;
-use worker::{JobId, WorkerId};
+use wire::AggregateError;
+use worker::{Acknowledge, JobId, WorkerId};
 
 pub(crate) use self::args::SoakArgs;
 pub(crate) use self::faults::FaultFlag;
@@ -47,6 +48,8 @@ pub(crate) struct SoakReport {
     faults: Vec<FaultFlag>,
     /// Where pushes are acknowledged.
     acknowledge: String,
+    /// Whether heads add up pushes of different workers.
+    aggregate: bool,
     /// Coordinators that stand by.
     standbys: u16,
     /// Faults of any kind that were caused.
@@ -116,6 +119,9 @@ fn checked(mut arguments: SoakArgs) -> Result<SoakArgs, Failure> {
     if arguments.workers == 0 || arguments.keys == 0 {
         return Err(Failure::usage("--workers and --keys: expected 1 or more"));
     }
+    if arguments.aggregate && arguments.acknowledge.0 == Acknowledge::Head {
+        return Err(Failure::usage(format!("--aggregate: {}", AggregateError::AtHead)));
+    }
     Ok(arguments)
 }
 
@@ -146,6 +152,7 @@ fn soak(plan: &SoakArgs, data: &Path, stop: &Stop) -> Result<SoakReport, Failure
         keys: plan.keys,
         seed: plan.seed,
         acknowledge: plan.acknowledge.0,
+        aggregate: plan.aggregate,
         started: Instant::now(),
         over: AtomicBool::new(false),
         probes: Mutex::default(),
@@ -189,6 +196,7 @@ fn worker_plan(plan: &SoakArgs, job: JobId, cluster: &ClusterProcesses) -> SoakW
         keys: plan.keys,
         seed: plan.seed,
         acknowledge: plan.acknowledge.to_string(),
+        aggregate: plan.aggregate,
         worker: 0,
         life: learn::INCARNATION.get(),
     }
@@ -274,6 +282,7 @@ fn report(
         seconds,
         faults: plan.faults.clone(),
         acknowledge: plan.acknowledge.to_string(),
+        aggregate: plan.aggregate,
         standbys: plan.standbys(),
         kills: caused.len() as u64,
         caused: kinds,

@@ -38,6 +38,7 @@ pub(crate) struct SoakWorkerPlan {
     pub(crate) seed: u64,
     /// As the flag says it.
     pub(crate) acknowledge: String,
+    pub(crate) aggregate: bool,
     pub(crate) worker: u32,
     pub(crate) life: u32,
 }
@@ -187,6 +188,7 @@ fn work(plan: &SoakWorkerPlan, stop: &Stop) -> Result<SoakTally, Failure> {
         keys: plan.keys,
         seed: plan.seed,
         acknowledge: acknowledge.0,
+        aggregate: plan.aggregate,
         started: Instant::now(),
         over: AtomicBool::new(false),
         probes: Mutex::default(),

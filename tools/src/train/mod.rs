@@ -64,7 +64,7 @@ pub(crate) fn carry_out(plan: &Plan, stop: &Stop) -> Result<(TrainResult, Board)
     let id = own_job();
     let staleness = plan.clock.staleness();
     let (job, weights) = regression(id, plan.workers, staleness, &plan.optimizer, plan.life);
-    let job = job.acknowledged_at(plan.acknowledge);
+    let job = job.acknowledged_at(plan.acknowledge).aggregated(plan.aggregate);
     prepare(plan, &job, weights, &mut observer)?;
 
     let figures = TrainingFigures::default();

@@ -12,8 +12,8 @@ use learn::Optimizer;
 use learn::data::{BadRows, ColumnSpec, Draw, Intercept, LabelRule, Labels, Part, SourceSpec};
 use serde::{Deserialize, Serialize};
 use transport::dial::UNIX_PREFIX;
-use wire::REPLICAS_MAX;
-use worker::{Acknowledge, CodecChoice, RowLife};
+use wire::{AggregateError, REPLICAS_MAX};
+use worker::{Acknowledge, CodecChoice, KeyAdmission, RowLife};
 
 use super::job::{JobPlan, job_plan};
 use crate::cli::{DataArgs, TrainArgs};
@@ -60,6 +60,7 @@ pub(crate) struct Plan {
     pub(crate) codec: CodecFlag,
     pub(crate) life: RowLife,
     pub(crate) acknowledge: Acknowledge,
+    pub(crate) aggregate: bool,
     /// What the table may take on each server that is started.
     pub(crate) table_mib: Option<u64>,
     pub(crate) isa: Isa,
@@ -178,6 +179,7 @@ impl Plan {
                 expiry: args.expiry.unwrap_or_default().0,
             },
             acknowledge: args.acknowledge.unwrap_or_default().0,
+            aggregate: args.aggregate.unwrap_or_default(),
             table_mib: args.table_mib,
             isa: isa(args.isa.as_deref())?,
             save: args.save,
@@ -215,6 +217,24 @@ fn check_cluster_flags(
     if args.read.is_some() && !in_cluster {
         let why = "--read is for clusters: servers without a coordinator have no replicas";
         return Err(Failure::usage(why));
+    }
+    check_aggregate(args, in_cluster)
+}
+
+/// Refuses what pushes that are added up cannot go with.
+fn check_aggregate(args: &TrainArgs, in_cluster: bool) -> Result<(), Failure> {
+    if args.aggregate != Some(true) {
+        return Ok(());
+    }
+    let wrong = |why: &dyn std::fmt::Display| Err(Failure::usage(format!("--aggregate: {why}")));
+    if args.acknowledge.unwrap_or_default().0 == Acknowledge::Head {
+        return wrong(&AggregateError::AtHead);
+    }
+    if args.admission.unwrap_or_default().0 != KeyAdmission::All {
+        return wrong(&AggregateError::Admission);
+    }
+    if !in_cluster {
+        return wrong(&"it is for clusters: servers without a coordinator have no replicas");
     }
     Ok(())
 }
@@ -417,6 +437,7 @@ fn merge(line: TrainArgs, file: TrainArgs) -> TrainArgs {
         admission: line.admission.or(file.admission),
         expiry: line.expiry.or(file.expiry),
         acknowledge: line.acknowledge.or(file.acknowledge),
+        aggregate: line.aggregate.or(file.aggregate),
         servers: if line.servers_local.is_some() || !line.coordinator.is_empty() {
             line.servers
         } else {

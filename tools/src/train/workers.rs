@@ -54,6 +54,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) admission: AdmissionFlag,
     pub(crate) expiry: ExpiryFlag,
     pub(crate) acknowledge: AcknowledgeFlag,
+    pub(crate) aggregate: bool,
     /// Which of its lives this is, from 1.
     pub(crate) life: u32,
     /// Where it keeps its steps for a later one.
@@ -194,6 +195,7 @@ impl WorkerPlan {
             admission: AdmissionFlag(plan.life.admission),
             expiry: ExpiryFlag(plan.life.expiry),
             acknowledge: AcknowledgeFlag(plan.acknowledge),
+            aggregate: plan.aggregate,
             life: INCARNATION.get(),
             journal: None,
             takes_over: None,
@@ -212,7 +214,8 @@ impl WorkerPlan {
         let id = JobId::new(self.job);
         let life = RowLife { admission: self.admission.0, expiry: self.expiry.0 };
         let (job, weights) = regression(id, self.workers, staleness, &self.optimizer, life);
-        (job.with_codec(self.codec.0).acknowledged_at(self.acknowledge.0), weights)
+        let job = job.with_codec(self.codec.0).acknowledged_at(self.acknowledge.0);
+        (job.aggregated(self.aggregate), weights)
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) fn tables() -> [TableSpec; 4] {
         TableSpec {
             life: life(KeyAdmission::Probability(0.5), Expiry::Recent),
             acknowledge: Acknowledge::Head,
+            aggregate: false,
             ..table_spec("recent", 1, &Sum)
         },
     ]
@@ -133,6 +134,13 @@ pub(super) fn of_kind(kind: Kind) -> Vec<Vec<u8>> {
             vec![sealed(header(kind, 0), &[])]
         }
         Kind::Applied | Kind::Nothing => vec![sealed(header(kind, 0), &[])],
+        Kind::Merged => {
+            let name = wire::PushName::of(&Header { sequence: 1, ..header(Kind::Push, 0) });
+            let sums = keyed(header(kind, 0), keys, 1);
+            let body = [name.as_bytes(), &sums[HEADER_BYTES..]].concat();
+            let merged = |width| Header { keys: keys.len() as u32, width, ..header(kind, 0) };
+            vec![sealed(merged(1), &body), sealed(merged(2), &body)]
+        }
     }
 }
 

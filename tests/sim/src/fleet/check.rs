@@ -47,6 +47,7 @@ impl Fleet {
                 let Some(replica) = alive.and_then(|it| it.core.replica_mut(shard)) else {
                     continue;
                 };
+                self.counts.merges += replica.shard_mut().take_tally().merges;
                 if replica.holds_everything() {
                     let position = (replica.epoch(), replica.position());
                     seen.entry(position).or_default().push(host);

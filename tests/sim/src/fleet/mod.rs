@@ -163,6 +163,8 @@ pub struct Counts {
     pub fills: u64,
     /// Heads that were replaced.
     pub failovers: u64,
+    /// How often heads applied pushes of several workers as one, as far as was seen.
+    pub merges: u64,
 }
 
 #[derive(Debug)]

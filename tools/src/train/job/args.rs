@@ -162,6 +162,7 @@ pub(super) fn settings(
         setting("--admission", plan.life.admission.to_string()),
         setting("--expiry", plan.life.expiry.to_string()),
         setting("--acknowledge", plan.acknowledge.to_string()),
+        setting("--aggregate", plan.aggregate.to_string()),
         setting("--job-patience", format!("{:?}", Duration::from_millis(part.patience_ms))),
         // Last: files of other names or lengths, where nothing above has told them apart.
         setting(

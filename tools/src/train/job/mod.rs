@@ -86,7 +86,8 @@ pub(super) fn run(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(), Failur
     let cluster = Cluster::start(plan, &mut Children::new())?;
     let staleness = plan.clock.staleness();
     let of_job = regression(seat.id(), plan.workers, staleness, &plan.optimizer, plan.life);
-    let of_job = (of_job.0.acknowledged_at(plan.acknowledge), of_job.1);
+    let job = of_job.0.acknowledged_at(plan.acknowledge).aggregated(plan.aggregate);
+    let of_job = (job, of_job.1);
     let ended = carry_out(plan, &seat, &cluster, (&of_job.0, of_job.1), stop);
     let ended =
         ended.map_err(|failure| break_off(plan, &seat, &dir, (&cluster, &of_job.0), failure));
