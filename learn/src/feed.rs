@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::data::{
     Claim, ClaimSplit, ColumnSpec, Csr, DataError, Delivered, Source, SourceSpec, Splits,
 };
-use crate::journal::Position;
+use crate::mark::Position;
 
 /// Where a worker takes its batches from.
 pub trait Feed {

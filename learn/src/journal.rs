@@ -14,14 +14,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use kernels::Isa;
 use kernels::crc32c::crc32c;
-use serde::{Deserialize, Serialize};
 use worker::{JobId, Session, TableId, Then, WorkerError, WorkerId};
 
 use crate::learner::{Opened, width};
+use crate::mark::{Mark, Position, Progress};
 use crate::metrics::{METRICS_WORDS, Metrics};
 
 /// Steps that a journal holds: so many may be unfinished on some shard.
@@ -36,15 +35,6 @@ const HEAD_WORDS: usize = 7 + METRICS_WORDS;
 /// The longest record, in bytes: far beyond any batch.
 const RECORD_BYTES_MAX: u64 = 1 << 30;
 
-/// Which batch of the data: ordered as a reader takes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Position {
-    /// Counted from 0.
-    pub epoch: u32,
-    /// Its number in the epoch.
-    pub batch: u64,
-}
-
 /// The steps of one worker, in files of its own.
 #[derive(Debug)]
 pub struct Journal {
@@ -53,13 +43,11 @@ pub struct Journal {
     slots: Vec<(PathBuf, File)>,
     /// What lives before have left, by step.
     past: Vec<Entry>,
-    written: Mark,
+    /// Whether lives before have kept their steps elsewhere, where nobody finds them.
+    stands_in: bool,
+    mark: Mark,
     words: Vec<u64>,
 }
-
-/// The newest step that is in a journal and its batch; for other threads to see.
-#[derive(Clone, Debug, Default)]
-pub struct Mark(Arc<Mutex<Option<(u64, Position)>>>);
 
 /// Why a journal does not serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,26 +86,6 @@ struct Part {
     deltas: Vec<f32>,
 }
 
-impl Mark {
-    /// The batch.
-    pub fn position(&self) -> Option<Position> {
-        self.newest().map(|(_, position)| position)
-    }
-
-    /// How many steps the worker has worked out, in all of its lives.
-    pub fn steps(&self) -> u64 {
-        self.newest().map_or(0, |(step, _)| step + 1)
-    }
-
-    fn newest(&self) -> Option<(u64, Position)> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, newest: Option<(u64, Position)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = newest;
-    }
-}
-
 impl Journal {
     /// Opens a worker's journal in `dir`, with what its lives before have left there.
     pub fn open(dir: &Path, job: JobId, worker: WorkerId) -> Result<Journal, JournalError> {
@@ -126,7 +94,8 @@ impl Journal {
             isa: Isa::detect(),
             slots: Vec::new(),
             past: Vec::new(),
-            written: Mark::default(),
+            stands_in: false,
+            mark: Mark::default(),
             words: Vec::new(),
         };
         for slot in 0..JOURNAL_STEPS {
@@ -139,7 +108,26 @@ impl Journal {
             journal.slots.push((path, file));
         }
         journal.past.sort_by_key(|entry| entry.step);
-        journal.written.set(journal.past.last().map(|entry| (entry.step, entry.position)));
+        journal.past.iter().for_each(|entry| journal.mark.keep(entry.progress()));
+        Ok(journal)
+    }
+
+    /// Opens a worker's journal in `dir`, as one whose lives before may have kept their steps on a
+    /// host that is gone.
+    ///
+    /// - `known`: how far it was known to be, all of it on every shard. What shards have beyond it
+    ///   is passed over; what was not on all of them is worked out anew.
+    pub fn stand_in(
+        dir: &Path,
+        job: JobId,
+        worker: WorkerId,
+        known: Progress,
+    ) -> Result<Journal, JournalError> {
+        let mut journal = Journal::open(dir, job, worker)?;
+        if journal.past.is_empty() {
+            journal.stands_in = true;
+            journal.mark.begin(known);
+        }
         Ok(journal)
     }
 
@@ -164,9 +152,9 @@ impl Journal {
         Journal::open(dir, job, worker)
     }
 
-    /// The batch of the newest step that is in it, now and later.
+    /// How far its worker is, now and later.
     pub fn mark(&self) -> Mark {
-        self.written.clone()
+        self.mark.clone()
     }
 
     /// Pushes again, as they were, the steps that some shard lacks. What was counted until then.
@@ -174,7 +162,12 @@ impl Journal {
     /// - `session`: has joined, and its clock is the first step that some shard lacks.
     pub(crate) fn replay(&mut self, session: &mut Session) -> Result<Metrics, ReplayError> {
         let past = std::mem::take(&mut self.past);
-        let newest = past.last().map(|entry| entry.step);
+        let (known, finished) = (self.mark.kept(), session.clock().get());
+        let kept = known.steps;
+        match kept {
+            0 if finished == 0 => self.mark.begin(known),
+            _ => self.mark.settle(finished),
+        }
         let mut metrics = Metrics::default();
         for entry in past {
             metrics = entry.metrics;
@@ -193,11 +186,28 @@ impl Journal {
             }
         }
         let step = session.clock().get();
-        if newest.map_or(0, |newest| newest + 1) != step {
-            return Err(JournalError::Missing { step, newest }.into());
+        let is_whole = if self.stands_in { kept <= step } else { kept == step };
+        if !is_whole {
+            return Err(JournalError::Missing { step, newest: kept.checked_sub(1) }.into());
         }
         session.flush();
         Ok(metrics)
+    }
+
+    /// How many steps its worker has made, as far as is known here.
+    pub(crate) fn steps(&self) -> u64 {
+        self.mark.kept().steps
+    }
+
+    /// Every shard has the step after those that are known here, and this is its batch.
+    pub(crate) fn pass_over(&mut self, position: Position) {
+        let steps = self.steps() + 1;
+        self.mark.begin(Progress { steps, position: Some(position) });
+    }
+
+    /// Every shard has so many steps.
+    pub(crate) fn settle(&mut self, steps: u64) {
+        self.mark.settle(steps);
     }
 
     /// Writes a step, over one that every shard has finished.
@@ -230,7 +240,7 @@ impl Journal {
         words.push(u64::from(sum));
         let (path, file) = &self.slots[(step % JOURNAL_STEPS) as usize];
         file.write_all_at(bytes_of(words), 0).map_err(|error| failed(path, &error))?;
-        self.written.set(Some((step, position)));
+        self.mark.keep(Progress { steps: step + 1, position: Some(position) });
         Ok(())
     }
 
@@ -249,6 +259,13 @@ impl Journal {
         };
         let is_whole = sum == u64::from(crc32c(self.isa, 0, bytes_of(words)));
         Ok(is_whole.then(|| entry(words, self.job)).flatten())
+    }
+}
+
+impl Entry {
+    /// How far the worker was with it.
+    fn progress(&self) -> Progress {
+        Progress { steps: self.step + 1, position: Some(self.position) }
     }
 }
 
@@ -346,12 +363,12 @@ mod tests {
     fn a_later_life_finds_the_last_steps_and_what_was_counted() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut journal = Journal::open(dir.path(), JOB, WORKER).expect("new");
-        assert_eq!(journal.mark().position(), None);
+        assert_eq!(journal.mark().kept().position, None);
         (0..20).for_each(|step| write(&mut journal, step, 3 * step));
         let later = Journal::open(dir.path(), JOB, WORKER).expect("there");
         let steps: Vec<u64> = later.past.iter().map(|entry| entry.step).collect();
         assert_eq!(steps, (12..20).collect::<Vec<_>>());
-        assert_eq!(later.mark().position(), Some(Position { epoch: 1, batch: 57 }));
+        assert_eq!(later.mark().kept().position, Some(Position { epoch: 1, batch: 57 }));
         let metrics = &later.past[7].metrics;
         assert_eq!((metrics.rows(), metrics.sums().weight), (1, 20.0));
         let other = Journal::open(dir.path(), JobId::new(6), WORKER).expect("there");
@@ -366,11 +383,11 @@ mod tests {
         let mut journal = Journal::open(&first, JOB, WORKER).expect("new");
         (0..3).for_each(|step| write(&mut journal, step, step));
         let mut later = Journal::take_over(&first, &second, JOB, WORKER).expect("a copy");
-        assert_eq!((later.mark().steps(), journal.mark().steps()), (3, 3));
+        assert_eq!((later.steps(), journal.steps()), (3, 3));
         write(&mut journal, 3, 30);
         write(&mut later, 3, 40);
         let last = Journal::open(&second, JOB, WORKER).expect("there");
-        assert_eq!(last.mark().position(), Some(Position { epoch: 1, batch: 40 }));
+        assert_eq!(last.mark().kept().position, Some(Position { epoch: 1, batch: 40 }));
     }
 
     #[test]

@@ -13,14 +13,16 @@ mod journal;
 mod late;
 mod learner;
 mod logistic;
+mod mark;
 pub mod metrics;
 pub mod model;
 mod run;
 
 pub use feed::{ClaimInEpoch, ClaimSplitInEpoch, Epochs, Feed, FeedProgress};
 pub use job::{CALL_MAX, INCARNATION, Job, JobError, Watch, Worked};
-pub use journal::{JOURNAL_STEPS, Journal, JournalError, Mark, Position};
+pub use journal::{JOURNAL_STEPS, Journal, JournalError};
 pub use late::Lateness;
 pub use learner::{Ask, Io, Learner, Table};
 pub use logistic::{LogisticRegression, Optimizer, margins};
+pub use mark::{Mark, Position, Progress};
 pub use run::{Continue, PIPELINE_BATCHES, PUSHES_MAX, RunError, VALUES_MAX, learn, read};

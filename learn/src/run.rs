@@ -14,8 +14,9 @@ use worker::{Refusal, Session, Then, WorkerError};
 
 use crate::data::{Csr, DataError};
 use crate::feed::Feed;
-use crate::journal::{JOURNAL_STEPS, Journal, JournalError, Position, ReplayError};
+use crate::journal::{JOURNAL_STEPS, Journal, JournalError, ReplayError};
 use crate::learner::{Ask, Asked, Io, Learner, Opened, Table, width};
+use crate::mark::Position;
 use crate::metrics::Metrics;
 
 /// Batches whose values are under way, the one that is worked on included.
@@ -112,6 +113,7 @@ pub fn learn<L: Learner<Batch = Csr>>(
 ) -> Result<(), RunError> {
     if let Some(journal) = &mut journal {
         metrics.merge(&journal.replay(session)?);
+        pass_over(journal, session, feed)?;
     }
     let mut pipeline = VecDeque::with_capacity(PIPELINE_BATCHES);
     let mut spare = Vec::new();
@@ -126,10 +128,12 @@ pub fn learn<L: Learner<Batch = Csr>>(
             if batch.rows() == 0 {
                 // What is here does not wait for more to come.
                 feed.recycle(batch);
-                if pipeline.is_empty() {
-                    continue;
+                if !pipeline.is_empty() {
+                    break;
                 }
-                break;
+                // Then all of it is known to be done, this split included.
+                settle(journal.as_deref_mut(), session, 0)?;
+                continue;
             }
             let mut asked: Vec<Asked> = spare.pop().unwrap_or_default();
             let ahead = pipeline.len() as u64;
@@ -145,7 +149,9 @@ pub fn learn<L: Learner<Batch = Csr>>(
         learner.step(&batch, &mut Io { opened: &mut opened });
         if let Some(journal) = &mut journal {
             learner.score(&batch, metrics);
-            keep(journal, session, &batch, metrics, &opened)?;
+            settle(Some(journal), session, JOURNAL_STEPS - 1)?;
+            let position = Position { epoch: batch.epoch, batch: batch.batch };
+            journal.write(session.clock().get(), position, metrics, &opened)?;
             push(session, &mut opened)?;
         } else {
             push(session, &mut opened)?;
@@ -183,18 +189,30 @@ fn open(session: &mut Session, asked: Asked) -> Result<Opened, WorkerError> {
     Ok(Opened { table, split, values, deltas })
 }
 
-/// Keeps a step for a later life, in place of one that every shard has finished.
-fn keep(
-    journal: &mut Journal,
+/// Passes over the batches of steps that every shard has from lives whose journal is not here.
+fn pass_over(journal: &mut Journal, session: &Session, feed: &dyn Feed) -> Result<(), RunError> {
+    while journal.steps() < session.clock().get() {
+        let Some(batch) = feed.next()? else { break };
+        if batch.rows() > 0 {
+            journal.pass_over(Position { epoch: batch.epoch, batch: batch.batch });
+        }
+        feed.recycle(batch);
+    }
+    Ok(())
+}
+
+/// Waits until at most so many steps are not on every shard; the journal may then do without the
+/// others.
+fn settle(
+    journal: Option<&mut Journal>,
     session: &mut Session,
-    batch: &Csr,
-    metrics: &Metrics,
-    opened: &[Opened],
+    outstanding_max: u64,
 ) -> Result<(), RunError> {
+    let Some(journal) = journal else { return Ok(()) };
     let deadline = session.now() + PUSHES_MAX;
-    session.wait_clocks(JOURNAL_STEPS - 1, deadline)?;
-    let position = Position { epoch: batch.epoch, batch: batch.batch };
-    Ok(journal.write(session.clock().get(), position, metrics, opened)?)
+    session.wait_clocks(outstanding_max, deadline)?;
+    journal.settle(session.clock().get() - session.clocks_outstanding());
+    Ok(())
 }
 
 /// Pushes the deltas of a step; the last push ticks.

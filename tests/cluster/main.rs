@@ -33,6 +33,7 @@ mod serving;
 mod several_hosts;
 mod shaped_link;
 mod skew;
+mod stand_by;
 mod standby;
 mod training;
 mod under_load;

@@ -15,8 +15,9 @@ use crate::{Files, gradwire, run, run_well, skipped, stderr, train, wait_for};
 
 /// A cluster with one coordinator on a file, or with two on an etcd, which may be killed and
 /// started again.
-struct Cluster {
-    files: Files,
+pub(crate) struct Cluster {
+    pub(crate) files: Files,
+    shards: u16,
     etcd: Option<Etcd>,
     /// Where the coordinators listen.
     places: Vec<String>,
@@ -25,16 +26,16 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start() -> Cluster {
-        Cluster::begin(None, 1)
+    pub(crate) fn start() -> Cluster {
+        Cluster::begin(None, 1, 4)
     }
 
-    fn begin(etcd: Option<Etcd>, coordinators: usize) -> Cluster {
+    pub(crate) fn begin(etcd: Option<Etcd>, coordinators: usize, shards: u16) -> Cluster {
         let files = Files::new();
         std::fs::create_dir(files.path("log")).expect("a new one");
         let places = (0..coordinators).map(|_| format!("127.0.0.1:{}", free_port())).collect();
         let (coordinators, _servers) = ((0..coordinators).map(|_| None).collect(), Vec::new());
-        let mut cluster = Cluster { files, etcd, places, coordinators, _servers };
+        let mut cluster = Cluster { files, shards, etcd, places, coordinators, _servers };
         (0..cluster.places.len()).for_each(|number| cluster.start_coordinator(number));
         wait_for("a coordinator", || cluster.status());
         for name in ["s1", "s2"] {
@@ -49,14 +50,15 @@ impl Cluster {
     }
 
     /// Starts a coordinator, and kills the one that there was.
-    fn start_coordinator(&mut self, number: usize) {
+    pub(crate) fn start_coordinator(&mut self, number: usize) {
         self.coordinators[number] = None;
         let log = self.files.path("log");
         let kept = match &self.etcd {
             Some(etcd) => ["--etcd", &etcd.endpoint],
             None => ["--data", &log],
         };
-        let own = ["coordinate", "--shards", "4", "--cluster", "ctr"];
+        let shards = self.shards.to_string();
+        let own = ["coordinate", "--shards", &shards, "--cluster", "ctr"];
         let at = ["--listen", &self.places[number]];
         let mut command = gradwire(&[&own[..], &kept, &at].concat());
         self.coordinators[number] = Some(Running::start(&mut command));
@@ -74,11 +76,11 @@ impl Cluster {
     }
 
     /// A launcher on a host of this name.
-    fn launch(&self, host: &str, more: &[&str]) -> Running {
+    pub(crate) fn launch(&self, host: &str, more: &[&str]) -> Running {
         Running::start(&mut self.command(host, more))
     }
 
-    fn command(&self, host: &str, more: &[&str]) -> Command {
+    pub(crate) fn command(&self, host: &str, more: &[&str]) -> Command {
         let all = self.places.join(",");
         let at = ["train", "--json", "--cluster", "ctr", "--coordinator", &all];
         let mut command = gradwire(&[&at[..], &["--job-dir", &self.files.path(host)]].concat());
@@ -93,7 +95,7 @@ impl Cluster {
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    fn job(&self, name: &str) -> Option<Value> {
+    pub(crate) fn job(&self, name: &str) -> Option<Value> {
         let status = self.status()?;
         status["jobs"].as_array()?.iter().find(|job| job["name"] == name).cloned()
     }
@@ -112,7 +114,7 @@ impl Cluster {
     }
 
     /// Waits until a job has been dealt so many portions.
-    fn wait_dealt(&self, name: &str, portions: u64) {
+    pub(crate) fn wait_dealt(&self, name: &str, portions: u64) {
         wait_for("portions that are dealt", || {
             let job = self.job(name)?;
             (job["portions"].as_u64()? >= portions).then_some(())
@@ -126,7 +128,7 @@ fn endless(name: &str) -> [&str; 6] {
 }
 
 /// The figures of a launcher that ends well.
-fn figures(launcher: &mut Running) -> (Value, String) {
+pub(crate) fn figures(launcher: &mut Running) -> (Value, String) {
     let mut out = launcher.stdout();
     let (status, said) = launcher.end();
     assert!(status.success(), "{said}");
@@ -136,7 +138,7 @@ fn figures(launcher: &mut Running) -> (Value, String) {
 }
 
 /// Kills a launcher as by `kill -9`; its workers end with it.
-fn kill_launcher(launcher: Running) {
+pub(crate) fn kill_launcher(launcher: Running) {
     let workers = children(launcher.id(), "worker");
     drop(launcher);
     wait_for("end of the workers", || {
@@ -336,7 +338,7 @@ fn a_standby_that_takes_over_under_a_job_of_two_hosts_deals_each_batch_once() {
         return skipped(test, "etcd is not installed");
     }
     let calm = train(&["--train", DATA, "--epochs", "2"]);
-    let mut cluster = Cluster::begin(Some(Etcd::start()), 2);
+    let mut cluster = Cluster::begin(Some(Etcd::start()), 2, 4);
     let common = ["--train", DATA, "--epochs", "2", "--job", "led", "--job-workers", "4"];
     let both = [&common[..], &["--workers", "2"]].concat();
     let mut first = cluster.launch("a", &both);
@@ -372,7 +374,7 @@ fn a_host_that_stays_away_past_its_patience_ends_the_job_in_words_on_both_sides(
     assert_eq!(status.code(), Some(1), "{said}");
     let early = "with worker 1 was not heard of for 3 s; start the same command again there";
     assert!(said.contains(early), "{said}");
-    let end = "which has worker 1, was not heard of for 5 s; begin anew";
+    let end = "which has worker 1, was not heard of for 5 s, and no host stood by";
     assert!(said.contains(end), "{said}");
     assert_eq!(cluster.job("away").expect("known")["state"], "failed");
     // Who comes too late is told the same, once; then the name is free.
@@ -394,7 +396,7 @@ fn a_host_that_sleeps_past_its_patience_wakes_up_to_the_end_of_the_job_in_words(
     signal(second.id(), Signal::STOP);
     let (status, said) = first.end();
     assert_eq!(status.code(), Some(1), "{said}");
-    let end = "which has worker 1, was not heard of for 5 s; begin anew";
+    let end = "which has worker 1, was not heard of for 5 s, and no host stood by";
     assert!(said.contains(end), "{said}");
     signal(second.id(), Signal::CONT);
     let (status, said) = second.end();
@@ -406,10 +408,11 @@ fn a_host_that_sleeps_past_its_patience_wakes_up_to_the_end_of_the_job_in_words(
 #[test]
 fn settings_that_a_job_of_several_hosts_cannot_have_are_usage_errors() {
     let coordinated = ["train", "--coordinator", "127.0.0.1:1", "--job", "x"];
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 9] = [
         &["train", "--job", "x", "--job-workers", "1"],
         &["train", "--job-workers", "1"],
         &["train", "--job-patience", "60s"],
+        &["train", "--stand-by"],
         &[&coordinated[..], &["--job-workers", "1", "--job-patience", "1s"]].concat(),
         &coordinated,
         &[&coordinated[..], &["--job-workers", "0"]].concat(),

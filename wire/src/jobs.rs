@@ -38,6 +38,9 @@ pub const PORTIONS_OPEN_MAX: usize = 64;
 /// Longest result of a host's workers, in bytes.
 pub const JOB_RESULT_BYTES_MAX: usize = 64 << 10;
 
+/// Hosts that stand by for one job.
+pub const JOB_STANDBYS_MAX: usize = 64;
+
 /// Results in one answer; more come with the next ones.
 pub const JOB_RESULTS_AT_ONCE_MAX: usize = 4;
 
@@ -70,7 +73,8 @@ pub struct JobAsk {
 /// What a launcher wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobVerb {
-    /// To take part, or to take part again; answered by [`JobAnswer::Enrolled`].
+    /// To take part, or to take part again; answered by [`JobAnswer::Enrolled`], or as long as it
+    /// stands by, by [`JobAnswer::StandsBy`].
     Enrol(JobBid),
     /// To go on; said several times a second, and answered by [`JobAnswer::State`].
     Attend(JobNews),
@@ -97,6 +101,9 @@ pub struct JobBid {
     /// [`PORTION_BATCHES`] batches, without end; launchers of before have it so.
     #[serde(default)]
     pub splits: u64,
+    /// It takes no place that is free, but those of a host that is gone for too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stands_by: bool,
     /// What else all hosts have to agree on, in words.
     pub settings: Vec<JobSetting>,
 }
@@ -159,8 +166,12 @@ pub struct JobNews {
 pub struct PlaceNews {
     /// Its number, which is its worker's.
     pub place: u32,
-    /// The last batch that it has done; it does them in order.
+    /// The last batch that it has done; it does them in order. Where `steps` is said, all up to it
+    /// are on every shard.
     pub done: Option<BatchAt>,
+    /// How many steps these were, in all lives of the place; launchers of before do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
     /// The newest portion that the launcher has of it; 0: none.
     pub portion: u64,
     /// The epoch of which it wants the portion after that one; none: it wants none.
@@ -189,6 +200,11 @@ pub enum JobEnd {
 pub enum JobAnswer {
     /// It takes part.
     Enrolled(Enrolled),
+    /// It does not take part, but will if a host is gone for too long: if it goes on asking.
+    StandsBy {
+        /// How many hosts take part.
+        hosts: u32,
+    },
     /// How the job is.
     State(JobState),
     /// It does not take part, or not any more.
@@ -218,6 +234,16 @@ pub struct PlaceHeld {
     pub portion: u64,
     /// Portions that are not known to be finished.
     pub open: Vec<Portion>,
+    /// The last batch that is known to be done, and on every shard with all before it.
+    #[serde(default)]
+    pub done: Option<BatchAt>,
+    /// How many steps these were.
+    #[serde(default)]
+    pub steps: u64,
+    /// A host that had the place is gone, and with it the figures of so many steps or somewhat
+    /// more; none: no host is.
+    #[serde(default)]
+    pub untold: Option<u64>,
 }
 
 /// How a job is.
@@ -324,6 +350,9 @@ pub struct JobStatus {
     pub present: u32,
     /// Hosts that take part.
     pub hosts: u32,
+    /// Hosts that stand by.
+    #[serde(default)]
+    pub standbys: u32,
     /// What it does: `gathers`, `prepares`, `runs`, `stops`, `done`, `stopped` or `failed`.
     pub state: String,
     /// Passes over the data.

@@ -61,9 +61,10 @@ pub use ids::{
 pub use jobs::{
     AwayHost, BatchAt, Enrolled, JOB_EPOCHS_MAX, JOB_NAME_BYTES_MAX, JOB_PATIENCE_MS_MAX,
     JOB_PATIENCE_MS_MIN, JOB_REASON_BYTES_MAX, JOB_RESULT_BYTES_MAX, JOB_RESULTS_AT_ONCE_MAX,
-    JOB_SETTING_BYTES_MAX, JOB_SETTINGS_MAX, JOB_SPLITS_MAX, JOB_WORKERS_MAX, JobAnswer, JobAsk,
-    JobBid, JobEnd, JobNews, JobRefusal, JobSetting, JobState, JobStatus, JobVerb, PORTION_BATCHES,
-    PORTIONS_OPEN_MAX, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES, worker_words,
+    JOB_SETTING_BYTES_MAX, JOB_SETTINGS_MAX, JOB_SPLITS_MAX, JOB_STANDBYS_MAX, JOB_WORKERS_MAX,
+    JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, JobState, JobStatus,
+    JobVerb, PORTION_BATCHES, PORTIONS_OPEN_MAX, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES,
+    worker_words,
 };
 pub use join::{JOIN_BODY_BYTES, JOINED_BODY_BYTES, Join, Joined, Staleness};
 pub use lane::{

@@ -75,7 +75,8 @@ fn lines(status: &ClusterStatus, all_shards: bool) -> Vec<String> {
     servers.extend(status.servers.iter().map(server_row));
     lines.extend(columns(&servers, &[1, 2, 3, 4]));
     if !status.jobs.is_empty() {
-        let mut jobs = vec![words("job state workers of hosts epoch of portions unfinished")];
+        let mut jobs =
+            vec![words("job state workers of hosts standby epoch of portions unfinished")];
         jobs.extend(status.jobs.iter().map(job_row));
         lines.push(String::new());
         lines.extend(columns(&jobs, &[0, 1]));
@@ -268,6 +269,7 @@ fn job_row(job: &JobStatus) -> Vec<String> {
         job.present.to_string(),
         job.workers.to_string(),
         job.hosts.to_string(),
+        job.standbys.to_string(),
         job.epoch.to_string(),
         job.epochs.to_string(),
         count(job.portions),
@@ -330,6 +332,7 @@ mod tests {
             workers: 12,
             present: 8,
             hosts: 3,
+            standbys: 1,
             state: "runs".into(),
             epochs: 2,
             epoch: 1,
@@ -392,8 +395,8 @@ pulled/s  hot %  beat ms  patience ms  epoch
      3  a     h1:7077  h1    fit        1         2        0  12 345  0.5  1.5     6 789         \
 -     25        4          200      9
 
-job      state  workers  of  hosts  epoch  of  portions  unfinished
-nightly  runs         8  12      3      1   2     1 234          15
+job      state  workers  of  hosts  standby  epoch  of  portions  unfinished
+nightly  runs         8  12      3        1      1   2     1 234          15
 
 shard  state         held by  filling
     1  filling 25 %  3              -

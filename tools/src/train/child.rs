@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use learn::data::{Csr, DataError, Delivered, Splits, split_batch, split_of};
 use learn::metrics::Metrics;
-use learn::{Epochs, Feed, Journal, JournalError, LogisticRegression, Mark, Position};
+use learn::{Epochs, Feed, Journal, JournalError, LogisticRegression, Mark, Position, Progress};
 use worker::{Incarnation, JobId};
 
 use super::dealer::Dealt;
-use super::workers::{Done, Report, WorkerPlan, watch};
+use super::workers::{Done, Reached, Report, WorkerPlan, watch};
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Stop;
@@ -53,7 +53,7 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Fail
     let claims = Claims::new(dealt, &mark, stop, &given);
     let feed = open_feed(plan, claims, &mark).map_err(Failure::failed)?;
     if plan.takes_over.is_some() {
-        output::json(&Report::TookOver { steps: mark.steps() })?;
+        output::json(&Report::TookOver { steps: mark.kept().steps })?;
     }
     let mut learner = LogisticRegression::new(weights, &plan.optimizer);
     let mut watch = watch(&feed, stop, |report| {
@@ -63,7 +63,7 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Fail
     });
     let mut paced = |metrics: &Metrics| {
         sleep(Duration::from_millis(plan.pace_ms));
-        if plan.says_steps && output::json(&Report::Stepped { steps: mark.steps() }).is_err() {
+        if plan.says_steps && output::json(&Report::Stepped { steps: mark.kept().steps }).is_err() {
             stop.ask();
         }
         watch(metrics)
@@ -78,15 +78,16 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Fail
 fn open_journal(plan: &WorkerPlan) -> Result<Option<Journal>, JournalError> {
     let (job, who) = (JobId::new(plan.job), plan.who());
     let Some(dir) = &plan.journal else { return Ok(None) };
-    match &plan.takes_over {
-        Some(before) => Journal::take_over(before, dir, job, who).map(Some),
-        None => Journal::open(dir, job, who).map(Some),
+    match (&plan.takes_over, plan.known) {
+        (Some(before), _) => Journal::take_over(before, dir, job, who).map(Some),
+        (None, Some(known)) => Journal::stand_in(dir, job, who, known).map(Some),
+        (None, None) => Journal::open(dir, job, who).map(Some),
     }
 }
 
 /// Opens the data: the batches that the parent deals, or the splits.
 fn open_feed(plan: &WorkerPlan, mut claims: Claims, mark: &Mark) -> Result<Epochs, DataError> {
-    let (source, epochs, done) = (plan.source.clone(), plan.epochs, mark.position());
+    let (source, epochs, done) = (plan.source.clone(), plan.epochs, mark.kept().position);
     let Some(splits) = plan.splits.clone() else {
         let claim = Arc::new(Mutex::new(move |epoch| claims.next(epoch)));
         return Epochs::open_shared(source, epochs, claim, done.map_or(0, |done| done.epoch));
@@ -148,7 +149,7 @@ struct Claims {
 
 impl Claims {
     fn new(dealt: Receiver<Dealt>, mark: &Mark, stop: &Stop, given: &Given) -> Claims {
-        let epoch = mark.position().map_or(0, |done| done.epoch);
+        let epoch = mark.kept().position.map_or(0, |done| done.epoch);
         let (mark, given, stop) = (mark.clone(), Arc::clone(given), stop.clone());
         Claims { dealt, mark, given, stop, epoch, asked: 0 }
     }
@@ -167,15 +168,19 @@ impl Claims {
         Ok(next.map(split_of))
     }
 
-    /// Up to where all is done. Splits without a row for this pass leave nothing in the journal:
-    /// where it has all that was given to the learner, they are done as well.
-    fn done(&self, epoch: u32, delivered: Option<&Delivered>) -> Option<Position> {
+    /// Up to where all is done, and up to where it is on every shard. Splits without a row for this
+    /// pass leave nothing in the journal: where it has all that was given to the learner, they are
+    /// done as well.
+    fn done(&self, epoch: u32, delivered: Option<&Delivered>) -> Reached {
         let ended = delivered.and_then(Delivered::last);
         let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = self.mark.position();
-        let ended = ended.filter(|_| given <= kept);
+        let kept = self.mark.kept();
+        let ended = ended.filter(|_| given <= kept.position);
         let ended = ended.map(|split| Position { epoch, batch: split_batch(split + 1) - 1 });
-        kept.max(ended)
+        let kept = Progress { position: kept.position.max(ended), ..kept };
+        let settled = self.mark.settled();
+        let settled = settled.map(|all| if all.steps == kept.steps { kept } else { all });
+        Reached { done: kept.position, settled }
     }
 
     /// Asks for so many answers ahead, and waits for the next one; none: this epoch has no more.
@@ -190,7 +195,7 @@ impl Claims {
         }
         let mut done = self.done(epoch, delivered);
         while self.asked < ahead {
-            let claim = Report::Claim { epoch, done };
+            let claim = Report::Claim { epoch, reached: done };
             output::json(&claim).map_err(|why| no_claim(why.to_string()))?;
             self.asked += 1;
         }
@@ -202,10 +207,10 @@ impl Claims {
                 Err(RecvTimeoutError::Timeout) if Instant::now() < until => {
                     // Nothing more may be dealt before what was delivered meanwhile is told.
                     let now = self.done(epoch, delivered);
-                    if now > done {
+                    if now != done {
                         done = now;
-                        let reached = Report::Reached { done };
-                        output::json(&reached).map_err(|why| no_claim(why.to_string()))?;
+                        output::json(&Report::Reached(now))
+                            .map_err(|why| no_claim(why.to_string()))?;
                     }
                     continue;
                 }

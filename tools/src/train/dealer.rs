@@ -178,11 +178,6 @@ impl Dealer {
         hand.epoch.filter(|_| hand.owed > 0)
     }
 
-    /// The last batch that is known to be in a worker's journal.
-    pub(crate) fn done(&self, worker: usize) -> Option<Position> {
-        self.hands[worker].done
-    }
-
     /// Whether somebody waits for a batch.
     pub(crate) fn owes(&self) -> bool {
         self.hands.iter().any(|hand| hand.owed > 0)

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use launch::{ChildEvent, Children, Signal};
+use learn::Progress;
 use worker::JobId;
 
 use super::backups::Backups;
@@ -80,6 +81,8 @@ struct Crew<'a> {
     dealer: Dealer,
     /// By worker: the child that is its life now.
     lives: Vec<usize>,
+    /// By worker: up to where its steps are on every shard, as far as is known.
+    settled: Vec<Option<Progress>>,
     /// By worker: whether it has said its last word, so that its end is no news.
     has_ended: Vec<bool>,
     /// Where workers keep their steps, if there are later lives.
@@ -125,6 +128,7 @@ impl<'a> Crew<'a> {
             children,
             dealer: dealer(seat, workers, restarts_max),
             lives: Vec::new(),
+            settled: vec![None; count],
             has_ended: vec![false; count],
             journal_of: vec![journals.clone().unwrap_or_default(); count],
             journals,
@@ -176,7 +180,7 @@ impl<'a> Crew<'a> {
         for worker in 0..self.has_ended.len() {
             self.deal(worker)?;
             let wants = self.dealer.wants(worker).filter(|_| !self.has_ended[worker]);
-            seat.note(worker, self.dealer.done(worker), wants);
+            seat.note(worker, self.settled[worker], wants);
         }
         Ok(())
     }
@@ -202,7 +206,8 @@ impl<'a> Crew<'a> {
         let first = WorkerPlan::new(self.plan, self.job, place, self.contact);
         let life = life - 1 + self.seat.map_or(1, Seat::first_life);
         let splits = self.seat.map(|seat| seat.splits().clone());
-        let plan = WorkerPlan { life, journal, splits, ..first };
+        let known = self.seat.and_then(|seat| seat.known(worker as usize));
+        let plan = WorkerPlan { life, journal, splits, known, ..first };
         let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
         let name = format!("worker {place}");
         self.children.spawn(&name, &["worker".to_owned()], &line).map_err(Failure::failed)
@@ -276,7 +281,10 @@ impl<'a> Crew<'a> {
                 self.backups.ended(worker, now);
                 self.end_replaced(worker);
             }
-            Report::Reached { done } => self.dealer.note_reached(worker, done),
+            Report::Reached(reached) => {
+                self.settled[worker] = self.settled[worker].max(reached.settled);
+                self.dealer.note_reached(worker, reached.done);
+            }
             Report::Going { .. } | Report::Claim { .. } => {}
         }
     }
@@ -285,8 +293,9 @@ impl<'a> Crew<'a> {
         let worker = self.lives.iter().position(|&life| life == number);
         match (worker, event) {
             (Some(worker), ChildEvent::Line(line)) => match serde_json::from_str(&line) {
-                Ok(Report::Claim { epoch, done }) => {
-                    self.dealer.claim(worker, epoch, done);
+                Ok(Report::Claim { epoch, reached }) => {
+                    self.settled[worker] = self.settled[worker].max(reached.settled);
+                    self.dealer.claim(worker, epoch, reached.done);
                     match self.deal(worker) {
                         Ok(()) => Heard::Nothing,
                         Err(why) => Heard::Death(why),

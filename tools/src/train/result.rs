@@ -68,6 +68,8 @@ pub(crate) struct TrainResult {
     pub(crate) worker_restarts: u64,
     /// How often a spare took a late worker's place over.
     pub(crate) worker_backups: u64,
+    /// Steps, or somewhat more, whose rows and loss are on a host that is gone and not counted.
+    pub(crate) steps_untold: u64,
     pub(crate) isa: String,
 }
 
@@ -121,6 +123,7 @@ impl TrainResult {
             },
             worker_restarts: trained.restarts.into(),
             worker_backups: trained.backups.into(),
+            steps_untold: trained.steps_untold,
             isa: plan.isa.level().to_string(),
         }
     }
@@ -163,6 +166,7 @@ impl TrainResult {
         if self.expiry != Expiry::Never.to_string() {
             pairs.push(pair("features expired", count(self.rows_expired)));
         }
+        pairs.extend(untold(self.steps_untold));
         pairs
     }
 
@@ -183,6 +187,12 @@ impl TrainResult {
             pair("instruction set", self.isa.clone()),
         ]
     }
+}
+
+/// What is left out of the figures, since a host is gone that had it.
+pub(super) fn untold(steps: u64) -> Option<(String, String)> {
+    let what = "whose rows and loss are not counted: a host is gone that had them";
+    (steps > 0).then(|| ("steps".to_owned(), format!("{} or more, {what}", count(steps))))
 }
 
 /// Prints the result, and writes the page if one was asked for.

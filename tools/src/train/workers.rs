@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use learn::data::{ColumnSpec, SourceSpec, Splits};
 use learn::metrics::{BatchLoss, Metrics};
 use learn::{
-    Continue, Epochs, INCARNATION, Job, LogisticRegression, Optimizer, Position, Table, Watch,
-    Worked,
+    Continue, Epochs, INCARNATION, Job, LogisticRegression, Optimizer, Position, Progress, Table,
+    Watch, Worked,
 };
 use serde::{Deserialize, Serialize};
 use worker::{Counts, JobId, RowLife, Staleness, WorkerId};
@@ -61,6 +61,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) journal: Option<PathBuf>,
     /// The journal of the life before, if that may still be at work: this one is its backup.
     pub(crate) takes_over: Option<PathBuf>,
+    /// How far its place was known to be, if that host's journals may be elsewhere and out of reach.
+    pub(crate) known: Option<Progress>,
     /// Whether it says how far it is after each step.
     pub(crate) says_steps: bool,
     /// How long it sleeps after each step.
@@ -84,14 +86,11 @@ pub(crate) enum Report {
     Claim {
         /// Counted from 0.
         epoch: u32,
-        /// The batch of the newest step in its journal, or one up to which all are done.
-        done: Option<Position>,
+        /// How far it is.
+        reached: Reached,
     },
     /// It waits for what it has asked for, and has come this far.
-    Reached {
-        /// As in a claim.
-        done: Option<Position>,
-    },
+    Reached(Reached),
     /// It has worked out so many steps, those of its earlier lives included.
     Stepped {
         /// How many.
@@ -109,6 +108,15 @@ pub(crate) enum Report {
         /// Why.
         why: String,
     },
+}
+
+/// How far a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reached {
+    /// The batch of the newest step in its journal, or one up to which all are done.
+    pub(crate) done: Option<Position>,
+    /// Up to where all of it is on every shard, as far as is known.
+    pub(crate) settled: Option<Progress>,
 }
 
 /// What a worker has done.
@@ -130,6 +138,9 @@ pub(crate) struct Done {
     /// How often a spare took its place over, since it was late.
     #[serde(default)]
     pub(crate) backups: u32,
+    /// Steps, or somewhat more, whose figures are on a host that is gone.
+    #[serde(default)]
+    pub(crate) steps_untold: u64,
 }
 
 /// What a worker's pushes and pulls came to.
@@ -199,6 +210,7 @@ impl WorkerPlan {
             life: INCARNATION.get(),
             journal: None,
             takes_over: None,
+            known: None,
             says_steps: plan.backup > 0,
             pace_ms: plan.drill.as_ref().map_or(0, |drill| drill.pace.as_millis() as u64),
         }
@@ -247,6 +259,7 @@ impl Done {
             columns: all.iter().find_map(|done| done.columns.clone()),
             restarts: all.iter().map(|done| done.restarts).sum(),
             backups: all.iter().map(|done| done.backups).sum(),
+            steps_untold: all.iter().map(|done| done.steps_untold).sum(),
         }
     }
 
@@ -261,6 +274,7 @@ impl Done {
             columns: feed.columns(),
             restarts: 0,
             backups: 0,
+            steps_untold: 0,
         }
     }
 }

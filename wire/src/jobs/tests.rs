@@ -8,7 +8,7 @@ fn bid() -> JobBid {
     let setting = JobSetting { name: "--train".into(), value: "a.svm".into() };
     let (workers, wanted) = (12, 4);
     let (host, settings) = ("a".into(), vec![setting]);
-    JobBid { host, id: 7, wanted, workers, epochs: 2, patience_ms: 0, splits: 0, settings }
+    JobBid { host, id: 7, wanted, workers, epochs: 2, settings, ..JobBid::default() }
 }
 
 fn enrol(job: &str, bid: JobBid) -> JobAsk {
@@ -49,7 +49,10 @@ fn an_ask_out_of_bounds_is_refused_with_what_it_is() {
 fn the_greatest_ask_and_answers_fit_into_a_frame() {
     let end = Some(JobEnd::Failed { why: "\u{1}".repeat(JOB_REASON_BYTES_MAX) });
     let done = Some(BatchAt { epoch: u32::MAX, batch: u64::MAX });
-    let news = |place| PlaceNews { place, done, portion: u64::MAX, wants: Some(u32::MAX) };
+    let news = |place| {
+        let (steps, portion) = (Some(u64::MAX), u64::MAX);
+        PlaceNews { place, done, steps, portion, wants: Some(u32::MAX) }
+    };
     let places: Vec<PlaceNews> = (0..JOB_WORKERS_MAX).map(|place| news(u32::MAX - place)).collect();
     let result = "\u{1}".repeat(JOB_RESULT_BYTES_MAX);
     let verb = JobVerb::Attend(JobNews {
@@ -74,7 +77,9 @@ fn the_greatest_ask_and_answers_fit_into_a_frame() {
         ..JobState::default()
     };
     let open = vec![portion; PORTIONS_OPEN_MAX];
-    let place = PlaceHeld { place: u32::MAX, portion: u64::MAX, open };
+    let done = Some(portion.last());
+    let (steps, untold) = (u64::MAX, Some(u64::MAX));
+    let place = PlaceHeld { place: u32::MAX, portion: u64::MAX, open, done, steps, untold };
     let places = vec![place; JOB_WORKERS_MAX as usize];
     let (id, splits) = (u64::MAX, u64::MAX);
     let enrolled = Enrolled { id, generation: u32::MAX, places, splits };

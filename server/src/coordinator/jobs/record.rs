@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wire::{
-    Enrolled, JOB_SPLITS_MAX, JobBid, JobEnd, JobNews, JobRefusal, JobSetting, PORTION_BATCHES,
-    PORTIONS_OPEN_MAX, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES,
+    BatchAt, Enrolled, JOB_SPLITS_MAX, JobBid, JobEnd, JobNews, JobRefusal, JobSetting,
+    PORTION_BATCHES, PORTIONS_OPEN_MAX, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES,
 };
 
 /// How long a host of a job may say nothing before its job ends, unless the job has it otherwise.
 pub const HOST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Launchers of a host's places that are remembered: each is told that it was replaced.
+const FORMER_MAX: usize = 16;
 
 /// A job of several hosts, as the store has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +60,9 @@ pub(super) struct Host {
     pub(super) generation: u32,
     pub(super) first: u32,
     pub(super) places: u32,
+    /// Launchers that had its places before, the last ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) former: Vec<u64>,
 }
 
 /// What one worker was dealt.
@@ -66,6 +72,15 @@ pub(super) struct Place {
     pub(super) dealt: u64,
     /// Those that are not known to be finished, in the order in which they were dealt.
     pub(super) open: Vec<Portion>,
+    /// The last batch up to which all are known to be on every shard.
+    #[serde(default)]
+    pub(super) done: Option<BatchAt>,
+    /// How many steps these were; none: nobody has said so.
+    #[serde(default)]
+    pub(super) steps: Option<u64>,
+    /// How many when a host was gone with what it knew of them; none: no host was.
+    #[serde(default)]
+    pub(super) untold: Option<u64>,
 }
 
 /// How it has ended.
@@ -153,14 +168,42 @@ impl JobRecord {
         self.version += 1;
         let Host { first, places, .. } = self.hosts[at];
         let held = (first..first + places).map(|place| {
-            let Place { dealt, open } = &self.places[place as usize];
-            PlaceHeld { place, portion: *dealt, open: open.clone() }
+            let Place { dealt, open, done, steps, untold } = self.places[place as usize].clone();
+            PlaceHeld { place, portion: dealt, open, done, steps: steps.unwrap_or(0), untold }
         });
         Ok(Enrolled { id: self.id, generation, places: held.collect(), splits: self.splits })
     }
 
+    /// Whether a launcher's places were given to another one.
+    pub(super) fn was_replaced(&self, holder: u64) -> bool {
+        self.hosts.iter().any(|host| host.former.contains(&holder))
+    }
+
+    /// Whether another launcher can go on with a host's places: it has no journal, so how many
+    /// steps lie behind each batch must be known.
+    pub(super) fn can_be_replaced(&self, at: usize) -> bool {
+        let Host { first, places, .. } = self.hosts[at];
+        let own = &self.places[first as usize..(first + places) as usize];
+        own.iter().all(|place| place.dealt == 0 || place.steps.is_some())
+    }
+
+    /// Gives a host's places to another launcher, which enrols as its next life.
+    pub(super) fn replace(&mut self, at: usize, holder: u64, name: &str) {
+        let host = &mut self.hosts[at];
+        host.former.push(std::mem::replace(&mut host.holder, holder));
+        if host.former.len() > FORMER_MAX {
+            host.former.remove(0);
+        }
+        host.name = name.to_owned();
+        let Host { first, places, .. } = *host;
+        for place in &mut self.places[first as usize..(first + places) as usize] {
+            place.untold = Some(place.steps.unwrap_or(0));
+        }
+        self.version += 1;
+    }
+
     /// Whether a launcher was given the same job.
-    fn agree(&self, bid: &JobBid) -> Result<(), JobRefusal> {
+    pub(super) fn agree(&self, bid: &JobBid) -> Result<(), JobRefusal> {
         let differs = |setting: &str, ours: String, theirs: String| {
             let setting = setting.to_owned();
             Err(JobRefusal::Differs { setting, ours, theirs })
@@ -200,7 +243,8 @@ impl JobRecord {
             let hosts = self.hosts.iter().map(|host| host.name.clone()).collect();
             return Err(JobRefusal::Taken { workers: self.workers, hosts });
         }
-        self.hosts.push(Host { holder, name: bid.host.clone(), generation: 0, first, places });
+        let (name, former) = (bid.host.clone(), Vec::new());
+        self.hosts.push(Host { holder, name, generation: 0, first, places, former });
         self.places.extend((0..places).map(|_| Place::default()));
         Ok(self.hosts.len() - 1)
     }
@@ -269,7 +313,13 @@ impl Place {
     /// one that is done is done as well, or lies beyond the end of its epoch. What the launcher has
     /// not heard of stays, so that it hears of all by number.
     fn finish(&mut self, news: &PlaceNews) {
-        let is_open = |one: &Portion| one.number > news.portion || Some(one.last()) > news.done;
+        let mut done = news.done;
+        if news.steps.is_some() {
+            // A later life may not know yet what the one before has said.
+            (self.steps, self.done) = (self.steps, self.done).max((news.steps, news.done));
+            done = self.done;
+        }
+        let is_open = |one: &Portion| one.number > news.portion || Some(one.last()) > done;
         self.open.retain(is_open);
     }
 

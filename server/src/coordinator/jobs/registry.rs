@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wire::{
-    AwayHost, JOB_RESULTS_AT_ONCE_MAX, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal,
-    JobState, JobStatus, JobVerb, Time, worker_words,
+    AwayHost, JOB_RESULTS_AT_ONCE_MAX, JOB_STANDBYS_MAX, JobAnswer, JobAsk, JobBid, JobEnd,
+    JobNews, JobRefusal, JobState, JobStatus, JobVerb, Time, worker_words,
 };
 
 use super::super::event::ConnectionId;
@@ -64,6 +64,15 @@ struct Known {
     recorded: u64,
     /// By host.
     heard: Vec<Heard>,
+    standbys: Vec<Standby>,
+}
+
+/// A launcher that takes the places of a host that is gone.
+#[derive(Debug)]
+struct Standby {
+    holder: u64,
+    host: String,
+    at: Time,
 }
 
 #[derive(Clone, Debug)]
@@ -87,15 +96,17 @@ impl Jobs {
         let known = records.into_iter().map(|record| {
             let heard = vec![Heard { at: now, result: None }; record.hosts.len()];
             let recorded = record.version;
-            (record.name.clone(), Known { record, recorded, heard })
+            (record.name.clone(), Known { record, recorded, heard, standbys: Vec::new() })
         });
         Jobs { known: known.collect(), ..Jobs::default() }
     }
 
     /// The coordinator stood still for so long, and heard nobody meanwhile.
     pub(in super::super) fn forgive(&mut self, paused: Duration) {
-        for heard in self.known.values_mut().flat_map(|known| &mut known.heard) {
-            heard.at = heard.at + paused;
+        for known in self.known.values_mut() {
+            let hosts = known.heard.iter_mut().map(|heard| &mut heard.at);
+            let all = hosts.chain(known.standbys.iter_mut().map(|standby| &mut standby.at));
+            all.for_each(|at| *at = *at + paused);
         }
     }
 
@@ -107,6 +118,7 @@ impl Jobs {
         now: Time,
     ) -> Option<(ConnectionId, JobAnswer)> {
         let answered = ask.check().and_then(|()| match &ask.verb {
+            JobVerb::Enrol(bid) if bid.stands_by => self.stand_by(&ask, bid, now),
             JobVerb::Enrol(bid) => self.enrol(&ask, bid, now),
             JobVerb::Attend(news) => self.attend(&ask, news, now),
         });
@@ -126,6 +138,23 @@ impl Jobs {
             Err(refusal) => refusal,
         };
         Some((connection, JobAnswer::Refused(refused)))
+    }
+
+    /// A launcher stands by, or has the places of a host that is gone.
+    fn stand_by(&mut self, ask: &JobAsk, bid: &JobBid, now: Time) -> Result<JobAnswer, JobRefusal> {
+        let known = self.known.get_mut(&ask.job).ok_or(JobRefusal::Unknown)?;
+        if let Some(ended) = &known.record.ended {
+            return Err(JobRefusal::Ended { end: ended.end.clone() });
+        }
+        if known.record.host(ask.holder).is_some() {
+            return self.enrol(ask, bid, now);
+        }
+        if known.record.was_replaced(ask.holder) {
+            return Err(JobRefusal::Replaced);
+        }
+        known.record.agree(bid)?;
+        known.note_standby(ask.holder, &bid.host, now)?;
+        Ok(JobAnswer::StandsBy { hosts: known.record.hosts.len() as u32 })
     }
 
     fn enrol(&mut self, ask: &JobAsk, bid: &JobBid, now: Time) -> Result<JobAnswer, JobRefusal> {
@@ -148,13 +177,16 @@ impl Jobs {
                 let recorded = known.map_or_else(left, |known| known.recorded);
                 let version = version.max(recorded);
                 let record = JobRecord::new(&ask.job, version, bid);
-                Some(Known { record, recorded, heard: Vec::new() })
+                Some(Known { record, recorded, heard: Vec::new(), standbys: Vec::new() })
             }
         };
         let known = match &mut fresh {
             Some(fresh) => fresh,
             None => self.known.get_mut(&ask.job).ok_or(JobRefusal::Unknown)?,
         };
+        if known.record.was_replaced(ask.holder) {
+            return Err(JobRefusal::Replaced);
+        }
         let enrolled = known.record.enrol(ask.holder, bid)?;
         known.heard.resize(known.record.hosts.len(), Heard { at: now, result: None });
         if let Some(at) = known.record.host(ask.holder) {
@@ -170,7 +202,10 @@ impl Jobs {
     fn attend(&mut self, ask: &JobAsk, news: &JobNews, now: Time) -> Result<JobAnswer, JobRefusal> {
         let order = self.next_order();
         let known = self.known.get_mut(&ask.job).ok_or(JobRefusal::Unknown)?;
-        let at = known.record.host(ask.holder).ok_or(JobRefusal::Unknown)?;
+        let Some(at) = known.record.host(ask.holder) else {
+            let was_replaced = known.record.was_replaced(ask.holder);
+            return Err(if was_replaced { JobRefusal::Replaced } else { JobRefusal::Unknown });
+        };
         if known.record.hosts[at].generation != news.generation {
             return Err(JobRefusal::Replaced);
         }
@@ -192,12 +227,14 @@ impl Jobs {
         ended.map(|ended| ended.order).max().unwrap_or(0) + 1
     }
 
-    /// Ends jobs with a host that is not heard of, and forgets the oldest that have ended.
+    /// Gives the places of hosts that are not heard of to those that stand by, or ends their jobs,
+    /// and forgets the oldest jobs that have ended.
     pub(in super::super) fn look(&mut self, now: Time) {
         let mut order = self.next_order();
         for known in self.known.values_mut() {
             if known.record.ended.is_none()
                 && let Some(at) = known.missing(now)
+                && !known.replace(at, now)
             {
                 known.give_up(at, now, order);
                 order += 1;
@@ -294,12 +331,49 @@ impl Known {
         })
     }
 
+    /// A launcher says that it stands by.
+    fn note_standby(&mut self, holder: u64, host: &str, now: Time) -> Result<(), JobRefusal> {
+        self.standbys.retain(|one| one.holder == holder || now - one.at <= AWAY_AFTER);
+        if let Some(known) = self.standbys.iter_mut().find(|one| one.holder == holder) {
+            known.at = now;
+            return Ok(());
+        }
+        if self.standbys.len() == JOB_STANDBYS_MAX {
+            let (what, count_max) = ("hosts that stand by".to_owned(), JOB_STANDBYS_MAX);
+            return Err(JobRefusal::Full { what, count_max });
+        }
+        self.standbys.push(Standby { holder, host: host.to_owned(), at: now });
+        Ok(())
+    }
+
+    fn standbys(&self, now: Time) -> impl Iterator<Item = usize> {
+        let is_there = move |&at: &usize| now - self.standbys[at].at <= AWAY_AFTER;
+        (0..self.standbys.len()).filter(is_there)
+    }
+
+    /// Gives the places of a host that is not heard of to one that stands by. Whether there is one.
+    fn replace(&mut self, at: usize, now: Time) -> bool {
+        let Some(standby) = self.standbys(now).next() else { return false };
+        if !self.record.can_be_replaced(at) {
+            return false;
+        }
+        let Standby { holder, host, .. } = self.standbys.remove(standby);
+        let Host { name, first, places, .. } = &self.record.hosts[at];
+        tracing::warn!(
+            job = %self.record.name, gone = %name, by = %host,
+            workers = %worker_words(*first, *places), "a host of a job is replaced"
+        );
+        self.record.replace(at, holder, &host);
+        self.heard[at] = Heard { at: now, result: None };
+        true
+    }
+
     /// Ends the job, since a host is not heard of.
     fn give_up(&mut self, at: usize, now: Time, order: u64) {
         let Host { name, first, places, .. } = &self.record.hosts[at];
         let why = format!(
-            "{name}, which has {}, was not heard of for {} s; begin anew by starting the command \
-             on every host",
+            "{name}, which has {}, was not heard of for {} s, and no host stood by (--stand-by); \
+             begin anew by starting the command on every host",
             worker_words(*first, *places),
             self.record.patience().as_secs()
         );
@@ -366,6 +440,10 @@ impl Known {
                 None => present.map(|(_, host)| host.places).sum(),
             },
             hosts: record.hosts.len() as u32,
+            standbys: match record.ended {
+                Some(_) => 0,
+                None => self.standbys(now).count() as u32,
+            },
             state: state.to_owned(),
             epochs: record.epochs,
             epoch: record.next.len() as u32,

@@ -18,6 +18,7 @@ use super::registry::{JobWrite, Jobs};
 use crate::coordinator::event::ConnectionId;
 
 mod splits;
+mod standbys;
 
 const EPOCHS: u32 = 2;
 /// Batches of an epoch: no multiple of a portion's.
@@ -26,7 +27,13 @@ const BATCHES: u64 = 45;
 fn bid(wanted: u32, workers: u32) -> JobBid {
     let setting = JobSetting { name: "--clock".into(), value: "bsp".into() };
     let (host, settings) = ("h".into(), vec![setting]);
-    JobBid { host, id: 7, wanted, workers, epochs: EPOCHS, patience_ms: 0, splits: 0, settings }
+    let id = 7;
+    JobBid { host, id, wanted, workers, epochs: EPOCHS, settings, ..JobBid::default() }
+}
+
+/// A place that has done nothing yet and wants more.
+fn wants(place: u32, portion: u64) -> PlaceNews {
+    PlaceNews { place, done: None, steps: None, portion, wants: Some(0) }
 }
 
 fn ask(holder: u64, verb: JobVerb) -> JobAsk {
@@ -157,7 +164,7 @@ fn a_job_that_differs_is_refused_by_what_it_differs_in() {
 #[test]
 fn nobody_is_told_of_a_portion_before_the_store_has_it() {
     let mut desk = Desk::running(1);
-    let wants = PlaceNews { place: 0, done: None, portion: 0, wants: Some(0) };
+    let wants = wants(0, 0);
     let attend = ask(1, JobVerb::Attend(JobNews { places: vec![wants], ..idle(1) }));
     assert!(desk.jobs.asked(ConnectionId(5), attend, desk.now).is_none(), "it waits");
     desk.begin_write();
@@ -175,7 +182,6 @@ fn nobody_is_told_of_a_portion_before_the_store_has_it() {
 #[test]
 fn an_answer_that_was_lost_is_given_again_and_nothing_is_dealt_twice() {
     let mut desk = Desk::running(2);
-    let wants = |place, portion| PlaceNews { place, done: None, portion, wants: Some(0) };
     let news = |place, portion| JobNews { places: vec![wants(place, portion)], ..idle(1) };
     let first = desk.attend(1, news(0, 0)).dealt;
     assert_eq!(desk.attend(1, news(0, 0)).dealt, first);
@@ -189,7 +195,7 @@ fn an_answer_that_was_lost_is_given_again_and_nothing_is_dealt_twice() {
 #[test]
 fn a_launcher_that_begins_again_has_its_places_and_what_they_were_dealt() {
     let mut desk = Desk::running(2);
-    let wants = PlaceNews { place: 1, done: None, portion: 0, wants: Some(0) };
+    let wants = wants(1, 0);
     let dealt = desk.attend(2, JobNews { places: vec![wants], ..idle(1) }).dealt;
     desk.restart();
     let JobAnswer::Enrolled(again) = desk.enrol(2, 9, 2) else { panic!("it takes part") };
@@ -227,7 +233,7 @@ fn who_wants_the_job_to_stop_is_told_to_all_and_nothing_more_is_dealt() {
     let mut desk = Desk::running(2);
     let stop = || Some(JobEnd::Stopped { why: "Ctrl-C".into() });
     desk.attend(2, JobNews { end: stop(), ..idle(1) });
-    let wants = PlaceNews { place: 0, done: None, portion: 0, wants: Some(0) };
+    let wants = wants(0, 0);
     let state = desk.attend(1, JobNews { places: vec![wants], ..idle(1) });
     assert_eq!((state.stopped.as_deref(), state.dealt.len()), (Some("Ctrl-C"), 0));
     let result = Some("r".to_owned());
@@ -295,7 +301,7 @@ impl World {
         let Launcher { worker, generation } = &self.launchers[at];
         let (done, portion) = (worker.done, worker.portion);
         let wants = Some(worker.epoch).filter(|&epoch| epoch < EPOCHS);
-        let one = PlaceNews { place: at as u32, done, portion, wants };
+        let one = PlaceNews { wants, done, ..self::wants(at as u32, portion) };
         let news = JobNews { places: vec![one], ..idle(*generation) };
         let state = self.desk.attend(at as u64 + 1, news);
         if !is_lost {
@@ -376,7 +382,7 @@ proptest! {
                     let wants = Some(world.launchers[at].worker.epoch).filter(|&it| it < EPOCHS);
                     let Launcher { worker, generation } = &world.launchers[at];
                     let (done, portion) = (worker.done, worker.portion);
-                    let one = PlaceNews { place: at as u32, done, portion, wants };
+                    let one = PlaceNews { wants, done, ..self::wants(at as u32, portion) };
                     let news = JobNews { places: vec![one], ..idle(*generation) };
                     let attend = ask(at as u64 + 1, JobVerb::Attend(news));
                     let _ = world.desk.jobs.asked(ConnectionId(2), attend, world.desk.now);
@@ -432,9 +438,15 @@ fn any_ask() -> impl Strategy<Value = JobAsk> {
         proptest::option::of(at)
     };
     let portion = || prop_oneof![0_u64..4, any::<u64>()];
-    let place = (number(), batch(), portion(), proptest::option::of(number()));
-    let place =
-        place.prop_map(|(place, done, portion, wants)| PlaceNews { place, done, portion, wants });
+    let steps = proptest::option::of(any::<u64>());
+    let place = (number(), batch(), portion(), proptest::option::of(number()), steps);
+    let place = place.prop_map(|(place, done, portion, wants, steps)| PlaceNews {
+        place,
+        done,
+        steps,
+        portion,
+        wants,
+    });
     let end = prop_oneof![
         Just(None),
         Just(Some(JobEnd::Done)),
@@ -447,9 +459,10 @@ fn any_ask() -> impl Strategy<Value = JobAsk> {
         let results_seen = Vec::new();
         JobVerb::Attend(JobNews { generation, places, is_prepared, result, results_seen, end })
     });
-    let enrol = (".{0,4}", number(), number(), number(), portion()).prop_map(
-        |(host, wanted, workers, epochs, splits)| {
-            JobVerb::Enrol(JobBid { host, wanted, workers, epochs, splits, ..bid(1, 2) })
+    let enrol = (".{0,4}", number(), number(), number(), portion(), any::<bool>()).prop_map(
+        |(host, wanted, workers, epochs, splits, stands_by)| {
+            let bid = bid(1, 2);
+            JobVerb::Enrol(JobBid { host, wanted, workers, epochs, splits, stands_by, ..bid })
         },
     );
     let job = prop_oneof![Just("ctr".to_owned()), "[a-z/]{0,3}"];

@@ -45,6 +45,10 @@ pub(crate) struct JobArgs {
     /// [default: 60s].
     #[arg(long, help_heading = "Cluster", value_name = "DURATION")]
     pub(crate) job_patience: Option<DurationFlag>,
+    /// Take no free place in that job, but those of a host that is gone for longer than that: the
+    /// job then goes on here instead of ending.
+    #[arg(long, help_heading = "Cluster", num_args = 0, default_missing_value = "true")]
+    pub(crate) stand_by: Option<bool>,
 }
 
 /// A job that this run takes part in.
@@ -57,6 +61,8 @@ pub(crate) struct JobPlan {
     pub(crate) dir: Option<PathBuf>,
     /// How long one of its hosts may be gone.
     pub(crate) patience_ms: u64,
+    /// Whether it takes the places of a host that is gone, and no others.
+    pub(crate) stands_by: bool,
 }
 
 impl JobArgs {
@@ -67,6 +73,7 @@ impl JobArgs {
             job_workers: self.job_workers.or(other.job_workers),
             job_dir: self.job_dir.or(other.job_dir),
             job_patience: self.job_patience.or(other.job_patience),
+            stand_by: self.stand_by.or(other.stand_by),
         }
     }
 }
@@ -77,10 +84,11 @@ pub(crate) fn job_plan(
     wanted: u32,
     servers: &ServersWanted,
 ) -> Result<Option<(JobPlan, u32)>, Failure> {
-    let JobArgs { job, job_workers, job_dir, job_patience } = &args.job;
+    let JobArgs { job, job_workers, job_dir, job_patience, stand_by } = &args.job;
     let Some(name) = job else {
-        if job_workers.is_some() || job_dir.is_some() || job_patience.is_some() {
-            let why = "--job-workers, --job-dir and --job-patience are for --job";
+        let has_job_flag = job_workers.is_some() || job_dir.is_some() || job_patience.is_some();
+        if has_job_flag || stand_by.is_some() {
+            let why = "--job-workers, --job-dir, --job-patience and --stand-by are for --job";
             return Err(Failure::usage(why));
         }
         return Ok(None);
@@ -122,7 +130,8 @@ pub(crate) fn job_plan(
         return Err(Failure::usage(why));
     }
     let patience_ms = patience_ms(*job_patience)?;
-    Ok(Some((JobPlan { name: name.clone(), wanted, dir: job_dir.clone(), patience_ms }, workers)))
+    let (name, dir, stands_by) = (name.clone(), job_dir.clone(), stand_by.unwrap_or_default());
+    Ok(Some((JobPlan { name, wanted, dir, patience_ms, stands_by }, workers)))
 }
 
 /// How long a host may be gone, if that can be.

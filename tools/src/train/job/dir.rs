@@ -34,6 +34,8 @@ pub(super) struct JobDir {
     /// Whether it was named, and is to stay.
     is_named: bool,
     holder: u64,
+    /// Whether its launcher has just drawn its number.
+    is_new: bool,
     _lock: File,
 }
 
@@ -108,14 +110,20 @@ impl JobDir {
         if here != Some(lock.metadata().map_err(failed)?.ino()) {
             return Err(Untaken::InUse);
         }
+        let is_new = !path.join(LAUNCHER).exists();
         let holder = launcher(path, cluster, job)?;
         std::fs::create_dir_all(path.join(JOURNALS)).map_err(failed)?;
-        Ok(JobDir { path: path.to_owned(), is_named, holder, _lock: lock })
+        Ok(JobDir { path: path.to_owned(), is_named, holder, is_new, _lock: lock })
     }
 
     /// The launcher's number.
     pub(super) fn holder(&self) -> u64 {
         self.holder
+    }
+
+    /// Whether no life before has left it: it has drawn its number just now.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Where its workers' journals lie.

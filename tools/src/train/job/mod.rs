@@ -28,7 +28,7 @@ use super::board::Board;
 use super::cluster::Cluster;
 use super::lives::run_processes;
 use super::plan::{Plan, ServersWanted};
-use super::result::{TrainResult, tell};
+use super::result::{TrainResult, tell, untold};
 use super::workers::{Done, regression};
 use super::{check_data, finish, give_back, prepare};
 use crate::failure::Failure;
@@ -77,12 +77,14 @@ struct PartResult {
     bytes_sent: u64,
     resends: u64,
     worker_restarts: u32,
+    /// Steps, or somewhat more, whose rows and loss are on a host that is gone and not counted.
+    steps_untold: u64,
 }
 
 /// Takes part in the job that the plan names, to its end.
 pub(super) fn run(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(), Failure> {
     check_data(plan)?;
-    let (seat, dir) = sit_down(plan, part, stop)?;
+    let Some((seat, dir)) = sit_down(plan, part, stop)? else { return Ok(()) };
     let cluster = Cluster::start(plan, &mut Children::new())?;
     let staleness = plan.clock.staleness();
     let of_job = regression(seat.id(), plan.workers, staleness, &plan.optimizer, plan.life);
@@ -108,8 +110,8 @@ pub(super) fn run(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(), Failur
     }
 }
 
-/// Takes a seat in the job.
-fn sit_down(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(Seat, JobDir), Failure> {
+/// Takes a seat in the job. None: this host stood by, and the job is done without it.
+fn sit_down(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<Option<(Seat, JobDir)>, Failure> {
     let ServersWanted::Coordinated(coordinated) = &plan.servers else {
         return Err(Failure::usage("--job is for --coordinator, which deals its batches"));
     };
@@ -132,27 +134,37 @@ fn sit_down(plan: &Plan, part: &JobPlan, stop: &Stop) -> Result<(Seat, JobDir), 
         epochs: plan.epochs,
         patience_ms: part.patience_ms,
         splits: splits.count(),
+        stands_by: part.stands_by,
         settings: settings(plan, part, &splits)?,
     };
     let (name, holder, journals) = (&part.name, dir.holder(), dir.journals());
     let seat = match Seat::take(coordinated, name, holder, bid, journals, splits, stop) {
-        Ok(seat) => seat,
+        Ok(Some(seat)) => seat,
+        Ok(None) => {
+            complain(&format!("gradwire: job {name}: it is done, and this host was not needed"));
+            dir.forget();
+            return Ok(None);
+        }
         Err(Refused::ByJob(refusal)) => {
             // Whoever was told that it is over takes part in another one next time.
-            if matches!(refusal, JobRefusal::Ended { .. }) {
+            if matches!(refusal, JobRefusal::Ended { .. } | JobRefusal::Replaced) {
                 dir.forget();
             }
             return Err(Failure::failed(format!("job {name}: {refusal}")));
         }
         Err(Refused::Failed(why)) => return Err(Failure::failed(format!("job {name}: {why}"))),
     };
-    if seat.generation() == 1 {
+    if dir.is_new() || seat.generation() == 1 {
         dir.begin()?;
     }
-    let again = if seat.generation() > 1 { " again" } else { "" };
+    let again = match (seat.generation(), dir.is_new()) {
+        (1, _) => "",
+        (_, true) => ", in place of a host that is gone",
+        (_, false) => " again",
+    };
     let workers = worker_words(seat.first(), seat.places());
     complain(&format!("gradwire: job {name}: this host has {workers} of {}{again}", plan.workers));
-    Ok((seat, dir))
+    Ok(Some((seat, dir)))
 }
 
 fn carry_out(
@@ -272,6 +284,7 @@ fn wait_for_all(plan: &Plan, seat: &Seat, stop: &Stop) -> Result<(), Failure> {
 fn deliver(seat: &Seat, own: &mut Done) -> Result<(), Failure> {
     // Nobody asks for the AUC of what was predicted before each step.
     own.metrics = own.metrics.without_scores();
+    own.steps_untold = seat.steps_untold();
     let text = serde_json::to_string(&own).map_err(Failure::failed)?;
     if text.len() > JOB_RESULT_BYTES_MAX {
         let bytes = text.len();
@@ -363,6 +376,7 @@ impl PartResult {
             bytes_sent: own.bytes_sent,
             resends: own.resends,
             worker_restarts: own.restarts,
+            steps_untold: own.steps_untold,
         }
     }
 
@@ -373,7 +387,7 @@ impl PartResult {
         }
         let pair = |name: &str, value: String| (name.to_owned(), value);
         let workers = worker_words(self.first_worker, self.workers);
-        output::table(&[
+        let mut pairs = vec![
             pair("part", format!("{workers} of job {}, {} in all", self.job, self.job_workers)),
             pair("rows", count(self.rows)),
             pair("seconds", format!("{:.2}", self.seconds)),
@@ -383,6 +397,8 @@ impl PartResult {
             pair("bytes sent by workers", count(self.bytes_sent)),
             pair("unreadable rows", count(self.bad_rows)),
             pair("the whole", "is told by the host of worker 0".to_owned()),
-        ])
+        ];
+        pairs.extend(untold(self.steps_untold));
+        output::table(&pairs)
     }
 }

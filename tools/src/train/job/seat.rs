@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use learn::Position;
 use learn::data::{SPLIT_BATCH_BITS, Splits};
+use learn::{Position, Progress};
 use rustix::system::uname;
 use wire::{
     AwayHost, BatchAt, Enrolled, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobState,
@@ -22,6 +22,7 @@ use wire::{
 };
 use worker::JobId;
 
+use super::GATHER_MAX;
 use super::args::LIVES_PER_LAUNCHER;
 use crate::cluster::{Caller, Unfound, unexpected};
 use crate::output::complain;
@@ -98,10 +99,12 @@ impl Shared {
 }
 
 impl Seat {
-    /// Takes part in a job: asks for places until the coordinator has answered.
+    /// Takes part in a job: asks for places until the coordinator has answered; if it stands by,
+    /// until a host is gone. None: the job is done, and needed it for nothing.
     ///
     /// - `holder`: this launcher's number, in all of its lives.
-    /// - Errors: the coordinator refuses, or does not answer for [`COORDINATOR_PATIENCE`].
+    /// - Errors: the coordinator refuses, or does not answer for [`COORDINATOR_PATIENCE`]; or there
+    ///   is no job to stand by for within [`GATHER_MAX`].
     pub(super) fn take(
         coordinated: &Coordinated,
         job: &str,
@@ -110,20 +113,31 @@ impl Seat {
         journals: PathBuf,
         splits: Splits,
         stop: &Stop,
-    ) -> Result<Seat, Refused> {
+    ) -> Result<Option<Seat>, Refused> {
         let mut line = Line::new(coordinated);
         let host = bid.host.clone();
+        let mut standby = Standby::new(job, bid.stands_by);
         let enrol = JobAsk { job: job.to_owned(), holder, verb: JobVerb::Enrol(bid) };
         let enrolled = loop {
             match line.ask(&enrol).map_err(Refused::Failed)? {
                 Some(JobAnswer::Enrolled(enrolled)) => break enrolled,
+                Some(JobAnswer::StandsBy { hosts }) => standby.note(hosts),
+                Some(JobAnswer::Refused(refusal)) if standby.may_wait(&refusal) => {}
+                Some(JobAnswer::Refused(JobRefusal::Ended { end: JobEnd::Done }))
+                    if standby.has_stood_by =>
+                {
+                    return Ok(None);
+                }
                 Some(JobAnswer::Refused(refusal)) => return Err(Refused::ByJob(refusal)),
                 Some(JobAnswer::State(_)) => {
                     return Err(Refused::Failed("the coordinator answers out of turn".to_owned()));
                 }
-                None if stop.asked() => return Err(Refused::Failed("interrupted".to_owned())),
-                None => std::thread::sleep(AGAIN_AFTER),
+                None => {}
             }
+            if stop.asked() {
+                return Err(Refused::Failed("interrupted".to_owned()));
+            }
+            std::thread::sleep(AGAIN_AFTER);
         };
         let Enrolled { id, generation, places, splits: dealt } = enrolled;
         if dealt != splits.count() {
@@ -153,7 +167,9 @@ impl Seat {
         let thread = Some(thread.map_err(|error| Refused::Failed(error.to_string()))?);
         let (job, id) = (job.to_owned(), JobId::new(id));
         let held = places;
-        Ok(Seat { job, host, id, first, held, generation, journals, splits, shared, thread })
+        let seat =
+            Seat { job, host, id, first, held, generation, journals, splits, shared, thread };
+        Ok(Some(seat))
     }
 
     /// What the job is called on servers.
@@ -191,18 +207,33 @@ impl Seat {
         &self.splits
     }
 
+    /// How far a worker is known to be whose steps may be in journals that are out of reach; none:
+    /// all its lives have kept them here.
+    pub(crate) fn known(&self, worker: usize) -> Option<Progress> {
+        let held = &self.held[worker];
+        let position = held.done.map(|BatchAt { epoch, batch }| Position { epoch, batch });
+        held.untold.map(|_| Progress { steps: held.steps, position })
+    }
+
+    /// Steps, or somewhat more, whose figures are on a host that is gone.
+    pub(super) fn steps_untold(&self) -> u64 {
+        self.held.iter().filter_map(|held| held.untold).sum()
+    }
+
     /// By worker: what it was dealt in lives of the launcher before.
     pub(crate) fn held(&self) -> impl Iterator<Item = (usize, &[Portion])> {
         self.held.iter().map(|held| &held.open[..]).enumerate()
     }
 
-    /// Says how far a worker is, and of which epoch it wants more batches.
-    pub(crate) fn note(&self, worker: usize, done: Option<Position>, wants: Option<u32>) {
+    /// Says how far a worker is, all of it on every shard, and of which epoch it wants more.
+    pub(crate) fn note(&self, worker: usize, settled: Option<Progress>, wants: Option<u32>) {
         let mut slate = self.shared.slate();
         let place = self.first + worker as u32;
         let is_served = slate.dealt.iter().any(|(dealt, _)| *dealt == place);
         let Some(one) = slate.news.places.get_mut(worker) else { return };
-        one.done = done.map(|Position { epoch, batch }| BatchAt { epoch, batch });
+        let Progress { steps, position } = settled.unwrap_or_default();
+        one.done = position.map(|Position { epoch, batch }| BatchAt { epoch, batch });
+        one.steps = Some(steps);
         let wants = wants.filter(|_| !is_served);
         let is_new = wants.is_some() && one.wants != wants;
         one.wants = wants;
@@ -286,12 +317,48 @@ impl Drop for Seat {
 }
 
 fn unasked(held: &PlaceHeld) -> PlaceNews {
-    PlaceNews { place: held.place, done: None, portion: held.portion, wants: None }
+    let PlaceHeld { place, portion, .. } = *held;
+    PlaceNews { place, done: None, steps: Some(0), portion, wants: None }
 }
 
 /// A coordinator of an earlier build that took over deals runs of batches.
 fn is_split(portion: &Portion) -> bool {
     portion.batches == SPLIT_BATCHES && portion.first.is_multiple_of(u64::from(SPLIT_BATCHES))
+}
+
+/// What a launcher that stands by has heard.
+struct Standby<'a> {
+    job: &'a str,
+    stands_by: bool,
+    has_stood_by: bool,
+    begun: Instant,
+    is_told: bool,
+}
+
+impl Standby<'_> {
+    fn new(job: &str, stands_by: bool) -> Standby<'_> {
+        Standby { job, stands_by, has_stood_by: false, begun: Instant::now(), is_told: false }
+    }
+
+    /// The job is there, and needs nobody yet.
+    fn note(&mut self, hosts: u32) {
+        if !std::mem::replace(&mut self.has_stood_by, true) {
+            let hosts = if hosts == 1 { "1 host".to_owned() } else { format!("{hosts} hosts") };
+            let what = "this host stands by, and takes the places of one that is gone for too long";
+            complain(&format!("gradwire: job {}: it has {hosts}; {what}", self.job));
+        }
+    }
+
+    /// Whether the job may be one that has yet to begin.
+    fn may_wait(&mut self, refusal: &JobRefusal) -> bool {
+        let is_none = matches!(refusal, JobRefusal::Unknown | JobRefusal::Ended { .. });
+        let waits = self.stands_by && is_none && !self.has_stood_by;
+        if waits && !std::mem::replace(&mut self.is_told, true) {
+            let most = GATHER_MAX.as_secs();
+            complain(&format!("gradwire: job {}: waits up to {most} s for its begin", self.job));
+        }
+        waits && self.begun.elapsed() < GATHER_MAX
+    }
 }
 
 /// Why there is no seat.
@@ -375,7 +442,7 @@ impl Attendant {
                     std::thread::sleep(AGAIN_AFTER);
                 }
                 Ok(Some(JobAnswer::Refused(refusal))) => return self.lose(&refusal.to_string()),
-                Ok(Some(JobAnswer::Enrolled(_))) => {
+                Ok(Some(JobAnswer::Enrolled(_) | JobAnswer::StandsBy { .. })) => {
                     return self.lose("the coordinator answers out of turn");
                 }
                 Err(why) => return self.lose(&why),

@@ -1,17 +1,19 @@
 //! Jobs whose portions are splits, under random histories.
 //!
 //! Owns a model of launchers whose workers read splits from their beginnings and pass over what
-//! their journals have; how many batches a split has, the coordinator never learns.
+//! their journals have, and of shards that have what was pushed; hosts may go for good, with their
+//! journals. How many batches a split has, the coordinator never learns.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use wire::{
-    BatchAt, JobAnswer, JobBid, JobNews, JobVerb, PORTIONS_OPEN_MAX, PlaceNews, Portion,
-    SPLIT_BATCHES,
+    BatchAt, JobAnswer, JobBid, JobNews, JobRefusal, JobVerb, PORTIONS_OPEN_MAX, PlaceNews,
+    Portion, SPLIT_BATCHES,
 };
 
-use super::{Desk, ask, bid, idle, refused};
+use super::{Desk, HOST_PATIENCE, ask, bid, idle, refused};
 use crate::coordinator::event::ConnectionId;
 
 const EPOCHS: u32 = 2;
@@ -19,7 +21,12 @@ const EPOCHS: u32 = 2;
 /// A launcher with one worker, whose journal outlives both.
 #[derive(Clone, Debug, Default)]
 struct Launcher {
+    holder: u64,
     generation: u32,
+    /// Of the worker: steps that are in its journal and on no shard.
+    unpushed: VecDeque<BatchAt>,
+    /// How many steps it knows to be on every shard.
+    settled: usize,
     /// Of the worker: the newest batch in its journal.
     done: Option<BatchAt>,
     /// The epoch that it is at.
@@ -39,7 +46,10 @@ struct World {
     /// Batches of each split.
     sizes: Vec<u64>,
     launchers: Vec<Launcher>,
+    /// By place: the steps that shards have, in order.
+    pushed: Vec<Vec<BatchAt>>,
     done: BTreeMap<BatchAt, u32>,
+    holders: u64,
 }
 
 impl Launcher {
@@ -52,12 +62,17 @@ impl Launcher {
         self.open.iter().filter(is_ahead).min_by_key(|portion| portion.first).copied()
     }
 
-    /// What it tells of its worker: a split that it has read to its end is done, with or without a
-    /// batch of it in the journal.
-    fn news(&self, place: u32) -> JobNews {
-        let done = self.done.max(self.ended.last().copied());
+    /// What it tells of its worker: how far it is on every shard. A split that it has read to its
+    /// end is done if all before it is settled, with or without a batch of it.
+    ///
+    /// - `pushed`: the steps that shards have.
+    fn news(&self, place: u32, pushed: &[BatchAt]) -> JobNews {
+        let is_settled = self.unpushed.is_empty() && self.settled == pushed.len();
+        let last = self.settled.checked_sub(1).map(|last| pushed[last]);
+        let done = if is_settled { self.done.max(self.ended.last().copied()) } else { last };
         let wants = Some(self.epoch).filter(|&it| it < EPOCHS && self.split().is_none());
-        let one = PlaceNews { place, done, portion: self.portion, wants };
+        let steps = Some(self.settled as u64);
+        let one = PlaceNews { place, done, steps, portion: self.portion, wants };
         JobNews { places: vec![one], ..idle(self.generation) }
     }
 }
@@ -66,9 +81,13 @@ impl World {
     fn new(hosts: usize, sizes: Vec<u64>) -> World {
         let mut world = World {
             desk: Desk::new(),
-            launchers: vec![Launcher::default(); hosts],
+            launchers: (1..=hosts as u64)
+                .map(|holder| Launcher { holder, ..Launcher::default() })
+                .collect(),
+            pushed: vec![Vec::new(); hosts],
             done: BTreeMap::new(),
             sizes,
+            holders: hosts as u64,
         };
         (0..hosts).for_each(|at| world.kill_launcher(at));
         let generation = world.launchers[0].generation;
@@ -76,9 +95,14 @@ impl World {
         world
     }
 
+    fn news(&self, at: usize) -> JobNews {
+        self.launchers[at].news(at as u32, &self.pushed[at])
+    }
+
     /// A launcher says what it knows, and hears the answer unless that is lost.
     fn attend(&mut self, at: usize, is_lost: bool) {
-        let state = self.desk.attend(at as u64 + 1, self.launchers[at].news(at as u32));
+        let news = self.news(at);
+        let state = self.desk.attend(self.launchers[at].holder, news);
         if is_lost {
             return;
         }
@@ -110,7 +134,20 @@ impl World {
             return;
         }
         launcher.done = Some(next);
-        *self.done.entry(next).or_default() += 1;
+        launcher.unpushed.push_back(next);
+    }
+
+    /// A step reaches the shards, if there is one.
+    fn push(&mut self, at: usize) {
+        if let Some(step) = self.launchers[at].unpushed.pop_front() {
+            self.pushed[at].push(step);
+            *self.done.entry(step).or_default() += 1;
+        }
+    }
+
+    /// A worker hears which of its steps shards have.
+    fn settle(&mut self, at: usize) {
+        self.launchers[at].settled = self.pushed[at].len();
     }
 
     /// A worker dies: its next life begins where the journal ends.
@@ -125,7 +162,8 @@ impl World {
         let hosts = self.launchers.len() as u32;
         let splits = self.sizes.len() as u64;
         let enrol = JobVerb::Enrol(JobBid { splits, ..bid(1, hosts) });
-        let JobAnswer::Enrolled(enrolled) = self.desk.ask(ask(at as u64 + 1, enrol)) else {
+        let JobAnswer::Enrolled(enrolled) = self.desk.ask(ask(self.launchers[at].holder, enrol))
+        else {
             panic!("it takes part");
         };
         assert_eq!(enrolled.splits, splits);
@@ -136,21 +174,67 @@ impl World {
         (launcher.generation, launcher.epochs_dealt) = (enrolled.generation, 0);
     }
 
+    /// A host is gone for good, and what its journal has and no shard does. Another one, which
+    /// stood by, passes over what shards have.
+    fn replace(&mut self, at: usize) {
+        self.desk.now = self.desk.now + HOST_PATIENCE + Duration::from_millis(1);
+        (0..self.launchers.len()).filter(|&other| other != at).for_each(|other| {
+            self.attend(other, false);
+        });
+        self.holders += 1;
+        let (hosts, splits) = (self.launchers.len() as u32, self.sizes.len() as u64);
+        let stand_by = JobBid { splits, stands_by: true, ..bid(1, hosts) };
+        let stand_by = ask(self.holders, JobVerb::Enrol(stand_by));
+        let waits = self.desk.ask(stand_by.clone());
+        assert!(matches!(waits, JobAnswer::StandsBy { .. }), "{waits:?}");
+        self.desk.jobs.look(self.desk.now);
+        let JobAnswer::Enrolled(enrolled) = self.desk.ask(stand_by) else { panic!("it is gone") };
+        let late = ask(self.launchers[at].holder, JobVerb::Attend(self.news(at)));
+        assert_eq!(refused(self.desk.ask(late)), JobRefusal::Replaced);
+
+        let (held, pushed) = (&enrolled.places[0], &self.pushed[at]);
+        let mut open = held.open.clone();
+        open.sort_by_key(|portion| (portion.epoch, portion.first));
+        let batches = open.iter().flat_map(|&Portion { epoch, first, .. }| {
+            let size = self.sizes[(first / u64::from(SPLIT_BATCHES)) as usize];
+            (first..first + size).map(move |batch| BatchAt { epoch, batch })
+        });
+        let ahead = batches.filter(|batch| Some(*batch) > held.done);
+        let known = held.steps as usize;
+        let passed: Vec<BatchAt> = ahead.take(pushed.len() - known).collect();
+        assert_eq!(passed, pushed[known..], "from {held:?}");
+        assert!(held.untold.is_some_and(|untold| untold <= held.steps), "{held:?}");
+        let done = passed.last().copied().or(held.done);
+        self.launchers[at] = Launcher {
+            holder: self.holders,
+            generation: enrolled.generation,
+            settled: pushed.len(),
+            done,
+            epoch: done.map_or(0, |done| done.epoch),
+            open: held.open.clone(),
+            portion: held.portion,
+            ..Launcher::default()
+        };
+    }
+
     /// The ask arrives, and the coordinator dies before the store has what it leads to.
     fn attend_in_vain(&mut self, at: usize) {
-        let attend = ask(at as u64 + 1, JobVerb::Attend(self.launchers[at].news(at as u32)));
+        let attend = ask(self.launchers[at].holder, JobVerb::Attend(self.news(at)));
         let _ = self.desk.jobs.asked(ConnectionId(2), attend, self.desk.now);
         self.desk.restart();
     }
 
     fn finish(&mut self) {
         for _ in 0..10_000 {
-            if self.launchers.iter().all(|launcher| launcher.epoch >= EPOCHS) {
+            let is_done = |one: &Launcher| one.epoch >= EPOCHS && one.unpushed.is_empty();
+            if self.launchers.iter().all(is_done) {
                 return;
             }
             for at in 0..self.launchers.len() {
                 self.attend(at, false);
                 self.work(at);
+                self.push(at);
+                self.settle(at);
             }
         }
         panic!("it does not end: {:?}", self.launchers);
@@ -208,7 +292,7 @@ proptest! {
     fn each_batch_of_each_split_is_done_once_whoever_dies(
         hosts in 1_usize..5,
         sizes in proptest::collection::vec(0_u64..6, 1..12),
-        happenings in proptest::collection::vec((0_u8..20, 0_usize..4), 0..400),
+        happenings in proptest::collection::vec((0_u8..28, 0_usize..4), 0..400),
     ) {
         let mut world = World::new(hosts, sizes);
         for (what, at) in happenings {
@@ -219,7 +303,10 @@ proptest! {
                 2 => world.desk.restart(),
                 3 => world.attend(at, true),
                 4 => world.attend_in_vain(at),
-                5..=9 => world.attend(at, false),
+                5 => world.replace(at),
+                6..=10 => world.attend(at, false),
+                11..=16 => world.push(at),
+                17..=18 => world.settle(at),
                 _ => world.work(at),
             }
         }
