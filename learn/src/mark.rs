@@ -66,8 +66,8 @@ impl Mark {
     /// Every shard has so many steps.
     pub(crate) fn settle(&self, steps: u64) {
         let mut marked = self.marked();
-        while let Some(next) = marked.unsettled.pop_front_if(|next| next.steps <= steps) {
-            marked.settled = Some(next);
+        while marked.unsettled.front().is_some_and(|next| next.steps <= steps) {
+            marked.settled = marked.unsettled.pop_front();
         }
     }
 

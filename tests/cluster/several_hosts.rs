@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -86,6 +86,13 @@ impl Cluster {
         let mut command = gradwire(&[&at[..], &["--job-dir", &self.files.path(host)]].concat());
         command.args(more);
         command
+    }
+
+    /// Gives the coordinator an order.
+    pub(crate) fn order(&self, words: &[&str]) -> Output {
+        let all = self.places.join(",");
+        let at = ["--coordinator", &all, "--cluster", "ctr"];
+        run(&[&["cluster"], words, &at[..]].concat())
     }
 
     fn status(&self) -> Option<Value> {

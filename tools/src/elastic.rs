@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bench::ClusterLoad;
 use clap::Args;
 use serde::Serialize;
-use wire::{Ask, Chain, Placement, ServerId};
+use wire::{Ask, Chain, Placement, ServerId, ToCoordinator};
 
 use crate::cluster::order;
 use crate::cluster_bench::{ClusterBenchArgs, Rig, RigSpec, check};
@@ -230,7 +230,8 @@ fn change_twice(
     let leaving = after.servers.iter().map(|member| member.server).filter(joined);
     let leaving: Vec<ServerId> = leaving.collect();
     for &server in &leaving {
-        order::tell(&rig.cluster.addresses, ELASTIC, Ask::Drain { server })?;
+        let drain = ToCoordinator::Ask(Ask::Drain { server });
+        order::tell(&rig.cluster.addresses, ELASTIC, &drain)?;
     }
     let last =
         settled(rig, over, |placement| leaving.iter().all(|&one| held(placement, one) == 0))?;

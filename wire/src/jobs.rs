@@ -59,12 +59,12 @@ pub const JOB_SETTING_BYTES_MAX: usize = 4 << 10;
 /// Longest reason why a job ends, in bytes.
 pub const JOB_REASON_BYTES_MAX: usize = 1 << 10;
 
-/// What a launcher says.
+/// What a launcher says, or a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobAsk {
     /// Which job.
     pub job: String,
-    /// Who asks: a number that the launcher drew, and keeps over its lives.
+    /// Who asks: a number that the launcher drew, and keeps over its lives; a person has 0.
     pub holder: u64,
     /// What.
     pub verb: JobVerb,
@@ -78,6 +78,12 @@ pub enum JobVerb {
     Enrol(JobBid),
     /// To go on; said several times a second, and answered by [`JobAnswer::State`].
     Attend(JobNews),
+    /// To have one that stands by take the places of the host that has this worker; answered by
+    /// [`JobAnswer::Replaced`].
+    Replace {
+        /// Its number in the job.
+        worker: u32,
+    },
 }
 
 /// How a launcher would take part.
@@ -207,6 +213,13 @@ pub enum JobAnswer {
     },
     /// How the job is.
     State(JobState),
+    /// A host's places are another one's.
+    Replaced {
+        /// Who had them.
+        gone: String,
+        /// Who has them.
+        by: String,
+    },
     /// It does not take part, or not any more.
     Refused(JobRefusal),
 }
@@ -397,6 +410,7 @@ impl JobAsk {
         match &self.verb {
             JobVerb::Enrol(bid) => bid.check(),
             JobVerb::Attend(news) => news.check(),
+            JobVerb::Replace { .. } => Ok(()),
         }
     }
 }

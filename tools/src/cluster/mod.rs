@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use transport::{ControlLink, Coordinators};
-use wire::{Applicant, Apply, Ask, Denial, Epoch, ServerId, ShardId, ToCoordinator, ToMember};
+use wire::{
+    Applicant, Apply, Ask, Denial, Epoch, JobAsk, JobVerb, ServerId, ShardId, ToCoordinator,
+    ToMember,
+};
 
 use self::storing::StoringArgs;
 pub(crate) use self::storing::ValuesFlag;
@@ -162,6 +165,18 @@ pub(crate) enum OrderCommand {
         #[arg(long, value_name = "SERVER")]
         server: u32,
     },
+    /// Have a host that stands by for a job take the places of another one, which is slow or has
+    /// to go: nothing is lost, and that one's command ends.
+    ReplaceHost {
+        #[command(flatten)]
+        at: CoordinatorArgs,
+        /// Which job.
+        #[arg(long, value_name = "NAME")]
+        job: String,
+        /// A worker of the host that goes.
+        #[arg(long, value_name = "N")]
+        worker: u32,
+    },
     /// Say that a server that is away will never come back: what only it holds is lost.
     Forget {
         #[command(flatten)]
@@ -174,17 +189,22 @@ pub(crate) enum OrderCommand {
 
 impl OrderCommand {
     /// Whom it is for, and what is asked.
-    fn parts(&self) -> (&CoordinatorArgs, Ask) {
+    fn parts(&self) -> (&CoordinatorArgs, ToCoordinator) {
         match self {
             OrderCommand::Move { at, shard, from, to } => {
                 let (from, to) = (ServerId::new(*from), ServerId::new(*to));
-                (at, Ask::Move { shard: ShardId::new(*shard), from, to })
+                let order = Ask::Move { shard: ShardId::new(*shard), from, to };
+                (at, ToCoordinator::Ask(order))
             }
             OrderCommand::Drain { at, server } => {
-                (at, Ask::Drain { server: ServerId::new(*server) })
+                (at, ToCoordinator::Ask(Ask::Drain { server: ServerId::new(*server) }))
             }
             OrderCommand::Forget { at, server } => {
-                (at, Ask::Forget { server: ServerId::new(*server) })
+                (at, ToCoordinator::Ask(Ask::Forget { server: ServerId::new(*server) }))
+            }
+            OrderCommand::ReplaceHost { at, job, worker } => {
+                let (job, verb) = (job.clone(), JobVerb::Replace { worker: *worker });
+                (at, ToCoordinator::Job(JobAsk { job, holder: 0, verb }))
             }
         }
     }

@@ -57,7 +57,9 @@ fn go(plan: &WorkerPlan, stop: &Stop, dealt: Receiver<Dealt>) -> Result<(), Fail
     }
     let mut learner = LogisticRegression::new(weights, &plan.optimizer);
     let mut watch = watch(&feed, stop, |report| {
-        if output::json(&report).is_err() {
+        let reached = Reached { done: mark.kept().position, settled: mark.settled() };
+        let told = output::json(&report).and_then(|()| output::json(&Report::Reached(reached)));
+        if told.is_err() {
             stop.ask(); // Nobody listens any more.
         }
     });

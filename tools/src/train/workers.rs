@@ -61,7 +61,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) journal: Option<PathBuf>,
     /// The journal of the life before, if that may still be at work: this one is its backup.
     pub(crate) takes_over: Option<PathBuf>,
-    /// How far its place was known to be, if that host's journals may be elsewhere and out of reach.
+    /// How far its place was known to be, if the journals of its lives before may be out of reach.
     pub(crate) known: Option<Progress>,
     /// Whether it says how far it is after each step.
     pub(crate) says_steps: bool,

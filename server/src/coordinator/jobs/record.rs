@@ -153,6 +153,12 @@ impl JobRecord {
         self.hosts.iter().position(|host| host.holder == holder)
     }
 
+    /// The host that has a worker.
+    pub(super) fn host_of(&self, worker: u32) -> Option<usize> {
+        let has = |host: &Host| (host.first..host.first + host.places).contains(&worker);
+        self.hosts.iter().position(has)
+    }
+
     /// A launcher takes part, or does so again: how.
     pub(super) fn enrol(&mut self, holder: u64, bid: &JobBid) -> Result<Enrolled, JobRefusal> {
         self.agree(bid)?;

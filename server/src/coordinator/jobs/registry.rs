@@ -121,6 +121,7 @@ impl Jobs {
             JobVerb::Enrol(bid) if bid.stands_by => self.stand_by(&ask, bid, now),
             JobVerb::Enrol(bid) => self.enrol(&ask, bid, now),
             JobVerb::Attend(news) => self.attend(&ask, news, now),
+            JobVerb::Replace { worker } => self.replace(&ask.job, *worker, now),
         });
         let refused = match answered {
             Ok(answer) => {
@@ -155,6 +156,27 @@ impl Jobs {
         known.record.agree(bid)?;
         known.note_standby(ask.holder, &bid.host, now)?;
         Ok(JobAnswer::StandsBy { hosts: known.record.hosts.len() as u32 })
+    }
+
+    /// A person has one that stands by take a host's places, whether it is heard of or not.
+    fn replace(&mut self, job: &str, worker: u32, now: Time) -> Result<JobAnswer, JobRefusal> {
+        let known = self.known.get_mut(job).ok_or(JobRefusal::Unknown)?;
+        if let Some(ended) = &known.record.ended {
+            return Err(JobRefusal::Ended { end: ended.end.clone() });
+        }
+        let unfit = |what: String| JobRefusal::Unfit { what };
+        let Some(at) = known.record.host_of(worker) else {
+            return Err(unfit(format!("no host has worker {worker} of job {job}")));
+        };
+        let gone = known.record.hosts[at].name.clone();
+        if known.standbys(now).next().is_none() {
+            let flag = "start its command with --stand-by on one";
+            return Err(unfit(format!("no host stands by for job {job}; {flag}")));
+        }
+        if !known.replace(at, now) {
+            return Err(unfit(format!("{gone} runs an earlier build, which does not say enough")));
+        }
+        Ok(JobAnswer::Replaced { gone, by: known.record.hosts[at].name.clone() })
     }
 
     fn enrol(&mut self, ask: &JobAsk, bid: &JobBid, now: Time) -> Result<JobAnswer, JobRefusal> {

@@ -10,6 +10,7 @@
 mod args;
 mod dir;
 mod seat;
+mod standby;
 
 use std::time::{Duration, Instant};
 

@@ -22,8 +22,8 @@ use wire::{
 };
 use worker::JobId;
 
-use super::GATHER_MAX;
 use super::args::LIVES_PER_LAUNCHER;
+use super::standby::Standby;
 use crate::cluster::{Caller, Unfound, unexpected};
 use crate::output::complain;
 use crate::signals::Stop;
@@ -104,7 +104,7 @@ impl Seat {
     ///
     /// - `holder`: this launcher's number, in all of its lives.
     /// - Errors: the coordinator refuses, or does not answer for [`COORDINATOR_PATIENCE`]; or there
-    ///   is no job to stand by for within [`GATHER_MAX`].
+    ///   is no job to stand by for within [`GATHER_MAX`](super::GATHER_MAX).
     pub(super) fn take(
         coordinated: &Coordinated,
         job: &str,
@@ -124,12 +124,12 @@ impl Seat {
                 Some(JobAnswer::StandsBy { hosts }) => standby.note(hosts),
                 Some(JobAnswer::Refused(refusal)) if standby.may_wait(&refusal) => {}
                 Some(JobAnswer::Refused(JobRefusal::Ended { end: JobEnd::Done }))
-                    if standby.has_stood_by =>
+                    if standby.has_stood_by() =>
                 {
                     return Ok(None);
                 }
                 Some(JobAnswer::Refused(refusal)) => return Err(Refused::ByJob(refusal)),
-                Some(JobAnswer::State(_)) => {
+                Some(JobAnswer::State(_) | JobAnswer::Replaced { .. }) => {
                     return Err(Refused::Failed("the coordinator answers out of turn".to_owned()));
                 }
                 None => {}
@@ -326,41 +326,6 @@ fn is_split(portion: &Portion) -> bool {
     portion.batches == SPLIT_BATCHES && portion.first.is_multiple_of(u64::from(SPLIT_BATCHES))
 }
 
-/// What a launcher that stands by has heard.
-struct Standby<'a> {
-    job: &'a str,
-    stands_by: bool,
-    has_stood_by: bool,
-    begun: Instant,
-    is_told: bool,
-}
-
-impl Standby<'_> {
-    fn new(job: &str, stands_by: bool) -> Standby<'_> {
-        Standby { job, stands_by, has_stood_by: false, begun: Instant::now(), is_told: false }
-    }
-
-    /// The job is there, and needs nobody yet.
-    fn note(&mut self, hosts: u32) {
-        if !std::mem::replace(&mut self.has_stood_by, true) {
-            let hosts = if hosts == 1 { "1 host".to_owned() } else { format!("{hosts} hosts") };
-            let what = "this host stands by, and takes the places of one that is gone for too long";
-            complain(&format!("gradwire: job {}: it has {hosts}; {what}", self.job));
-        }
-    }
-
-    /// Whether the job may be one that has yet to begin.
-    fn may_wait(&mut self, refusal: &JobRefusal) -> bool {
-        let is_none = matches!(refusal, JobRefusal::Unknown | JobRefusal::Ended { .. });
-        let waits = self.stands_by && is_none && !self.has_stood_by;
-        if waits && !std::mem::replace(&mut self.is_told, true) {
-            let most = GATHER_MAX.as_secs();
-            complain(&format!("gradwire: job {}: waits up to {most} s for its begin", self.job));
-        }
-        waits && self.begun.elapsed() < GATHER_MAX
-    }
-}
-
 /// Why there is no seat.
 pub(super) enum Refused {
     ByJob(JobRefusal),
@@ -442,7 +407,11 @@ impl Attendant {
                     std::thread::sleep(AGAIN_AFTER);
                 }
                 Ok(Some(JobAnswer::Refused(refusal))) => return self.lose(&refusal.to_string()),
-                Ok(Some(JobAnswer::Enrolled(_) | JobAnswer::StandsBy { .. })) => {
+                Ok(Some(
+                    JobAnswer::Enrolled(_)
+                    | JobAnswer::StandsBy { .. }
+                    | JobAnswer::Replaced { .. },
+                )) => {
                     return self.lose("the coordinator answers out of turn");
                 }
                 Err(why) => return self.lose(&why),

@@ -65,6 +65,22 @@ fn a_launcher_of_before_whose_steps_nobody_knows_is_not_replaced() {
 }
 
 #[test]
+fn a_host_that_is_there_is_replaced_by_order_if_another_one_stands_by() {
+    let mut desk = Desk::running(2);
+    let order = |worker| ask(0, JobVerb::Replace { worker });
+    let none = refused(desk.ask(order(1))).to_string();
+    assert!(none.contains("--stand-by"), "{none}");
+    desk.ask(ask(8, stand_by(2)));
+    let nobody = refused(desk.ask(order(2))).to_string();
+    assert!(nobody.contains("no host has worker 2"), "{nobody}");
+    let (gone, by) = ("h".to_owned(), "h".to_owned());
+    assert_eq!(desk.ask(order(1)), JobAnswer::Replaced { gone, by });
+    assert_eq!(refused(desk.ask(ask(2, JobVerb::Attend(idle(1))))), JobRefusal::Replaced);
+    let JobAnswer::Enrolled(enrolled) = desk.ask(ask(8, stand_by(2))) else { panic!("its turn") };
+    assert_eq!(enrolled.places[0].place, 1);
+}
+
+#[test]
 fn who_would_stand_by_for_another_job_or_for_none_is_told_so() {
     let mut desk = Desk::new();
     assert_eq!(refused(desk.ask(ask(8, stand_by(2)))), JobRefusal::Unknown);
