@@ -21,7 +21,7 @@ use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::learner::{Learner, Table};
 use crate::metrics::Metrics;
-use crate::run::{Continue, RunError, learn};
+use crate::run::{Continue, RunError, VALUES_MAX, learn};
 
 /// How long joining, defining and leaving may take.
 pub const CALL_MAX: Duration = Duration::from_secs(10);
@@ -52,6 +52,7 @@ pub struct Job {
     join: Join,
     tables: Vec<TableSpec>,
     codec: CodecChoice,
+    values_max: Duration,
 }
 
 /// Looks at what one worker has counted, after each of its steps.
@@ -101,13 +102,20 @@ impl Job {
     /// - `workers`: how many take part, at least 1.
     pub fn new(id: JobId, workers: u32, staleness: Staleness) -> Job {
         let join = Join { job: id, workers, staleness };
-        Job { join, tables: Vec::new(), codec: CodecChoice::RAW }
+        Job { join, tables: Vec::new(), codec: CodecChoice::RAW, values_max: VALUES_MAX }
     }
 
     /// How all workers write their messages; plain unless this says otherwise.
     #[must_use]
     pub fn with_codec(self, codec: CodecChoice) -> Job {
         Job { codec, ..self }
+    }
+
+    /// How long a worker waits for values, which others may hold up; [`VALUES_MAX`] unless this
+    /// says otherwise.
+    #[must_use]
+    pub fn waiting(self, values_max: Duration) -> Job {
+        Job { values_max, ..self }
     }
 
     /// Has the pushes of its tables, those that it has by now, acknowledged there.
@@ -184,7 +192,7 @@ impl Job {
     ) -> Result<Worked, RunError> {
         self.begin(session)?;
         let mut metrics = Metrics::default();
-        learn(session, learner, feed, journal, &mut metrics, watch)?;
+        learn(session, learner, feed, journal, &mut metrics, watch, self.values_max)?;
         let deadline = session.now() + CALL_MAX;
         session.leave(deadline)?;
         Ok(Worked {

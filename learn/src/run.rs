@@ -22,7 +22,8 @@ use crate::metrics::Metrics;
 /// Batches whose values are under way, the one that is worked on included.
 pub const PIPELINE_BATCHES: usize = 2;
 
-/// How long a worker waits for values: other workers may be slow, but not for ever.
+/// How long a worker waits for values unless its job says otherwise: other workers may be slow, but
+/// not for ever.
 pub const VALUES_MAX: Duration = Duration::from_secs(120);
 
 /// How long a worker waits for its pushes to be acknowledged.
@@ -102,6 +103,7 @@ struct Ahead {
 /// - `metrics`: predictions made before each batch was learned from.
 /// - `after_step`: called after each batch with what has been counted; [`Continue::No`] ends the
 ///   run after this batch, as if the data ended there.
+/// - `values_max`: how long it waits for the values of a batch.
 /// - Errors: [`RunError`]; batches before it have been pushed.
 pub fn learn<L: Learner<Batch = Csr>>(
     session: &mut Session,
@@ -110,6 +112,7 @@ pub fn learn<L: Learner<Batch = Csr>>(
     mut journal: Option<&mut Journal>,
     metrics: &mut Metrics,
     after_step: &mut dyn FnMut(&Metrics) -> Continue,
+    values_max: Duration,
 ) -> Result<(), RunError> {
     if let Some(journal) = &mut journal {
         metrics.merge(&journal.replay(session)?);
@@ -143,7 +146,7 @@ pub fn learn<L: Learner<Batch = Csr>>(
         }
         let Some(Ahead { batch, mut asked }) = pipeline.pop_front() else { break };
         for one in asked.drain(..) {
-            opened.push(open(session, one)?);
+            opened.push(open(session, one, values_max)?);
         }
         spare.push(asked);
         learner.step(&batch, &mut Io { opened: &mut opened });
@@ -180,9 +183,9 @@ pub enum Continue {
 }
 
 /// Waits for the values of one table and makes room for its deltas.
-fn open(session: &mut Session, asked: Asked) -> Result<Opened, WorkerError> {
+fn open(session: &mut Session, asked: Asked, values_max: Duration) -> Result<Opened, WorkerError> {
     let Asked { table, split, ticket } = asked;
-    let deadline = session.now() + VALUES_MAX;
+    let deadline = session.now() + values_max;
     let values = session.wait_pull(ticket, deadline)?;
     let mut deltas = session.deltas_buffer(split.keys_count() * table.widths().delta);
     std::rc::Rc::get_mut(&mut deltas).expect("a fresh buffer is nobody else's").fill(0.0);

@@ -207,7 +207,8 @@ impl<'a> Crew<'a> {
         let life = life - 1 + self.seat.map_or(1, Seat::first_life);
         let splits = self.seat.map(|seat| seat.splits().clone());
         let known = self.seat.and_then(|seat| seat.known(worker as usize));
-        let plan = WorkerPlan { life, journal, splits, known, ..first };
+        let patience_ms = self.seat.map_or(0, Seat::patience_ms);
+        let plan = WorkerPlan { life, journal, splits, known, patience_ms, ..first };
         let line = serde_json::to_string(&plan).map_err(Failure::failed)? + "\n";
         let name = format!("worker {place}");
         self.children.spawn(&name, &["worker".to_owned()], &line).map_err(Failure::failed)

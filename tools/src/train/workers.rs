@@ -15,7 +15,7 @@ use learn::data::{ColumnSpec, SourceSpec, Splits};
 use learn::metrics::{BatchLoss, Metrics};
 use learn::{
     Continue, Epochs, INCARNATION, Job, LogisticRegression, Optimizer, Position, Progress, Table,
-    Watch, Worked,
+    VALUES_MAX, Watch, Worked,
 };
 use serde::{Deserialize, Serialize};
 use worker::{Counts, JobId, RowLife, Staleness, WorkerId};
@@ -67,6 +67,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) says_steps: bool,
     /// How long it sleeps after each step.
     pub(crate) pace_ms: u64,
+    /// How long another host of its job may be gone, for which it waits.
+    pub(crate) patience_ms: u64,
 }
 
 /// What a worker says.
@@ -213,6 +215,7 @@ impl WorkerPlan {
             known: None,
             says_steps: plan.backup > 0,
             pace_ms: plan.drill.as_ref().map_or(0, |drill| drill.pace.as_millis() as u64),
+            patience_ms: 0,
         }
     }
 
@@ -227,7 +230,9 @@ impl WorkerPlan {
         let life = RowLife { admission: self.admission.0, expiry: self.expiry.0 };
         let (job, weights) = regression(id, self.workers, staleness, &self.optimizer, life);
         let job = job.with_codec(self.codec.0).acknowledged_at(self.acknowledge.0);
-        (job.aggregated(self.aggregate), weights)
+        // Whoever was gone has to read, too, before the others get values.
+        let values_max = VALUES_MAX + Duration::from_millis(self.patience_ms);
+        (job.aggregated(self.aggregate).waiting(values_max), weights)
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod args;
 mod dir;
+mod line;
 mod seat;
 mod standby;
 
@@ -24,7 +25,8 @@ use worker::{Servers, Session, WorkerId};
 
 use self::args::{beginning, settings};
 use self::dir::JobDir;
-use self::seat::{Refused, host_name};
+use self::line::Refused;
+use self::seat::host_name;
 use super::board::Board;
 use super::cluster::Cluster;
 use super::lives::run_processes;

@@ -18,25 +18,19 @@ use learn::{Position, Progress};
 use rustix::system::uname;
 use wire::{
     AwayHost, BatchAt, Enrolled, JobAnswer, JobAsk, JobBid, JobEnd, JobNews, JobRefusal, JobState,
-    JobVerb, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES, ToCoordinator, ToMember, worker_words,
+    JobVerb, PlaceHeld, PlaceNews, Portion, SPLIT_BATCHES, worker_words,
 };
 use worker::JobId;
 
 use super::args::LIVES_PER_LAUNCHER;
+use super::line::{AGAIN_AFTER, Line, Refused};
 use super::standby::Standby;
-use crate::cluster::{Caller, Unfound, unexpected};
 use crate::output::complain;
 use crate::signals::Stop;
 use crate::train::plan::Coordinated;
 
 /// How often the coordinator is asked where nothing is to be said: it misses who says nothing.
 const ATTEND_EVERY: Duration = Duration::from_millis(200);
-
-/// How long the coordinator may be away.
-const COORDINATOR_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How soon it is asked again while it is.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 // Both count a batch within its split alike.
 const _: () = assert!(SPLIT_BATCHES == 1 << SPLIT_BATCH_BITS);
@@ -54,6 +48,7 @@ pub(crate) struct Seat {
     first: u32,
     held: Vec<PlaceHeld>,
     generation: u32,
+    patience_ms: u64,
     journals: PathBuf,
     splits: Splits,
     shared: Arc<Shared>,
@@ -103,7 +98,7 @@ impl Seat {
     /// until a host is gone. None: the job is done, and needed it for nothing.
     ///
     /// - `holder`: this launcher's number, in all of its lives.
-    /// - Errors: the coordinator refuses, or does not answer for [`COORDINATOR_PATIENCE`]; or there
+    /// - Errors: the coordinator refuses, or does not answer for long; or there
     ///   is no job to stand by for within [`GATHER_MAX`](super::GATHER_MAX).
     pub(super) fn take(
         coordinated: &Coordinated,
@@ -115,30 +110,10 @@ impl Seat {
         stop: &Stop,
     ) -> Result<Option<Seat>, Refused> {
         let mut line = Line::new(coordinated);
-        let host = bid.host.clone();
+        let (host, patience_ms) = (bid.host.clone(), bid.patience_ms);
         let mut standby = Standby::new(job, bid.stands_by);
         let enrol = JobAsk { job: job.to_owned(), holder, verb: JobVerb::Enrol(bid) };
-        let enrolled = loop {
-            match line.ask(&enrol).map_err(Refused::Failed)? {
-                Some(JobAnswer::Enrolled(enrolled)) => break enrolled,
-                Some(JobAnswer::StandsBy { hosts }) => standby.note(hosts),
-                Some(JobAnswer::Refused(refusal)) if standby.may_wait(&refusal) => {}
-                Some(JobAnswer::Refused(JobRefusal::Ended { end: JobEnd::Done }))
-                    if standby.has_stood_by() =>
-                {
-                    return Ok(None);
-                }
-                Some(JobAnswer::Refused(refusal)) => return Err(Refused::ByJob(refusal)),
-                Some(JobAnswer::State(_) | JobAnswer::Replaced { .. }) => {
-                    return Err(Refused::Failed("the coordinator answers out of turn".to_owned()));
-                }
-                None => {}
-            }
-            if stop.asked() {
-                return Err(Refused::Failed("interrupted".to_owned()));
-            }
-            std::thread::sleep(AGAIN_AFTER);
-        };
+        let Some(enrolled) = line.enrol(&enrol, &mut standby, stop)? else { return Ok(None) };
         let Enrolled { id, generation, places, splits: dealt } = enrolled;
         if dealt != splits.count() {
             let end = Some(JobEnd::Failed { why: NO_SPLITS.to_owned() });
@@ -165,11 +140,19 @@ impl Seat {
         let thread = std::thread::Builder::new().name("attendant".to_owned());
         let thread = thread.spawn(move || attendant.run());
         let thread = Some(thread.map_err(|error| Refused::Failed(error.to_string()))?);
-        let (job, id) = (job.to_owned(), JobId::new(id));
-        let held = places;
-        let seat =
-            Seat { job, host, id, first, held, generation, journals, splits, shared, thread };
-        Ok(Some(seat))
+        Ok(Some(Seat {
+            job: job.to_owned(),
+            host,
+            id: JobId::new(id),
+            first,
+            held: places,
+            generation,
+            patience_ms,
+            journals,
+            splits,
+            shared,
+            thread,
+        }))
     }
 
     /// What the job is called on servers.
@@ -195,6 +178,11 @@ impl Seat {
     /// Which of the launcher's lives this is, from 1.
     pub(super) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// How long one of the job's hosts may be gone.
+    pub(crate) fn patience_ms(&self) -> u64 {
+        self.patience_ms
     }
 
     /// Where its workers' journals lie.
@@ -326,65 +314,10 @@ fn is_split(portion: &Portion) -> bool {
     portion.batches == SPLIT_BATCHES && portion.first.is_multiple_of(u64::from(SPLIT_BATCHES))
 }
 
-/// Why there is no seat.
-pub(super) enum Refused {
-    ByJob(JobRefusal),
-    Failed(String),
-}
-
 /// What people call this host.
 pub(super) fn host_name() -> String {
     let name = uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "host".to_owned() } else { name }
-}
-
-/// The way to whichever coordinator leads.
-struct Line {
-    coordinated: Coordinated,
-    caller: Option<Caller>,
-    /// Since when nobody answers.
-    silent_since: Option<Instant>,
-}
-
-impl Line {
-    fn new(coordinated: &Coordinated) -> Line {
-        Line { coordinated: coordinated.clone(), caller: None, silent_since: None }
-    }
-
-    /// Asks once. None: nobody has answered, and it may be asked again; after
-    /// [`COORDINATOR_PATIENCE`] that is an error, and so is a coordinator that says no.
-    fn ask(&mut self, ask: &JobAsk) -> Result<Option<JobAnswer>, String> {
-        let failure = match self.say(ask) {
-            Ok(answer) => {
-                self.silent_since = None;
-                return match answer {
-                    ToMember::Job(answer) => Ok(Some(*answer)),
-                    other => Err(unexpected(&other).to_string()),
-                };
-            }
-            Err(Unfound::Denied(failure)) => return Err(failure.to_string()),
-            Err(Unfound::Silent(failure)) => failure,
-        };
-        self.caller = None;
-        let seconds = COORDINATOR_PATIENCE.as_secs();
-        if self.silent_since.is_none() {
-            complain(&format!("gradwire: {failure}; it is tried for {seconds} s"));
-        }
-        let since = *self.silent_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < COORDINATOR_PATIENCE {
-            return Ok(None);
-        }
-        Err(format!("no coordinator has answered for {seconds} s: {failure}"))
-    }
-
-    fn say(&mut self, ask: &JobAsk) -> Result<ToMember, Unfound> {
-        let Coordinated { addresses, cluster } = &self.coordinated;
-        let caller = match &mut self.caller {
-            Some(caller) => caller,
-            none => none.insert(Caller::find(addresses, cluster)?),
-        };
-        caller.say(&ToCoordinator::Job(ask.clone())).map_err(Unfound::Silent)
-    }
 }
 
 /// The thread's own.
