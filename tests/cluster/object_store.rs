@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::etcd::free_port;
-use crate::restoring::{Begin, NAME, Running, STEPS_FIRST, sum_at_cut};
+use crate::restoring::{Begin, NAME, STEPS_FIRST, sum_at_cut};
 use crate::{Files, processes, run, run_well, skipped, stderr, wait_for};
 
 /// The program of the package of that name.
