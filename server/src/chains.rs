@@ -12,7 +12,7 @@ use wire::{Epoch, Incarnation, JobId, Placement, ServerId, ShardId, Time, Worker
 
 use crate::guest::{Party, Who};
 use crate::recordings::Tap;
-use crate::reply::{Reply, seal_of};
+use crate::reply::{Kept, Reply, seal_of};
 use crate::turn::Core;
 
 /// Sets the seeds of shards apart: 2^64 by the golden ratio, odd.
@@ -190,17 +190,17 @@ impl Core {
     pub(crate) fn follow(&mut self, at: usize, slot: RecvSlot) -> Result<(), RecvSlot> {
         let (peer, hosted) = (slot.peer(), &mut self.hosted[at]);
         if hosted.predecessor == Some(peer) {
-            match hosted.replica.follow(slot.bytes()) {
-                Taken::Done => {}
-                Taken::NoRoom => return Err(slot),
-                Taken::Broken => {
+            let (taken, slot) = hosted.replica.follow_received(Kept(slot));
+            match (taken, slot) {
+                (Taken::NoRoom, Some(Kept(slot))) => return Err(slot),
+                (Taken::Broken, _) => {
                     hosted.replica.predecessor_gone();
                     hosted.predecessor = None;
                     self.transport.close(peer);
                 }
+                _ => {}
             }
         }
-        self.transport.release(slot);
         Ok(())
     }
 

@@ -1,9 +1,10 @@
-//! Reply: the way back to one peer, as a shard writes to it.
+//! Slots of the transport as a shard sees them: one that came from a peer, and the way back to it.
 //!
 //! Owns nothing: slots are the transport's.
 
 use shard::Outbox;
-use transport::{Integrity, PeerId, SendSlot, Transport};
+use shard::chain::Received;
+use transport::{Integrity, PeerId, RecvSlot, SendSlot, Transport};
 use wire::{HEADER_BYTES, Seal};
 
 /// What answers over a transport need.
@@ -11,6 +12,16 @@ pub(crate) fn seal_of(transport: &dyn Transport) -> Seal {
     match transport.integrity() {
         Integrity::NeedsChecksum => Seal::Body,
         Integrity::Memory => Seal::HeaderOnly,
+    }
+}
+
+/// A message that came. It goes back to the transport where it is dropped.
+#[derive(Debug)]
+pub(crate) struct Kept(pub(crate) RecvSlot);
+
+impl Received for Kept {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
     }
 }
 

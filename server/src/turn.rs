@@ -25,7 +25,7 @@ use crate::chains::{Hosted, News};
 use crate::guest::{Blocked, Guest, Length, Party, WayBack, Who, cost};
 use crate::quiet::Quiet;
 use crate::recordings::Recordings;
-use crate::reply::Reply;
+use crate::reply::{Kept, Reply};
 use crate::view::{CoreView, Ending, Peers, Traffic};
 
 /// Keys of short requests that a turn handles of one peer.
@@ -392,31 +392,32 @@ impl Core {
         if self.on_closed == OnClosed::AwaitReconnect {
             self.dismiss_absent(at, &slot);
         }
+        let peer = slot.peer();
         let mut reply = Reply {
             transport: &mut *self.transport,
-            peer: slot.peer(),
+            peer,
             bytes_max: who.message_bytes_max,
             lacking_bytes: 0,
         };
-        let outcome = self.hosted[at].replica.handle(self.now, slot.bytes(), &mut reply);
+        let replica = &mut self.hosted[at].replica;
+        let (outcome, slot) = replica.handle_received(self.now, Kept(slot), &mut reply);
         let lacking_bytes = reply.lacking_bytes;
-        match outcome {
-            Outcome::Answered => {
-                let peer = slot.peer();
-                self.transport.release(slot);
+        match (outcome, slot.map(|Kept(slot)| slot)) {
+            (Outcome::Answered, slot) => {
+                slot.into_iter().for_each(|slot| self.transport.release(slot));
                 if let Some(job) = self.hosted[at].replica.shard_mut().take_joined() {
                     self.admit_member(at, peer, job);
                 }
             }
-            Outcome::Waiting => self.wait(slot),
-            Outcome::NoSlot => return Err(Blocked { slot, lacking_bytes }),
-            Outcome::Malformed(malformed) => {
-                let peer = slot.peer();
+            (Outcome::Waiting, Some(slot)) => self.wait(slot),
+            (Outcome::NoSlot, Some(slot)) => return Err(Blocked { slot, lacking_bytes }),
+            (Outcome::Waiting | Outcome::NoSlot, None) => {} // What is kept was answered.
+            (Outcome::Malformed(malformed), slot) => {
                 if self.quiet.speaks(self.transport.now()) {
                     let unsaid = self.quiet.take_unsaid();
                     tracing::warn!(peer = peer.index(), %malformed, unsaid, "a message is dropped");
                 }
-                self.transport.release(slot);
+                drop(slot);
                 self.traffic.malformed += 1;
                 // Over a network that checks nothing itself, a changed message is sent again.
                 if self.transport.integrity() == Integrity::Memory {

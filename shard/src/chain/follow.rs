@@ -9,7 +9,7 @@ use kernels::crc32c::crc32c;
 use wire::{FRAME_BYTES_MAX, Flags, HEADER_BYTES, Header, Kind, Message, Status, Time};
 use zerocopy::IntoBytes;
 
-use super::log::is_of_chains;
+use super::entry::is_of_chains;
 use super::{Replica, Role};
 use crate::change::{Nowhere, is_change};
 use crate::engine::{Mutation, Shard};

@@ -62,6 +62,13 @@ impl<S> Replica<S> {
         if let Some(successor) = &mut self.successor {
             successor.link = None;
         }
+        self.log.let_go(); // It may be long until there is another one.
+    }
+
+    /// Whether a successor is sent what is appended now, and is there to have it.
+    pub(super) fn is_successor_there(&self) -> bool {
+        let link = self.successor.as_ref().and_then(|successor| successor.link.as_ref());
+        link.is_some_and(|link| link.next.is_some())
     }
 
     /// The number of the last message that the successor is known to have.

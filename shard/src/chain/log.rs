@@ -1,16 +1,18 @@
 //! The log: what a successor has not said that it has, in order, to be sent again.
 //!
-//! Owns the entries and their numbers, how a long message is cut into pieces, and the buffers. What
-//! is acknowledged is left to `chain`.
+//! Owns the entries and their numbers, how a long message is cut into pieces, the buffers, and how
+//! many received messages are kept instead of a copy. What is acknowledged is left to `chain`.
 //!
-//! Invariant: entries are numbered without gaps; `bytes` is what they take.
+//! Invariant: entries are numbered without gaps; `bytes` is what they take, `kept_bytes` what of it
+//! lies where it was received.
 
 use std::collections::VecDeque;
 
 use kernels::Isa;
 use kernels::crc32c::crc32c;
 use wire::{FRAME_BYTES_MAX, Flags, HEADER_BYTES, Header, Kind, Seal, Time};
-use zerocopy::IntoBytes;
+
+use super::entry::{Entry, Loan, Received, Rest};
 
 /// What a log may take, in bytes; one operation may pass it.
 pub(super) const LOG_BYTES_MAX: usize = 32 << 20;
@@ -23,16 +25,9 @@ const SPARE_MAX: usize = 64;
 /// What they may take together, in bytes: a fresh buffer costs a page fault for each 4 KiB of it.
 const SPARE_BYTES_MAX: usize = 8 << 20;
 
-/// A message to a successor.
-#[derive(Debug)]
-pub(super) struct Entry {
-    header: Header,
-    body: Vec<u8>,
-    /// Whether it is, or is a piece of, an operation.
-    pub(super) is_operation: bool,
-    /// When it was first sent.
-    pub(super) first_sent: Option<Time>,
-}
+/// What received messages may take that are kept, in bytes; what is more is copied. Whoever sent
+/// them has that much less room for others: half of what one connection has by default.
+pub(super) const KEPT_BYTES_MAX: usize = 2 << 20;
 
 /// What is kept for a successor.
 #[derive(Debug)]
@@ -41,6 +36,11 @@ pub(super) struct Log {
     /// The number of the first entry, or of the next one.
     first: u64,
     bytes: usize,
+    kept_bytes: usize,
+    /// The message that is handled, if it may be kept.
+    loan: Option<Loan>,
+    /// The entry that lacks the end of it.
+    borrower: Option<u64>,
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
     /// A message that is cut into pieces.
@@ -63,9 +63,19 @@ impl Log {
     ///
     /// - `message_bytes_max`: the longest message that any server of the chain takes.
     pub(super) fn new(isa: Isa, message_bytes_max: usize) -> Log {
-        let (entries, spare, long) = Default::default();
-        let (first, bytes, spare_bytes) = (1, 0, 0);
-        Log { entries, first, bytes, spare, spare_bytes, long, message_bytes_max, isa }
+        Log {
+            entries: VecDeque::new(),
+            first: 1,
+            bytes: 0,
+            kept_bytes: 0,
+            loan: None,
+            borrower: None,
+            spare: Vec::new(),
+            spare_bytes: 0,
+            long: Vec::new(),
+            message_bytes_max,
+            isa,
+        }
     }
 
     /// The number of the first entry, or of the next one.
@@ -86,6 +96,11 @@ impl Log {
         self.bytes
     }
 
+    /// What of it was copied, in bytes: the rest is counted where it was received.
+    pub(super) fn copied_bytes(&self) -> usize {
+        self.bytes - self.kept_bytes
+    }
+
     pub(super) fn message_bytes_max(&self) -> usize {
         self.message_bytes_max
     }
@@ -103,14 +118,52 @@ impl Log {
     /// Forgets all; the next entry has this number.
     pub(super) fn restart(&mut self, first: u64) {
         self.entries.clear();
-        (self.first, self.bytes) = (first, 0);
+        (self.first, self.bytes, self.kept_bytes) = (first, 0, 0);
     }
 
     /// Takes out what fills one server: operations alone remain, and the last is `last`.
     pub(super) fn keep_operations(&mut self, last: u64) {
         self.entries.retain(|entry| entry.is_operation);
-        self.bytes = self.entries.iter().map(|entry| entry.body.len()).sum();
+        self.bytes = self.entries.iter().map(Entry::body_bytes).sum();
+        self.kept_bytes = self.entries.iter().map(Entry::kept_bytes).sum();
         self.first = last + 1 - self.entries.len() as u64;
+    }
+
+    /// This message is handled, and may be kept if what is appended lies in it.
+    pub(super) fn lend(&mut self, message: &[u8]) {
+        if self.kept_bytes + message.len() <= KEPT_BYTES_MAX {
+            self.loan = Some(Loan::of(message));
+        }
+    }
+
+    /// The message was handled.
+    ///
+    /// - `may_keep`: not, if it is to be handled again.
+    /// - Result: the message, unless it is kept.
+    pub(super) fn end_loan<M: Received + 'static>(
+        &mut self,
+        message: M,
+        may_keep: bool,
+    ) -> Option<M> {
+        self.loan = None;
+        let borrower = self.borrower.take();
+        let Some(entry) = borrower.and_then(|number| self.get(number)) else {
+            return Some(message);
+        };
+        if may_keep && let Some(rest) = &mut entry.rest {
+            rest.message = Some(Box::new(message));
+            return None;
+        }
+        let copied_bytes = entry.kept_bytes();
+        entry.copy_rest(message.bytes());
+        self.kept_bytes -= copied_bytes;
+        Some(message)
+    }
+
+    /// Gives back all received messages: what they are kept for is copied.
+    pub(super) fn let_go(&mut self) {
+        self.entries.iter_mut().for_each(Entry::let_go);
+        self.kept_bytes = self.entries.iter().map(Entry::kept_bytes).sum();
     }
 
     /// Adds a message, in pieces if it is longer than a message may be. How many entries it is.
@@ -158,50 +211,46 @@ impl Log {
             && let Some(entry) = self.entries.pop_front()
         {
             self.first += 1;
-            self.bytes -= entry.body.len();
+            self.bytes -= entry.body_bytes();
+            self.kept_bytes -= entry.kept_bytes();
             if entry.is_operation {
                 first_sent = entry.first_sent.or(first_sent);
             }
-            let spare_bytes = self.spare_bytes + entry.body.capacity();
-            if self.spare.len() < SPARE_MAX && spare_bytes <= SPARE_BYTES_MAX {
+            let spare_bytes = self.spare_bytes + entry.copied.capacity();
+            let is_full = self.spare.len() == SPARE_MAX || spare_bytes > SPARE_BYTES_MAX;
+            if entry.copied.capacity() > 0 && !is_full {
                 self.spare_bytes = spare_bytes;
-                self.spare.push(entry.body);
+                self.spare.push(entry.copied);
             }
         }
         first_sent
     }
 
     fn add(&mut self, header: Header, parts: [&[u8]; 2], part: Part) {
-        let mut body = self.spare.pop().unwrap_or_default();
-        self.spare_bytes -= body.capacity();
-        body.clear();
-        body.extend_from_slice(parts[0]);
-        body.extend_from_slice(parts[1]);
-        self.bytes += body.len();
+        let loan = self.loan.filter(|_| self.borrower.is_none());
+        let borrowed = loan.and_then(|loan| loan.rest_of(parts));
+        let copied = self.copy_of(&parts[..borrowed.as_ref().map_or(2, |&(count, _)| count)]);
+        let rest = borrowed.map(|(_, range)| Rest { message: None, range });
+        let borrows = rest.is_some();
         let is_operation = part == Part::Operation;
-        self.entries.push_back(Entry { header, body, is_operation, first_sent: None });
-    }
-}
-
-impl Entry {
-    /// Length of its message in bytes.
-    pub(super) fn message_bytes(&self) -> usize {
-        HEADER_BYTES + self.body.len()
-    }
-
-    /// Writes its message, by a number of the link's.
-    pub(super) fn write(&self, out: &mut [u8], number: u64, epoch: u64, seal: Seal, isa: Isa) {
-        out[HEADER_BYTES..].copy_from_slice(self.body.as_bytes());
-        let mut header = Header { epoch, credit: number as u16, ..self.header };
-        if is_of_chains(header.kind()) {
-            header.sequence = number;
+        let entry = Entry { header, copied, rest, is_operation, first_sent: None };
+        self.bytes += entry.body_bytes();
+        self.kept_bytes += entry.kept_bytes();
+        self.entries.push_back(entry);
+        if borrows {
+            self.borrower = Some(self.last());
         }
-        wire::seal(out, header, seal, |bytes| crc32c(isa, 0, bytes));
     }
-}
 
-/// Whether messages of this kind are between servers alone, and have their number in `sequence`.
-pub(super) fn is_of_chains(kind: Kind) -> bool {
-    use Kind::{Counts, Filled, Nothing, Page, Part, State};
-    matches!(kind, Nothing | State | Page | Counts | Filled | Part)
+    /// Copies parts of a body.
+    fn copy_of(&mut self, parts: &[&[u8]]) -> Vec<u8> {
+        if parts.iter().all(|part| part.is_empty()) {
+            return Vec::new();
+        }
+        let mut copied = self.spare.pop().unwrap_or_default();
+        self.spare_bytes -= copied.capacity();
+        copied.clear();
+        parts.iter().for_each(|part| copied.extend_from_slice(part));
+        copied
+    }
 }

@@ -19,9 +19,11 @@
 mod coded;
 mod dismiss;
 mod early;
+mod entry;
 mod fill;
 mod follow;
 mod gather;
+mod keep;
 mod link;
 mod log;
 mod pass;
@@ -39,6 +41,8 @@ mod early_tests;
 #[cfg(test)]
 mod gather_tests;
 #[cfg(test)]
+mod keep_tests;
+#[cfg(test)]
 mod read_tests;
 #[cfg(test)]
 mod record_tests;
@@ -52,6 +56,7 @@ use kernels::crc32c::crc32c;
 use wire::{Epoch, Holds, Station, Time};
 
 pub use self::coded::PageWriter;
+pub use self::entry::Received;
 use self::fill::Filling;
 pub use self::follow::Taken;
 use self::gather::Gathering;
@@ -262,6 +267,7 @@ impl<S> Replica<S> {
             .filter(|_| self.role != Role::Out)
             .map(|(_, holds)| Successor::new(holds));
         self.log.keep_operations(self.position);
+        self.log.let_go();
         self.needed = self.position;
         if self.mutation == Mutation::LogDropped {
             self.log.restart(self.position + 1);

@@ -41,6 +41,12 @@ impl Letter {
     }
 }
 
+impl Received for Letter {
+    fn bytes(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl Outbox for Way {
     type Slot = Letter;
 
@@ -129,7 +135,7 @@ impl Pair {
     pub(super) fn ask(&mut self, letter: &Letter) {
         let header = Header { epoch: self.epoch.get(), ..letter.header() };
         let letter = message(header, &letter.bytes()[HEADER_BYTES..]);
-        let outcome = self.head.handle(self.now, letter.bytes(), &mut self.answers);
+        let (outcome, _) = self.head.handle_received(self.now, letter, &mut self.answers);
         assert!(matches!(outcome, Outcome::Answered | Outcome::Waiting), "{outcome:?}");
     }
 

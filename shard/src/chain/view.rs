@@ -46,7 +46,7 @@ impl<S> Replica<S> {
     /// What its tables, its log and pushes that wait take, in bytes.
     pub fn held_bytes(&self) -> u64 {
         let waits = self.gathering.held_bytes() as u64;
-        self.shard.held_bytes() + self.log.bytes() as u64 + waits
+        self.shard.held_bytes() + self.log.copied_bytes() as u64 + waits
     }
 
     /// What it shows.
