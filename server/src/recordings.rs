@@ -3,7 +3,8 @@
 //! Owns the pace. What is recorded is left to `shard::chain`, writing it to `recorder`.
 //!
 //! What changes beside a recording is copied before, and waits to be passed on. The pace is that of
-//! all tapes, until more of them wait than is good for the memory.
+//! all tapes, until more of them wait than is good for the memory: recordings have half of what
+//! the server's budget leaves them and tables together.
 //!
 //! Invariant: a turn looks at as much of a table as some 0.1 ms allow, and no tape is waited for.
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use shard::Room;
 use shard::chain::{Purpose, Replica, TAPE_BYTES, Tape};
 use wire::{Clock, ShardId, Time};
 
@@ -19,16 +21,21 @@ use crate::chains::Hosted;
 use crate::turn::Core;
 use crate::view::Turns;
 
-/// Tapes of a core that wait for their pace, in bytes: what is more is passed on at once.
+/// Tapes of a core that wait for their pace at most, in bytes: what is more is passed on at once.
 const PACED_BYTES_MAX: usize = 256 << 20;
 
-/// Tapes of a core that wait while the walk goes on, in bytes; the rest is for what changes. It may
-/// go far ahead of the writers: until it has been everywhere, each push is looked at.
-const WALKED_BYTES_MAX: usize = PACED_BYTES_MAX / 4 * 3;
+/// The same where no memory is left: a server that is full can be recorded, too.
+const PACED_BYTES_MIN: usize = 8 << 20;
+
+/// Tapes of a core that may wait whatever memory is left, in bytes; beyond it a recording ends.
+const WAITING_BYTES_MIN: usize = 32 << 20;
 
 /// Memory of tapes that a core keeps for further ones, and for the next checkpoint, in bytes: new
 /// memory has to be zeroed first, in the middle of a turn.
 const SPARE_BYTES_MAX: usize = PACED_BYTES_MAX;
+
+/// How many tapes' memory is given back at once, where too much is kept: some 0.1 ms each.
+const GIVEN_BACK_MAX: usize = 4;
 
 /// Time of the rate that may be made up for after a pause.
 const BURST: Duration = Duration::from_millis(20);
@@ -74,6 +81,9 @@ pub(crate) struct Recordings {
     /// Memory for further tapes.
     spare: Vec<Vec<u64>>,
     spare_bytes: usize,
+    /// What tapes that wait and memory for further ones may take together, in bytes; none: nobody
+    /// has said.
+    share_bytes: Option<usize>,
     /// What they took of turns.
     pub(crate) took: Turns,
     /// The same, but only the time that this thread ran.
@@ -142,12 +152,15 @@ impl Core {
         }
         let count = self.hosted.len();
         let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
-        let (is_paced, walks) = (waiting <= PACED_BYTES_MAX, waiting < WALKED_BYTES_MAX);
+        let Bounds { paced, walked, waiting: waiting_max } = self.recordings.bounds();
+        let (is_paced, walks) = (waiting <= paced, waiting < walked);
         let (first, mut has_added) = (self.recordings.next % count, false);
         self.recordings.next = first + 1;
         for at in (0..count).map(|at| (first + at) % count) {
             let Hosted { replica, tap, .. } = &mut self.hosted[at];
             self.recordings.give(replica);
+            let others = waiting - replica.recorded_bytes().min(waiting);
+            replica.bound_recording(waiting_max.saturating_sub(others));
             replica.record_copies();
             if !has_added && tap.is_some() && replica.wants_page() {
                 has_added = walks || replica.is_copied();
@@ -161,6 +174,13 @@ impl Core {
         self.recordings.took.note(self.transport.now() - begun);
         self.recordings.took_own.note(processor_time().saturating_sub(begun_own));
         has_added
+    }
+
+    /// Says what the core may still take. Recordings have half of that and of what they take.
+    pub(crate) fn bound_recordings(&mut self, room: Room) {
+        let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
+        let room_bytes = usize::try_from(room.bytes).unwrap_or(usize::MAX);
+        self.recordings.share(room_bytes, waiting);
     }
 
     /// When a tape may be passed on that waits for its pace.
@@ -218,11 +238,49 @@ struct Pace {
     now: Time,
 }
 
+/// How much of a core's recordings may wait, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bounds {
+    /// Beyond it tapes wait for no pace.
+    paced: usize,
+    /// From here on the walk waits; the rest is for what changes. It may go far ahead of the
+    /// writers: until it has been everywhere, each push is looked at.
+    walked: usize,
+    /// Beyond it a recording ends.
+    waiting: usize,
+}
+
 impl Recordings {
+    /// Memory that is kept for further tapes, in bytes.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.spare_bytes as u64
+    }
+
+    /// The core may take so many bytes more, and so many wait. Memory that there is too much of
+    /// for that is given back, some each time.
+    fn share(&mut self, room_bytes: usize, waiting_bytes: usize) {
+        let share = room_bytes.saturating_add(waiting_bytes).saturating_add(self.spare_bytes) / 2;
+        self.share_bytes = Some(share);
+        for _ in 0..GIVEN_BACK_MAX {
+            if self.spare_bytes <= share {
+                return;
+            }
+            let given = self.spare.pop().map_or(0, |words| size_of_val(words.as_slice()));
+            self.spare_bytes -= given;
+        }
+    }
+
+    fn bounds(&self) -> Bounds {
+        let share = self.share_bytes.unwrap_or(usize::MAX);
+        let paced = (share / 2).clamp(PACED_BYTES_MIN, PACED_BYTES_MAX);
+        Bounds { paced, walked: paced / 4 * 3, waiting: share.max(WAITING_BYTES_MIN) }
+    }
+
     /// Keeps a tape's memory, if there is not enough.
     fn keep(&mut self, words: Vec<u64>) {
         let bytes = size_of_val(words.as_slice());
-        if bytes == TAPE_BYTES && self.spare_bytes + bytes <= SPARE_BYTES_MAX {
+        let spare_max = self.share_bytes.unwrap_or(usize::MAX).min(SPARE_BYTES_MAX);
+        if bytes == TAPE_BYTES && self.spare_bytes + bytes <= spare_max {
             self.spare_bytes += bytes;
             self.spare.push(words);
         }
@@ -261,5 +319,48 @@ impl Recordings {
     /// From when on nobody counts as asking.
     fn idle_from(&self) -> Time {
         self.asked_at + IDLE_AFTER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a core's, with memory of so many tapes.
+    fn keeping(tapes: usize) -> Recordings {
+        let mut recordings = Recordings::default();
+        (0..tapes).for_each(|_| recordings.keep(vec![0; TAPE_BYTES / size_of::<u64>()]));
+        recordings
+    }
+
+    #[test]
+    fn what_may_wait_is_half_of_the_memory_that_is_left_and_never_nothing() {
+        let mut recordings = Recordings::default();
+        let unbounded = recordings.bounds();
+        assert_eq!((unbounded.paced, unbounded.waiting), (PACED_BYTES_MAX, usize::MAX));
+        recordings.share(120 << 20, 8 << 20);
+        let half = Bounds { paced: 32 << 20, walked: 24 << 20, waiting: 64 << 20 };
+        assert_eq!(recordings.bounds(), half, "of 128 MiB");
+        recordings.share(64 << 20, 64 << 20);
+        assert_eq!(recordings.bounds(), half, "it is the same when all of it waits");
+        recordings.share(0, 0);
+        let least = recordings.bounds();
+        assert_eq!((least.paced, least.waiting), (PACED_BYTES_MIN, WAITING_BYTES_MIN));
+        recordings.share(usize::MAX, usize::MAX);
+        assert_eq!(recordings.bounds().paced, PACED_BYTES_MAX);
+    }
+
+    #[test]
+    fn memory_of_tapes_is_given_back_where_little_is_left() {
+        let mut recordings = keeping(40);
+        assert_eq!(recordings.spare_bytes(), 40 << 20);
+        recordings.share(40 << 20, 0);
+        assert_eq!(recordings.spare_bytes(), 40 << 20, "half of what is left is enough");
+        recordings.share(20 << 20, 0);
+        assert_eq!(recordings.spare_bytes(), (40 - GIVEN_BACK_MAX as u64) << 20, "some at once");
+        (0..100).for_each(|_| recordings.share(0, 0));
+        assert_eq!((recordings.spare_bytes(), recordings.spare.len()), (0, 0));
+        recordings.keep(vec![0; TAPE_BYTES / size_of::<u64>()]);
+        assert_eq!(recordings.spare_bytes(), 0, "and none is kept");
     }
 }

@@ -230,12 +230,13 @@ impl Core {
     /// What it holds for its peers, in bytes.
     pub(crate) fn held_bytes(&self) -> u64 {
         let shards = self.hosted.iter().map(|hosted| hosted.replica.held_bytes());
-        shards.sum::<u64>() + self.transport.held_bytes()
+        shards.sum::<u64>() + self.transport.held_bytes() + self.recordings.spare_bytes()
     }
 
     /// Says what its tables may still take. Those of followers are not bounded by it: what a head
     /// has done, they do.
     pub(crate) fn set_room(&mut self, room: Room) {
+        self.bound_recordings(room);
         let answers = |hosted: &Hosted| matches!(hosted.replica.role(), Role::Alone | Role::Head);
         let count = self.hosted.iter().filter(|hosted| answers(hosted)).count().max(1) as u64;
         let part = Room { bytes: room.bytes / count, ..room };

@@ -26,6 +26,7 @@ mod partition;
 mod processes;
 mod rdma;
 mod rdma_counts;
+mod recording_memory;
 mod restoring;
 mod rounding;
 mod row_life;

@@ -18,7 +18,7 @@ use zerocopy::IntoBytes;
 
 use super::fill::{marker_words, page_header};
 use super::state::CHANGES;
-use super::tape::{PAPER, Reached, Tape, Tapes, WAITING_BYTES_MAX};
+use super::tape::{PAPER, Reached, Tape, Tapes};
 use super::{Replica, Role};
 use crate::engine::{Mutation, Rests, Shard};
 use crate::job::Job;
@@ -69,6 +69,8 @@ pub enum RecordingEnd {
     TooSlow {
         /// Bytes that had waited.
         bytes: usize,
+        /// How many may.
+        bytes_max: usize,
     },
     /// The shard was beyond the cut when that came.
     Passed {
@@ -236,6 +238,14 @@ impl<S> Replica<S> {
         self.recording.as_ref().map_or(0, |recording| recording.tapes.bytes())
     }
 
+    /// Says how many bytes of it may wait to be taken, as the memory that is left has it. A
+    /// recording that needs more ends; none has more than 512 MiB.
+    pub fn bound_recording(&mut self, bytes_max: usize) {
+        if let Some(recording) = &mut self.recording {
+            recording.tapes.set_bytes_max(bytes_max);
+        }
+    }
+
     /// Adds what was copied because it changed. Whoever turns the shard does so each time.
     pub fn record_copies(&mut self) {
         while self.record_piece(Table::take_copies) {}
@@ -297,8 +307,8 @@ impl<S> Replica<S> {
             break;
         }
         if tapes.is_over() {
-            let bytes = tapes.bytes();
-            self.abort_recording(RecordingEnd::TooSlow { bytes });
+            let (bytes, bytes_max) = (tapes.bytes(), tapes.bytes_max());
+            self.abort_recording(RecordingEnd::TooSlow { bytes, bytes_max });
             return false;
         }
         found
@@ -386,10 +396,10 @@ impl fmt::Display for RecordingEnd {
         match self {
             RecordingEnd::Filling => f.write_str("another server had to be filled"),
             RecordingEnd::JobChanged => f.write_str("another job began, and dropped the tables"),
-            RecordingEnd::TooSlow { bytes } => write!(
+            RecordingEnd::TooSlow { bytes, bytes_max } => write!(
                 f,
-                "the store was too slow: {bytes} bytes waited for it, of {WAITING_BYTES_MAX} that \
-                 may"
+                "the store was too slow: {bytes} bytes waited for it, and {bytes_max} may by the \
+                 memory that is left"
             ),
             RecordingEnd::Passed { cut, clock } => {
                 write!(f, "the shard was at {clock} when it heard of the cut at {cut}")

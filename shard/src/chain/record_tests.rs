@@ -478,6 +478,19 @@ fn a_recording_that_nobody_takes_ends_and_holds_nobody_up() {
     push_all(&mut head);
     assert!(matches!(take_end(&mut head), RecordingEnd::TooSlow { .. }));
     push_all(&mut head);
+    // With less memory it ends sooner, and what waits is held.
+    let bytes_max = 8 << 20;
+    head.begin_recording(Purpose::default()).expect("it is alone");
+    head.bound_recording(bytes_max);
+    head.cut_recording(None);
+    let (held, mut waited) = (head.held_bytes() - head.recorded_bytes() as u64, 0);
+    while head.wants_page() {
+        head.record_page();
+        waited = waited.max(head.recorded_bytes());
+        assert_eq!(head.held_bytes(), held + head.recorded_bytes() as u64);
+    }
+    assert!((bytes_max / 2..=bytes_max).contains(&waited), "{waited} bytes waited");
+    assert!(matches!(take_end(&mut head), RecordingEnd::TooSlow { bytes_max: 8_388_608, .. }));
 }
 
 /// Why a recording has ended by itself.

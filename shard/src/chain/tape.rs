@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 use super::coded::{Form, PageWriter};
 use crate::table::{Page, Paper};
 
-/// What may wait to be taken, in bytes; beyond it the recording ends.
+/// What may wait to be taken at most, in bytes; beyond it the recording ends.
 pub(super) const WAITING_BYTES_MAX: usize = if cfg!(test) { 64 << 20 } else { 512 << 20 };
 
 /// A tape is full at so many bytes, room in front included; one message may pass it.
@@ -84,6 +84,8 @@ pub(super) struct Tapes {
     full: VecDeque<Tape>,
     /// Of all tapes.
     bytes: usize,
+    /// What may wait to be taken.
+    bytes_max: usize,
     /// What tapes that are full from now on say.
     pub(super) reached: Reached,
     /// Whether something did not find room.
@@ -176,6 +178,7 @@ impl Tapes {
             current: Tape::default(),
             full: VecDeque::from([Tape { reached, ..Tape::default() }]),
             bytes: 0,
+            bytes_max: WAITING_BYTES_MAX,
             reached,
             is_over: false,
         }
@@ -193,6 +196,17 @@ impl Tapes {
     /// What waits, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What may wait, in bytes.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// From now on no more than so many bytes may wait, and never more than
+    /// [`WAITING_BYTES_MAX`]. What waits already is kept.
+    pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max.min(WAITING_BYTES_MAX);
     }
 
     /// Whether something is missing that there was no room for.
@@ -221,7 +235,7 @@ impl Tapes {
 
     /// Whether there is room for so many bytes; if not, that is kept in mind.
     fn has_room(&mut self, bytes: usize) -> bool {
-        self.is_over |= self.bytes + bytes > WAITING_BYTES_MAX;
+        self.is_over |= self.bytes + bytes > self.bytes_max;
         !self.is_over
     }
 

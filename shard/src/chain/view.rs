@@ -43,10 +43,11 @@ pub struct Progress {
 }
 
 impl<S> Replica<S> {
-    /// What its tables, its log and pushes that wait take, in bytes.
+    /// What its tables, its log, pushes that wait and what waits of a recording take, in bytes.
     pub fn held_bytes(&self) -> u64 {
         let waits = self.gathering.held_bytes() as u64;
-        self.shard.held_bytes() + self.log.copied_bytes() as u64 + waits
+        let recorded = self.recorded_bytes() as u64;
+        self.shard.held_bytes() + self.log.copied_bytes() as u64 + waits + recorded
     }
 
     /// What it shows.
