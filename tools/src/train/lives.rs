@@ -32,6 +32,10 @@ use crate::signals::Stop;
 /// How long children are listened to before the coordinator is, while one waits for a batch of it.
 const OWED_WAIT: Duration = Duration::from_millis(1);
 
+/// What names in a directory of journals begin with: files of workers, and folders of lives that
+/// took over.
+pub(super) const JOURNAL_START: &str = "worker-";
+
 /// Runs the workers as processes: all of a job, or those of a seat in one.
 pub(crate) fn run_processes(
     plan: &Plan,
@@ -248,7 +252,7 @@ impl<'a> Crew<'a> {
     /// Where a life that takes over keeps its steps: the one before may still write.
     fn journal_for(&self, worker: usize, life: u32) -> Option<PathBuf> {
         let dir = self.journals.as_ref()?;
-        Some(dir.join(format!("worker-{worker}-life-{life}")))
+        Some(dir.join(format!("{JOURNAL_START}{worker}-life-{life}")))
     }
 
     /// A spare has a worker's place: the life before may go.

@@ -5,6 +5,7 @@
 //! Invariant: the launcher's number and its workers' journals lie together, so that whoever has the
 //! one has the others.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::train::lives::JOURNAL_START;
 
 /// Launchers of one job on one host, where no directory is named.
 const LAUNCHERS_MAX: u32 = 16;
@@ -111,6 +113,9 @@ impl JobDir {
             return Err(Untaken::InUse);
         }
         let is_new = !path.join(LAUNCHER).exists();
+        if is_new {
+            check_free(&path.join(JOURNALS))?;
+        }
         let holder = launcher(path, cluster, job)?;
         std::fs::create_dir_all(path.join(JOURNALS)).map_err(failed)?;
         Ok(JobDir { path: path.to_owned(), is_named, holder, is_new, _lock: lock })
@@ -146,6 +151,25 @@ impl JobDir {
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }
+}
+
+/// Refuses a directory for journals with what no launcher has left there: it would be removed.
+fn check_free(journals: &Path) -> Result<(), Untaken> {
+    let entries = match journals.read_dir() {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(journals, &error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| failed(journals, &error))?.path();
+        let name = path.file_name().and_then(OsStr::to_str);
+        if !name.is_some_and(|name| name.starts_with(JOURNAL_START)) {
+            let why =
+                format!("{}: it is no worker's journal; name another --job-dir", path.display());
+            return Err(Untaken::Failed(Failure::failed(why)));
+        }
+    }
+    Ok(())
 }
 
 /// The number of the launcher that a directory is of; a new one is drawn.
@@ -214,5 +238,19 @@ mod tests {
         let next = JobDir::open(Some(above.path()), "c", "ads").expect("free");
         assert_ne!(next.holder(), holder);
         assert_eq!(next.journals().read_dir().expect("made").count(), 0);
+    }
+
+    #[test]
+    fn what_no_launcher_has_left_is_not_removed() {
+        let above = tempfile::tempdir().expect("a directory");
+        let theirs = above.path().join("journals/notes.txt");
+        std::fs::create_dir(above.path().join("journals")).expect("made");
+        std::fs::write(&theirs, "mine").expect("written");
+        let refused = JobDir::open(Some(above.path()), "c", "ctr").expect_err("in the way");
+        let refused = refused.to_string();
+        assert!(refused.contains("notes.txt: it is no worker's journal"), "{refused}");
+        assert!(theirs.exists() && !above.path().join(LAUNCHER).exists());
+        std::fs::rename(theirs, above.path().join("journals/worker-0-life-1")).expect("renamed");
+        JobDir::open(Some(above.path()), "c", "ctr").expect("a life before was ended amid its end");
     }
 }
