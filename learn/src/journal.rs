@@ -26,6 +26,9 @@ use crate::metrics::{METRICS_WORDS, Metrics};
 /// Steps that a journal holds: so many may be unfinished on some shard.
 pub const JOURNAL_STEPS: u64 = 8;
 
+/// What names in a directory of journals begin with.
+pub const JOURNAL_START: &str = "worker-";
+
 /// Begins each record: `GRDWJRNL`.
 const MAGIC: u64 = u64::from_le_bytes(*b"GRDWJRNL");
 
@@ -270,7 +273,7 @@ impl Entry {
 }
 
 fn slot_path(dir: &Path, worker: WorkerId, slot: u64) -> PathBuf {
-    dir.join(format!("worker-{}-{slot}", worker.get()))
+    dir.join(format!("{JOURNAL_START}{}-{slot}", worker.get()))
 }
 
 /// A step from the words of a record.

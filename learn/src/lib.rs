@@ -20,7 +20,7 @@ mod run;
 
 pub use feed::{ClaimInEpoch, ClaimSplitInEpoch, Epochs, Feed, FeedProgress};
 pub use job::{CALL_MAX, INCARNATION, Job, JobError, Watch, Worked};
-pub use journal::{JOURNAL_STEPS, Journal, JournalError};
+pub use journal::{JOURNAL_START, JOURNAL_STEPS, Journal, JournalError};
 pub use late::Lateness;
 pub use learner::{Ask, Io, Learner, Table};
 pub use logistic::{LogisticRegression, Optimizer, margins};

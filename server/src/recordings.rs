@@ -34,7 +34,7 @@ const WAITING_BYTES_MIN: usize = 32 << 20;
 /// memory has to be zeroed first, in the middle of a turn.
 const SPARE_BYTES_MAX: usize = PACED_BYTES_MAX;
 
-/// How many tapes' memory is given back at once, where too much is kept: some 0.1 ms each.
+/// How many tapes' memory is given back at once, where too much is kept.
 const GIVEN_BACK_MAX: usize = 4;
 
 /// Time of the rate that may be made up for after a pause.
@@ -84,6 +84,8 @@ pub(crate) struct Recordings {
     /// What tapes that wait and memory for further ones may take together, in bytes; none: nobody
     /// has said.
     share_bytes: Option<usize>,
+    /// What of it memory for further ones may take.
+    spare_max: Option<usize>,
     /// What they took of turns.
     pub(crate) took: Turns,
     /// The same, but only the time that this thread ran.
@@ -151,7 +153,7 @@ impl Core {
             self.recordings.asked_at = begun;
         }
         let count = self.hosted.len();
-        let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
+        let waiting = self.recorded_bytes();
         let Bounds { paced, walked, waiting: waiting_max } = self.recordings.bounds();
         let (is_paced, walks) = (waiting <= paced, waiting < walked);
         let (first, mut has_added) = (self.recordings.next % count, false);
@@ -159,7 +161,7 @@ impl Core {
         for at in (0..count).map(|at| (first + at) % count) {
             let Hosted { replica, tap, .. } = &mut self.hosted[at];
             self.recordings.give(replica);
-            let others = waiting - replica.recorded_bytes().min(waiting);
+            let others = waiting.saturating_sub(replica.recorded_bytes());
             replica.bound_recording(waiting_max.saturating_sub(others));
             replica.record_copies();
             if !has_added && tap.is_some() && replica.wants_page() {
@@ -178,9 +180,13 @@ impl Core {
 
     /// Says what the core may still take. Recordings have half of that and of what they take.
     pub(crate) fn bound_recordings(&mut self, room: Room) {
-        let waiting: usize = self.hosted.iter().map(|it| it.replica.recorded_bytes()).sum();
         let room_bytes = usize::try_from(room.bytes).unwrap_or(usize::MAX);
-        self.recordings.share(room_bytes, waiting);
+        self.recordings.share(room_bytes, self.recorded_bytes());
+    }
+
+    /// What waits of all recordings, in bytes.
+    fn recorded_bytes(&self) -> usize {
+        self.hosted.iter().map(|hosted| hosted.replica.recorded_bytes()).sum()
     }
 
     /// When a tape may be passed on that waits for its pace.
@@ -260,9 +266,10 @@ impl Recordings {
     /// for that is given back, some each time.
     fn share(&mut self, room_bytes: usize, waiting_bytes: usize) {
         let share = room_bytes.saturating_add(waiting_bytes).saturating_add(self.spare_bytes) / 2;
-        self.share_bytes = Some(share);
+        let spare_max = share.saturating_sub(waiting_bytes);
+        (self.share_bytes, self.spare_max) = (Some(share), Some(spare_max));
         for _ in 0..GIVEN_BACK_MAX {
-            if self.spare_bytes <= share {
+            if self.spare_bytes <= spare_max {
                 return;
             }
             let given = self.spare.pop().map_or(0, |words| size_of_val(words.as_slice()));
@@ -279,7 +286,7 @@ impl Recordings {
     /// Keeps a tape's memory, if there is not enough.
     fn keep(&mut self, words: Vec<u64>) {
         let bytes = size_of_val(words.as_slice());
-        let spare_max = self.share_bytes.unwrap_or(usize::MAX).min(SPARE_BYTES_MAX);
+        let spare_max = self.spare_max.unwrap_or(usize::MAX).min(SPARE_BYTES_MAX);
         if bytes == TAPE_BYTES && self.spare_bytes + bytes <= spare_max {
             self.spare_bytes += bytes;
             self.spare.push(words);

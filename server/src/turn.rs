@@ -405,7 +405,7 @@ impl Core {
         let lacking_bytes = reply.lacking_bytes;
         match (outcome, slot.map(|Kept(slot)| slot)) {
             (Outcome::Answered, slot) => {
-                slot.into_iter().for_each(|slot| self.transport.release(slot));
+                drop(slot);
                 if let Some(job) = self.hosted[at].replica.shard_mut().take_joined() {
                     self.admit_member(at, peer, job);
                 }

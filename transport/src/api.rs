@@ -233,7 +233,8 @@ pub trait Transport {
     /// behind slots that were given back since.
     fn flush(&mut self);
 
-    /// Gives a received slot back, in any order. Its bytes may be overwritten from now on.
+    /// Gives a received slot back, in any order, as dropping it does. Its bytes may be overwritten
+    /// from now on.
     fn release(&mut self, slot: RecvSlot);
 
     /// Waits until there may be something to poll, an `acquire` that found no credit may succeed,

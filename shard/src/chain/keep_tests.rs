@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use wire::{Epoch, Flags, HEADER_BYTES, Header, Holds, Kind};
+use wire::{Flags, HEADER_BYTES, Header, Kind};
 
 use super::log::KEPT_BYTES_MAX;
-use super::tests::{Letter, Pair, message, pair_with_a_row, push, station};
+use super::tests::{Letter, Pair, message, pair_with_a_row, push};
 use super::{Mutation, Outcome, Received, Taken};
 
 /// A message that is counted as long as it lives.
@@ -106,31 +106,21 @@ fn no_more_is_kept_than_leaves_its_senders_room() {
 #[test]
 fn who_has_a_successor_of_his_own_keeps_what_his_predecessor_sent() {
     let mut pair = pair_with_a_row(Mutation::None);
-    let (now, later, count) = (pair.now, Epoch::new(4), Count::default());
-    let whole = Some(Holds::Everything);
+    let (now, count) = (pair.now, Count::default());
     let push_on = |pair: &mut Pair, sequence: u64, count: &Count| {
         pair.ask(&push(sequence, 0, 0, &[5, 6, 7], Flags::NONE));
         pair.head.forward(now, &mut pair.down);
-        let (taken, left) = {
-            let message = count.of(pair.down.letters.pop_back().expect("a push"));
-            pair.tail.follow_received(message)
-        };
+        let message = count.of(pair.down.letters.pop_back().expect("a push"));
+        let (taken, left) = pair.tail.follow_received(message);
         assert_eq!(taken, Taken::Done);
         left.is_none()
     };
     assert!(!push_on(&mut pair, 2, &count), "nobody is behind it");
-    // Another one is from now on.
-    assert!(pair.head.place(later, Some(station(0, Holds::Everything, whole))));
-    assert!(pair.tail.place(later, Some(station(1, Holds::Everything, whole))));
-    assert!(pair.tail.predecessor_linked(later));
-    pair.head.successor_linked(now);
-    pair.epoch = later;
-    pair.tail.word(now, &mut pair.down);
-    let word = pair.down.letters.pop_front().expect("it says where it stands");
-    assert!(pair.head.hear_successor(now, word.bytes()));
+    pair.lengthen();
     pair.tail.successor_linked(now);
+    let epoch = pair.epoch.get();
     let says = |position: u64| {
-        let (sequence, clock, epoch) = (position, position, later.get());
+        let (sequence, clock) = (position, position);
         message(Header { sequence, clock, epoch, ..Header::new(Kind::Applied) }, &[])
     };
     let has = pair.tail.position();

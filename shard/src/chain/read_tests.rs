@@ -82,21 +82,11 @@ fn a_replica_in_the_middle_shows_nothing_that_the_tail_lacks() {
     for mutation in [Mutation::None, Mutation::AnswersNotHeld] {
         let mut pair = pair_with_a_row(mutation);
         let now = pair.now;
-        // Another one behind: what was the tail is in the middle now.
-        let later = Epoch::new(4);
-        let whole = Some(Holds::Everything);
-        assert!(pair.head.place(later, Some(station(0, Holds::Everything, whole))));
-        assert!(pair.tail.place(later, Some(station(1, Holds::Everything, whole))));
-        assert!(pair.tail.predecessor_linked(later));
-        pair.head.successor_linked(now);
-        pair.epoch = later;
-        pair.tail.word(now, &mut pair.down);
-        let word = pair.down.letters.pop_front().expect("it says where it stands");
-        assert!(pair.head.hear_successor(now, word.bytes()));
+        pair.lengthen();
         pair.ask(&push(2, 0, 0, &[5], Flags::NONE));
         follow(&mut pair);
         let asked = pull(0, 2);
-        let header = Header { epoch: later.get(), ..asked.header() };
+        let header = Header { epoch: pair.epoch.get(), ..asked.header() };
         let asked = keyed(header, &[5], &[]);
         let (outcome, answers) = ask(&mut pair.tail, now, &asked);
         assert_eq!(outcome, Outcome::Answered);

@@ -147,6 +147,19 @@ impl Pair {
         assert_eq!(answer.header().status(), Ok(Status::Done));
     }
 
+    /// Puts another server behind the tail, which is in the middle from now on, in the epoch after.
+    pub(super) fn lengthen(&mut self) {
+        let (later, whole) = (Epoch::new(self.epoch.get() + 1), Some(Holds::Everything));
+        assert!(self.head.place(later, Some(station(0, Holds::Everything, whole))));
+        assert!(self.tail.place(later, Some(station(1, Holds::Everything, whole))));
+        assert!(self.tail.predecessor_linked(later));
+        self.head.successor_linked(self.now);
+        self.epoch = later;
+        self.tail.word(self.now, &mut self.down);
+        let word = self.down.letters.pop_front().expect("it says where it stands");
+        assert!(self.head.hear_successor(self.now, word.bytes()));
+    }
+
     /// One turn of each; whether anything moved.
     fn turn(&mut self) -> bool {
         self.turn_seen().0

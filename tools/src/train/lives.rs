@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use launch::{ChildEvent, Children, Signal};
-use learn::Progress;
+use learn::{JOURNAL_START, Progress};
 use worker::JobId;
 
 use super::backups::Backups;
@@ -31,10 +31,6 @@ use crate::signals::Stop;
 
 /// How long children are listened to before the coordinator is, while one waits for a batch of it.
 const OWED_WAIT: Duration = Duration::from_millis(1);
-
-/// What names in a directory of journals begin with: files of workers, and folders of lives that
-/// took over.
-pub(super) const JOURNAL_START: &str = "worker-";
 
 /// Runs the workers as processes: all of a job, or those of a seat in one.
 pub(crate) fn run_processes(

@@ -12,10 +12,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use learn::JOURNAL_START;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::train::lives::JOURNAL_START;
 
 /// Launchers of one job on one host, where no directory is named.
 const LAUNCHERS_MAX: u32 = 16;
