@@ -17,6 +17,7 @@ mod manifest;
 mod part;
 mod part_reader;
 mod part_writer;
+mod piece;
 mod retain;
 pub mod simulated;
 mod store;

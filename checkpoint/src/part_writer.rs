@@ -1,8 +1,9 @@
 //! Writing one part: messages in, blocks out.
 //!
-//! Owns the buffers of a part, their sums, and the thread that writes them: while one block is on
-//! its way to the store, the next is filled. Sums are made on the filling side, so that the thread
-//! of a fast disk has nothing else to do. What the messages are is left to the caller.
+//! Owns the buffers of a part, their sums, and the thread that writes them: while one piece of the
+//! part is on its way to the store, the next is filled. Sums and copies are made on the filling
+//! side, so that the thread of a fast disk has nothing else to do. What the messages are is left to
+//! the caller.
 //!
 //! Invariant: a part that failed once takes nothing more and is never finished. It is begun again
 //! by a new plan, under a new name.
@@ -21,11 +22,11 @@ use crate::error::{StoreError, WriteError};
 use crate::layout::{CheckpointNumber, Object, part_file};
 use crate::manifest::{ClusterId, PartEntry};
 use crate::part::{HEAD_BYTES, PartHead};
+use crate::piece::Piece;
 use crate::sum::{Root, Sum};
 
-/// Buffers of a part: one is filled, one is written, the others wait. Blocks that were not copied
-/// are short, and a disk is not to wait for them.
-const BLOCKS_MAX: usize = 6;
+/// Pieces of a part: one is filled, one is written, the others wait.
+const PIECES_MAX: usize = 3;
 
 /// What part is to be written. It may travel to another process, which writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,15 +59,16 @@ pub struct PartWriter {
     object: String,
     limit: Duration,
     block: Block,
+    piece: Piece,
     /// Sum of the part's header.
     head: Sum,
-    /// Over all blocks that were handed over.
+    /// Over all blocks that were sealed.
     root: Root,
     written: Written,
-    /// Blocks to be written; none once the part has failed.
+    /// Pieces to be written; none once the part has failed.
     full: Option<Sender<Step>>,
-    /// Blocks that were written, to be filled again.
-    empty: Receiver<Block>,
+    /// Pieces that were written, to be filled again.
+    empty: Receiver<Piece>,
     outcome: Receiver<Result<(), StoreError>>,
 }
 
@@ -81,19 +83,19 @@ impl PartWriter {
         let object = Object { number: plan.number, file };
         let sink = backend.create(&object)?;
         let object = backend.name(&object);
-        let (full, steps) = bounded(BLOCKS_MAX);
-        let (spare, empty) = bounded(BLOCKS_MAX);
+        let (full, steps) = bounded(PIECES_MAX);
+        let (spare, empty) = bounded(PIECES_MAX);
         let (done, outcome) = bounded(1);
         let head = PartHead { number: plan.number, cluster: plan.cluster, shard: plan.shard };
         let head = head.to_bytes(plan.values);
-        for _ in 1..BLOCKS_MAX {
-            spare.send(Block::default()).expect("its receiver is in this function");
+        for _ in 1..PIECES_MAX {
+            spare.send(Piece::new()).expect("its receiver is in this function");
         }
         let thread = thread::Builder::new().name(format!("checkpoint-{}", plan.shard.get()));
         // A result that comes too late has no reader.
         let work = move || {
             yield_to_others();
-            drop(done.send(write_part(sink, &head, &steps, &spare)));
+            drop(done.send(write_part(sink, &steps, &spare)));
         };
         thread.spawn(work).map_err(|error| StoreError::Failed {
             object: object.clone(),
@@ -101,12 +103,25 @@ impl PartWriter {
             offset: None,
             why: error.to_string(),
         })?;
-        let mut block = Block::default();
+        let (mut block, mut piece) = (Block::default(), Piece::new());
         block.clear();
+        piece.take(&head);
         let head = PartHead::sum(&head);
         let written = Written { bytes: HEAD_BYTES as u64, blocks: 0, messages: 0 };
         let (root, full) = (Root::new(head), Some(full));
-        Ok(PartWriter { plan, object, limit, block, head, root, written, full, empty, outcome })
+        Ok(PartWriter {
+            plan,
+            object,
+            limit,
+            block,
+            piece,
+            head,
+            root,
+            written,
+            full,
+            empty,
+            outcome,
+        })
     }
 
     /// Appends a whole message. Waits while the store is behind by all buffers.
@@ -117,7 +132,7 @@ impl PartWriter {
             return Err(WriteError::TooLong { bytes: message.len() });
         }
         if !self.block.has_room(message.len()) {
-            self.hand_over()?;
+            self.write_block()?;
         } else if self.full.is_none() {
             return Err(self.ended());
         }
@@ -125,19 +140,14 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Appends messages as a block of their own, which is not copied. Waits while the store is
-    /// behind by all buffers.
+    /// Appends messages as a block of their own. Waits while the store is behind by all buffers.
     ///
-    /// - Returns a block that was written before, for its memory.
     /// - Errors: the part has failed.
-    pub fn append_block(&mut self, block: Block) -> Result<Block, WriteError> {
+    pub fn append_block(&mut self, block: &mut Block) -> Result<(), WriteError> {
         if self.block.payload_bytes() > 0 {
-            self.hand_over()?;
+            self.write_block()?;
         }
-        let begun = std::mem::replace(&mut self.block, block);
-        self.hand_over()?;
-        // Each block that goes comes back, so the one that was begun can be given away.
-        Ok(std::mem::replace(&mut self.block, begun))
+        self.write(block)
     }
 
     /// Writes what is left, makes the part durable and gives it its name.
@@ -146,10 +156,11 @@ impl PartWriter {
     /// - Errors: it failed.
     pub fn finish(mut self, end: PartEnd) -> Result<PartEntry, WriteError> {
         if self.block.payload_bytes() > 0 {
-            self.hand_over()?;
+            self.write_block()?;
         }
         let Some(full) = self.full.take() else { return Err(self.ended()) };
-        if full.send_timeout(Step::Finish, self.limit).is_err() {
+        let last = std::mem::take(&mut self.piece);
+        if full.send_timeout(Step::Finish(last), self.limit).is_err() {
             return Err(self.failure());
         }
         let outcome = self.outcome.recv_timeout(self.limit);
@@ -170,27 +181,49 @@ impl PartWriter {
         })
     }
 
-    /// Gives the filled block to the thread and takes an empty one.
-    fn hand_over(&mut self) -> Result<(), WriteError> {
-        let Some(full) = &self.full else { return Err(self.ended()) };
-        self.root.add(self.block.seal(self.head, self.written.blocks));
-        self.written.bytes += self.block.as_bytes().len() as u64;
+    /// Writes the block that was filled, and begins another one.
+    fn write_block(&mut self) -> Result<(), WriteError> {
+        let mut block = std::mem::take(&mut self.block);
+        let written = self.write(&mut block);
+        self.block = block;
+        self.block.clear();
+        written
+    }
+
+    /// Seals a block and copies it into pieces, of which full ones go to the thread.
+    fn write(&mut self, block: &mut Block) -> Result<(), WriteError> {
+        if self.full.is_none() {
+            return Err(self.ended());
+        }
+        self.root.add(block.seal(self.head, self.written.blocks));
+        let mut rest = block.as_bytes();
+        self.written.bytes += rest.len() as u64;
         self.written.blocks += 1;
-        self.written.messages += u64::from(self.block.message_count());
-        // The channel has room for all blocks there are: this does not wait.
-        let sent = full.send_timeout(Step::Write(std::mem::take(&mut self.block)), self.limit);
-        let empty = sent.ok().and_then(|()| self.empty.recv_timeout(self.limit).ok());
-        match empty {
-            Some(block) => {
-                self.block = block;
-                self.block.clear();
-                Ok(())
-            }
-            None => {
-                self.full = None;
-                Err(self.failure())
+        self.written.messages += u64::from(block.message_count());
+        while !rest.is_empty() {
+            rest = self.piece.take(rest);
+            if self.piece.is_full() {
+                self.hand_over()?;
             }
         }
+        Ok(())
+    }
+
+    /// Gives the filled piece to the thread and takes an empty one.
+    fn hand_over(&mut self) -> Result<(), WriteError> {
+        let Some(full) = &self.full else { return Err(self.ended()) };
+        let Ok(mut empty) = self.empty.recv_timeout(self.limit) else {
+            self.full = None;
+            return Err(self.failure());
+        };
+        empty.clear();
+        let piece = std::mem::replace(&mut self.piece, empty);
+        // The channel has room for all pieces there are: this does not wait.
+        if full.send_timeout(Step::Write(piece), self.limit).is_err() {
+            self.full = None;
+            return Err(self.failure());
+        }
+        Ok(())
     }
 
     /// Why the thread takes nothing more.
@@ -221,8 +254,9 @@ pub fn yield_to_others() {
 }
 
 enum Step {
-    Write(Block),
-    Finish,
+    Write(Piece),
+    /// The last one.
+    Finish(Piece),
 }
 
 /// What was handed over.
@@ -233,14 +267,13 @@ struct Written {
     messages: u64,
 }
 
-/// The thread: writes blocks in order until it is told to finish, or the writer is gone.
+/// The thread: writes pieces in order until it is told to finish, or the writer is gone.
 fn write_part(
     mut sink: Box<dyn Sink>,
-    head: &[u8],
     steps: &Receiver<Step>,
-    spare: &Sender<Block>,
+    spare: &Sender<Piece>,
 ) -> Result<(), StoreError> {
-    match write_blocks(&mut *sink, head, steps, spare) {
+    match write_pieces(&mut *sink, steps, spare) {
         Ok(End::Finish) => sink.finish(),
         Ok(End::Gone) => {
             sink.abandon();
@@ -253,28 +286,29 @@ fn write_part(
     }
 }
 
-/// How blocks end.
+/// How pieces end.
 enum End {
     Finish,
     /// The writer is gone: nobody hears how it ended.
     Gone,
 }
 
-fn write_blocks(
+fn write_pieces(
     sink: &mut dyn Sink,
-    head: &[u8],
     steps: &Receiver<Step>,
-    spare: &Sender<Block>,
+    spare: &Sender<Piece>,
 ) -> Result<End, StoreError> {
-    sink.write(head)?;
     loop {
         match steps.recv() {
-            Ok(Step::Write(block)) => {
-                sink.write(block.as_bytes())?;
+            Ok(Step::Write(piece)) => {
+                sink.write(piece.as_bytes())?;
                 // The writer may have waited too long and gone.
-                let _ = spare.try_send(block);
+                let _ = spare.try_send(piece);
             }
-            Ok(Step::Finish) => return Ok(End::Finish),
+            Ok(Step::Finish(piece)) => {
+                sink.write(piece.as_bytes())?;
+                return Ok(End::Finish);
+            }
             Err(_) => return Ok(End::Gone),
         }
     }

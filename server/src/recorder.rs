@@ -207,8 +207,9 @@ impl Way {
             tape.messages().try_for_each(|it| part.append(it)).map_err(Lost::Write)?;
             tape.into_words()
         } else {
-            let block = Block::of(tape.into_words(), bytes, count);
-            part.append_block(block).map_err(Lost::Write)?.into_words()
+            let mut block = Block::of(tape.into_words(), bytes, count);
+            part.append_block(&mut block).map_err(Lost::Write)?;
+            block.into_words()
         };
         let _ = self.spares.try_send(spare);
         Ok(true)

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::disk::{Disk, DiskEntryKind, DiskFile};
-use super::gathered::Gathered;
 use super::{Backend, Folder, New, Sink, Source, Stored};
 use crate::error::StoreError;
 use crate::layout::{CheckpointNumber, Object, folder, number_of};
+use crate::piece::PIECE_BYTES;
 
 /// What is written between two syncs where it goes by the kernel's cache, in bytes: a sync at the
 /// end has little left to do, and a checkpoint does not fill the machine's memory with pages that
@@ -154,8 +154,8 @@ impl<D: Disk> Backend for Local<D> {
         let path = self.path(object);
         let (temporary, file) = self.create_temporary(&path)?;
         let disk = Arc::clone(&self.disk);
-        let (way, gathered, written, unsynced) = (Way::Untried, Gathered::new(), 0, 0);
-        Ok(Box::new(LocalSink { disk, file, temporary, path, way, gathered, written, unsynced }))
+        let (way, written, unsynced) = (Way::Untried, 0, 0);
+        Ok(Box::new(LocalSink { disk, file, temporary, path, way, written, unsynced }))
     }
 
     fn put_new(&self, object: &Object, bytes: &[u8]) -> Result<New, StoreError> {
@@ -232,7 +232,6 @@ struct LocalSink<D: Disk> {
     temporary: PathBuf,
     path: PathBuf,
     way: Way,
-    gathered: Gathered,
     written: u64,
     unsynced: u64,
 }
@@ -248,30 +247,6 @@ impl<D: Disk> LocalSink<D> {
         Ok(())
     }
 
-    /// Writes what was gathered, by a file's first bytes in the way that it is written.
-    fn flush(&mut self) -> Result<(), StoreError> {
-        if self.way == Way::Untried && self.gathered.is_full() {
-            let is_direct = self.file.set_direct(true).is_ok();
-            self.way = if is_direct { Way::Direct } else { Way::Cached };
-        }
-        if self.way == Way::Direct && !self.gathered.is_full() {
-            self.leave_direct()?; // The last bytes are no whole pages.
-        }
-        let mut written = self.file.write_all(self.gathered.as_slice());
-        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::InvalidInput;
-        if self.written == 0 && self.way == Way::Direct && written.as_ref().is_err_and(is_refused) {
-            self.leave_direct()?; // The file system has promised what it does not do.
-            written = self.file.write_all(self.gathered.as_slice());
-        }
-        written.map_err(|error| self.failed(&self.temporary, "write", &error))?;
-        self.written += self.gathered.as_slice().len() as u64;
-        if self.way == Way::Cached {
-            self.unsynced += self.gathered.as_slice().len() as u64;
-        }
-        self.gathered.clear();
-        Ok(())
-    }
-
     fn leave_direct(&mut self) -> Result<(), StoreError> {
         self.way = Way::Cached;
         let left = self.file.set_direct(false);
@@ -280,19 +255,31 @@ impl<D: Disk> LocalSink<D> {
 }
 
 impl<D: Disk> Sink for LocalSink<D> {
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
-        while !bytes.is_empty() {
-            bytes = self.gathered.take(bytes);
-            if self.gathered.is_full() {
-                self.flush()?;
-            }
+    /// By the file's first bytes is decided in which way it is written.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let is_whole = bytes.len() == PIECE_BYTES;
+        if self.way == Way::Untried {
+            let is_direct = is_whole && self.file.set_direct(true).is_ok();
+            self.way = if is_direct { Way::Direct } else { Way::Cached };
+        } else if self.way == Way::Direct && !is_whole {
+            self.leave_direct()?; // The last bytes are no whole pages.
+        }
+        let mut written = self.file.write_all(bytes);
+        let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::InvalidInput;
+        if self.written == 0 && self.way == Way::Direct && written.as_ref().is_err_and(is_refused) {
+            self.leave_direct()?; // The file system has promised what it does not do.
+            written = self.file.write_all(bytes);
+        }
+        written.map_err(|error| self.failed(&self.temporary, "write", &error))?;
+        self.written += bytes.len() as u64;
+        if self.way == Way::Cached {
+            self.unsynced += bytes.len() as u64;
         }
         if self.unsynced >= SYNC_BYTES { self.sync() } else { Ok(()) }
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
-        let synced = self.flush().and_then(|()| self.sync());
-        let finished = synced.and_then(|()| {
+        let finished = self.sync().and_then(|()| {
             let renamed = self.disk.rename(&self.temporary, &self.path);
             renamed.map_err(|error| self.failed(&self.path, "rename", &error))
         });

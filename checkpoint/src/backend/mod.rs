@@ -9,7 +9,6 @@
 #[cfg(feature = "cloud")]
 mod cloud;
 mod disk;
-mod gathered;
 mod local;
 mod objects;
 mod place;
@@ -119,7 +118,7 @@ pub(crate) trait Backend: Send + Sync {
 
 /// An object that is being written.
 pub(crate) trait Sink: Send {
-    /// Appends.
+    /// Appends. All but the last call have a whole piece (`crate::piece`).
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
     /// Makes it durable and gives it its name.
