@@ -8,22 +8,20 @@
 
 mod alone;
 
-use std::hint::black_box;
+use std::hint::select_unpredictable;
 
 use crate::isa::{Isa, Level};
 use crate::lanes::{CACHE_LINE_BYTES, line_words, prefetch, prefetch_for_later};
 use crate::lines::alone::ROW_WORD;
-use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape, word};
+use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape};
 use crate::rows::MISSING;
 
 /// Keys between the one at work and the one whose line the cache is asked for. A power of two.
 /// With 32 a first-level cache's buffers for lines under way ran out: a sixth slower.
 const KEYS_AHEAD: usize = 16;
-/// Keys whose second lines are asked for together, and looked at after as many more keys.
-const BLOCK_KEYS: usize = 64;
-/// Numbers in rows that are hinted at while keys are searched: 1 GiB. Rows of a larger arena are
-/// loaded afterwards, for the reason that `alone` gives. In tests, few enough for both.
-const HINTED_FLOATS_MAX: usize = if cfg!(test) { 40 } else { 1 << 28 };
+/// Keys that are hashed together, and whose second homes are looked at together. In tests, few
+/// enough for several blocks.
+const BLOCK_KEYS: usize = if cfg!(test) { 32 } else { 256 };
 
 /// The lines that a batch is looked up in.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +36,7 @@ pub struct Lines<'a> {
 }
 
 /// Rows that lie elsewhere, only for the cache: the first line of each row that is found is asked
-/// for, or touched, and the second where rows are longer than one.
+/// for, and the second where rows are longer than one.
 #[derive(Clone, Copy, Debug)]
 pub struct Elsewhere<'a> {
     /// The arena that row numbers point in; an empty slice will do.
@@ -57,12 +55,8 @@ pub struct Elsewhere<'a> {
 pub fn find(isa: Isa, lines: Lines<'_>, wanted: &[u64], found: &mut [u32], rows: Elsewhere<'_>) {
     let keys = Keys::new(lines, wanted, found.len());
     match lines.layout.holds() {
-        Holds::Number if rows.data.len() <= HINTED_FLOATS_MAX => {
-            by_words::<_, FindRow>(isa, keys, (found, rows));
-        }
         Holds::Number => {
-            by_words::<_, FindNumber>(isa, keys, &mut *found);
-            touch_rows(rows, found);
+            by_words::<_, FindRow>(isa, keys, (found, rows));
         }
         Holds::Row => {
             by_words::<_, FindPlace>(isa, keys, found);
@@ -147,26 +141,14 @@ impl Take<(&mut [u32], Elsewhere<'_>)> for FindRow {
     fn take<const LANES: usize, const WORDS: usize>(
         (found, rows): &mut (&mut [u32], Elsewhere<'_>),
         index: usize,
-        line: (&Line, u32),
-        lane: Lane,
-    ) {
-        FindNumber::take::<LANES, WORDS>(found, index, line, lane);
-        prefetch_row(*rows, found[index]);
-    }
-}
-
-struct FindNumber;
-
-impl Take<&mut [u32]> for FindNumber {
-    #[inline(always)]
-    fn take<const LANES: usize, const WORDS: usize>(
-        found: &mut &mut [u32],
-        index: usize,
         (line, _): (&Line, u32),
         lane: Lane,
     ) {
-        let row = word(line, first_word::<LANES, WORDS>(lane.number));
+        let row = word_at(line, first_word::<LANES, WORDS>(lane.number));
         found[index] = select(lane.is_held, row, MISSING);
+        // Row 0 for one that is missing: an address that no page has costs a walk through the page
+        // table each time.
+        prefetch_row(*rows, select(lane.is_held, row, 0));
     }
 }
 
@@ -207,7 +189,7 @@ impl Take<&mut [f32]> for CopyRow {
             return;
         }
         for (at, value) in values.iter_mut().enumerate() {
-            *value = f32::from_bits(select(lane.is_held, word(line, first + at), 0));
+            *value = f32::from_bits(select(lane.is_held, word_at(line, first + at), 0));
         }
     }
 }
@@ -304,9 +286,13 @@ fn avx512<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
     })
 }
 
-/// The batch's walk: asks for the first home of the key that is [`KEYS_AHEAD`], compares this one
-/// with its first home, takes what is there, or asks for its second home. No step branches on what
-/// is found: the second homes are looked at a block later. How many keys were absent.
+/// The batch's walk, a block of keys at a time: their homes are hashed; then each key is compared
+/// with its first home, which was asked for some keys before, and what is there is taken; those
+/// that were not there are looked for in their second homes. No step branches on what is found. How
+/// many keys were absent.
+///
+/// The loop that compares does little else, so that the processor, which works ahead of a line that
+/// it waits for, gets to as many keys as there may be lines under way.
 ///
 /// Its steps are functions that are always inlined, and no closures: a closure of this function
 /// would not have the instructions of the level that it is inlined in.
@@ -320,56 +306,45 @@ fn pipeline<const LANES: usize, const WORDS: usize, Out, T: Take<Out>>(
         return alone::pipeline::<WORDS, Out, T>(keys, out);
     }
     let Keys { lines: Lines { lines, shape, .. }, wanted, count } = keys;
-    let mut homes = [[0_u32; 2]; KEYS_AHEAD];
-    for (pair, &key) in homes.iter_mut().zip(wanted) {
-        *pair = ask(lines, shape, key);
-    }
-    // Of this block and the one before: the keys that are not in their first home, by their place
-    // in the batch, with their second home.
-    let mut late = [[0_u32; 2]; 2 * BLOCK_KEYS];
-    let (mut late_before, mut absent) = (0, 0);
-    // One block more, to look at the second homes of the last one.
-    for block in 0..=count.div_ceil(BLOCK_KEYS) {
-        let first_late = block % 2 * BLOCK_KEYS;
-        let mut late_now = 0;
-        for index in block * BLOCK_KEYS..count.min((block + 1) * BLOCK_KEYS) {
-            let [first, second] = homes[index % KEYS_AHEAD];
-            if let Some(&key) = wanted.get(index + KEYS_AHEAD) {
-                homes[index % KEYS_AHEAD] = ask(lines, shape, key);
-            }
-            let line = &lines[first as usize];
-            let lane = lane_of::<LANES>(line, wanted[index], &compare);
-            T::take::<LANES, WORDS>(&mut out, index, (line, first), lane);
-            late[first_late + late_now % BLOCK_KEYS] = [index as u32, second];
-            late_now += usize::from(!lane.is_held);
-            prefetch(lines, select(lane.is_held, first, second) as usize);
+    let mut first = [0_u32; BLOCK_KEYS + KEYS_AHEAD];
+    let mut second = [0_u32; BLOCK_KEYS + KEYS_AHEAD];
+    let mut late = [0_u32; BLOCK_KEYS];
+    let mut absent = 0;
+    for start in (0..count).step_by(BLOCK_KEYS) {
+        let homes = first.iter_mut().zip(&mut second);
+        for ((first, second), &key) in homes.zip(&wanted[start..]) {
+            [*first, *second] = shape.homes(key).map(|home| home as u32); // `LINES_MAX` fits.
         }
-        let before = BLOCK_KEYS - first_late;
-        for at in before..before + late_before {
-            let [index, second] = late[at % late.len()].map(|number| number as usize);
-            let line = &lines[second];
-            let lane = lane_of::<LANES>(line, wanted[index], &compare);
-            T::take::<LANES, WORDS>(&mut out, index, (line, second as u32), lane);
+        if start == 0 {
+            first[..KEYS_AHEAD].iter().for_each(|&home| prefetch(lines, home as usize));
+        }
+        let block = &wanted[start..count.min(start + BLOCK_KEYS)];
+        let homes = first.iter().zip(&second).zip(&first[KEYS_AHEAD..]);
+        let mut late_count = 0;
+        for (at, (&key, ((&home, &other), &ahead))) in block.iter().zip(homes).enumerate() {
+            prefetch(lines, ahead as usize);
+            let line = &lines[home as usize];
+            let lane = lane_of::<LANES>(line, key, &compare);
+            T::take::<LANES, WORDS>(&mut out, start + at, (line, home), lane);
+            late[late_count % BLOCK_KEYS] = at as u32;
+            late_count += usize::from(!lane.is_held);
+            prefetch(lines, select(lane.is_held, home, other) as usize);
+        }
+        for at in late[..late_count].iter().map(|&at| at as usize) {
+            let line = &lines[second[at] as usize];
+            let lane = lane_of::<LANES>(line, block[at], &compare);
+            T::take::<LANES, WORDS>(&mut out, start + at, (line, second[at]), lane);
             absent += usize::from(!lane.is_held);
         }
-        late_before = late_now;
     }
     absent
 }
 
-/// One of two, without a branch: which one it is, nothing can foresee.
+/// One of two, without a branch: which one it is, nothing can foresee. Of masks the compiler made
+/// branches again.
 #[inline(always)]
 fn select(first: bool, one: u32, other: u32) -> u32 {
-    let mask = 0_u32.wrapping_sub(u32::from(first));
-    one & mask | other & !mask
-}
-
-/// The homes of a key, of which the first is asked for.
-#[inline(always)]
-fn ask(lines: &[Line], shape: Shape, key: u64) -> [u32; 2] {
-    let homes = shape.homes(key);
-    prefetch(lines, homes[0]);
-    homes.map(|home| home as u32) // `LINES_MAX` fits.
+    select_unpredictable(first, one, other)
 }
 
 /// The lane of a line in which a key lies; some other one if it does not.
@@ -392,32 +367,22 @@ fn lane_of<const LANES: usize>(
     Lane { number, is_held: (lanes != 0) & (key != NO_KEY) }
 }
 
-/// Asks for a row. For one that is missing this asks for row 0, since an address that no page has
-/// costs a walk through the page table each time.
+/// A 32-bit word of a line, in one load.
+#[inline(always)]
+fn word_at(line: &Line, word: usize) -> u32 {
+    let words = line_words(line);
+    words[word % words.len()]
+}
+
+/// Asks for a row.
 #[inline(always)]
 fn prefetch_row(rows: Elsewhere<'_>, row: u32) {
     const LINE: usize = CACHE_LINE_BYTES / size_of::<f32>();
-    let start = select(row != MISSING, row, 0) as usize * rows.stride;
+    let start = row as usize * rows.stride;
     prefetch_for_later(rows.data, start);
     if rows.stride > LINE {
         prefetch_for_later(rows.data, start + LINE);
     }
-}
-
-/// Loads a number of each row that was found, or two where rows are longer than a line, in a loop
-/// that does nothing else: as many lines are then on their way as the processor can have.
-fn touch_rows(rows: Elsewhere<'_>, found: &[u32]) {
-    const LINE: usize = CACHE_LINE_BYTES / size_of::<f32>();
-    let mut loaded = 0;
-    for &row in found {
-        // A row that is missing counts as row 0: nothing can foresee which are.
-        let start = select(row != MISSING, row, 0) as usize * rows.stride;
-        loaded ^= rows.data.get(start).map_or(0, |value| value.to_bits());
-        if rows.stride > LINE {
-            loaded ^= rows.data.get(start + LINE).map_or(0, |value| value.to_bits());
-        }
-    }
-    black_box(loaded);
 }
 
 #[cfg(test)]
@@ -444,8 +409,8 @@ mod tests {
             let mut found = vec![7; wanted.len()];
             let (first, rest) = found.split_at_mut(wanted.len() / 2);
             find(isa, lines, wanted, first, Elsewhere { data: &[], stride: 8 });
-            // More than are hinted at, and fewer than there are rows.
-            let rows = Elsewhere { data: &[0.0; 2 * HINTED_FLOATS_MAX], stride: 17 };
+            // Fewer than there are rows.
+            let rows = Elsewhere { data: &[0.0; 80], stride: 17 };
             find(isa, lines, &wanted[first.len()..], rest, rows);
             found
         };
