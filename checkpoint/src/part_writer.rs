@@ -1,9 +1,9 @@
 //! Writing one part: messages in, blocks out.
 //!
-//! Owns the buffers of a part, their sums, and the thread that writes them: while one piece of the
-//! part is on its way to the store, the next is filled. Sums and copies are made on the filling
-//! side, so that the thread of a fast disk has nothing else to do. What the messages are is left to
-//! the caller.
+//! Owns the block and the pieces of a part, their sums, and the thread that writes them: while one
+//! piece of the part is on its way to the store, the next is filled. Sums and copies are made on
+//! the filling side, so that the thread of a fast disk has nothing else to do. What the messages
+//! are is left to the caller.
 //!
 //! Invariant: a part that failed once takes nothing more and is never finished. It is begun again
 //! by a new plan, under a new name.
@@ -124,7 +124,7 @@ impl PartWriter {
         })
     }
 
-    /// Appends a whole message. Waits while the store is behind by all buffers.
+    /// Appends a whole message. Waits while the store is behind by all pieces.
     ///
     /// - Errors: it is too long, and left out; or the part has failed.
     pub fn append(&mut self, message: &[u8]) -> Result<(), WriteError> {
@@ -140,7 +140,7 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Appends messages as a block of their own. Waits while the store is behind by all buffers.
+    /// Appends messages as a block of their own. Waits while the store is behind by all pieces.
     ///
     /// - Errors: the part has failed.
     pub fn append_block(&mut self, block: &mut Block) -> Result<(), WriteError> {
@@ -259,7 +259,7 @@ enum Step {
     Finish(Piece),
 }
 
-/// What was handed over.
+/// What was sealed.
 #[derive(Clone, Copy)]
 struct Written {
     bytes: u64,

@@ -7,7 +7,7 @@
 //! part's last piece has [`PIECE_BYTES`].
 
 /// What memory, lengths and places in a file are a multiple of, in bytes: enough for any disk.
-pub(crate) const PAGE_BYTES: usize = 4096;
+const PAGE_BYTES: usize = 4096;
 
 /// What is written at once, in bytes: long enough for a disk to run at its full rate. Tests have
 /// short files.

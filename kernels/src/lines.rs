@@ -18,7 +18,7 @@ mod put;
 
 pub use self::put::{Put, prefetch_put, put};
 use crate::hash::mix;
-use crate::lanes::prefetch;
+use crate::lanes::{line_words, prefetch};
 
 /// One line of the cache: stored keys, then payloads, two 32-bit words a number.
 pub type Line = [u64; LINE_WORDS / 2];
@@ -257,11 +257,11 @@ pub fn entries(layout: Layout, line: &Line) -> impl Iterator<Item = (u64, usize)
     lanes.map(move |lane| (line[lane].wrapping_sub(1), layout.payload(lane)))
 }
 
-/// A 32-bit word of a line.
+/// A 32-bit word of a line, in one load.
 #[inline(always)]
 #[must_use]
 pub const fn word(line: &Line, word: usize) -> u32 {
-    (line[word / 2 % line.len()] >> (32 * (word % 2))) as u32
+    line_words(line)[word % LINE_WORDS]
 }
 
 /// Writes a 32-bit word of a line.

@@ -13,11 +13,10 @@ use std::hint::select_unpredictable;
 use crate::isa::{Isa, Level};
 use crate::lanes::{CACHE_LINE_BYTES, line_words, prefetch, prefetch_for_later};
 use crate::lines::alone::ROW_WORD;
-use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape};
+use crate::lines::{Holds, LINE_WORDS, Layout, Line, NO_KEY, Shape, word};
 use crate::rows::MISSING;
 
-/// Keys between the one at work and the one whose line the cache is asked for. A power of two.
-/// With 32 a first-level cache's buffers for lines under way ran out: a sixth slower.
+/// Keys between the one at work and the one whose line the cache is asked for.
 const KEYS_AHEAD: usize = 16;
 /// Keys that are hashed together, and whose second homes are looked at together. In tests, few
 /// enough for several blocks.
@@ -144,7 +143,7 @@ impl Take<(&mut [u32], Elsewhere<'_>)> for FindRow {
         (line, _): (&Line, u32),
         lane: Lane,
     ) {
-        let row = word_at(line, first_word::<LANES, WORDS>(lane.number));
+        let row = word(line, first_word::<LANES, WORDS>(lane.number));
         found[index] = select(lane.is_held, row, MISSING);
         // Row 0 for one that is missing: an address that no page has costs a walk through the page
         // table each time.
@@ -189,7 +188,7 @@ impl Take<&mut [f32]> for CopyRow {
             return;
         }
         for (at, value) in values.iter_mut().enumerate() {
-            *value = f32::from_bits(select(lane.is_held, word_at(line, first + at), 0));
+            *value = f32::from_bits(select(lane.is_held, word(line, first + at), 0));
         }
     }
 }
@@ -365,13 +364,6 @@ fn lane_of<const LANES: usize>(
     // A bit past the lanes, for a number in range.
     let number = (lanes | 1 << (LANES - 1)).trailing_zeros() as usize;
     Lane { number, is_held: (lanes != 0) & (key != NO_KEY) }
-}
-
-/// A 32-bit word of a line, in one load.
-#[inline(always)]
-fn word_at(line: &Line, word: usize) -> u32 {
-    let words = line_words(line);
-    words[word % words.len()]
 }
 
 /// Asks for a row.
